@@ -1,0 +1,17 @@
+"""Training dynamics of attention models as flows, beside gradient descent."""
+
+from .errors import InputError as InputError
+from .flows import AbstractFlow as AbstractFlow
+from .flows import GradientFlow as GradientFlow
+from .laws import Law as Law
+from .laws import drift as drift
+from .observables import Observable as Observable
+from .solve import solve as solve
+from .trajectory import RESULTS as RESULTS
+from .trajectory import Trajectory as Trajectory
+from .compare import Gap as Gap
+from .compare import compare as compare
+from .descend import descend as descend
+from .reductions import Reduction as Reduction
+from .reductions import defect as defect
+from .sharpness import sharpness as sharpness

@@ -1,0 +1,173 @@
+"""Compare: the gap between two runs, beside the numerical error of the flow."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from .errors import InputError
+from .trajectory import Trajectory
+
+NO_ERROR = "the flow was solved without error=True, so its numerical error is unknown"
+
+
+class ObservableGap(eqx.Module):
+    """The gap in one observable: largest |difference| over entries, at each time.
+
+    `scale` is the largest |observable| of the flow over time and entries (1 where
+    that is 0); `numerical_error` the flow's own estimated error at each time, in the
+    same unit as `absolute`, None where it was not asked for.
+    """
+
+    absolute: Float[Array, " time"]
+    scale: Float[Array, ""]
+    numerical_error: Float[Array, " time"] | None
+
+    @property
+    def relative(self) -> Float[Array, " time"]:
+        """`absolute` over `scale`."""
+        return self.absolute / self.scale
+
+    @property
+    def relative_error(self) -> Float[Array, " time"] | None:
+        """`numerical_error` over `scale`."""
+        error = self.numerical_error
+        return None if error is None else error / self.scale
+
+
+class Gap(eqx.Module):
+    """Where a discrete run leaves a flow, observable by observable.
+
+    - `ts`: the times that both runs observed and reached.
+    - `observables[name]`: an `ObservableGap`.
+    - `params`: relative distance ‖θ_run − θ_flow‖/‖θ_flow‖ of the parameters at the
+      common end, None where the runs end at different times;
+      `params_path` the same at every time, None unless both saved their parameters.
+    - `params_error`, `params_path_error`: the flow's numerical error in that unit.
+    """
+
+    ts: Float[Array, " time"]
+    observables: dict[str, ObservableGap]
+    params: Float[Array, ""] | None
+    params_error: Float[Array, ""] | None
+    params_path: Float[Array, " time"] | None
+    params_path_error: Float[Array, " time"] | None
+
+    @property
+    def max_relative(self) -> float:
+        """The largest relative gap over times and observables."""
+        return max(float(gap.relative.max()) for gap in self.observables.values())
+
+    @property
+    def numerical_error(self) -> float | None:
+        """The flow's largest numerical error over times and observables, in the unit
+        of `max_relative`; None where it was not asked for.
+        """
+        errors = [gap.relative_error for gap in self.observables.values()]
+        known = [float(error.max()) for error in errors if error is not None]
+        return max(known) if known else None
+
+    @property
+    def resolved(self) -> bool | None:
+        """Whether the gap is larger than the numerical error beside it."""
+        error = self.numerical_error
+        return None if error is None else self.max_relative > error
+
+    def departure(self, fraction: float) -> float | None:
+        """The first common time at which a relative gap exceeds `fraction`.
+
+        None where it never does. A gap within the numerical error is no departure.
+        """
+        beyond = np.zeros(self.ts.shape, bool)
+        for gap in self.observables.values():
+            error = gap.relative_error
+            floor = 0.0 if error is None else np.asarray(error)
+            relative = np.asarray(gap.relative)
+            beyond |= (relative > fraction) & (relative > floor)
+        return float(self.ts[np.argmax(beyond)]) if beyond.any() else None
+
+
+def compare(flow: Trajectory, run: Trajectory) -> Gap:
+    """The gap between a flow and another run of the same system, at common times.
+
+    Nothing is solved or interpolated: only times that both observed are compared
+    (ask `solve` for the run's times, `ts=run.ts`). The flow's numerical error is that
+    of `solve(..., error=True)`. Observed laws are left out: `drift` is their measure.
+
+    Raises `InputError` where the two share no time after the start, or no observable.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> loss, start = lambda x: 0.5 * jnp.sum(x**2), jnp.array([1.0])
+    >>> run = fa.descend(loss, start, learning_rate=0.01, steps=100, observe={"x": jnp.sum})
+    >>> traj = fa.solve(fa.GradientFlow(loss), start, ts=run.ts, observe={"x": jnp.sum},
+    ...                 error=True)
+    >>> gap = fa.compare(traj, run)
+    >>> round(gap.max_relative, 4), gap.resolved  # about learning rate / (2e)
+    (0.0018, True)
+    """
+    at_flow, at_run = _common(flow, run)
+    names = [name for name in flow.observed if name in run.observed]
+    names = [name for name in names if name not in flow.scales]
+    if not names:
+        raise InputError(
+            "the two runs observed nothing in common: "
+            f"{sorted(flow.observed)} and {sorted(run.observed)}"
+        )
+    errors = flow.error
+    gaps = {}
+    for name in names:
+        ours = flow.observed[name][at_flow]
+        difference = jnp.abs(ours - run.observed[name][at_run])
+        size = jnp.max(jnp.abs(ours))
+        gaps[name] = ObservableGap(
+            _over_entries(difference),
+            jnp.where(size > 0, size, 1.0),
+            None if errors is None else _over_entries(errors[name][at_flow]),
+        )
+    finer = flow.finer
+    params = params_error = path = path_error = None
+    if bool(jnp.isclose(flow.t_end, run.t_end, rtol=1e-6, atol=0)):
+        params = _distance(flow.params, run.params)
+        params_error = None if finer is None else _distance(flow.params, finer.params)
+    if flow.path is not None and run.path is not None:
+        ours = jax.tree.map(lambda x: x[at_flow], flow.path)
+        theirs = jax.tree.map(lambda x: x[at_run], run.path)
+        path = jax.vmap(_distance)(ours, theirs)
+        if finer is not None:
+            finest = jax.tree.map(lambda x: x[at_flow], finer.path)
+            path_error = jax.vmap(_distance)(ours, finest)
+    return Gap(flow.ts[at_flow], gaps, params, params_error, path, path_error)
+
+
+def _common(flow, run):
+    """Indices of the times that both runs observed and reached."""
+    ours = np.asarray(flow.ts)[np.asarray(flow.reached)]
+    theirs = np.asarray(run.ts)[np.asarray(run.reached)]
+    # The same time may be written as k·(1/10) by one run and as k/10 by the other.
+    spacing = 1e-6 * max(np.abs(ours).max(initial=0), np.abs(theirs).max(initial=0))
+    near = np.abs(ours[:, None] - theirs[None, :]) <= spacing
+    at_flow, at_run = np.nonzero(near)
+    if len(at_flow) < 2:
+        raise InputError(
+            "the two runs have no observed times in common after the start; "
+            "solve the flow at ts=run.ts"
+        )
+    return at_flow, at_run
+
+
+def _over_entries(values: Array) -> Float[Array, " time"]:
+    return values.reshape(values.shape[0], -1).max(axis=1)
+
+
+def _norm(tree: PyTree) -> Float[Array, ""]:
+    arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return jnp.sqrt(sum(jnp.sum(x**2) for x in arrays))
+
+
+def _distance(ours: PyTree, theirs: PyTree) -> Float[Array, ""]:
+    """‖theirs − ours‖ over ‖ours‖, over all floating-point arrays."""
+    ours, theirs = (eqx.filter(x, eqx.is_inexact_array) for x in (ours, theirs))
+    difference = jax.tree.map(lambda a, b: a - b, ours, theirs)
+    size = _norm(ours)
+    return _norm(difference) / jnp.where(size > 0, size, 1.0)

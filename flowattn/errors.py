@@ -1,0 +1,31 @@
+"""The one exception of wrong input."""
+
+
+class InputError(ValueError):
+    """Input that cannot be used: says which thing, and what it may be.
+
+    The command line prints its message as one line and exits with status 2; in
+    Python it is an ordinary `ValueError`.
+
+    >>> raise InputError("corpus 'sst3' is unknown; choose from: sst2, sst5")
+    Traceback (most recent call last):
+    flowattn.errors.InputError: corpus 'sst3' is unknown; choose from: sst2, sst5
+    """
+
+
+def require_positive(**values: float) -> None:
+    """Raise `InputError` for the first value that is known and not positive and finite.
+
+    Values under trace have no number to look at and pass.
+
+    >>> require_positive(t1=1.0, rtol=-1e-3)
+    Traceback (most recent call last):
+    flowattn.errors.InputError: rtol must be positive and finite, got -0.001
+    """
+    for name, value in values.items():
+        try:
+            number = float(value)
+        except TypeError:  # a tracer
+            continue
+        if not 0 < number < float("inf"):
+            raise InputError(f"{name} must be positive and finite, got {value}")

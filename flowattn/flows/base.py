@@ -1,0 +1,19 @@
+"""Flow: a vector field on parameters."""
+
+import abc
+
+import equinox as eqx
+from jaxtyping import PyTree, Scalar
+
+
+class AbstractFlow(eqx.Module):
+    """A vector field on parameters: `flow(params, t)` is dθ/dt.
+
+    `params` is any PyTree. Its floating-point arrays move; every other leaf (an
+    activation function, an integer) stays, and is `None` in what the flow returns.
+    A flow is itself a PyTree: data it holds enters compiled code as arguments.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
+        """The velocity dθ/dt at `params` and time `t`."""

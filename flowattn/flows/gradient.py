@@ -1,0 +1,59 @@
+"""Gradient flow, θ' = −r ∇L(θ)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree, Scalar
+
+from ..errors import require_positive
+from .base import AbstractFlow
+
+
+class GradientFlow(AbstractFlow):
+    """Gradient flow of a loss: dθ/dt = −r ∇L(θ), one unit of time per unit of rate.
+
+    `loss` maps parameters to a scalar. A loss that carries data should be an
+    `eqx.Module` or a `jax.tree_util.Partial`, so that the data are arguments of the
+    compiled code. `rates` is a prefix PyTree of positive factors r (None: 1
+    everywhere), for parameters that move on different time scales.
+
+    Gradient descent with learning rate η follows this flow with time t = η × steps,
+    and leaves it by O(η).
+
+    Where the loss is not finite the velocity is nan, also where its gradient happens
+    to be finite: an adaptive solver then refuses the step and shortens it, so no run
+    passes through a place where the loss is undefined.
+
+    Raises `InputError` for a rate that is not positive and finite.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
+    >>> flow(jnp.array([1.0, 2.0])).tolist()
+    [-1.0, -2.0]
+    """
+
+    loss: Callable[[Any], Scalar]
+    rates: PyTree | None = None
+
+    def __check_init__(self):
+        for rate in jax.tree.leaves(self.rates):
+            if not isinstance(rate, jax.core.Tracer):
+                require_positive(rate=rate)
+
+    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
+        del t
+        value, gradient = eqx.filter_value_and_grad(self.loss)(params)
+        sign = jnp.where(jnp.isfinite(value), -1.0, jnp.nan)
+        rates = 1.0 if self.rates is None else self.rates
+
+        def velocity(rate, g):
+            return sign.astype(g.dtype) * jnp.asarray(rate, g.dtype) * g
+
+        return jax.tree.map(
+            lambda rate, part: jax.tree.map(lambda g: velocity(rate, g), part),
+            rates,
+            gradient,
+        )

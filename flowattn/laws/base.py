@@ -1,0 +1,88 @@
+"""Law: an observable that a flow keeps, and its drift along a run."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..observables import AbstractObservable, Label
+from ..trajectory import Trajectory
+
+
+class Law(AbstractObservable):
+    """A quantity h(θ) that a flow holds constant.
+
+    `terms` maps parameters to an array whose leading axis runs over the terms of h:
+    h is their sum, and the largest of them is the scale against which a drift is
+    small. `kind` says whether the flow keeps h exactly or only approximately within
+    `regime`; `citation` where it is derived.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> total = fa.Law(lambda x: x, "total", "exact", dims=())
+    >>> float(total(jnp.array([1.0, -3.0]))), float(total.scale(jnp.array([1.0, -3.0])))
+    (-2.0, 3.0)
+    """
+
+    terms: Callable[[Any], Array]
+    name: str = eqx.field(static=True)
+    kind: Literal["exact", "approximate"] = eqx.field(static=True)
+    regime: str = eqx.field(static=True)
+    citation: str = eqx.field(static=True)
+    label: Label
+
+    def __init__(
+        self,
+        terms: Callable[[Any], Array],
+        name: str,
+        kind: Literal["exact", "approximate"],
+        *,
+        regime: str = "",
+        citation: str = "",
+        dims: tuple[str, ...] | None = None,
+        units: str = "1",
+        long_name: str = "",
+    ):
+        self.terms = terms
+        self.name = name
+        self.kind = kind
+        self.regime = regime
+        self.citation = citation
+        self.label = Label(dims, units, long_name or name)
+
+    def __call__(self, params: PyTree) -> Array:
+        return jnp.sum(self.terms(params), axis=0)
+
+    def scale(self, params: PyTree) -> Float[Array, ""]:
+        """The largest absolute term of h at these parameters."""
+        return jnp.max(jnp.abs(self.terms(params)))
+
+
+def drift(
+    law: Law, trajectory: Trajectory, until: float | Array = jnp.inf
+) -> Float[Array, ""]:
+    """How far a run leaves a law: max |h(t) − h(0)| over the scale of h.
+
+    The scale is the larger of max |h(0)| and the largest single term of h over the
+    run; where both are 0 the drift is absolute. `until` ends the look at a time. The
+    trajectory must have observed the law.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> law = fa.Law(lambda x: x, "total", "exact", dims=())
+    >>> flow = fa.GradientFlow(lambda x: 0.5 * (x[0] - x[1]) ** 2)
+    >>> traj = fa.solve(flow, jnp.array([1.0, 0.0]), t1=1.0, observe={"total": law})
+    >>> bool(fa.drift(law, traj) < 1e-6)
+    True
+    """
+    if law.name not in trajectory.scales:
+        raise KeyError(
+            f"the run did not observe the law {law.name!r}; pass it in `observe`"
+        )
+    seen = trajectory.reached & (trajectory.ts <= until)
+    change = trajectory.drifts(law.name)
+    largest = jnp.max(jnp.where(seen, change, 0.0))
+    start = jnp.max(jnp.abs(trajectory.observed[law.name][0]))
+    terms = jnp.max(jnp.where(seen, trajectory.scales[law.name], 0.0))
+    scale = jnp.maximum(start, terms)
+    return largest / jnp.where(scale > 0, scale, 1.0)

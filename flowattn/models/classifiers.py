@@ -1,0 +1,100 @@
+"""Classifiers of a context vector, each split into a linear map and what follows it.
+
+A context vector is an average of embeddings, v = Σ a_w ν_w, and averaging commutes
+with a linear map: v M = Σ a_w (ν_w M). So a model maps every *word* once by
+`project` and averages the few numbers that come out, instead of gathering long
+embeddings for every token; `finish` takes the average to logits.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class AbstractClassifier(eqx.Module):
+    """Logits from a context vector, `finish(project(v))` with `project` linear."""
+
+    @abc.abstractmethod
+    def project(
+        self, vectors: Float[Array, "*batch dimension"]
+    ) -> Float[Array, "*batch hidden"]:
+        """The linear first map, of embeddings or of contexts."""
+
+    @abc.abstractmethod
+    def finish(
+        self, projected: Float[Array, "*batch hidden"]
+    ) -> Float[Array, "*batch classes"]:
+        """What follows the linear map."""
+
+
+class LinearClassifier(AbstractClassifier):
+    """Logits v W, no bias (Attn-FC where W is frozen, Attn-TC where it is trained)."""
+
+    weight: Float[Array, "dimension classes"]
+
+    def project(self, vectors):
+        return vectors @ self.weight
+
+    def finish(self, projected):
+        return projected
+
+    @classmethod
+    def unit_diagonal(
+        cls, dimension: int, classes: int, *, key: PRNGKeyArray
+    ) -> "LinearClassifier":
+        """Standard normal W with ones on the diagonal (the paper's fixed classifier)."""
+        weight = jr.normal(key, (dimension, classes))
+        return cls(jnp.where(jnp.eye(dimension, classes, dtype=bool), 1.0, weight))
+
+    @classmethod
+    def uniform(
+        cls, dimension: int, classes: int, *, key: PRNGKeyArray
+    ) -> "LinearClassifier":
+        """U ~ uniform(±1/√dimension) (the paper's trained classifier)."""
+        return cls(_uniform(key, (dimension, classes), dimension))
+
+
+class TwoLayerClassifier(AbstractClassifier):
+    """Logits ReLU(v A + b) B + c (Attn-TL)."""
+
+    weight_in: Float[Array, "dimension hidden"]
+    bias_in: Float[Array, " hidden"]
+    weight_out: Float[Array, "hidden classes"]
+    bias_out: Float[Array, " classes"]
+
+    def project(self, vectors):
+        return vectors @ self.weight_in
+
+    def preactivation(
+        self, projected: Float[Array, "*batch hidden"]
+    ) -> Float[Array, "*batch hidden"]:
+        """The hidden units before the ReLU; a unit's kink is where this is 0."""
+        bias = jnp.expand_dims(self.bias_in, tuple(range(projected.ndim - 1)))
+        return projected + bias
+
+    def finish(self, projected):
+        hidden = jax.nn.relu(self.preactivation(projected))
+        bias = jnp.expand_dims(self.bias_out, tuple(range(projected.ndim - 1)))
+        return hidden @ self.weight_out + bias
+
+    @classmethod
+    def uniform(
+        cls, dimension: int, classes: int, hidden: int = 10, *, key: PRNGKeyArray
+    ) -> "TwoLayerClassifier":
+        """Everything uniform(±1/√fan-in), as the paper initialises it."""
+        keys = jr.split(key, 4)
+        return cls(
+            _uniform(keys[0], (dimension, hidden), dimension),
+            _uniform(keys[1], (hidden,), dimension),
+            _uniform(keys[2], (hidden, classes), hidden),
+            _uniform(keys[3], (classes,), hidden),
+        )
+
+
+def _uniform(key, shape, fan_in):
+    bound = fan_in**-0.5
+    return jr.uniform(key, shape, minval=-bound, maxval=bound)

@@ -1,0 +1,37 @@
+"""Precision: the dtype a run computes in, and exact matrix products inside runs."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from .errors import InputError
+
+MATMUL_PRECISION = "highest"
+
+
+def highest_precision():
+    """Context in which matrix products keep every bit of their dtype.
+
+    TF32 on recent GPUs and bfloat16 on TPUs would break every conservation law.
+    """
+    return jax.default_matmul_precision(MATMUL_PRECISION)
+
+
+def float_dtype(params: PyTree) -> jnp.dtype:
+    """The common floating-point dtype of a PyTree's arrays: what a run computes in.
+
+    Raises `InputError` where there is nothing to move.
+
+    >>> import jax.numpy as jnp
+    >>> float_dtype({"a": jnp.zeros(2, jnp.float32), "b": 3})
+    dtype('float32')
+    """
+    leaves = [x for x in jax.tree.leaves(params) if hasattr(x, "dtype")]
+    floating = {x.dtype for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)}
+    if not floating:
+        raise InputError("params hold no floating-point array, so nothing can move")
+    if len(floating) > 1:
+        raise InputError(
+            "params mix the dtypes " + ", ".join(sorted(map(str, floating)))
+        )
+    return jnp.dtype(floating.pop())

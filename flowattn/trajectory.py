@@ -1,0 +1,164 @@
+"""Trajectory: what a solve or a descent leaves behind. The only file that knows xarray."""
+
+from typing import TYPE_CHECKING, Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .observables import Label
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
+    """How a run ended: diffrax's results, and those of training."""
+
+    loss_nonfinite = (
+        "The loss or the parameters became non-finite. `t_end` of the trajectory "
+        "(use `throw=False`) is the last time at which they were finite."
+    )
+    blow_up = (
+        "The step size fell below 1e-14 of the time span: the flow blows up, or its "
+        "vector field is not smooth, at `t_end` of the trajectory (use `throw=False`)."
+    )
+    out_of_patience = "The validation loss had not improved for `patience` steps."
+
+
+class Trajectory(eqx.Module):
+    """Times, observables, final parameters and bookkeeping of one run; a PyTree.
+
+    - `ts`: output times (for a descent: time per step × steps).
+    - `observed[name]`: array with time as its first axis; nan where `reached` is False.
+    - `scales[name]`: for each observed law its largest absolute term at each time.
+    - `params`: parameters at `t_end`; `path`: parameters at every time, if saved.
+    - `best`: parameters with the lowest validation loss, if a descent looked.
+    - `result`: how the run ended; `t_end`: the last time that it reached.
+    - `finer`: the same solve at a tenth of the tolerances, if an error was asked for.
+    """
+
+    ts: Float[Array, " time"]
+    observed: dict[str, Array]
+    scales: dict[str, Array]
+    params: PyTree
+    path: PyTree | None
+    best: PyTree | None
+    result: Any
+    t_end: Float[Array, ""]
+    saved: Int[Array, ""]
+    counts: dict[str, Int[Array, ""]]
+    finer: "Trajectory | None"
+    solver: str = eqx.field(static=True)
+    labels: tuple[tuple[str, Label], ...] = eqx.field(static=True)
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """Gradient evaluations (rejected steps included), steps, rejected, solver."""
+        return {**self.counts, "solver": self.solver}
+
+    @property
+    def error_stats(self) -> dict[str, Any] | None:
+        """The statistics of the finer solve, None without `error=True`."""
+        return None if self.finer is None else self.finer.stats
+
+    @property
+    def error(self) -> dict[str, Array] | None:
+        """Estimated global error of each observable, entry by entry over time.
+
+        The difference to the solve at a tenth of the tolerances: nearly the whole
+        error of the coarser, since the finer's is about a tenth of it. None without
+        `error=True`.
+        """
+        if self.finer is None:
+            return None
+        finer = self.finer.observed
+        return {name: jnp.abs(x - finer[name]) for name, x in self.observed.items()}
+
+    @property
+    def reached(self) -> Bool[Array, " time"]:
+        """Which of the output times the run reached."""
+        return jnp.arange(self.ts.shape[0]) < self.saved
+
+    def drifts(self, name: str) -> Float[Array, " time"]:
+        """Largest change over entries of an observable since the start, over time."""
+        values = self.observed[name]
+        change = jnp.abs(values - values[0])
+        return change.reshape(change.shape[0], -1).max(axis=1)
+
+    def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
+        """An xarray data set: observables (with dims, units, long names), their
+        estimated errors as `NAME_error`, and final parameters as `params.PATH`.
+
+        `parameters=False` leaves the parameters out.
+        """
+        import xarray as xr
+
+        labels = dict(self.labels)
+        variables: dict[str, Any] = {}
+        coords: dict[str, Any] = {
+            "time": ("time", np.asarray(self.ts), {"long_name": "flow time"})
+        }
+        errors = self.error or {}
+        for name, values in self.observed.items():
+            label = labels[name]
+            dims = ("time", *_dims(label, name, np.ndim(values) - 1))
+            attrs = {"units": label.units, "long_name": label.long_name or name}
+            variables[name] = (dims, np.asarray(values), attrs)
+            for dim, entries in label.coords:
+                coords[dim] = (dim, np.asarray(entries))
+            if name in errors:
+                attrs = {**attrs, "long_name": f"estimated error of {name}"}
+                variables[f"{name}_error"] = (dims, np.asarray(errors[name]), attrs)
+        if parameters:
+            variables |= _arrays("params", self.params, ())
+            variables |= _arrays("params_path", self.path, ("time",))
+            variables |= _arrays("params_best", self.best, ())
+        stats = {k: v if isinstance(v, str) else int(v) for k, v in self.stats.items()}
+        attrs = {**stats, "result": self.outcome, "t_end": float(self.t_end)}
+        return xr.Dataset(variables, coords, attrs)
+
+    @property
+    def outcome(self) -> str:
+        """One word for how the run ended, `successful` where nothing went wrong."""
+        return outcome_name(self.result)
+
+
+_OUTCOMES = ("successful", "max_steps_reached", "loss_nonfinite", "blow_up")
+_OUTCOMES += ("out_of_patience",)
+
+
+def outcome_name(result: Any) -> str:
+    """The name of a concrete result code.
+
+    >>> outcome_name(RESULTS.blow_up)
+    'blow_up'
+    """
+    for name in _OUTCOMES:
+        if result == getattr(RESULTS, name):
+            return name
+    return str(result)
+
+
+def _dims(label: Label, name: str, count: int) -> tuple[str, ...]:
+    """The label's dims, or numbered ones where it has none for that many axes."""
+    if label.dims is not None and len(label.dims) == count:
+        return label.dims
+    return tuple(f"{name}_{axis}" for axis in range(count))
+
+
+def _arrays(prefix: str, tree: PyTree, leading: tuple[str, ...]) -> dict[str, Any]:
+    """The arrays of a PyTree as variables named by their paths."""
+    variables = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not eqx.is_array(leaf):
+            continue
+        name = prefix + "".join("." + str(getattr(k, "name", k)) for k in path)
+        array = np.asarray(leaf)
+        free = array.ndim - len(leading)
+        dims = (*leading, *(f"{name}_{axis}" for axis in range(free)))
+        variables[name] = (dims, array)
+    return variables

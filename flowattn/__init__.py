@@ -1,5 +1,9 @@
 """Training dynamics of attention models as flows, beside gradient descent."""
 
+from . import laws as laws
+from . import models as models
+from . import systems as systems
+from . import tasks as tasks
 from .errors import InputError as InputError
 from .flows import AbstractFlow as AbstractFlow
 from .flows import GradientFlow as GradientFlow

@@ -29,5 +29,5 @@ def accuracy(
     >>> float(accuracy(jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([0, 1])))
     0.5
     """
-    right = jnp.argmax(logits, axis=-1) == labels
+    right = jax.lax.argmax(logits, logits.ndim - 1, labels.dtype) == labels
     return jnp.mean(right.astype(logits.dtype))

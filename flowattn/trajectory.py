@@ -86,7 +86,7 @@ class Trajectory(eqx.Module):
     def drifts(self, name: str) -> Float[Array, " time"]:
         """Largest change over entries of an observable since the start, over time."""
         values = self.observed[name]
-        change = jnp.abs(values - values[0])
+        change = jnp.abs(values - values[:1])
         return change.reshape(change.shape[0], -1).max(axis=1)
 
     def to_dataset(self, parameters: bool = True) -> "xr.Dataset":

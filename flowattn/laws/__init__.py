@@ -1,4 +1,10 @@
 """Laws: quantities that a flow keeps."""
 
+from .attention import embedding_output_balance as embedding_output_balance
+from .attention import hidden_unit_balance as hidden_unit_balance
+from .attention import key_sum as key_sum
+from .attention import query_key_balance as query_key_balance
+from .attention import sen as sen
+from .attention import sen_norm as sen_norm
 from .base import Law as Law
 from .base import drift as drift

@@ -2,4 +2,6 @@
 
 from .sentences import Corpus as Corpus
 from .sentences import Sentences as Sentences
+from .text import NAMED_CORPORA as NAMED_CORPORA
+from .text import TextTask as TextTask
 from .topic_words import TopicWordsTask as TopicWordsTask

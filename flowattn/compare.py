@@ -93,7 +93,8 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
 
     Nothing is solved or interpolated: only times that both observed are compared
     (ask `solve` for the run's times, `ts=run.ts`). The flow's numerical error is that
-    of `solve(..., error=True)`. Observed laws are left out: `drift` is their measure.
+    of `solve(..., error=True)`. Observed laws are left out, `drift` is their measure; so
+    are discrete observables, which jump.
 
     Raises `InputError` where the two share no time after the start, or no observable.
 
@@ -107,8 +108,11 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
     (0.0018, True)
     """
     at_flow, at_run = _common(flow, run)
-    names = [name for name in flow.observed if name in run.observed]
-    names = [name for name in names if name not in flow.scales]
+    names = [
+        name
+        for name, label in flow.labels
+        if name in run.observed and name not in flow.scales and not label.discrete
+    ]
     if not names:
         raise InputError(
             "the two runs observed nothing in common: "

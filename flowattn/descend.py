@@ -206,7 +206,7 @@ def _descend(
     back = (result == RESULTS.loss_nonfinite) & (state.step > 0)
     last_step = state.step - back.astype(state.step.dtype)
     kept = (reached == planned) & (planned <= last_step)
-    records = jax.tree.map(lambda x: blank(x, kept), records)
+    records = jax.tree.map(lambda x: blank(x, kept, x.dtype), records)
     return Trajectory(
         ts=planned.astype(time_per_step.dtype) * time_per_step,
         observed=records.values,

@@ -12,13 +12,15 @@ from jaxtyping import Array, Float, PyTree
 class Label(eqx.Module):
     """What an observable is called and measured in; static, so it travels with results.
 
-    `coords` holds, for some of the dims, the names of the entries.
+    `coords` holds, for some of the dims, the names of the entries. A `discrete`
+    observable jumps, as a count does, so a difference of it says little.
     """
 
     dims: tuple[str, ...] | None = eqx.field(static=True, default=None)
     units: str = eqx.field(static=True, default="1")
     long_name: str = eqx.field(static=True, default="")
     coords: tuple[tuple[str, tuple[str, ...]], ...] = eqx.field(static=True, default=())
+    discrete: bool = eqx.field(static=True, default=False)
 
 
 class AbstractObservable(eqx.Module):
@@ -40,7 +42,8 @@ class Observable(AbstractObservable):
     """A function of the parameters with a name for what it returns.
 
     `fn` maps parameters to one array whose axes are `dims`; `units` and `long_name`
-    label figures and data sets. `coords` optionally names the entries of a dim.
+    label figures and data sets. `coords` optionally names the entries of a dim;
+    `discrete` says that the values jump (counts, accuracies): `compare` leaves them out.
     Any plain `params -> array` function is accepted wherever an `Observable` is;
     its axes are then numbered.
 
@@ -60,9 +63,11 @@ class Observable(AbstractObservable):
         units: str = "1",
         long_name: str = "",
         coords: dict[str, tuple[str, ...]] | None = None,
+        discrete: bool = False,
     ):
         self.fn = fn
-        self.label = Label(dims, units, long_name, tuple((coords or {}).items()))
+        named = tuple((coords or {}).items())
+        self.label = Label(dims, units, long_name, named, discrete)
 
     def __call__(self, params: PyTree) -> Array:
         return self.fn(params)
@@ -105,8 +110,8 @@ class Recorder(eqx.Module):
         return Record(values, scales, arrays if self.save_params else None)
 
 
-def blank(rows: Array, kept: Array) -> Array:
-    """Rows of an output where `kept`, elsewhere nan (0 for integers)."""
+def blank(rows: Array, kept: Array, dtype: Any) -> Array:
+    """Rows of an output where `kept`, elsewhere nan (0 for integers), in a dtype."""
     kept = kept.reshape(kept.shape + (1,) * (rows.ndim - 1))
-    nothing = jnp.nan if jnp.issubdtype(rows.dtype, jnp.inexact) else 0
-    return jnp.where(kept, rows, jnp.asarray(nothing, rows.dtype))
+    nothing = jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0
+    return jnp.where(kept, rows, jnp.asarray(nothing, rows.dtype)).astype(dtype)

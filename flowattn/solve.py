@@ -265,7 +265,10 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
 
     def record(t, y, args):
         del t, args
-        return recorder(eqx.combine(y, static))
+        # Diffrax fills outputs that are not reached with inf: counts go as floats.
+        return jax.tree.map(
+            lambda x: jnp.asarray(x, dtype), recorder(eqx.combine(y, static))
+        )
 
     term = diffrax.ODETerm(field)
     rtol, atol = tolerances
@@ -366,7 +369,10 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
             )
             written = state.record
         kept = jnp.arange(times.shape[0]) < state.saved
-        written = jax.tree.map(lambda x: blank(x, kept), written)
+        dtypes = eqx.filter_eval_shape(recorder, params)
+        written = jax.tree.map(
+            lambda x, like: blank(x, kept, like.dtype), written, dtypes
+        )
 
     steps, accepted = state.controller.steps, state.controller.accepted
     small = state.result == RESULTS.dt_min_reached

@@ -34,8 +34,8 @@ class Problem(eqx.Module):
 class AbstractSystem(eqx.Module):
     """One paper's setting, its numbers as the defaults of its fields.
 
-    Fields are plain values. Floating-point fields may be arrays and are traced, so one
-    compiled program serves a sweep over them; all others are static.
+    Fields are plain values. Those annotated `SupportsFloat` may be arrays and are
+    traced, so one compiled program serves a sweep over them; all others are static.
     """
 
     name: eqx.AbstractClassVar[str]
@@ -46,6 +46,13 @@ class AbstractSystem(eqx.Module):
     @abc.abstractmethod
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
         """An instance drawn by `key`; `data` is the folder of named corpora."""
+
+    def smooth_until(self, trajectory: Trajectory) -> float | None:
+        """The last output time up to which a non-smooth model met no kink; None for
+        models that have none.
+        """
+        del trajectory
+        return None
 
     def final(self, trajectory: Trajectory) -> dict[str, Any]:
         """The last observed values: numbers, or by their coordinates, or lists.

@@ -1,7 +1,7 @@
 """Topic words: Lu, Mao & Nayak, "On the Dynamics of Training Attention Models"
 (ICLR 2021, arXiv 2011.10036)."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -39,20 +39,7 @@ _SPLITS = ("train", "validation", "test")
 class TopicWords(AbstractSystem):
     """A bag-of-words attention classifier under the flow of its mean cross-entropy.
 
-    Fields, with the paper's values as defaults:
-
-    - `classifier`: `fixed` (Attn-FC), `linear` (Attn-TC) or `two-layer` (Attn-TL).
-    - `trained`: any of query, keys, embeddings, classifier (None: all but the query,
-      and the classifier unless it is fixed).
-    - `corpus`: `synthetic`, `sst2`, `sst5`, or the path of a file or folder;
-      `padding`: `mask` it or `attend` to it, as the authors did (real text only).
-    - `form`: `keys` as written, or `scores`, which keeps of every key only its part
-      along the frozen query, exactly (None: scores where the query is frozen).
-    - `topics`, `words_per_topic`, `vocabulary`, `context`, `sentences`: the synthetic
-      task, see `TopicWordsTask`.
-    - `dimension` of embeddings (None: 10 for synthetic sentences; for real ones 200
-      with the fixed classifier, else 100) and `key_dimension` (None: the same).
-    - `embedding_scale`, `query_scale`: standard deviations of the start.
+    The paper's values are the defaults.
 
     Raises `InputError` for values that make no system.
 
@@ -73,19 +60,33 @@ class TopicWords(AbstractSystem):
     classifier: Literal["fixed", "linear", "two-layer"] = eqx.field(
         static=True, default="fixed"
     )
+    """The paper's Attn-FC, Attn-TC or Attn-TL."""
     trained: tuple[Part, ...] | None = eqx.field(static=True, default=None)
+    """What moves; None: keys, embeddings and a classifier that is not fixed."""
     corpus: str = eqx.field(static=True, default="synthetic")
+    """synthetic, sst2, sst5, or the path of a file or of a folder of splits."""
     padding: Literal["mask", "attend"] = eqx.field(static=True, default="mask")
+    """Hide the padding of real sentences, or attend to it, as the authors did."""
     form: Literal["scores", "keys"] | None = eqx.field(static=True, default=None)
+    """Keys whole, or only their part along a frozen query; None: that, if frozen."""
     topics: int = eqx.field(static=True, default=4)
+    """Synthetic sentences: number of topics."""
     words_per_topic: int = eqx.field(static=True, default=2)
+    """Synthetic sentences: topic words of each topic."""
     vocabulary: int = eqx.field(static=True, default=5000)
+    """Synthetic sentences: number of non-topic words."""
     context: int = eqx.field(static=True, default=20)
+    """Synthetic sentences: non-topic words in each, m."""
     sentences: int = eqx.field(static=True, default=5000)
+    """Synthetic sentences: how many, over all three splits."""
     dimension: int | None = eqx.field(static=True, default=None)
+    """Of embeddings; None: 10, real text 200 (fixed classifier) or 100 (others)."""
     key_dimension: int | None = eqx.field(static=True, default=None)
-    embedding_scale: float | Float[Array, ""] = 1e-6
-    query_scale: float | Float[Array, ""] = 0.3
+    """Of query and keys; None: that of embeddings."""
+    embedding_scale: SupportsFloat = 1e-6
+    """Standard deviation of the initial embeddings."""
+    query_scale: SupportsFloat = 0.3
+    """Standard deviation of the initial query."""
 
     def __check_init__(self):
         _choose("classifier", self.classifier, ("fixed", "linear", "two-layer"))
@@ -188,9 +189,9 @@ class TopicWords(AbstractSystem):
         query = jr.normal(query_key, (key_dimension,))
         embeddings = jr.normal(embedding_key, (corpus.vocabulary, dimension))
         return AttentionClassifier(
-            self.query_scale * query,
+            jnp.asarray(self.query_scale) * query,
             jnp.zeros((corpus.vocabulary, key_dimension)),
-            self.embedding_scale * embeddings,
+            jnp.asarray(self.embedding_scale) * embeddings,
             make(dimension, classes, key=classifier_key),
         )
 
@@ -208,6 +209,14 @@ class TopicWords(AbstractSystem):
         if "classifier" in parts and self.classifier == "two-layer":
             found.append(laws.hidden_unit_balance(model_of))
         return {law.name: law for law in found}
+
+    def smooth_until(self, trajectory: Trajectory) -> float | None:
+        """With the two-layer classifier: until some sentence first switches a ReLU."""
+        changes = trajectory.observed.get("sign_changes")
+        if changes is None:
+            return None
+        clean = (np.asarray(changes) == 0) & np.asarray(trajectory.reached)
+        return float(trajectory.ts[np.argmin(np.append(clean, False)) - 1])
 
     def final(self, trajectory: Trajectory) -> dict[str, Any]:
         """The last observed values, and for synthetic sentences `sen_error`: the
@@ -270,6 +279,7 @@ def _observables(corpus: Corpus, model_of, loss) -> dict[str, Observable]:
             "1",
             "accuracy",
             {"split": _SPLITS},
+            discrete=True,
         ),
     }
 
@@ -319,4 +329,5 @@ def _changed(model_of, start, sentences, params):
 def _sign_changes(model_of, start, sentences) -> Observable:
     """How many pairs of a sentence and a hidden unit have changed the unit's sign."""
     fn = Partial(_changed, model_of, start, sentences)
-    return Observable(fn, (), "1", "hidden units past a kink since the start")
+    text = "hidden units past a kink since the start"
+    return Observable(fn, (), "1", text, discrete=True)

@@ -1,0 +1,5 @@
+"""`python -m flowattn`."""
+
+from .cli import entry
+
+entry()

@@ -1,0 +1,294 @@
+"""Plots of runs. Nothing is solved here; every function returns what it drew."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .compare import Gap
+from .laws import Law
+from .trajectory import Trajectory
+
+# Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+)
+_MARKERS = "osD^vPX"
+
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+
+_TIME = "flow time t  (learning rate × steps)"
+# Below this a drift or a gap is rounding.
+_FLOOR = 1e-17
+
+
+class Drawing(NamedTuple):
+    """A figure and the numbers in it: for each curve its label and (x, y)."""
+
+    figure: Figure
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    def save(self, path) -> None:
+        """Write the picture; its format is that of the suffix."""
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(path)
+
+
+def _figure(columns: int, width: float = 3.6, height: float = 3.0):
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height))
+        return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _reached(run: Trajectory, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Times and values (time × entries) that a run reached."""
+    reached = np.asarray(run.reached)
+    values = np.asarray(run.observed[name])[reached]
+    return np.asarray(run.ts)[reached], values.reshape(len(values), -1)
+
+
+def _thin(x: np.ndarray, points: int = 25) -> slice:
+    return slice(None, None, max(1, len(x) // points))
+
+
+def _entries(name: str, run: Trajectory, entries) -> tuple[list[int], list[str]]:
+    """The entries of an observable to draw, and their names."""
+    label = dict(run.labels)[name]
+    count = int(np.prod(run.observed[name].shape[1:]))
+    chosen = list(range(count)) if entries is None else list(entries)
+    coords = dict(label.coords).get((label.dims or ("",))[0])
+    names = [coords[i] if coords else str(i) for i in chosen]
+    return chosen, names if count > 1 else [""]
+
+
+def plot_observable(
+    name: str,
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    axes: Axes | None = None,
+    *,
+    entries: list[int] | None = None,
+    log: bool = False,
+) -> Drawing:
+    """An observable over time: the flow as lines, the descent as points.
+
+    `entries` chooses among the entries of a vector observable; `log` the scale.
+    """
+    figure = axes.figure if axes is not None else None
+    if axes is None:
+        figure, [axes] = _figure(1)
+    first = flow if flow is not None else descent
+    chosen, names = _entries(name, first, entries)
+    curves = {}
+    for run, kind in ((flow, "flow"), (descent, "gradient descent")):
+        if run is None:
+            continue
+        times, values = _reached(run, name)
+        for number, (entry, text) in enumerate(zip(chosen, names, strict=True)):
+            colour = COLOURS[number % len(COLOURS)]
+            curve = f"{text} {kind}".strip()
+            legend = text or kind
+            if run is flow:
+                axes.plot(times, values[:, entry], color=colour, label=legend)
+            else:
+                points = _thin(times)
+                axes.plot(
+                    times[points],
+                    values[points, entry],
+                    ls="",
+                    marker=_MARKERS[number % len(_MARKERS)],
+                    mfc="none",
+                    color=COLOURS[1] if not text else colour,
+                    label=legend if not text or flow is None else None,
+                )
+            curves[curve] = (times, values[:, entry])
+    label = dict(first.labels)[name]
+    units = "" if label.units == "1" else f"  [{label.units}]"
+    axes.set(xlabel=_TIME, ylabel=(label.long_name or name) + units)
+    if log:
+        axes.set_yscale("log")
+    if len(chosen) <= 10:
+        axes.legend(ncols=1 if len(chosen) < 5 else 2)
+    return Drawing(figure, curves)
+
+
+def plot_training(
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    names: list[str],
+    *,
+    entries: list[int] | None = None,
+) -> Drawing:
+    """Several observables side by side; the first, a loss, on a logarithmic scale."""
+    figure, panels = _figure(len(names))
+    curves = {}
+    for axes, name in zip(panels, names, strict=True):
+        chosen = None if (flow or descent).observed[name].ndim == 1 else entries
+        drawn = plot_observable(
+            name, flow, descent, axes, entries=chosen, log=name == names[0]
+        )
+        curves |= {f"{name} {curve}": xy for curve, xy in drawn.curves.items()}
+    if flow is not None and descent is not None:
+        figure.suptitle("lines: gradient flow; points: gradient descent", fontsize=9)
+    return Drawing(figure, curves)
+
+
+def plot_sen(
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    prefix: str,
+    entries: list[int],
+) -> Drawing:
+    """Norm against score of chosen words, with the SEN relation's curve beside each.
+
+    Reads the observables `{prefix}_score`, `{prefix}_norm` and `{prefix}_sen_norm`.
+    """
+    figure, [left, right] = _figure(2, width=4.4, height=3.6)
+    first = flow if flow is not None else descent
+    _, names = _entries(f"{prefix}_score", first, entries)
+    curves = {}
+    for number, (entry, text) in enumerate(zip(entries, names, strict=True)):
+        colour = COLOURS[number % len(COLOURS)]
+        times, scores = _reached(first, f"{prefix}_score")
+        _, norms = _reached(first, f"{prefix}_norm")
+        _, theory = _reached(first, f"{prefix}_sen_norm")
+        score, norm, sen = scores[:, entry], norms[:, entry], theory[:, entry]
+        left.plot(score, sen, color=colour, ls="--", lw=1)
+        if flow is not None:
+            left.plot(score, norm, color=colour, label=text)
+        if descent is not None:
+            x = _reached(descent, f"{prefix}_score")[1][:, entry]
+            y = _reached(descent, f"{prefix}_norm")[1][:, entry]
+            points = _thin(x)
+            marker = _MARKERS[number % len(_MARKERS)]
+            left.plot(
+                x[points], y[points], marker, mfc="none", color=colour,
+                label=None if flow is not None else text,
+            )
+            curves[f"{text} gradient descent"] = (x, y)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.abs(norm / sen - 1)
+        right.plot(times, 100 * relative, color=colour, label=text)
+        curves[f"{text} measured"] = (score, norm)
+        curves[f"{text} theory"] = (score, sen)
+        curves[f"{text} relative error"] = (times, relative)
+    left.set(xlabel="score s", ylabel="‖q‖‖ν‖")
+    left.set_title("line: flow, dashed: SEN, points: descent", fontsize=9)
+    left.legend(ncols=2, title="word")
+    right.set(xlabel=_TIME, ylabel="|measured / SEN − 1|  [%]", ylim=(0, None))
+    right.set_title("relative error of the SEN relation", fontsize=9)
+    return Drawing(figure, curves)
+
+
+def plot_gap(gap: Gap) -> Drawing:
+    """The relative gap of every observable over time, its numerical error dashed."""
+    figure, [axes] = _figure(1, width=5.6, height=3.6)
+    curves = {}
+    times = np.asarray(gap.ts)
+    for number, (name, one) in enumerate(gap.observables.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        relative = np.asarray(one.relative)
+        if not relative.max() > 0:
+            continue
+        axes.plot(times, np.maximum(relative, _FLOOR), color=colour, label=name)
+        curves[name] = (times, relative)
+        error = one.relative_error
+        if error is not None:
+            shown = np.maximum(np.asarray(error), _FLOOR)
+            axes.plot(times, shown, color=colour, ls="--", lw=1)
+            curves[f"{name} numerical error"] = (times, np.asarray(error))
+    axes.set(
+        xlabel=_TIME, ylabel="|descent − flow| / largest |observable|", yscale="log"
+    )
+    lines = "line: gap" + (
+        ", dashed: the flow's numerical error" if gap.numerical_error is not None else ""
+    )
+    axes.set_title(lines, fontsize=9)
+    axes.legend()
+    return Drawing(figure, curves)
+
+
+def plot_drift(
+    laws: Mapping[str, Law], flow: Trajectory | None, descent: Trajectory | None
+) -> Drawing:
+    """|h(t) − h(0)| of each law over its scale: the flow as lines, descent as points."""
+    figure, [axes] = _figure(1, width=5.6, height=3.6)
+    curves = {}
+    for number, (name, law) in enumerate(laws.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        for run, kind in ((flow, "flow"), (descent, "gradient descent")):
+            if run is None:
+                continue
+            reached = np.asarray(run.reached)
+            times = np.asarray(run.ts)[reached][1:]
+            scale = max(
+                float(np.max(np.abs(run.observed[name][0]))),
+                float(np.max(np.asarray(run.scales[name])[reached])),
+            )
+            values = np.asarray(run.drifts(name))[reached][1:] / (scale or 1.0)
+            shown = np.maximum(values, _FLOOR)
+            text = f"{name} ({law.kind})"
+            if run is flow:
+                axes.plot(times, shown, color=colour, label=text)
+            else:
+                points = _thin(times)
+                marker = _MARKERS[number % len(_MARKERS)]
+                axes.plot(
+                    times[points], shown[points], marker, mfc="none", color=colour,
+                    label=None if flow is not None else text,
+                )
+            curves[f"{name} {kind}"] = (times, values)
+    axes.set(xlabel=_TIME, ylabel="|h(t) − h(0)| / scale of h", yscale="log")
+    axes.set_title("line: flow, points: gradient descent", fontsize=9)
+    axes.legend()
+    return Drawing(figure, curves)
+
+
+def plot_topic_words(
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    gap: Gap | None,
+    laws: Mapping[str, Law],
+) -> dict[str, Drawing]:
+    """The figures of one run of topic words, by name.
+
+    Of real text the eight words with the highest score at the end are shown.
+    """
+    first = flow if flow is not None else descent
+    prefix = "topic" if "topic_score" in first.observed else "word"
+    scores = _reached(first, f"{prefix}_score")[1][-1]
+    entries = list(range(min(8, len(scores))))
+    if prefix == "word":
+        entries = [int(i) for i in np.argsort(-scores)[:8]]
+    names = ["loss", f"{prefix}_score", f"{prefix}_norm"]
+    drawings = {
+        "training": plot_training(flow, descent, names, entries=entries),
+        "sen": plot_sen(flow, descent, prefix, entries),
+    }
+    if gap is not None:
+        drawings["gap"] = plot_gap(gap)
+    if laws:
+        drawings["laws"] = plot_drift(laws, flow, descent)
+    return drawings

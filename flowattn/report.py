@@ -1,0 +1,236 @@
+"""Report: a flow and a descent of one system, as a summary and as a table."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .compare import NO_ERROR, Gap
+from .laws import drift
+from .systems import AbstractSystem, Problem
+from .trajectory import Trajectory
+
+# A gap beyond this share of an observable's largest value counts as a departure.
+DEPARTURE = 0.05
+
+
+def summarise(
+    system: AbstractSystem,
+    problem: Problem,
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    gap: Gap | None,
+    sharpness: float,
+    learning_rate: float,
+) -> dict[str, Any]:
+    """The numbers of a run, ready for JSON: flow, descent, gap, laws, sharpness."""
+    summary = {
+        "system": system.name,
+        "flow": None if flow is None else {**_run(system, flow), "events": {}},
+        "descent": None if descent is None else _run(system, descent),
+        "gap": None if gap is None else _gap(gap),
+        "laws": [_law(system, law, flow, descent) for law in problem.laws.values()],
+        "sharpness": {
+            "start": sharpness,
+            "learning_rate": learning_rate,
+            "largest_stable_learning_rate": 2 / sharpness if sharpness > 0 else None,
+            "past_edge": learning_rate * sharpness > 2,
+        },
+    }
+    return _undefined_to_none(summary)
+
+
+def _run(system, run) -> dict[str, Any]:
+    stats = run.to_dataset(parameters=False).attrs
+    result, t_end = stats.pop("result"), stats.pop("t_end")
+    finer = None
+    if run.finer is not None:
+        finer = run.finer.to_dataset(parameters=False).attrs
+    return {
+        "result": result,
+        "t_end": t_end,
+        "stats": stats,
+        "error_stats": finer,
+        "final": system.final(run),
+    }
+
+
+def _gap(gap: Gap) -> dict[str, Any]:
+    observables = {}
+    for name, one in gap.observables.items():
+        error = one.numerical_error
+        observables[name] = {
+            "relative": float(one.relative.max()),
+            "numerical_error": None if error is None else float(error.max() / one.scale),
+            "absolute": float(one.absolute.max()),
+            "absolute_error": None if error is None else float(error.max()),
+            "absolute_at_end": float(one.absolute[-1]),
+            "absolute_error_at_end": None if error is None else float(error[-1]),
+        }
+    params = {
+        "relative": None if gap.params is None else float(gap.params),
+        "numerical_error": (
+            None if gap.params_error is None else float(gap.params_error)
+        ),
+    }
+    return {
+        "max_relative": gap.max_relative,
+        "numerical_error": gap.numerical_error,
+        "numerical_error_missing": NO_ERROR if gap.numerical_error is None else None,
+        "resolved": gap.resolved,
+        "until": float(gap.ts[-1]),
+        "departure": {"fraction": DEPARTURE, "time": gap.departure(DEPARTURE)},
+        "observables": observables,
+        "params": params,
+    }
+
+
+def _law(system, law, flow, descent) -> dict[str, Any]:
+    entry = {
+        "name": law.name,
+        "kind": law.kind,
+        "regime": law.regime or None,
+        "citation": law.citation,
+        "max_drift": None if flow is None else float(drift(law, flow)),
+        "descent_drift": None if descent is None else float(drift(law, descent)),
+    }
+    smooth = None if flow is None else system.smooth_until(flow)
+    if smooth is not None:
+        entry["smooth_until"] = smooth
+        entry["max_drift_while_smooth"] = float(drift(law, flow, until=smooth))
+    return entry
+
+
+def _undefined_to_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _undefined_to_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_undefined_to_none(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as lines for a terminal."""
+    parts = [_header(summary)]
+    if summary["flow"] or summary["descent"]:
+        parts.append(_observable_rows(summary))
+    if summary["laws"]:
+        parts.append(law_table(summary))
+    return "\n\n".join(parts)
+
+
+def _header(summary) -> str:
+    config = summary["config"]
+    lines = [f"{summary['system']} · seed {config['seed']} · {config['precision']}"]
+    for kind in ("flow", "descent"):
+        run = summary[kind]
+        if run is None:
+            continue
+        stats = run["stats"]
+        line = f"{kind:8} {stats['gradient_evaluations']} gradients to t = "
+        line += f"{run['t_end']:g} ({stats['solver']}, {stats['steps']} steps"
+        line += f", {stats['rejected']} rejected)" if stats["rejected"] else ")"
+        lines.append(line + _ending(run))
+    gap = summary["gap"]
+    if gap is not None:
+        error = gap["numerical_error"]
+        known = "unknown" if error is None else f"{error:.1e}"
+        line = f"gap      {gap['max_relative']:.1e} of the largest value at most, "
+        line += f"numerical error {known}"
+        left = gap["departure"]
+        if left["time"] is not None:
+            line += f"; beyond {left['fraction']:.0%} from t = {left['time']:g}"
+        lines.append(line)
+    sharp = summary["sharpness"]
+    rate, edge = sharp["learning_rate"], sharp["largest_stable_learning_rate"]
+    if edge is not None:
+        line = f"edge     sharpness at the start {sharp['start']:.3g}: learning rate "
+        line += f"{rate:g} is " + ("past" if sharp["past_edge"] else "within")
+        line += f" gradient descent's stability edge {edge:.3g}"
+        if sharp["past_edge"]:
+            smaller = 10 ** math.floor(math.log10(edge))
+            line += f" ({smaller:g} is not): it must leave the flow"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _ending(run) -> str:
+    return {
+        "successful": "",
+        "out_of_patience": "; stopped, out of patience",
+        "max_steps_reached": "; stopped at the largest number of steps",
+        "loss_nonfinite": f"; the loss became non-finite after t = {run['t_end']:g}",
+        "blow_up": f"; the flow blows up or stalls after t = {run['t_end']:g}",
+    }.get(run["result"], f"; {run['result']}")
+
+
+def _observable_rows(summary) -> str:
+    flow, descent = summary["flow"], summary["descent"]
+    gap = (summary["gap"] or {}).get("observables", {})
+    rows = [("observable", "flow", "descent", "gap", "at the end", "numerical error")]
+    ours = {} if flow is None else _flat(flow["final"])
+    theirs = {} if descent is None else _flat(descent["final"])
+    for name in ours or theirs:
+        one = gap.get(name, {})
+        rows.append(
+            (
+                name,
+                _show(ours.get(name)),
+                _show(theirs.get(name)),
+                _number(one.get("absolute"), ".1e"),
+                _number(one.get("absolute_at_end"), ".1e"),
+                _number(one.get("absolute_error"), ".1e"),
+            )
+        )
+    return _columns(rows)
+
+
+def _flat(final: dict[str, Any]) -> dict[str, Any]:
+    """One entry for each named value of an observable."""
+    flat = {}
+    for name, value in final.items():
+        if isinstance(value, dict):
+            flat |= {f"{name} {entry}": item for entry, item in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def law_table(summary: dict[str, Any]) -> str:
+    """The laws of a summary and their drifts, as lines for a terminal."""
+    rows = [("law", "kind", "drift of the flow", "of the descent", "regime")]
+    for law in summary["laws"]:
+        drift_text = _number(law["max_drift"], ".1e")
+        if law.get("smooth_until") is not None:
+            smooth = _number(law["max_drift_while_smooth"], ".1e")
+            drift_text += f" ({smooth} to the first kink, t = {law['smooth_until']:g})"
+        rows.append(
+            (
+                law["name"],
+                law["kind"],
+                drift_text,
+                _number(law["descent_drift"], ".1e"),
+                law["regime"] or "",
+            )
+        )
+    return _columns(rows)
+
+
+def _columns(rows) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+
+
+def _number(value: float | None, form: str = ".4g") -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _show(value: Any) -> str:
+    """A number, or the range of several."""
+    if isinstance(value, list):
+        known = [v for v in np.ravel(value) if v is not None]
+        return f"{min(known):.4g} … {max(known):.4g}" if known else "–"
+    return _number(value)

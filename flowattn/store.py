@@ -1,0 +1,69 @@
+"""Store: results on disk, each appearing whole or not at all."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A fresh folder whose entries move into `folder` when the block ends well.
+
+    Entries of the same name are replaced, others stay. When the block raises,
+    `folder` is left as it was, and not created where it was not there.
+
+    Raises `InputError` where `folder` cannot be written to, before anything is done,
+    or when the disk gives out later.
+    """
+    created = [p for p in (folder, *folder.parents) if not p.exists()]
+    stage = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".flowattn-", dir=folder))
+        yield stage
+        retired = Path(tempfile.mkdtemp(prefix=".flowattn-old-", dir=stage))
+        for entry in sorted(stage.iterdir()):
+            if entry == retired:
+                continue
+            target = folder / entry.name
+            if target.is_dir():
+                target.rename(retired / entry.name)
+            entry.rename(target)
+        created = []
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write to {folder}: {reason}") from None
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+        for path in created:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write strict JSON (no NaN: undefined values must be None)."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_runs(path: Path, runs: "dict[str, xr.Dataset]", attrs: dict[str, Any]) -> None:
+    """Write named runs as the groups of one zarr store; `attrs` go to its root."""
+    import xarray as xr
+
+    tree = xr.DataTree.from_dict(dict(runs))
+    tree.attrs.update(attrs)
+    with warnings.catch_warnings():
+        # Zarr 3 has no final word yet on the layout of string axes.
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 spec.*")
+        warnings.filterwarnings("ignore", message=".*onsolidated metadata.*")
+        tree.to_zarr(path, mode="w", consolidated=False)

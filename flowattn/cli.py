@@ -190,26 +190,22 @@ def _progress(label: str) -> Callable[[float], None]:
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
 
 
-
-
 def _about(system: type[AbstractSystem]) -> str:
     """The first line of a system's docstring, and where it comes from."""
     return f"{(system.__doc__ or '').splitlines()[0]}\n\n{system.citation}"
 
 
-_SystemChoice = Annotated[
-    # A union of one system would be no choice to tyro; the suppressed None makes two.
-    Union[
-        tuple(
-            Annotated[
-                system, tyro.conf.subcommand(name, description=_about(system))
-            ]
-            for name, system in SYSTEMS.items()
-        )
-        + (Annotated[None, tyro.conf.Suppress],)
-    ],
-    tyro.conf.arg(name=""),
-]
+def _choice() -> Any:
+    """One system as a subcommand of the command that has it as a field."""
+    # A union of one would be no choice to tyro; the suppressed None makes two.
+    union: Any = Annotated[None, tyro.conf.Suppress]
+    for name, system in SYSTEMS.items():
+        subcommand = tyro.conf.subcommand(name, description=_about(system))
+        union = union | Annotated[system, subcommand]
+    return Annotated[union, tyro.conf.arg(name="")]
+
+
+_SystemChoice = _choice()
 _Options = Annotated[Options, tyro.conf.arg(name="")]
 
 

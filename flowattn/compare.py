@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError
 from .trajectory import Trajectory
@@ -93,16 +93,17 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
 
     Nothing is solved or interpolated: only times that both observed are compared
     (ask `solve` for the run's times, `ts=run.ts`). The flow's numerical error is that
-    of `solve(..., error=True)`. Observed laws are left out, `drift` is their measure; so
-    are discrete observables, which jump.
+    of `solve(..., error=True)`. Observed laws are left out, `drift` is their measure;
+    so are discrete observables, which jump.
 
     Raises `InputError` where the two share no time after the start, or no observable.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> loss, start = lambda x: 0.5 * jnp.sum(x**2), jnp.array([1.0])
-    >>> run = fa.descend(loss, start, learning_rate=0.01, steps=100, observe={"x": jnp.sum})
-    >>> traj = fa.solve(fa.GradientFlow(loss), start, ts=run.ts, observe={"x": jnp.sum},
-    ...                 error=True)
+    >>> see = {"x": jnp.sum}
+    >>> run = fa.descend(loss, start, learning_rate=0.01, steps=100, observe=see)
+    >>> flow = fa.GradientFlow(loss)
+    >>> traj = fa.solve(flow, start, ts=run.ts, observe=see, error=True)
     >>> gap = fa.compare(traj, run)
     >>> round(gap.max_relative, 4), gap.resolved  # about learning rate / (2e)
     (0.0018, True)

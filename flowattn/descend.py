@@ -58,10 +58,10 @@ def descend(
     """
     if (learning_rate is None) == (optimizer is None):
         raise InputError("give either learning_rate or an optimizer of optax")
-    if optimizer is None:
+    if learning_rate is not None:
         require_positive(learning_rate=learning_rate)
-        time_per_step = learning_rate if time_per_step is None else time_per_step
-    elif time_per_step is None:
+    time_per_step = learning_rate if time_per_step is None else time_per_step
+    if time_per_step is None:
         raise InputError("an optimizer needs time_per_step, the flow time of a step")
     require_positive(time_per_step=time_per_step, steps=steps)
     every = max(1, steps // 100) if every is None else every
@@ -95,7 +95,7 @@ class _State(eqx.Module):
     optimizer: Any
     step: Array
     best: PyTree
-    best_loss: Array | None
+    best_loss: Array
     best_step: Array
     result: Any
 
@@ -139,9 +139,7 @@ def _descend(
             best_step = jnp.where(lower, state.step, best_step)
             if patience is not None:
                 patient = state.step - best_step < patience
-        result = RESULTS.where(
-            going & ~patient, RESULTS.out_of_patience, state.result
-        )
+        result = RESULTS.where(going & ~patient, RESULTS.out_of_patience, state.result)
         result = RESULTS.where(going & ~finite, RESULTS.loss_nonfinite, result)
         moves = result == RESULTS.successful
         return _State(
@@ -172,15 +170,12 @@ def _descend(
         return state, (record, state.step)
 
     with highest_precision():
-        best_loss = None
-        if validation is not None:
-            best_loss = jnp.full_like(validation(params), jnp.inf)
         state = _State(
             arrays,
             optimizer.init(arrays),
             jnp.array(0),
             None if validation is None else arrays,
-            best_loss,
+            jnp.asarray(jnp.inf, time_per_step.dtype),
             jnp.array(0),
             RESULTS.successful,
         )

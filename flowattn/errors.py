@@ -1,5 +1,7 @@
 """The one exception of wrong input."""
 
+from typing import SupportsFloat
+
 
 class InputError(ValueError):
     """Input that cannot be used: says which thing, and what it may be.
@@ -13,7 +15,7 @@ class InputError(ValueError):
     """
 
 
-def require_positive(**values: float) -> None:
+def require_positive(**values: SupportsFloat) -> None:
     """Raise `InputError` for the first value that is known and not positive and finite.
 
     Values under trace have no number to look at and pass.

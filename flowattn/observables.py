@@ -43,7 +43,7 @@ class Observable(AbstractObservable):
 
     `fn` maps parameters to one array whose axes are `dims`; `units` and `long_name`
     label figures and data sets. `coords` optionally names the entries of a dim;
-    `discrete` says that the values jump (counts, accuracies): `compare` leaves them out.
+    `discrete` says that the values jump, as counts do: `compare` leaves them out.
     Any plain `params -> array` function is accepted wherever an `Observable` is;
     its axes are then numbered.
 

@@ -1,7 +1,8 @@
 """Plots of runs. Nothing is solved here; every function returns what it drew."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -9,10 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .compare import Gap
+from .errors import InputError
 from .laws import Law
 from .trajectory import Trajectory
 
-# Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow.
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Okabe & Ito's palette, which colour-blind readers can tell apart, grey for yellow.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -21,10 +26,11 @@ COLOURS = (
     "#56B4E9",
     "#E69F00",
     "#000000",
+    "#999999",
 )
-_MARKERS = "osD^vPX"
+_MARKERS = "osD^vPX*"
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
     "figure.constrained_layout.use": True,
@@ -40,8 +46,17 @@ STYLE = {
 }
 
 _TIME = "flow time t  (learning rate × steps)"
-# Below this a drift or a gap is rounding.
-_FLOOR = 1e-17
+
+
+def _styled(function: Callable[P, R]) -> Callable[P, R]:
+    """Draw in the project's style, whatever the caller's is."""
+
+    @functools.wraps(function)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> R:
+        with matplotlib.rc_context(STYLE):
+            return function(*args, **kwargs)
+
+    return styled
 
 
 class Drawing(NamedTuple):
@@ -50,16 +65,27 @@ class Drawing(NamedTuple):
     figure: Figure
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
 
+    @_styled
     def save(self, path) -> None:
         """Write the picture; its format is that of the suffix."""
-        with matplotlib.rc_context(STYLE):
-            self.figure.savefig(path)
+        self.figure.savefig(path)
 
 
 def _figure(columns: int, width: float = 3.6, height: float = 3.0):
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height))
-        return figure, figure.subplots(1, columns, squeeze=False)[0]
+    figure = Figure(figsize=(width * columns, height))
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    """For a logarithmic axis: what is exactly 0 is left out."""
+    return np.where(values > 0, values, np.nan)
+
+
+def _one_of(flow: Trajectory | None, descent: Trajectory | None) -> Trajectory:
+    run = flow if flow is not None else descent
+    if run is None:
+        raise InputError("there is neither a flow nor a descent to draw")
+    return run
 
 
 def _reached(run: Trajectory, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +109,7 @@ def _entries(name: str, run: Trajectory, entries) -> tuple[list[int], list[str]]
     return chosen, names if count > 1 else [""]
 
 
+@_styled
 def plot_observable(
     name: str,
     flow: Trajectory | None,
@@ -96,10 +123,11 @@ def plot_observable(
 
     `entries` chooses among the entries of a vector observable; `log` the scale.
     """
-    figure = axes.figure if axes is not None else None
-    if axes is None:
-        figure, [axes] = _figure(1)
-    first = flow if flow is not None else descent
+    axes = _figure(1)[1][0] if axes is None else axes
+    assert axes is not None
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    first = _one_of(flow, descent)
     chosen, names = _entries(name, first, entries)
     curves = {}
     for run, kind in ((flow, "flow"), (descent, "gradient descent")):
@@ -134,6 +162,7 @@ def plot_observable(
     return Drawing(figure, curves)
 
 
+@_styled
 def plot_training(
     flow: Trajectory | None,
     descent: Trajectory | None,
@@ -145,7 +174,7 @@ def plot_training(
     figure, panels = _figure(len(names))
     curves = {}
     for axes, name in zip(panels, names, strict=True):
-        chosen = None if (flow or descent).observed[name].ndim == 1 else entries
+        chosen = None if _one_of(flow, descent).observed[name].ndim == 1 else entries
         drawn = plot_observable(
             name, flow, descent, axes, entries=chosen, log=name == names[0]
         )
@@ -155,6 +184,7 @@ def plot_training(
     return Drawing(figure, curves)
 
 
+@_styled
 def plot_sen(
     flow: Trajectory | None,
     descent: Trajectory | None,
@@ -166,7 +196,7 @@ def plot_sen(
     Reads the observables `{prefix}_score`, `{prefix}_norm` and `{prefix}_sen_norm`.
     """
     figure, [left, right] = _figure(2, width=4.4, height=3.6)
-    first = flow if flow is not None else descent
+    first = _one_of(flow, descent)
     _, names = _entries(f"{prefix}_score", first, entries)
     curves = {}
     for number, (entry, text) in enumerate(zip(entries, names, strict=True)):
@@ -184,7 +214,11 @@ def plot_sen(
             points = _thin(x)
             marker = _MARKERS[number % len(_MARKERS)]
             left.plot(
-                x[points], y[points], marker, mfc="none", color=colour,
+                x[points],
+                y[points],
+                marker,
+                mfc="none",
+                color=colour,
                 label=None if flow is not None else text,
             )
             curves[f"{text} gradient descent"] = (x, y)
@@ -196,12 +230,13 @@ def plot_sen(
         curves[f"{text} relative error"] = (times, relative)
     left.set(xlabel="score s", ylabel="‖q‖‖ν‖")
     left.set_title("line: flow, dashed: SEN, points: descent", fontsize=9)
-    left.legend(ncols=2, title="word")
+    left.legend(ncols=2, title="topic word" if prefix == "topic" else None)
     right.set(xlabel=_TIME, ylabel="|measured / SEN − 1|  [%]", ylim=(0, None))
     right.set_title("relative error of the SEN relation", fontsize=9)
     return Drawing(figure, curves)
 
 
+@_styled
 def plot_gap(gap: Gap) -> Drawing:
     """The relative gap of every observable over time, its numerical error dashed."""
     figure, [axes] = _figure(1, width=5.6, height=3.6)
@@ -212,28 +247,28 @@ def plot_gap(gap: Gap) -> Drawing:
         relative = np.asarray(one.relative)
         if not relative.max() > 0:
             continue
-        axes.plot(times, np.maximum(relative, _FLOOR), color=colour, label=name)
+        axes.plot(times, _positive(relative), color=colour, label=name)
         curves[name] = (times, relative)
         error = one.relative_error
         if error is not None:
-            shown = np.maximum(np.asarray(error), _FLOOR)
+            shown = _positive(np.asarray(error))
             axes.plot(times, shown, color=colour, ls="--", lw=1)
             curves[f"{name} numerical error"] = (times, np.asarray(error))
     axes.set(
         xlabel=_TIME, ylabel="|descent − flow| / largest |observable|", yscale="log"
     )
-    lines = "line: gap" + (
-        ", dashed: the flow's numerical error" if gap.numerical_error is not None else ""
-    )
-    axes.set_title(lines, fontsize=9)
+    known = gap.numerical_error is not None
+    dashed = ", dashed: the flow's numerical error" if known else ""
+    axes.set_title(f"line: gap{dashed}", fontsize=9)
     axes.legend()
     return Drawing(figure, curves)
 
 
+@_styled
 def plot_drift(
     laws: Mapping[str, Law], flow: Trajectory | None, descent: Trajectory | None
 ) -> Drawing:
-    """|h(t) − h(0)| of each law over its scale: the flow as lines, descent as points."""
+    """|h(t) − h(0)| of each law over its scale: flow as lines, descent as points."""
     figure, [axes] = _figure(1, width=5.6, height=3.6)
     curves = {}
     for number, (name, law) in enumerate(laws.items()):
@@ -248,7 +283,7 @@ def plot_drift(
                 float(np.max(np.asarray(run.scales[name])[reached])),
             )
             values = np.asarray(run.drifts(name))[reached][1:] / (scale or 1.0)
-            shown = np.maximum(values, _FLOOR)
+            shown = _positive(values)
             text = f"{name} ({law.kind})"
             if run is flow:
                 axes.plot(times, shown, color=colour, label=text)
@@ -256,7 +291,11 @@ def plot_drift(
                 points = _thin(times)
                 marker = _MARKERS[number % len(_MARKERS)]
                 axes.plot(
-                    times[points], shown[points], marker, mfc="none", color=colour,
+                    times[points],
+                    shown[points],
+                    marker,
+                    mfc="none",
+                    color=colour,
                     label=None if flow is not None else text,
                 )
             curves[f"{name} {kind}"] = (times, values)
@@ -266,6 +305,7 @@ def plot_drift(
     return Drawing(figure, curves)
 
 
+@_styled
 def plot_topic_words(
     flow: Trajectory | None,
     descent: Trajectory | None,
@@ -276,7 +316,7 @@ def plot_topic_words(
 
     Of real text the eight words with the highest score at the end are shown.
     """
-    first = flow if flow is not None else descent
+    first = _one_of(flow, descent)
     prefix = "topic" if "topic_score" in first.observed else "word"
     scores = _reached(first, f"{prefix}_score")[1][-1]
     entries = list(range(min(8, len(scores))))

@@ -58,10 +58,10 @@ def _run(system, run) -> dict[str, Any]:
 def _gap(gap: Gap) -> dict[str, Any]:
     observables = {}
     for name, one in gap.observables.items():
-        error = one.numerical_error
+        error, relative = one.numerical_error, one.relative_error
         observables[name] = {
             "relative": float(one.relative.max()),
-            "numerical_error": None if error is None else float(error.max() / one.scale),
+            "numerical_error": None if relative is None else float(relative.max()),
             "absolute": float(one.absolute.max()),
             "absolute_error": None if error is None else float(error.max()),
             "absolute_at_end": float(one.absolute[-1]),
@@ -95,7 +95,7 @@ def _law(system, law, flow, descent) -> dict[str, Any]:
         "descent_drift": None if descent is None else float(drift(law, descent)),
     }
     smooth = None if flow is None else system.smooth_until(flow)
-    if smooth is not None:
+    if flow is not None and smooth is not None:
         entry["smooth_until"] = smooth
         entry["max_drift_while_smooth"] = float(drift(law, flow, until=smooth))
     return entry
@@ -220,7 +220,10 @@ def law_table(summary: dict[str, Any]) -> str:
 
 def _columns(rows) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 from matfree import decomp
 
@@ -33,7 +34,7 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
 
     def eigenvalues(params: PyTree) -> Float[Array, " mode"]:
         arrays, static = eqx.partition(params, eqx.is_inexact_array)
-        flat, unravel = jax.flatten_util.ravel_pytree(arrays)
+        flat, unravel = ravel_pytree(arrays)
 
         def gradient(arrays):
             grad = eqx.filter_grad(loss)(eqx.combine(arrays, static))
@@ -41,7 +42,7 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
 
         def product(v):
             _, hv = jax.jvp(gradient, (arrays,), (unravel(v),))
-            return jax.flatten_util.ravel_pytree(hv)[0]
+            return ravel_pytree(hv)[0]
 
         products = min(_PRODUCTS + 2 * k, flat.size)
         # A fixed start keeps this a function of the parameters.
@@ -50,6 +51,7 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
         with highest_precision():
             tridiagonalise = decomp.tridiag_sym(products, reortho="full")
             tridiagonal = tridiagonalise(product, start).J_small
+        assert isinstance(tridiagonal, jax.Array)
         return _largest(tridiagonal, k)
 
     return Observable(eigenvalues, ("mode",), "1/time", "sharpness")

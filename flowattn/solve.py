@@ -9,6 +9,8 @@ import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, require_positive
@@ -81,10 +83,12 @@ def solve(
     require_positive(rtol=rtol, atol=atol, max_steps=max_steps)
     recorder = Recorder(observe, save_params)
 
+    method = _solver(solver)
+
     def run(scale: float) -> Trajectory:
-        tolerances = (jnp.asarray(rtol * scale, dtype), jnp.asarray(atol * scale, dtype))
+        rt, at = (jnp.asarray(tol * scale, dtype) for tol in (rtol, atol))
         return _solve(
-            flow, params, times, tolerances, _solver(solver), recorder, max_steps, progress
+            flow, params, times, (rt, at), method, recorder, max_steps, progress
         )
 
     trajectory = run(1.0)
@@ -123,7 +127,7 @@ def _output_times(ts, t1, dtype) -> Float[Array, " time"]:
     times = jnp.asarray(ts, dtype)
     if times.ndim != 1 or times.shape[0] < 2:
         raise InputError(f"ts must hold at least two times, got shape {times.shape}")
-    if not isinstance(times, jax.core.Tracer):
+    if not isinstance(times, Tracer):
         values = np.asarray(times)
         if not (np.all(np.isfinite(values)) and np.all(np.diff(values) > 0)):
             raise InputError(f"ts must be finite and increase, in {dtype}")
@@ -139,23 +143,17 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
     - reports progress.
     """
 
-    pid: diffrax.PIDController
+    rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
+    atol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
+    norm: Callable[[PyTree], Float[Array, ""]] = eqx.field(static=True)
     span: Float[Array, ""]
     elapsed: Float[Array, ""]
     max_steps: int = eqx.field(static=True)
     progress: Callable[[float], None] | None = eqx.field(static=True)
 
     @property
-    def rtol(self):
-        return self.pid.rtol
-
-    @property
-    def atol(self):
-        return self.pid.atol
-
-    @property
-    def norm(self):
-        return self.pid.norm
+    def pid(self) -> diffrax.PIDController:
+        return diffrax.PIDController(self.rtol, self.atol, norm=self.norm)
 
     def wrap(self, direction):
         del direction
@@ -168,7 +166,12 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
         usable = jnp.isfinite(step) & (step > 0)
         step = jnp.where(usable, jnp.minimum(step, self.span), 1e-3 * self.span)
         state = _ControllerState(
-            pid, step, jnp.array(0), jnp.array(0), jnp.array(False), jnp.zeros_like(step)
+            pid,
+            step,
+            steps=jnp.array(0),
+            accepted=jnp.array(0),
+            nonfinite=jnp.array(False),
+            reported=jnp.zeros_like(step),
         )
         return t0 + step, state
 
@@ -182,14 +185,15 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
         finite = jnp.array(True)
         for leaf in jax.tree.leaves(y_error):
             finite &= jnp.isfinite(jnp.sum(leaf))
-        step = end - start
+        start, step = jnp.asarray(start), jnp.asarray(end - start)
         steps = state.steps + 1
         smallest = jnp.maximum(
             _SMALLEST_STEP * self.span, _SPACINGS * jnp.finfo(start.dtype).eps * start
         )
-        result = diffrax.RESULTS.where(step < smallest, diffrax.RESULTS.dt_min_reached, result)
+        codes = diffrax.RESULTS
+        result = codes.where(step < smallest, codes.dt_min_reached, result)
         stop = steps >= self.max_steps
-        result = diffrax.RESULTS.where(stop, diffrax.RESULTS.max_steps_reached, result)
+        result = codes.where(stop, codes.max_steps_reached, result)
         state = _ControllerState(
             pid,
             step,
@@ -201,12 +205,13 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
         return keep, start, end, jump, state, result
 
     def _report(self, reported, time):
-        if self.progress is None:
+        progress = self.progress
+        if progress is None:
             return reported
         done = jnp.minimum(time / self.span, 1)
 
         def tell():
-            jax.debug.callback(self.progress, done)
+            jax.debug.callback(progress, done)
             return done
 
         return jax.lax.cond(done >= reported + 0.01, tell, lambda: reported)
@@ -272,10 +277,11 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
 
     term = diffrax.ODETerm(field)
     rtol, atol = tolerances
-    pid = diffrax.PIDController(rtol, atol)
 
     def controller(elapsed):
-        return _Controller(pid, span, elapsed, max_steps, progress)
+        return _Controller(
+            rtol, atol, optx.rms_norm, span, elapsed, max_steps, progress
+        )
 
     def segment(state: _State, ts) -> tuple[_State, Any, Array]:
         """Integrate in local time from 0 until done, or until steps get unresolved."""
@@ -307,7 +313,9 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
             controller_state=state.controller,
             made_jump=False,
         )
+        assert solution.ts is not None and solution.ys is not None
         (wrote, ended), (records, y) = solution.ts, solution.ys
+        assert isinstance(solution.controller_state, _ControllerState)
         new = jnp.sum(jnp.isfinite(wrote)).astype(state.saved.dtype)
         new = jnp.minimum(new, ts.shape[0] - state.saved)
         following = _State(
@@ -347,7 +355,9 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
             written = records
         else:
             shapes = eqx.filter_eval_shape(record, zero, y0, zero)
-            empty = jax.tree.map(lambda x: jnp.zeros(times.shape + x.shape, x.dtype), shapes)
+            empty = jax.tree.map(
+                lambda x: jnp.zeros(times.shape + x.shape, x.dtype), shapes
+            )
             state = eqx.tree_at(
                 lambda s: s.record,
                 state,
@@ -357,9 +367,7 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
 
             def body(state):
                 following, records, new = segment(state, local)
-                written = jax.tree.map(
-                    _append(state.saved, new), state.record, records
-                )
+                written = jax.tree.map(_append(state.saved, new), state.record, records)
                 return eqx.tree_at(
                     lambda s: s.record, following, written, is_leaf=lambda x: x is None
                 )
@@ -377,7 +385,7 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
     steps, accepted = state.controller.steps, state.controller.accepted
     small = state.result == RESULTS.dt_min_reached
     result = RESULTS.where(small, RESULTS.blow_up, state.result)
-    failed = (small | (state.result == RESULTS.max_steps_reached))
+    failed = small | (state.result == RESULTS.max_steps_reached)
     result = RESULTS.where(
         failed & state.controller.nonfinite, RESULTS.loss_nonfinite, result
     )

@@ -56,7 +56,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def write_runs(path: Path, runs: "dict[str, xr.Dataset]", attrs: dict[str, Any]) -> None:
+def write_runs(
+    path: Path, runs: "dict[str, xr.Dataset]", attrs: dict[str, Any]
+) -> None:
     """Write named runs as the groups of one zarr store; `attrs` go to its root."""
     import xarray as xr
 

@@ -1,4 +1,4 @@
-"""Trajectory: what a solve or a descent leaves behind. The only file that knows xarray."""
+"""Trajectory: what a run leaves behind. The only file that knows xarray."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -40,8 +40,7 @@ class GradientFlow(AbstractFlow):
 
     def __check_init__(self):
         for rate in jax.tree.leaves(self.rates):
-            if not isinstance(rate, jax.core.Tracer):
-                require_positive(rate=rate)
+            require_positive(rate=rate)
 
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         del t

@@ -141,9 +141,7 @@ def _key_sum_terms(model_of, params):
 
 def _query_key_balance_terms(model_of, params):
     model = model_of(params)
-    return jnp.stack(
-        [model.keys.T @ model.keys, -jnp.outer(model.query, model.query)]
-    )
+    return jnp.stack([model.keys.T @ model.keys, -jnp.outer(model.query, model.query)])
 
 
 def _embedding_output_balance_terms(model_of, params):

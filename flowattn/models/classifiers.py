@@ -46,7 +46,7 @@ class LinearClassifier(AbstractClassifier):
     def unit_diagonal(
         cls, dimension: int, classes: int, *, key: PRNGKeyArray
     ) -> "LinearClassifier":
-        """Standard normal W with ones on the diagonal (the paper's fixed classifier)."""
+        """Standard normal W with a unit diagonal (the paper's fixed classifier)."""
         weight = jr.normal(key, (dimension, classes))
         return cls(jnp.where(jnp.eye(dimension, classes, dtype=bool), 1.0, weight))
 

@@ -38,8 +38,8 @@ class AbstractSystem(eqx.Module):
     traced, so one compiled program serves a sweep over them; all others are static.
     """
 
-    name: eqx.AbstractClassVar[str]
-    citation: eqx.AbstractClassVar[str]
+    name: ClassVar[str]
+    citation: ClassVar[str]
     t1: ClassVar[float] = 500.0
     learning_rate: ClassVar[float] = 0.1
 
@@ -55,7 +55,7 @@ class AbstractSystem(eqx.Module):
         return None
 
     def final(self, trajectory: Trajectory) -> dict[str, Any]:
-        """The last observed values: numbers, or by their coordinates, or lists.
+        """The last observed values: numbers, by split where they are, else lists.
 
         None where nothing was reached or a value is undefined.
         """
@@ -66,9 +66,9 @@ class AbstractSystem(eqx.Module):
             if name in trajectory.scales or array[0].size > _LONGEST_IN_SUMMARY:
                 continue
             value = array[last] if last >= 0 else np.full(array.shape[1:], np.nan)
-            coords = dict(label.coords).get((label.dims or ("",))[0] if value.ndim else "")
-            if coords is not None:
-                values[name] = dict(zip(coords, map(float, value), strict=True))
+            if label.dims == ("split",):
+                splits = dict(label.coords)["split"]
+                values[name] = dict(zip(splits, value.tolist(), strict=True))
             else:
                 values[name] = value.tolist()
         return values

@@ -4,6 +4,7 @@
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -159,7 +160,7 @@ class TopicWords(AbstractSystem):
         reductions = {}
         if "keys" in self.parts and "query" not in self.parts:
             reductions["scores"] = scores_reduction(loss, start, params)
-            if self.synthetic and "embeddings" in self.parts:
+            if isinstance(task, TopicWordsTask) and "embeddings" in self.parts:
                 reductions["per-word"] = per_word_reduction(loss, start, params, task)
         if "embeddings" in self.parts and "classifier" not in self.parts:
             if isinstance(start.classifier, LinearClassifier):
@@ -199,7 +200,8 @@ class TopicWords(AbstractSystem):
         parts = set(self.parts)
         found = []
         if {"keys", "embeddings"} <= parts and "query" not in parts:
-            found.append(laws.sen(model_of, *sen_args, dim))
+            start, words, context = sen_args
+            found.append(laws.sen(model_of, start, words, context, dim))
         if "keys" in parts:
             found.append(laws.key_sum(model_of))
         if {"query", "keys"} <= parts:
@@ -238,8 +240,9 @@ def _choose(name: str, value, choices: tuple) -> None:
 
 def _split(model: AttentionClassifier, parts: tuple[str, ...]):
     """The model as (trained, frozen): the same tree, with None on the other side."""
-    names = ("query", "keys", "embeddings", "classifier")
-    spec = AttentionClassifier(*(name in parts for name in names))
+    frozen = jax.tree.map(lambda _: False, model)
+    trained = [True] * len(parts)
+    spec = eqx.tree_at(lambda m: [getattr(m, part) for part in parts], frozen, trained)
     return eqx.partition(model, spec)
 
 

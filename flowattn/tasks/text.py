@@ -138,7 +138,9 @@ def _line_rows(path: Path, file: io.TextIOBase):
     while line := file.readline(_MAX_LINE + 1):
         number += 1
         if len(line) > _MAX_LINE:
-            raise InputError(f"{path}:{number}: line longer than {_MAX_LINE} characters")
+            raise InputError(
+                f"{path}:{number}: line longer than {_MAX_LINE} characters"
+            )
         if "\0" in line:
             raise InputError(f"{path}:{number}: not a text file (holds a zero byte)")
         if line.strip():
@@ -211,9 +213,7 @@ def _arrays(split: _Labelled, words, labels, longest: int, attend: bool) -> Sent
     )
 
 
-def word_statistics(
-    corpus: Corpus, most: int
-) -> tuple[np.ndarray, np.ndarray]:
+def word_statistics(corpus: Corpus, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The `most` frequent words of the training sentences, and for each the mean
     number of words in the training sentences that hold it (padding not counted).
     """

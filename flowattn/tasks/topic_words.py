@@ -1,4 +1,4 @@
-"""Synthetic topic sentences of Lu, Mao & Nayak (ICLR 2021, arXiv 2011.10036), Sec. 5."""
+"""Synthetic topic sentences of Lu, Mao & Nayak (ICLR 2021, arXiv 2011.10036)."""
 
 import equinox as eqx
 import jax.numpy as jnp

@@ -9,6 +9,9 @@ from jaxtyping import Array, Float, PyTree
 from .errors import InputError
 from .trajectory import Trajectory
 
+# A gap counts where it is so many times the numerical error in it.
+_RESOLVED = 2.0
+
 NO_ERROR = "the flow was solved without error=True, so its numerical error is unknown"
 
 
@@ -70,19 +73,23 @@ class Gap(eqx.Module):
 
     @property
     def resolved(self) -> bool | None:
-        """Whether the gap is larger than the numerical error beside it."""
+        """Whether the gap is more than twice the numerical error beside it.
+
+        The gap that is measured holds the flow's own error, so a gap of about that
+        size says nothing of the descent; None where the error is unknown.
+        """
         error = self.numerical_error
-        return None if error is None else self.max_relative > error
+        return None if error is None else self.max_relative > _RESOLVED * error
 
     def departure(self, fraction: float) -> float | None:
         """The first common time at which a relative gap exceeds `fraction`.
 
-        None where it never does. A gap within the numerical error is no departure.
+        None where it never does. A gap within twice the numerical error is none.
         """
         beyond = np.zeros(self.ts.shape, bool)
         for gap in self.observables.values():
             error = gap.relative_error
-            floor = 0.0 if error is None else np.asarray(error)
+            floor = 0.0 if error is None else _RESOLVED * np.asarray(error)
             relative = np.asarray(gap.relative)
             beyond |= (relative > fraction) & (relative > floor)
         return float(self.ts[np.argmax(beyond)]) if beyond.any() else None

@@ -172,7 +172,7 @@ def _observable_rows(summary) -> str:
     rows = [("observable", "flow", "descent", "gap", "at the end", "numerical error")]
     ours = {} if flow is None else _flat(flow["final"])
     theirs = {} if descent is None else _flat(descent["final"])
-    for name in ours or theirs:
+    for name in {**(ours or theirs), **gap}:
         one = gap.get(name, {})
         rows.append(
             (

@@ -169,6 +169,7 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
             pid,
             step,
             steps=jnp.array(0),
+            opening=jnp.array(0),
             accepted=jnp.array(0),
             nonfinite=jnp.array(False),
             reported=jnp.zeros_like(step),
@@ -198,6 +199,7 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
             pid,
             step,
             steps,
+            state.opening + jnp.where(state.accepted == 0, 1, 0),
             state.accepted + jnp.where(keep, 1, 0),
             ~finite,
             self._report(state.reported, self.elapsed + start),
@@ -220,7 +222,8 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
 class _ControllerState(eqx.Module):
     pid: Any
     step: Float[Array, ""]
-    steps: Array
+    steps: Array  # tried
+    opening: Array  # tried until the first that was accepted, it included
     accepted: Array
     nonfinite: Array
     reported: Array
@@ -391,11 +394,13 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
     )
     done = result == RESULTS.successful
     t_end = jnp.where(done, times[-1], origin + state.elapsed.high)
-    stages = solver.tableau.num_stages - int(solver.tableau.fsal)
-    # Two evaluations choose the first step, one more begins a first-same-as-last pair.
-    begin_evaluations = 2 + int(solver.tableau.fsal)
+    # Two evaluations choose the first step. A first-same-as-last method saves one
+    # evaluation a step once a step was accepted.
+    same = int(solver.tableau.fsal)
+    stages = solver.tableau.num_stages - same
+    evaluations = 2 + stages * steps + same * state.controller.opening
     counts = {
-        "gradient_evaluations": begin_evaluations + stages * steps,
+        "gradient_evaluations": evaluations,
         "hessian_vector_products": jnp.array(0),
         "steps": accepted,
         "rejected": steps - accepted,

@@ -1,0 +1,141 @@
+"""descend, against plain loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flowattn as fa
+
+
+def bowl(x):
+    return 0.5 * jnp.sum(jnp.array([1.0, 3.0]) * x**2) + 0.1 * jnp.sum(x**4)
+
+
+def bowl_gradient(x):
+    return np.array([1.0, 3.0]) * x + 0.4 * x**3
+
+
+def test_gradient_descent_is_the_plain_loop():
+    x, path = np.array([1.0, -0.5]), []
+    for _ in range(51):
+        path.append(x)
+        x = x - 0.1 * bowl_gradient(x)
+    run = fa.descend(
+        bowl,
+        jnp.array([1.0, -0.5]),
+        learning_rate=0.1,
+        steps=50,
+        every=7,
+        observe={"x": lambda x: x},
+        save_params=True,
+    )
+    steps = [0, 7, 14, 21, 28, 35, 42, 49, 50]  # every seventh, and the last
+    np.testing.assert_allclose(run.ts, 0.1 * np.array(steps), rtol=1e-15)
+    np.testing.assert_allclose(run.observed["x"], np.array(path)[steps], rtol=1e-13)
+    np.testing.assert_array_equal(run.path, run.observed["x"])
+    np.testing.assert_allclose(run.params, path[50], rtol=1e-13)
+    assert run.stats["gradient_evaluations"] == 50 and run.saved == 9
+
+
+def test_any_optimizer_with_its_own_time():
+    # Momentum and an adaptive scale; optax's Adam itself mixes dtypes.
+    optimizer = optax.chain(optax.scale_by_rss(), optax.sgd(1e-2, momentum=0.9))
+    x = jnp.array([1.0, -0.5])
+    state = optimizer.init(x)
+    for _ in range(30):
+        update, state = optimizer.update(jax.grad(bowl)(x), state, x)
+        x = optax.apply_updates(x, update)
+    run = fa.descend(
+        bowl, jnp.array([1.0, -0.5]), optimizer=optimizer, time_per_step=0.5, steps=30
+    )
+    np.testing.assert_allclose(run.params, x, rtol=1e-12)
+    assert run.t_end == 15.0
+
+
+def test_patience_stops_and_best_is_the_best():
+    # The validation loss is lowest where x passes 0.3 on its way to 0.
+    def validation(x):
+        return jnp.abs(x[0] - 0.3)
+
+    run = fa.descend(
+        lambda x: 0.5 * x[0] ** 2,
+        jnp.ones(1),
+        learning_rate=0.1,
+        steps=1000,
+        every=10,
+        observe={"x": jnp.sum},
+        validation=validation,
+        patience=20,
+    )
+    best_step = 11  # 0.9^11 = 0.314, 0.9^12 = 0.282
+    assert run.outcome == "out_of_patience"
+    np.testing.assert_allclose(run.best, 0.9**best_step, rtol=1e-12)
+    assert run.stats["steps"] == best_step + 20
+    assert run.saved == 4 and np.all(np.isnan(run.observed["x"][4:]))
+
+
+def test_divergence_keeps_what_came_before_and_says_when():
+    # x → (1 − 3) x: doubles in size each step, the loss overflows after 511 steps.
+    arguments = dict(learning_rate=3.0, steps=1000, every=10, observe={"x": jnp.sum})
+    run = fa.descend(lambda x: 0.5 * x[0] ** 2, jnp.ones(1), throw=False, **arguments)
+    assert run.outcome == "loss_nonfinite"
+    last = int(round(float(run.t_end) / 3))
+    assert np.isfinite(0.5 * 4.0**last) and 2 * last + 1 >= 1023
+    assert run.saved == last // 10 + 1
+    np.testing.assert_array_equal(run.observed["x"][:3], [1.0, 2.0**10, 2.0**20])
+    assert np.all(np.isnan(run.observed["x"][run.saved :]))
+    with pytest.raises(RuntimeError, match="non-finite"):
+        fa.descend(lambda x: 0.5 * x[0] ** 2, jnp.ones(1), **arguments)
+
+
+def test_a_loss_lost_by_the_very_last_step():
+    run = fa.descend(
+        lambda x: jnp.log(x[0]),
+        jnp.ones(1),
+        learning_rate=2.0,
+        steps=1,
+        throw=False,
+        observe={"x": jnp.sum},
+    )
+    assert run.outcome == "loss_nonfinite" and run.t_end == 0 and run.saved == 1
+
+
+def test_jit_vmap_and_grad():
+    def end(start, rate):
+        run = fa.descend(
+            lambda x: 0.5 * jnp.sum(x**2),
+            jnp.atleast_1d(start),
+            learning_rate=rate,
+            steps=10,
+            observe={"x": jnp.sum},
+        )
+        return run.observed["x"][-1]
+
+    rates = jnp.array([0.1, 0.2])
+    ends = jax.jit(jax.vmap(end, in_axes=(None, 0)))(jnp.array(2.0), rates)
+    np.testing.assert_allclose(ends, 2 * (1 - rates) ** 10, rtol=1e-13)
+    slope = jax.grad(end)(jnp.array(2.0), jnp.array(0.1))
+    np.testing.assert_allclose(slope, 0.9**10, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(learning_rate=-0.1), "learning_rate must be positive"),
+        (dict(learning_rate=None), "give either learning_rate or an optimizer"),
+        (dict(optimizer=optax.sgd(0.1)), "give either learning_rate or an optimizer"),
+        (
+            dict(learning_rate=None, optimizer=optax.sgd(0.1)),
+            "an optimizer needs time_per_step",
+        ),
+        (dict(steps=0), "steps must be positive"),
+        (dict(every=0), "every must be positive"),
+        (dict(patience=5), "patience needs a validation loss"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"learning_rate": 0.1, "steps": 10, **change}
+    with pytest.raises(fa.InputError, match=message):
+        fa.descend(bowl, jnp.ones(2), **arguments)

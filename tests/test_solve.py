@@ -271,7 +271,7 @@ def test_single_precision_segments_give_the_same_solution(monkeypatch):
     exact = np.exp(-np.outer(single.ts, [1.0, 3.0]))
     for traj in (single, many):
         assert traj.outcome == "successful" and traj.saved == 101
-        assert np.abs(traj.observed["x"] - exact).max() < 1e-4
+        assert np.abs(np.asarray(traj.observed["x"]) - exact).max() < 1e-4
         np.testing.assert_array_equal(traj.path, traj.observed["x"])
     # Steps are the same but for rounding: the cuts carry the solver's state over.
     assert abs(int(many.stats["steps"]) - int(single.stats["steps"])) <= 1

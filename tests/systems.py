@@ -1,0 +1,41 @@
+"""Small instances of the topic-words system, shared by tests."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+import flowattn as fa
+
+SMALL = dict(
+    topics=3,
+    words_per_topic=2,
+    vocabulary=12,
+    context=4,
+    sentences=60,
+    dimension=5,
+    key_dimension=4,
+)
+
+
+def small(**fields):
+    """A system small enough for dense linear algebra."""
+    return fa.systems.TopicWords(**{**SMALL, **fields})
+
+
+def generic(problem, key=7, scale=0.5):
+    """Parameters away from the start's zeros, of the same shapes."""
+    leaves, tree = jax.tree.flatten(problem.params)
+    keys = jr.split(jr.key(key), len(leaves))
+    drawn = [
+        x + scale * jr.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(tree, drawn)
+
+
+def distance(a, b):
+    """Relative 2-norm distance of two PyTrees of arrays."""
+    a, b = (
+        jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)])
+        for tree in (a, b)
+    )
+    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))

@@ -1,0 +1,172 @@
+"""Laws: kept by the field itself, along flows, and left by descent as they should."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import flowattn as fa
+from tests.systems import generic, small
+
+EVERYTHING = ("query", "keys", "embeddings", "classifier")
+LINEAR = small(classifier="linear", trained=EVERYTHING, form="keys")
+TWO_LAYER = small(classifier="two-layer", trained=EVERYTHING, form="keys")
+
+
+@pytest.mark.parametrize(
+    "system, name",
+    [
+        (LINEAR, "key-sum"),
+        (LINEAR, "query-key-balance"),
+        (LINEAR, "embedding-output-balance"),
+        (TWO_LAYER, "embedding-output-balance"),
+        (TWO_LAYER, "hidden-unit-balance"),
+    ],
+)
+def test_exact_laws_hold_at_any_parameters(system, name):
+    """Dh·F = 0, nothing solved: no tolerance but rounding."""
+    problem = system.problem(jr.key(0))
+    law = problem.laws[name]
+    params = generic(problem)
+    velocity = fa.GradientFlow(problem.loss)(params)
+    _, change = jax.jvp(law, (params,), (velocity,))
+    _, terms = jax.jvp(law.terms, (params,), (velocity,))
+    assert law.kind == "exact"
+    assert np.abs(terms).max() > 1e-4  # each term moves, their sum does not
+    assert np.abs(change).max() < 1e-14
+
+
+def test_a_law_is_no_tautology():
+    """The same test finds a law that is none: a frozen query has no balance."""
+    problem = LINEAR.problem(jr.key(0))
+    params = generic(problem)
+    velocity = fa.GradientFlow(problem.loss)(params)
+    still = jax.tree.map(jnp.zeros_like, velocity.query)
+    velocity = type(velocity)(
+        still, velocity.keys, velocity.embeddings, velocity.classifier
+    )
+    _, change = jax.jvp(problem.laws["query-key-balance"], (params,), (velocity,))
+    assert np.abs(change).max() > 1e-4
+
+
+def test_sen_holds_exactly_in_its_regime():
+    """Along the per-word theory SEN is exact, whatever the start."""
+    problem = small().problem(jr.key(0))
+    reduction = problem.reductions["per-word"]
+    z = jax.tree.map(lambda x: x + 0.3, reduction.project(problem.params))
+    _, change = jax.jvp(
+        lambda z: problem.laws["sen"](reduction.lift(z)), (z,), (reduction.flow(z),)
+    )
+    assert np.abs(change).max() < 1e-14
+    # And what SEN gives a norm from a score is its own law, solved for the norm.
+    model = reduction.lift(z)
+    sen = problem.observables["topic_sen_norm"](model)
+    norm = problem.observables["topic_norm"](model)
+    law = problem.laws["sen"](model)
+    np.testing.assert_allclose(norm**2 - sen**2, law, atol=1e-12)
+
+
+def run_both(system, rate, t1, rtol=1e-10):
+    problem = system.problem(jr.key(0))
+    start = generic(problem, scale=0.3)
+    run = fa.descend(
+        problem.loss,
+        start,
+        learning_rate=rate,
+        steps=round(t1 / rate),
+        observe=problem.laws,
+    )
+    return problem, start, run
+
+
+def test_descent_keeps_the_linear_law_and_drifts_from_the_quadratic_ones():
+    drifts = []
+    for rate in (0.2, 0.1, 0.05):
+        problem, _, run = run_both(LINEAR, rate, t1=40.0)
+        assert fa.drift(problem.laws["key-sum"], run) < 1e-14
+        quadratic = ("query-key-balance", "embedding-output-balance")
+        drifts.append([float(fa.drift(problem.laws[name], run)) for name in quadratic])
+    ratios = np.array(drifts[:-1]) / np.array(drifts[1:])
+    np.testing.assert_allclose(ratios, 2, rtol=0.2)
+
+
+def test_drift_of_the_flow_falls_with_the_tolerance():
+    problem = LINEAR.problem(jr.key(0))
+    start = generic(problem, scale=0.3)
+    flow = fa.GradientFlow(problem.loss)
+    drifts = []
+    for rtol in (1e-4, 1e-7, 1e-10):
+        traj = fa.solve(flow, start, t1=40.0, rtol=rtol, observe=problem.laws)
+        law = problem.laws["embedding-output-balance"]
+        drifts.append(float(fa.drift(law, traj)))
+    assert drifts[0] > 30 * drifts[1] > 900 * drifts[2]
+    assert drifts[2] < 1e-8
+
+
+def test_drift_is_measured_against_the_larger_of_start_and_terms():
+    law = fa.Law(lambda x: jnp.stack([x, -2 * x]), "minus", "exact", dims=())
+
+    class Away(fa.AbstractFlow):
+        def __call__(self, params, t=0.0):
+            return jnp.ones_like(params)
+
+    traj = fa.solve(Away(), jnp.array(1.0), t1=1.0, observe={"minus": law})
+    # h = −x goes from −1 to −2; its largest term is 2x = 4.
+    np.testing.assert_allclose(fa.drift(law, traj), 1 / 4, rtol=1e-9)
+    np.testing.assert_allclose(fa.drift(law, traj, until=0.5), 0.5 / 3, rtol=1e-9)
+    with pytest.raises(KeyError, match="did not observe the law 'other'"):
+        fa.drift(fa.Law(lambda x: x, "other", "exact"), traj)
+
+
+def test_drift_of_nothing_is_absolute():
+    law = fa.Law(lambda x: jnp.zeros(2), "zero", "exact", dims=())
+    run = fa.descend(
+        jnp.sum, jnp.ones(1), learning_rate=0.1, steps=2, observe={"zero": law}
+    )
+    assert fa.drift(law, run) == 0
+
+
+PAPER = fa.systems.TopicWords
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "system, t1",
+    [
+        (PAPER(), 500.0),
+        (PAPER(classifier="linear"), 500.0),
+        (PAPER(classifier="linear", trained=EVERYTHING), 500.0),
+    ],
+    ids=["fixed", "linear", "linear-query"],
+)
+def test_exact_laws_along_the_papers_flow(system, t1):
+    problem = system.problem(jr.key(0))
+    exact = {k: law for k, law in problem.laws.items() if law.kind == "exact"}
+    flow = fa.GradientFlow(problem.loss)
+    traj = fa.solve(flow, problem.params, t1=t1, rtol=1e-10, observe=exact)
+    for law in exact.values():
+        assert fa.drift(law, traj) <= 1e-8, law.name
+
+
+@pytest.mark.slow
+def test_two_layer_laws_up_to_the_first_kink():
+    """At rtol 1e-10, to the last time before any unit switches, 100 at most."""
+    system = PAPER(classifier="two-layer")
+    problem = system.problem(jr.key(0))
+    exact = {k: law for k, law in problem.laws.items() if law.kind == "exact"}
+    observe = {**exact, "sign_changes": problem.observables["sign_changes"]}
+    flow = fa.GradientFlow(problem.loss)
+    traj = fa.solve(
+        flow,
+        problem.params,
+        t1=100.0,
+        rtol=1e-10,
+        observe=observe,
+        max_steps=2000,
+        throw=False,
+    )
+    smooth = system.smooth_until(traj)
+    assert smooth > 0
+    for law in exact.values():
+        assert fa.drift(law, traj, until=smooth) <= 1e-8, law.name

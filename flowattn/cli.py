@@ -39,6 +39,8 @@ class Options:
     """Absolute tolerance; None: rtol / 1000."""
     solver: Literal[tuple(SOLVERS)] = "tsit5"  # pyright: ignore
     """Solver of the flow."""
+    max_steps: int = 5000
+    """Largest number of the flow's steps, rejected ones included."""
     seed: int = 0
     """Seed of the data and of the start."""
     precision: Literal["float64", "float32"] | None = None
@@ -74,6 +76,7 @@ def execute(system: AbstractSystem, options: Options) -> Result:
     rate = options.learning_rate
     rate = system.learning_rate if rate is None else rate
     require_positive(t1=t1, learning_rate=rate, rtol=options.rtol)
+    require_positive(max_steps=options.max_steps)
     if options.atol is not None:
         require_positive(atol=options.atol)
     if options.patience is not None:
@@ -114,6 +117,7 @@ def execute(system: AbstractSystem, options: Options) -> Result:
             rtol=options.rtol,
             atol=options.atol,
             solver=options.solver,
+            max_steps=options.max_steps,
             observe=observe,
             error=True,
             throw=False,

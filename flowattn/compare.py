@@ -101,7 +101,7 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
     Nothing is solved or interpolated: only times that both observed are compared
     (ask `solve` for the run's times, `ts=run.ts`). The flow's numerical error is that
     of `solve(..., error=True)`. Observed laws are left out, `drift` is their measure;
-    so are discrete observables, which jump.
+    so are discrete observables, which jump, and entries that are nan in either run.
 
     Raises `InputError` where the two share no time after the start, or no observable.
 
@@ -131,11 +131,13 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
     for name in names:
         ours = flow.observed[name][at_flow]
         difference = jnp.abs(ours - run.observed[name][at_run])
-        size = jnp.max(jnp.abs(ours))
+        size = jnp.nanmax(jnp.abs(ours))
         gaps[name] = ObservableGap(
-            _over_entries(difference),
+            _over_entries(difference, undefined=0.0),
             jnp.where(size > 0, size, 1.0),
-            None if errors is None else _over_entries(errors[name][at_flow]),
+            None
+            if errors is None
+            else _over_entries(errors[name][at_flow], undefined=jnp.inf),
         )
     finer = flow.finer
     params = params_error = path = path_error = None
@@ -168,7 +170,9 @@ def _common(flow, run):
     return at_flow, at_run
 
 
-def _over_entries(values: Array) -> Float[Array, " time"]:
+def _over_entries(values: Array, undefined: float) -> Float[Array, " time"]:
+    """The largest entry at each time, nan counting as `undefined`."""
+    values = jnp.where(jnp.isnan(values), undefined, values)
     return values.reshape(values.shape[0], -1).max(axis=1)
 
 

@@ -89,9 +89,10 @@ def _one_of(flow: Trajectory | None, descent: Trajectory | None) -> Trajectory:
 
 
 def _reached(run: Trajectory, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Times and values (time × entries) that a run reached."""
+    """Times and values (time × entries) that a run reached and axes can show."""
     reached = np.asarray(run.reached)
     values = np.asarray(run.observed[name])[reached]
+    values = np.where(np.abs(values) < 1e100, values, np.nan)
     return np.asarray(run.ts)[reached], values.reshape(len(values), -1)
 
 

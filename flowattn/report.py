@@ -160,7 +160,7 @@ def _ending(run) -> str:
     return {
         "successful": "",
         "out_of_patience": "; stopped, out of patience",
-        "max_steps_reached": "; stopped at the largest number of steps",
+        "max_steps_reached": "; out of steps, --max-steps allows more",
         "loss_nonfinite": f"; the loss became non-finite after t = {run['t_end']:g}",
         "blow_up": f"; the flow blows up or stalls after t = {run['t_end']:g}",
     }.get(run["result"], f"; {run['result']}")

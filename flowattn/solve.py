@@ -57,7 +57,8 @@ def solve(
     - `observe`: named `params -> array` functions, evaluated inside the solve.
     - `save_params`: keep the parameters at every output time.
     - `error`: solve again at a tenth of the tolerances; the difference estimates the
-      global error of everything observed (`Trajectory.error`).
+      global error of everything observed (`Trajectory.error`), nan where the finer
+      solve did not get.
     - `max_steps`: steps tried, rejected ones included.
     - `throw`: raise where the solve does not reach the end; otherwise the result code
       says so and what came before is kept.
@@ -92,7 +93,9 @@ def solve(
         )
 
     trajectory = run(1.0)
-    if error:
+    # A solve that ran out of steps is not tried again with smaller ones.
+    out_of_steps = trajectory.result == RESULTS.max_steps_reached
+    if error and (isinstance(out_of_steps, Tracer) or not out_of_steps):
         finer = run(0.1)
         trajectory = eqx.tree_at(
             lambda traj: traj.finer, trajectory, finer, is_leaf=lambda x: x is None
@@ -100,8 +103,8 @@ def solve(
     if throw:
         failed = trajectory.result != RESULTS.successful
         trajectory = trajectory.result.error_if(trajectory, failed)
-        if error:
-            finer = trajectory.finer
+        finer = trajectory.finer
+        if finer is not None:
             failed = finer.result != RESULTS.successful
             trajectory = finer.result.error_if(trajectory, failed)
     return trajectory

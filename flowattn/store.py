@@ -68,4 +68,4 @@ def write_runs(
         # Zarr 3 has no final word yet on the layout of string axes.
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 spec.*")
         warnings.filterwarnings("ignore", message=".*onsolidated metadata.*")
-        tree.to_zarr(path, mode="w", consolidated=False)
+        tree.to_zarr(path, mode="w", consolidated=True)

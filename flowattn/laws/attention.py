@@ -126,10 +126,13 @@ def sen_norm(
     words: Int[Array, " word"],
     context: Float[Array, " word"],
 ) -> Float[Array, " word"]:
-    """The ‖q‖‖ν‖ that SEN gives words of these scores, √(2(s + (eˢ − 1)/m)) from 0."""
+    """The ‖q‖‖ν‖ that SEN gives words of these scores, √(2(s + (eˢ − 1)/m)) from 0.
+
+    0 where a score has fallen so far that no norm would fit.
+    """
     first = start.scores[words]
     growth = scores - first + (jnp.exp(scores) - jnp.exp(first)) / context
-    return jnp.sqrt(start.norms[words] ** 2 + 2 * growth)
+    return jnp.sqrt(jnp.maximum(start.norms[words] ** 2 + 2 * growth, 0.0))
 
 
 # Functions of the module, so that laws of one kind share compiled code.

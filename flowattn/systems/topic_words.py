@@ -227,7 +227,8 @@ class TopicWords(AbstractSystem):
         values = AbstractSystem.final(self, trajectory)
         if "topic_sen_norm" in values:
             theory = np.asarray(values["topic_sen_norm"])
-            error = np.abs(np.asarray(values["topic_norm"]) - theory) / theory
+            with np.errstate(divide="ignore", invalid="ignore"):
+                error = np.abs(np.asarray(values["topic_norm"]) / theory - 1)
             values["sen_error"] = error.tolist()
         return values
 

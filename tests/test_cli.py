@@ -1,0 +1,261 @@
+"""The command line: what it prints, writes and refuses."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from flowattn.cli import main
+
+SMALL = "--topics 2 --vocabulary 12 --context 4 --sentences 60 --dimension 3".split()
+SHORT = [*SMALL, "--t1", "20", "--learning-rate", "0.5"]
+
+
+def run(*arguments, command="run"):
+    return main([command, "topic-words", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    out = tmp_path_factory.mktemp("results") / "new" / "folder"
+    assert run(*SHORT, "--classifier", "linear", "--out", out) == 0
+    return out
+
+
+def test_a_run_leaves_everything(results):
+    names = {"summary.json", "trajectory.zarr"}
+    pictures = {f"{name}.png" for name in ("training", "sen", "gap", "laws")}
+    assert {p.name for p in results.iterdir()} == names | pictures
+    for picture in pictures:
+        assert (results / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_summary_has_what_it_promises(results):
+    text = (results / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert summary["system"] == "topic-words"
+    config = summary["config"]
+    assert config["classifier"] == "linear" and config["t1"] == 20
+    assert config["learning_rate"] == 0.5 and config["steps"] == 40
+    assert config["precision"] == "float64" and config["seed"] == 0
+    origin = summary["provenance"]
+    assert origin["versions"]["jax"] and origin["matmul_precision"] == "highest"
+    stats = summary["flow"]["stats"]
+    assert stats["gradient_evaluations"] > stats["steps"] > 0
+    assert stats["solver"] == "tsit5" and summary["flow"]["events"] == {}
+    assert summary["descent"]["stats"]["gradient_evaluations"] == 40
+    for kind in ("flow", "descent"):
+        final = summary[kind]["final"]
+        assert set(final["accuracy"]) == {"train", "validation", "test"}
+        assert len(final["topic_score"]) == len(final["sen_error"]) == 4
+        assert isinstance(final["loss"], float)
+    gap = summary["gap"]
+    assert 0 < gap["numerical_error"] < gap["max_relative"]
+    parts = gap["observables"].values()
+    assert gap["max_relative"] == max(part["relative"] for part in parts)
+    laws = {law["name"]: law for law in summary["laws"]}
+    assert laws["key-sum"]["kind"] == "exact"
+    assert laws["embedding-output-balance"]["descent_drift"] > 1e-6
+    assert laws["embedding-output-balance"]["max_drift"] < 1e-6
+    assert summary["sharpness"]["past_edge"] is False
+
+
+def test_the_store_is_labelled(results):
+    tree = xr.open_datatree(results / "trajectory.zarr", engine="zarr")
+    flow, descent = tree["flow"], tree["descent"]
+    assert flow["topic_score"].dims == ("time", "topic_word")
+    assert flow["loss"].attrs == {"units": "nat", "long_name": "training loss"}
+    assert list(flow["split"].values) == ["train", "validation", "test"]
+    assert "loss_error" in flow and "loss_error" not in descent
+    np.testing.assert_allclose(flow["time"], descent["time"], rtol=1e-12)
+    assert flow["params.keys"].shape == (16, 1)
+    assert flow["params.classifier.weight"].shape == (3, 2)
+    assert tree.attrs["provenance"]["versions"]["flowattn"]
+    summary = json.loads((results / "summary.json").read_text())
+    assert float(flow["loss"][-1]) == summary["flow"]["final"]["loss"]
+
+
+def test_again_replaces_ours_and_leaves_others(results, capsys):
+    (results / "mine.txt").write_text("keep")
+    before = (results / "summary.json").read_text()
+    assert run(*SHORT, "--seed", 1, "--no-descent", "--out", results) == 0
+    assert (results / "mine.txt").read_text() == "keep"
+    after = json.loads((results / "summary.json").read_text())
+    assert after["descent"] is None and after["gap"] is None
+    assert json.loads(before)["flow"]["final"] != after["flow"]["final"]
+    tree = xr.open_datatree(results / "trajectory.zarr", engine="zarr")
+    assert set(tree.children) == {"flow"}
+    assert not [p for p in results.iterdir() if p.name.startswith(".")]
+    assert "topic_score" in capsys.readouterr().out
+
+
+def test_no_flow_and_single_precision(tmp_path):
+    arguments = ["--no-flow", "--precision", "float32", "--out", tmp_path]
+    assert run(*SHORT, *arguments) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["flow"] is None and summary["provenance"]["dtype"] == "float32"
+    assert summary["laws"][0]["max_drift"] is None
+    tree = xr.open_datatree(tmp_path / "trajectory.zarr", engine="zarr")
+    assert tree["descent"]["loss"].dtype == np.float32
+
+
+def test_flow_and_descent_of_different_length(tmp_path):
+    assert run(*SHORT, "--steps", 10, "--out", tmp_path) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["gap"]["until"] == 5.0
+    assert summary["flow"]["t_end"] == 20 and summary["descent"]["t_end"] == 5
+    assert run(*SHORT, "--steps", 80, "--out", tmp_path) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["gap"]["until"] == 20.0 and summary["descent"]["t_end"] == 40
+
+
+def test_a_descent_that_diverges_says_when_and_keeps_the_rest(tmp_path, capsys):
+    # Embeddings and classifier multiply each other up, until their product overflows.
+    arguments = ["--classifier", "linear", "--query-scale", "30", "--no-flow"]
+    arguments += ["--t1", "1e5", "--learning-rate", "1e3", "--out", str(tmp_path)]
+    assert run(*SMALL, *arguments) == 1
+    descent = json.loads((tmp_path / "summary.json").read_text())["descent"]
+    assert descent["result"] == "loss_nonfinite" and 0 < descent["t_end"] < 1e5
+    last = f"the loss became non-finite after t = {descent['t_end']:g}"
+    assert last in capsys.readouterr().out
+    tree = xr.open_datatree(tmp_path / "trajectory.zarr", engine="zarr")
+    loss = tree["descent"]["loss"]
+    before = loss["time"] <= descent["t_end"]
+    assert np.all(np.isfinite(loss[before])) and np.all(np.isnan(loss[~before]))
+    assert descent["final"]["loss"] == float(loss[before][-1])
+
+
+def test_laws_and_list(capsys):
+    assert run(*SHORT, "--trained", "query", "keys", command="laws") == 0
+    printed = capsys.readouterr().out
+    assert "query-key-balance" in printed and "drift of the flow" in printed
+    assert main(["list"]) == 0
+    assert "topic-words: Lu, Mao & Nayak" in capsys.readouterr().out
+
+
+def test_own_sentences(tmp_path):
+    lines = [f"{i % 2} {'good' if i % 2 else 'bad'} thing{i % 7}" for i in range(60)]
+    path = tmp_path / "own.txt"
+    path.write_text("\n".join(lines))
+    out = tmp_path / "out"
+    arguments = ["--corpus", path, "--dimension", 4, "--t1", 100]
+    assert run(*arguments, "--learning-rate", 1.0, "--out", out) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["flow"]["final"]["accuracy"]["test"] == 1.0
+    flow = xr.open_datatree(out / "trajectory.zarr", engine="zarr")["flow"]
+    final = flow["word_score"].isel(time=-1)
+    assert {*final["word"].values} == {"good", "bad", *(f"thing{i}" for i in range(7))}
+    top = {str(w) for w in final["word"].values[np.argsort(-final.values)[:2]]}
+    assert top == {"good", "bad"}
+
+
+def one_line(capsys) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [x for x in captured.err.splitlines() if not x.endswith(" %")]
+    assert len(lines) == 1 and lines[0].startswith("flowattn: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--corpus", "sst3"], "choose from: synthetic, sst2, sst5, or a path"),
+        (
+            ["--learning-rate", "-1"],
+            "learning_rate must be positive and finite, got -1",
+        ),
+        (["--learning-rate", "nan"], "learning_rate must be positive and finite"),
+        (["--t1", "inf"], "t1 must be positive and finite, got inf"),
+        (["--rtol", "0"], "rtol must be positive and finite, got 0"),
+        (["--steps", "0"], "steps must be positive"),
+        (["--patience", "-3"], "patience must be positive"),
+        (["--no-flow", "--no-descent"], "leave nothing to run"),
+        (["--corpus", "sst2", "--data", "/nonexistent"], "there is no folder /nonex"),
+    ],
+)
+def test_wrong_values(arguments, message, tmp_path, capsys):
+    out = tmp_path / "deep" / "out"
+    assert run(*SMALL, *arguments, "--out", out) == 2
+    assert message in one_line(capsys)
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["run", "topic-word"], ["topic-word", "topic-words"]),
+        (["runs"], ["runs", "list, run, laws"]),
+        (["run", "topic-words", "--classifier", "cubic"],
+         ["cubic", "'fixed'", "'linear'", "'two-layer'"]),
+        (["run", "topic-words", "--solver", "euler"], ["euler", "'tsit5'", "'dopri8'"]),
+        (["run", "topic-words", "--topic", "3"], ["--topic"]),
+        (["run", "topic-words", "--topics", "three"], ["--topics", "three"]),
+        (["run", "topic-words", "--topics", "0"], ["topics must be at least 2, got 0"]),
+        (["run", "topic-words", "--trained", "key"], ["key", "'embeddings'"]),
+        (["run"], ["topic-words"]),
+    ],
+)  # fmt: skip
+def test_what_the_parser_refuses(arguments, words, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+    captured = capsys.readouterr()
+    text = " ".join((captured.out + captured.err).replace("│", " ").split())
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text
+
+
+def test_help_and_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--help"])
+    assert exit.value.code == 0
+    assert "Example: flowattn run topic-words" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("flowattn 0.")
+
+
+def test_an_output_folder_that_is_a_file(tmp_path, capsys):
+    target = tmp_path / "file"
+    target.write_text("precious")
+    assert run(*SHORT, "--out", target) == 2
+    assert "cannot write to" in one_line(capsys)
+    assert target.read_text() == "precious"
+
+
+def test_an_output_folder_that_cannot_be_made(capsys):
+    assert run(*SHORT, "--out", "/proc/flowattn/out") == 2
+    assert "cannot write to /proc/flowattn/out" in one_line(capsys)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
+    """Files may not grow past 20 blocks of 1 kB: the first picture does."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "summary.json").write_text("old")
+
+    command = [sys.executable, "-m", "flowattn", "run", "topic-words", *SHORT]
+    command += ["--no-descent", "--out", str(out)]
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -f 20 && exec "$@"', "bash", *command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last == f"flowattn: cannot write to {out}: File too large"
+    assert "Traceback" not in result.stderr
+    assert [p.name for p in out.iterdir()] == ["summary.json"]
+    assert (out / "summary.json").read_text() == "old"
+
+
+def test_progress_is_plain_lines_without_a_terminal(capsys):
+    run(*SHORT, "--no-flow")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"gradient descent: {n} %" for n in (25, 50, 75, 100)]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .compare import Gap
 from .errors import InputError
-from .laws import Law
+from .laws import Law, drift_path
 from .trajectory import Trajectory
 
 P = ParamSpec("P")
@@ -78,7 +78,7 @@ def _figure(columns: int, width: float = 3.6, height: float = 3.0):
 
 def _positive(values: np.ndarray) -> np.ndarray:
     """For a logarithmic axis: what is exactly 0 is left out."""
-    return np.where(values > 0, values, np.nan)
+    return np.where((values > 0) & (values < 1e100), values, np.nan)
 
 
 def _one_of(flow: Trajectory | None, descent: Trajectory | None) -> Trajectory:
@@ -277,13 +277,7 @@ def plot_drift(
         for run, kind in ((flow, "flow"), (descent, "gradient descent")):
             if run is None:
                 continue
-            reached = np.asarray(run.reached)
-            times = np.asarray(run.ts)[reached][1:]
-            scale = max(
-                float(np.max(np.abs(run.observed[name][0]))),
-                float(np.max(np.asarray(run.scales[name])[reached])),
-            )
-            values = np.asarray(run.drifts(name))[reached][1:] / (scale or 1.0)
+            times, values = np.asarray(run.ts), np.asarray(drift_path(law, run))
             shown = _positive(values)
             text = f"{name} ({law.kind})"
             if run is flow:

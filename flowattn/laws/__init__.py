@@ -8,3 +8,4 @@ from .attention import sen as sen
 from .attention import sen_norm as sen_norm
 from .base import Law as Law
 from .base import drift as drift
+from .base import drift_path as drift_path

@@ -75,14 +75,21 @@ def drift(
     >>> bool(fa.drift(law, traj) < 1e-6)
     True
     """
+    path = drift_path(law, trajectory, until)
+    return jnp.max(jnp.where(jnp.isnan(path), 0.0, path))
+
+
+def drift_path(
+    law: Law, trajectory: Trajectory, until: float | Array = jnp.inf
+) -> Float[Array, " time"]:
+    """The drift at each time, in the unit of `drift`; nan where not looked at."""
     if law.name not in trajectory.scales:
         raise KeyError(
             f"the run did not observe the law {law.name!r}; pass it in `observe`"
         )
     seen = trajectory.reached & (trajectory.ts <= until)
-    change = trajectory.drifts(law.name)
-    largest = jnp.max(jnp.where(seen, change, 0.0))
     start = jnp.max(jnp.abs(trajectory.observed[law.name][0]))
     terms = jnp.max(jnp.where(seen, trajectory.scales[law.name], 0.0))
     scale = jnp.maximum(start, terms)
-    return largest / jnp.where(scale > 0, scale, 1.0)
+    change = trajectory.drifts(law.name) / jnp.where(scale > 0, scale, 1.0)
+    return jnp.where(seen, change, jnp.nan)

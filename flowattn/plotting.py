@@ -45,6 +45,9 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8,
 }
 
+# Axes cannot show more than this, and a diverged run has it.
+_LARGEST = 1e30
+
 _TIME = "flow time t  (learning rate × steps)"
 
 
@@ -78,7 +81,7 @@ def _figure(columns: int, width: float = 3.6, height: float = 3.0):
 
 def _positive(values: np.ndarray) -> np.ndarray:
     """For a logarithmic axis: what is exactly 0 is left out."""
-    return np.where((values > 0) & (values < 1e100), values, np.nan)
+    return np.where((values > 0) & (values < _LARGEST), values, np.nan)
 
 
 def _one_of(flow: Trajectory | None, descent: Trajectory | None) -> Trajectory:
@@ -92,7 +95,7 @@ def _reached(run: Trajectory, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Times and values (time × entries) that a run reached and axes can show."""
     reached = np.asarray(run.reached)
     values = np.asarray(run.observed[name])[reached]
-    values = np.where(np.abs(values) < 1e100, values, np.nan)
+    values = np.where(np.abs(values) < _LARGEST, values, np.nan)
     return np.asarray(run.ts)[reached], values.reshape(len(values), -1)
 
 

@@ -156,7 +156,8 @@ def _arrays(prefix: str, tree: PyTree, leading: tuple[str, ...]) -> dict[str, An
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not eqx.is_array(leaf):
             continue
-        name = prefix + "".join("." + str(getattr(k, "name", k)) for k in path)
+        inner = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = f"{prefix}.{inner}" if inner else prefix
         array = np.asarray(leaf)
         free = array.ndim - len(leading)
         dims = (*leading, *(f"{name}_{axis}" for axis in range(free)))

@@ -147,7 +147,7 @@ def test_own_sentences(tmp_path):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["flow"]["final"]["accuracy"]["test"] == 1.0
     flow = xr.open_datatree(out / "trajectory.zarr", engine="zarr")["flow"]
-    final = flow["word_score"].isel(time=-1)
+    final = flow.to_dataset()["word_score"].isel(time=-1)
     assert {*final["word"].values} == {"good", "bad", *(f"thing{i}" for i in range(7))}
     top = {str(w) for w in final["word"].values[np.argsort(-final.values)[:2]]}
     assert top == {"good", "bad"}

@@ -1,0 +1,168 @@
+"""What is made of runs: data sets, stores, tables, pictures."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import flowattn as fa
+from flowattn import plotting, report, store
+
+
+@pytest.fixture(scope="module")
+def runs():
+    law = fa.Law(lambda p: p["x"], "total", "exact", dims=(), long_name="total")
+    both = fa.Observable(
+        lambda p: p["x"], ("side",), "m", "positions", {"side": ("left", "right")}
+    )
+
+    def loss(p):
+        return 0.5 * (p["x"][0] - p["x"][1]) ** 2
+
+    observe = {"both": both, "loss": loss, "total": law}
+    start = {"x": jnp.array([1.0, 3.0])}
+    run = fa.descend(loss, start, learning_rate=0.1, steps=20, observe=observe)
+    flow = fa.solve(
+        fa.GradientFlow(loss),
+        start,
+        ts=run.ts,
+        observe=observe,
+        error=True,
+        save_params=True,
+    )
+    return law, flow, run
+
+
+def test_data_set_has_labels_errors_and_parameters(runs):
+    _, flow, run = runs
+    data = flow.to_dataset()
+    assert data["both"].dims == ("time", "side")
+    assert data["both"].attrs == {"units": "m", "long_name": "positions"}
+    assert list(data["side"].values) == ["left", "right"]
+    assert data["loss"].attrs["long_name"] == "loss"
+    np.testing.assert_array_equal(data["both_error"], flow.error["both"])
+    np.testing.assert_array_equal(data["params.x"], flow.params["x"])
+    np.testing.assert_array_equal(data["params_path.x"], flow.path["x"])
+    assert data.attrs["result"] == "successful" and data.attrs["solver"] == "tsit5"
+    assert "both_error" not in run.to_dataset()
+    assert "params.x" not in flow.to_dataset(parameters=False)
+
+
+def test_store_round_trip(runs, tmp_path):
+    _, flow, run = runs
+    sets = {"flow": flow.to_dataset(), "descent": run.to_dataset()}
+    store.write_runs(tmp_path / "x.zarr", sets, {"config": {"a": [1, None]}})
+    tree = xr.open_datatree(tmp_path / "x.zarr", engine="zarr")
+    xr.testing.assert_identical(tree["flow"].to_dataset().load(), sets["flow"])
+    assert tree.attrs["config"] == {"a": [1, None]}
+
+
+def test_staged_is_all_or_nothing(tmp_path):
+    target = tmp_path / "a" / "b"
+    with pytest.raises(RuntimeError), store.staged(target) as stage:
+        (stage / "one").write_text("1")
+        raise RuntimeError
+    assert not (tmp_path / "a").exists()
+    with store.staged(target) as stage:
+        (stage / "one").write_text("1")
+        (stage / "tree").mkdir()
+        (stage / "tree" / "leaf").write_text("old")
+    with store.staged(target) as stage:
+        (stage / "tree").mkdir()
+        (stage / "tree" / "other").write_text("new")
+    assert {p.name for p in target.iterdir()} == {"one", "tree"}
+    assert [p.name for p in (target / "tree").iterdir()] == ["other"]
+
+
+def test_json_is_strict(tmp_path):
+    with pytest.raises(ValueError):
+        store.write_json(tmp_path / "x.json", {"a": float("nan")})
+    store.write_json(tmp_path / "x.json", {"a": None})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None}
+
+
+def test_pictures_return_what_they_drew(runs, tmp_path):
+    law, flow, run = runs
+    drawing = plotting.plot_observable("both", flow, run)
+    times, values = drawing.curves["left flow"]
+    np.testing.assert_array_equal(times, flow.ts)
+    np.testing.assert_array_equal(values, flow.observed["both"][:, 0])
+    assert set(drawing.curves) == {
+        f"{side} {kind}"
+        for side in ("left", "right")
+        for kind in ("flow", "gradient descent")
+    }
+    gap = fa.compare(flow, run)
+    drawn = plotting.plot_gap(gap).curves
+    np.testing.assert_array_equal(drawn["both"][1], gap.observables["both"].relative)
+    drawn = plotting.plot_drift({"total": law}, flow, run).curves
+    largest = np.max(drawn["total gradient descent"][1])
+    assert largest == float(fa.drift(law, run))
+    drawing.save(tmp_path / "x.png")
+    drawing.save(tmp_path / "x.svg")
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+    with pytest.raises(fa.InputError, match="neither a flow nor a descent"):
+        plotting.plot_observable("both", None, None)
+
+
+def test_the_table_of_a_summary():
+    nothing = {"relative": 0.2, "absolute": 0.1, "absolute_at_end": 0.05}
+    one = {**nothing, "numerical_error": None, "absolute_error": None}
+    summary = {
+        "system": "demo",
+        "config": {"seed": 3, "precision": "float64"},
+        "flow": None,
+        "descent": {
+            "result": "loss_nonfinite",
+            "t_end": 2.5,
+            "stats": {
+                "gradient_evaluations": 25,
+                "steps": 25,
+                "rejected": 0,
+                "solver": "gradient descent",
+            },
+            "final": {"accuracy": {"train": 0.5, "test": None}, "score": [1.0, 2.0]},
+        },
+        "gap": {
+            "max_relative": 0.2,
+            "numerical_error": None,
+            "departure": {"fraction": 0.05, "time": 0.3},
+            "observables": {"score": one},
+        },
+        "laws": [
+            {
+                "name": "total",
+                "kind": "exact",
+                "regime": None,
+                "max_drift": None,
+                "descent_drift": 1e-16,
+            }
+        ],
+        "sharpness": {
+            "start": 44.7,
+            "learning_rate": 0.1,
+            "largest_stable_learning_rate": 2 / 44.7,
+            "past_edge": True,
+        },
+    }
+    expected = """\
+demo · seed 3 · float64
+descent  25 gradients to t = 2.5 (gradient descent, 25 steps); the loss became \
+non-finite after t = 2.5
+gap      2.0e-01 of the largest value at most, numerical error unknown; beyond 5% \
+from t = 0.3
+edge     sharpness at the start 44.7: learning rate 0.1 is past gradient descent's \
+stability edge 0.0447 (0.01 is not): it must leave the flow
+
+observable      flow  descent  gap      at the end  numerical error
+───────────────────────────────────────────────────────────────────
+accuracy train  –     0.5      –        –           –
+accuracy test   –     –        –        –           –
+score           –     1 … 2    1.0e-01  5.0e-02     –
+
+law    kind   drift of the flow  of the descent  regime
+───────────────────────────────────────────────────────
+total  exact  –                  1.0e-16"""
+    assert report.table(summary) == expected

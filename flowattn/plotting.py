@@ -143,9 +143,10 @@ def plot_observable(
             curve = f"{text} {kind}".strip()
             legend = text or kind
             if run is flow:
-                axes.plot(times, values[:, entry], color=colour, label=legend)
+                axes.plot(times, values[:, entry], color=colour, label=legend, zorder=3)
             else:
-                points = _thin(times)
+                # One curve has room for every point, and may hide a spike without.
+                points = _thin(times, 25 if len(chosen) > 1 else len(times))
                 axes.plot(
                     times[points],
                     values[points, entry],
@@ -174,13 +175,17 @@ def plot_training(
     *,
     entries: list[int] | None = None,
 ) -> Drawing:
-    """Several observables side by side; the first, a loss, on a logarithmic scale."""
+    """Several observables side by side; the first, a loss, on a logarithmic scale
+    where it falls far enough.
+    """
     figure, panels = _figure(len(names))
     curves = {}
+    losses = _reached(_one_of(flow, descent), names[0])[1]
+    decades = np.nanmin(losses) > 0 and np.nanmax(losses) > 10 * np.nanmin(losses)
     for axes, name in zip(panels, names, strict=True):
         chosen = None if _one_of(flow, descent).observed[name].ndim == 1 else entries
         drawn = plot_observable(
-            name, flow, descent, axes, entries=chosen, log=name == names[0]
+            name, flow, descent, axes, entries=chosen, log=decades and name == names[0]
         )
         curves |= {f"{name} {curve}": xy for curve, xy in drawn.curves.items()}
     if flow is not None and descent is not None:
@@ -228,14 +233,14 @@ def plot_sen(
             curves[f"{text} gradient descent"] = (x, y)
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.abs(norm / sen - 1)
-        right.plot(times, 100 * relative, color=colour, label=text)
+        right.plot(times, _positive(100 * relative), color=colour, label=text)
         curves[f"{text} measured"] = (score, norm)
         curves[f"{text} theory"] = (score, sen)
         curves[f"{text} relative error"] = (times, relative)
     left.set(xlabel="score s", ylabel="‖q‖‖ν‖")
     left.set_title("line: flow, dashed: SEN, points: descent", fontsize=9)
     left.legend(ncols=2, title="topic word" if prefix == "topic" else None)
-    right.set(xlabel=_TIME, ylabel="|measured / SEN − 1|  [%]", ylim=(0, None))
+    right.set(xlabel=_TIME, ylabel="|measured / SEN − 1|  [%]", yscale="log")
     right.set_title("relative error of the SEN relation", fontsize=9)
     return Drawing(figure, curves)
 

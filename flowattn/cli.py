@@ -1,9 +1,11 @@
 """Training dynamics of attention models as flows, beside gradient descent."""
 
+import contextlib
 import dataclasses
+import io
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, SupportsFloat, Union
 
@@ -11,6 +13,7 @@ import jax
 import jax.random as jr
 import numpy as np
 import tyro
+from tqdm import tqdm
 
 from .compare import Gap, compare
 from .descend import descend
@@ -93,44 +96,41 @@ def execute(system: AbstractSystem, options: Options) -> Result:
     run = traj = gap = None
     seconds = {}
     if options.descent:
-        start = time.perf_counter()
-        run = descend(
-            problem.loss,
-            problem.params,
-            learning_rate=rate,
-            steps=steps,
-            every=every,
-            observe=observe,
-            validation=problem.validation if options.patience else None,
-            patience=options.patience,
-            throw=False,
-            progress=_progress("gradient descent"),
-        )
-        jax.block_until_ready(run.saved)
-        seconds["descent"] = time.perf_counter() - start
+        with _progress("gradient descent", seconds) as progress:
+            run = descend(
+                problem.loss,
+                problem.params,
+                learning_rate=rate,
+                steps=steps,
+                every=every,
+                observe=observe,
+                validation=problem.validation if options.patience else None,
+                patience=options.patience,
+                throw=False,
+                progress=progress,
+            )
     if options.flow:
-        start = time.perf_counter()
-        traj = solve(
-            GradientFlow(problem.loss),
-            problem.params,
-            ts=_output_times(t1, run),
-            rtol=options.rtol,
-            atol=options.atol,
-            solver=options.solver,
-            max_steps=options.max_steps,
-            observe=observe,
-            error=True,
-            throw=False,
-            progress=_progress("flow"),
-        )
-        jax.block_until_ready(traj.error)
-        seconds["flow"] = time.perf_counter() - start
+        with _progress("flow", seconds) as progress:
+            traj = solve(
+                GradientFlow(problem.loss),
+                problem.params,
+                ts=_output_times(t1, run),
+                rtol=options.rtol,
+                atol=options.atol,
+                solver=options.solver,
+                max_steps=options.max_steps,
+                observe=observe,
+                error=True,
+                throw=False,
+                progress=progress,
+            )
     if traj is not None and run is not None and min(traj.saved, run.saved) > 1:
         gap = compare(traj, run)
     top = float(sharpness(problem.loss)(problem.params)[0])
     summary = summarise(system, problem, traj, run, gap, top, rate)
     config = {**_fields(system), **_fields(options), "t1": t1, "learning_rate": rate}
-    config |= {"steps": steps, "precision": precision}
+    atol = options.rtol / 1000 if options.atol is None else options.atol
+    config |= {"steps": steps, "atol": atol, "precision": precision}
     origin = {**provenance(precision), "seconds": seconds, "command": sys.argv[1:]}
     summary = {**summary, "config": config, "provenance": origin}
     return Result(problem, traj, run, gap, summary)
@@ -157,38 +157,45 @@ def _output_times(t1: float, run: Trajectory | None) -> np.ndarray:
     shared = np.asarray(run.ts, np.float64)
     spacing = 1e-6 * t1
     shared = shared[shared <= t1 + spacing]
-    shared[-1] = min(shared[-1], t1)
+    if abs(shared[-1] - t1) <= spacing:
+        shared[-1] = t1
     beyond = own[own > shared[-1] + spacing]
     return np.concatenate([shared, beyond])
 
 
-def _progress(label: str) -> Callable[[float], None]:
-    """A bar on a terminal, a line each quarter elsewhere; on standard error."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+@contextlib.contextmanager
+def _progress(
+    label: str, seconds: dict[str, float]
+) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal, a line each quarter elsewhere; on standard error.
 
-        bar = tqdm(total=100, desc=label, unit="%", leave=False, bar_format=_BAR)
+    What runs under it is waited for; `seconds[label]` is the time it took.
+    """
+    start = time.perf_counter()
+    terminal = sys.stderr.isatty()
+    bar = tqdm(total=100, leave=False, bar_format=_BAR, disable=not terminal)
+    bar.set_description(label)
+    last, text = 0.0, label
 
-        def update(done: float) -> None:
-            if 100 * float(done) < bar.n:  # the second, finer solve
-                bar.reset()
-                bar.set_description(f"{label}, error estimate")
-            bar.update(100 * float(done) - bar.n)
-            if done >= 1:
-                bar.clear()
+    def update(done: float) -> None:
+        nonlocal last, text
+        percent = 100 * float(done)
+        if percent < last:  # the second, finer solve
+            last, text = 0.0, f"{label}, error estimate"
+            bar.reset()
+            bar.set_description(text)
+        bar.update(percent - last)
+        quarters = int(percent / 25 + 1e-6)
+        if quarters > int(last / 25 + 1e-6) and not terminal:
+            print(f"{text}: {25 * quarters} %", file=sys.stderr, flush=True)
+        last = percent
 
-        return update
-    shown = [0]
-
-    def line(done: float) -> None:
-        quarter = int(4 * float(done) + 1e-6)
-        if quarter < shown[0]:
-            shown[0] = 0
-        if quarter > shown[0]:
-            shown[0] = quarter
-            print(f"{label}: {25 * quarter} %", file=sys.stderr, flush=True)
-
-    return line
+    try:
+        yield update
+        jax.effects_barrier()
+    finally:
+        bar.close()
+        seconds[label] = time.perf_counter() - start
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
@@ -354,4 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack ‖ or ν
     sys.exit(main())

@@ -149,8 +149,9 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
     rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
     atol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
     norm: Callable[[PyTree], Float[Array, ""]] = eqx.field(static=True)
-    span: Float[Array, ""]
-    elapsed: Float[Array, ""]
+    span: Float[Array, ""]  # of the whole solve
+    elapsed: Float[Array, ""]  # before this segment
+    left: Float[Array, ""]  # from the start of this segment
     max_steps: int = eqx.field(static=True)
     progress: Callable[[float], None] | None = eqx.field(static=True)
 
@@ -194,9 +195,10 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
         smallest = jnp.maximum(
             _SMALLEST_STEP * self.span, _SPACINGS * jnp.finfo(start.dtype).eps * start
         )
-        codes = diffrax.RESULTS
-        result = codes.where(step < smallest, codes.dt_min_reached, result)
-        stop = steps >= self.max_steps
+        codes, going = diffrax.RESULTS, start < self.left
+        small = going & (step < smallest)
+        result = codes.where(small, codes.dt_min_reached, result)
+        stop = going & (steps >= self.max_steps)
         result = codes.where(stop, codes.max_steps_reached, result)
         state = _ControllerState(
             pid,
@@ -219,7 +221,8 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
             jax.debug.callback(progress, done)
             return done
 
-        return jax.lax.cond(done >= reported + 0.01, tell, lambda: reported)
+        due = (done >= reported + 0.01) | (done >= 1)
+        return jax.lax.cond(due, tell, lambda: reported)
 
 
 class _ControllerState(eqx.Module):
@@ -284,9 +287,9 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
     term = diffrax.ODETerm(field)
     rtol, atol = tolerances
 
-    def controller(elapsed):
+    def controller(elapsed, left):
         return _Controller(
-            rtol, atol, optx.rms_norm, span, elapsed, max_steps, progress
+            rtol, atol, optx.rms_norm, span, elapsed, left, max_steps, progress
         )
 
     def segment(state: _State, ts) -> tuple[_State, Any, Array]:
@@ -312,7 +315,7 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
                 solver_state=True,
                 controller_state=True,
             ),
-            stepsize_controller=controller(state.elapsed.high),
+            stepsize_controller=controller(state.elapsed.high, left),
             max_steps=max_steps,
             throw=False,
             solver_state=state.solver,
@@ -341,7 +344,7 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
         return stopped & (state.controller.step >= _SMALLEST_STEP * span)
 
     with highest_precision():
-        begin = controller(zero)
+        begin = controller(zero, span)
         first, controller_state = begin.init(
             term, zero, span, y0, None, zero, solver.func, solver.error_order(term)
         )
@@ -391,10 +394,8 @@ def _solve(flow, params, times, tolerances, solver, recorder, max_steps, progres
     steps, accepted = state.controller.steps, state.controller.accepted
     small = state.result == RESULTS.dt_min_reached
     result = RESULTS.where(small, RESULTS.blow_up, state.result)
-    failed = small | (state.result == RESULTS.max_steps_reached)
-    result = RESULTS.where(
-        failed & state.controller.nonfinite, RESULTS.loss_nonfinite, result
-    )
+    lost = small & state.controller.nonfinite
+    result = RESULTS.where(lost, RESULTS.loss_nonfinite, result)
     done = result == RESULTS.successful
     t_end = jnp.where(done, times[-1], origin + state.elapsed.high)
     # Two evaluations choose the first step. A first-same-as-last method saves one

@@ -145,6 +145,16 @@ def test_max_steps_keeps_what_came_before():
         fa.solve(flow, jnp.ones(2), **arguments)
 
 
+def test_max_steps_may_be_just_enough():
+    flow = fa.GradientFlow(Quadratic(jnp.array([1.0, 10.0])))
+    free = fa.solve(flow, jnp.ones(2), t1=3.0)
+    tried = int(free.stats["steps"]) + int(free.stats["rejected"])
+    exact = fa.solve(flow, jnp.ones(2), t1=3.0, max_steps=tried)
+    np.testing.assert_array_equal(exact.params, free.params)
+    short = fa.solve(flow, jnp.ones(2), t1=3.0, max_steps=tried - 1, throw=False)
+    assert short.outcome == "max_steps_reached"
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_finite_time_blow_up_ends_at_its_time(dtype):
     # x' = x² from 1: x = 1/(1 − t).

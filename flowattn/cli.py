@@ -198,7 +198,7 @@ def _progress(
         seconds[label] = time.perf_counter() - start
 
 
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
+_BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
 
 
 def _about(system: type[AbstractSystem]) -> str:

@@ -197,6 +197,7 @@ def per_word_reduction(
         rows.project,
         rows.lift,
         "approximate",
-        scaling="falls with the vocabulary and with the initial embeddings' size",
+        scaling="defect linear in the initial embeddings' size; "
+        "gap at fixed time falls with the vocabulary",
         citation=_LU,
     )

@@ -82,8 +82,8 @@ class TopicWords(AbstractSystem):
     """Synthetic sentences: how many, over all three splits."""
     dimension: int | None = eqx.field(static=True, default=None)
     """Of embeddings; None: 10, real text 200 (fixed classifier) or 100 (others)."""
-    key_dimension: int | None = eqx.field(static=True, default=None)
-    """Of query and keys; None: that of embeddings."""
+    key_dimension: int = eqx.field(static=True, default=10)
+    """Of query and keys."""
     embedding_scale: SupportsFloat = 1e-6
     """Standard deviation of the initial embeddings."""
     query_scale: SupportsFloat = 0.3
@@ -179,7 +179,6 @@ class TopicWords(AbstractSystem):
         if dimension is None:
             real = 200 if self.classifier == "fixed" else 100
             dimension = 10 if self.synthetic else real
-        key_dimension = self.key_dimension or dimension
         query_key, embedding_key, classifier_key = jr.split(key, 3)
         classes = len(corpus.labels)
         make = {
@@ -187,11 +186,11 @@ class TopicWords(AbstractSystem):
             "linear": LinearClassifier.uniform,
             "two-layer": TwoLayerClassifier.uniform,
         }[self.classifier]
-        query = jr.normal(query_key, (key_dimension,))
+        query = jr.normal(query_key, (self.key_dimension,))
         embeddings = jr.normal(embedding_key, (corpus.vocabulary, dimension))
         return AttentionClassifier(
             jnp.asarray(self.query_scale) * query,
-            jnp.zeros((corpus.vocabulary, key_dimension)),
+            jnp.zeros((corpus.vocabulary, self.key_dimension)),
             jnp.asarray(self.embedding_scale) * embeddings,
             make(dimension, classes, key=classifier_key),
         )

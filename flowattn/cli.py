@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,15 @@ from .systems import SYSTEMS, AbstractSystem, Problem
 from .trajectory import Trajectory
 
 _OUTPUT_TIMES = 100
+_MOST_STEPS = 10**9
+
+
+# What a run writes: from an earlier run they would be out of date.
+_FILES = (
+    "summary.json",
+    "trajectory.zarr",
+    *(f"{name}.png" for name in ("training", "sen", "gap", "laws")),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Options:
     solver: Literal[tuple(SOLVERS)] = "tsit5"  # pyright: ignore
     """Solver of the flow."""
     max_steps: int = 5000
-    """Largest number of the flow's steps, rejected ones included."""
+    """Largest number of steps the flow may try before it is given up as stuck."""
     seed: int = 0
     """Seed of the data and of the start."""
     precision: Literal["float64", "float32"] | None = None
@@ -86,12 +96,21 @@ def execute(system: AbstractSystem, options: Options) -> Result:
         require_positive(patience=options.patience)
     if not (options.flow or options.descent):
         raise InputError("--no-flow and --no-descent together leave nothing to run")
-    steps = max(1, round(t1 / rate)) if options.steps is None else options.steps
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"seed must be from 0 to {2**32 - 1}, got {options.seed}")
+    steps = round(min(t1 / rate, 1e18)) if options.steps is None else options.steps
+    if options.descent and steps == 0 and options.steps is None:
+        raise InputError(f"t1 {t1} is shorter than a step of learning rate {rate}")
+    steps = steps if options.descent else max(1, steps)
     require_positive(steps=steps)
+    if options.descent and steps > _MOST_STEPS:
+        raise InputError(f"steps must be at most {_MOST_STEPS}, got {steps}")
     precision = _set_precision(options.precision)
     problem = system.problem(jr.key(options.seed), options.data)
     observe = {**problem.observables, **problem.laws}
-    every = max(1, steps // _OUTPUT_TIMES)
+    # Enough of the records lie on the time that flow and descent have in common.
+    common = min(steps, int(t1 / rate)) if options.flow else steps
+    every = max(1, common // _OUTPUT_TIMES, steps // (100 * _OUTPUT_TIMES))
 
     run = traj = gap = None
     seconds = {}
@@ -125,7 +144,8 @@ def execute(system: AbstractSystem, options: Options) -> Result:
                 progress=progress,
             )
     if traj is not None and run is not None and min(traj.saved, run.saved) > 1:
-        gap = compare(traj, run)
+        if run.ts[1] <= t1 * (1 + 1e-6):
+            gap = compare(traj, run)
     top = float(sharpness(problem.loss)(problem.params)[0])
     summary = summarise(system, problem, traj, run, gap, top, rate)
     config = {**_fields(system), **_fields(options), "t1": t1, "learning_rate": rate}
@@ -254,7 +274,7 @@ class Run:
         if self.out is None:
             result = execute(self.system, self.options)
         else:
-            with staged(self.out) as stage:
+            with staged(self.out, _FILES) as stage:
                 result = execute(self.system, self.options)
                 _write(stage, result)
         print(table(result.summary))
@@ -356,7 +376,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command()
     except InputError as error:
         print(f"flowattn: {error}", file=sys.stderr)
-        return 2
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            print("flowattn: out of memory; choose smaller sizes", file=sys.stderr)
+        else:
+            raise
+    return 2
 
 
 def entry() -> None:
@@ -364,4 +389,6 @@ def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack ‖ or ν
+    # So that what was begun is cleaned up: an exception, as Ctrl-C is one.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

@@ -159,8 +159,7 @@ def _common(flow, run):
     ours = np.asarray(flow.ts)[np.asarray(flow.reached)]
     theirs = np.asarray(run.ts)[np.asarray(run.reached)]
     # The same time may be written as k·(1/10) by one run and as k/10 by the other.
-    spacing = 1e-6 * max(np.abs(ours).max(initial=0), np.abs(theirs).max(initial=0))
-    near = np.abs(ours[:, None] - theirs[None, :]) <= spacing
+    near = np.isclose(ours[:, None], theirs[None, :], rtol=1e-6, atol=0)
     at_flow, at_run = np.nonzero(near)
     if len(at_flow) < 2:
         raise InputError(

@@ -92,6 +92,7 @@ def descend(
 
 class _State(eqx.Module):
     params: PyTree
+    previous: PyTree  # the last parameters whose loss was seen to be finite
     optimizer: Any
     step: Array
     best: PyTree
@@ -144,6 +145,7 @@ def _descend(
         moves = result == RESULTS.successful
         return _State(
             _where(moves, moved, state.params),
+            _where(moves, state.params, state.previous),
             _where(moves, optimizer_state, state.optimizer),
             state.step + moves.astype(state.step.dtype),
             best,
@@ -171,6 +173,7 @@ def _descend(
 
     with highest_precision():
         state = _State(
+            arrays,
             arrays,
             optimizer.init(arrays),
             jnp.array(0),
@@ -206,7 +209,7 @@ def _descend(
         ts=planned.astype(time_per_step.dtype) * time_per_step,
         observed=records.values,
         scales=records.scales,
-        params=eqx.combine(state.params, static),
+        params=eqx.combine(_where(back, state.previous, state.params), static),
         path=records.params,
         best=None if state.best is None else eqx.combine(state.best, static),
         result=result,
@@ -219,7 +222,7 @@ def _descend(
             "rejected": jnp.array(0),
         },
         finer=None,
-        solver="gradient descent" if rate is not None else "optimizer",
+        solver="gradient descent" if rate is not None else "optax",
         labels=recorder.labels,
     )
 

@@ -1,6 +1,8 @@
 """The one exception of wrong input."""
 
-from typing import SupportsFloat
+from typing import Any
+
+import numpy as np
 
 
 class InputError(ValueError):
@@ -15,10 +17,11 @@ class InputError(ValueError):
     """
 
 
-def require_positive(**values: SupportsFloat) -> None:
+def require_positive(**values: Any) -> None:
     """Raise `InputError` for the first value that is known and not positive and finite.
 
-    Values under trace have no number to look at and pass.
+    Arrays count with all their entries; values under trace have no number to look at
+    and pass.
 
     >>> require_positive(t1=1.0, rtol=-1e-3)
     Traceback (most recent call last):
@@ -26,8 +29,8 @@ def require_positive(**values: SupportsFloat) -> None:
     """
     for name, value in values.items():
         try:
-            number = float(value)
+            number = np.asarray(value, float)
         except TypeError:  # a tracer
             continue
-        if not 0 < number < float("inf"):
+        if not np.all((number > 0) & (number < np.inf)):
             raise InputError(f"{name} must be positive and finite, got {value}")

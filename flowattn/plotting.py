@@ -214,7 +214,7 @@ def plot_sen(
         _, norms = _reached(first, f"{prefix}_norm")
         _, theory = _reached(first, f"{prefix}_sen_norm")
         score, norm, sen = scores[:, entry], norms[:, entry], theory[:, entry]
-        left.plot(score, sen, color=colour, ls="--", lw=1)
+        left.plot(score, sen, color="black", ls="--", lw=0.8, zorder=4)
         if flow is not None:
             left.plot(score, norm, color=colour, label=text)
         if descent is not None:

@@ -51,6 +51,7 @@ def _run(system, run) -> dict[str, Any]:
         "t_end": t_end,
         "stats": stats,
         "error_stats": finer,
+        "final_time": float(run.ts[max(int(run.saved) - 1, 0)]),
         "final": system.final(run),
     }
 
@@ -160,7 +161,8 @@ def _ending(run) -> str:
     return {
         "successful": "",
         "out_of_patience": "; stopped, out of patience",
-        "max_steps_reached": "; out of steps, --max-steps allows more",
+        "max_steps_reached": "; out of steps (stiff, or sliding on a kink?), "
+        "--max-steps allows more",
         "loss_nonfinite": f"; the loss became non-finite after t = {run['t_end']:g}",
         "blow_up": f"; the flow blows up or stalls after t = {run['t_end']:g}",
     }.get(run["result"], f"; {run['result']}")

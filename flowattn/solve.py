@@ -82,14 +82,17 @@ def solve(
     times = _output_times(ts, t1, dtype)
     atol = rtol / 1000 if atol is None else atol
     require_positive(rtol=rtol, atol=atol, max_steps=max_steps)
+    finest = float(jnp.finfo(dtype).eps)
+    if not isinstance(rtol, Tracer) and rtol < finest:
+        raise InputError(f"rtol {rtol} is below what {dtype} resolves, {finest:.1e}")
     recorder = Recorder(observe, save_params)
-
     method = _solver(solver)
 
     def run(scale: float) -> Trajectory:
-        rt, at = (jnp.asarray(tol * scale, dtype) for tol in (rtol, atol))
+        rt, at = (jnp.asarray(tol, dtype) * scale for tol in (rtol, atol))
+        tolerances = jnp.maximum(rt, finest), at
         return _solve(
-            flow, params, times, (rt, at), method, recorder, max_steps, progress
+            flow, params, times, tolerances, method, recorder, max_steps, progress
         )
 
     trajectory = run(1.0)
@@ -242,7 +245,7 @@ class _Time(eqx.Module):
     low: Float[Array, ""]
 
     def __add__(self, step: Float[Array, ""]) -> "_Time":
-        # Knuth's two-sum: high + low is exactly the sum of the three.
+        # Knuth's two-sum: low is what rounding took from high.
         step = step + self.low
         high = self.high + step
         part = high - self.high

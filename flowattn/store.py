@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,29 +16,32 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
     """A fresh folder whose entries move into `folder` when the block ends well.
 
-    Entries of the same name are replaced, others stay. When the block raises,
-    `folder` is left as it was, and not created where it was not there.
+    Entries of the same name are replaced, those named in `ours` but not made this time
+    are removed, others stay. When the block raises, `folder` is left as it was, and not
+    created where it was not there.
 
     Raises `InputError` where `folder` cannot be written to, before anything is done,
     or when the disk gives out later.
     """
-    created = [p for p in (folder, *folder.parents) if not p.exists()]
-    stage = None
+    created, stage = [], None
     try:
+        created = [p for p in (folder, *folder.parents) if not p.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".flowattn-", dir=folder))
         yield stage
+        made = sorted(stage.iterdir())
         retired = Path(tempfile.mkdtemp(prefix=".flowattn-old-", dir=stage))
-        for entry in sorted(stage.iterdir()):
-            if entry == retired:
-                continue
+        for entry in made:
             target = folder / entry.name
             if target.is_dir():
                 target.rename(retired / entry.name)
             entry.rename(target)
+        for name in set(ours) - {path.name for path in made}:
+            if (folder / name).exists():
+                (folder / name).rename(retired / name)
         created = []
     except OSError as error:
         reason = error.strerror or str(error)

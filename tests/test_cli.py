@@ -89,6 +89,7 @@ def test_again_replaces_ours_and_leaves_others(results, capsys):
     assert json.loads(before)["flow"]["final"] != after["flow"]["final"]
     tree = xr.open_datatree(results / "trajectory.zarr", engine="zarr")
     assert set(tree.children) == {"flow"}
+    assert not (results / "gap.png").exists()  # it was of the run before
     assert not [p for p in results.iterdir() if p.name.startswith(".")]
     assert "topic_score" in capsys.readouterr().out
 
@@ -175,6 +176,11 @@ def one_line(capsys) -> str:
         (["--steps", "0"], "steps must be positive"),
         (["--patience", "-3"], "patience must be positive"),
         (["--no-flow", "--no-descent"], "leave nothing to run"),
+        (["--t1", "0.01"], "t1 0.01 is shorter than a step of learning rate 0.1"),
+        (["--learning-rate", "1e-300"], "steps must be at most 1000000000"),
+        (["--seed", "99999999999999999999"], "seed must be from 0 to 4294967295"),
+        (["--data", "~nosuchuser", "--corpus", "sst2"], "there is no folder"),
+        (["--rtol", "1e-30"], "rtol 1e-30 is below what float64 resolves"),
         (["--corpus", "sst2", "--data", "/nonexistent"], "there is no folder /nonex"),
     ],
 )
@@ -228,7 +234,16 @@ def test_an_output_folder_that_is_a_file(tmp_path, capsys):
     assert target.read_text() == "precious"
 
 
+def test_runs_without_a_common_time_have_no_gap(tmp_path):
+    options = ["--t1", "0.3", "--steps", "3", "--learning-rate", "0.5"]
+    assert run(*SMALL, *options, "--out", tmp_path) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["gap"] is None and summary["descent"]["t_end"] == 1.5
+
+
 def test_an_output_folder_that_cannot_be_made(capsys):
+    assert run(*SHORT, "--out", "a" * 300) == 2
+    assert "File name too long" in one_line(capsys)
     assert run(*SHORT, "--out", "/proc/flowattn/out") == 2
     assert "cannot write to /proc/flowattn/out" in one_line(capsys)
 

@@ -109,6 +109,16 @@ def test_laws_and_discrete_observables_are_left_out():
     assert flow.observed["count"].dtype == run.observed["count"].dtype == jnp.int64
 
 
+def test_times_close_to_each_other_are_not_confused():
+    ts = np.concatenate([[0], np.geomspace(1e-4, 1e3, 50)])
+    flow = fa.solve(
+        fa.GradientFlow(loss), jnp.ones(2), ts=ts, observe={"x": lambda x: x}
+    )
+    gap = fa.compare(flow, flow)
+    assert gap.max_relative == 0 and gap.params == 0
+    np.testing.assert_array_equal(gap.ts, ts)
+
+
 def test_nothing_in_common():
     flow, run = both()
     other = fa.solve(fa.GradientFlow(loss), jnp.ones(2), t1=0.013, observe={"x": loss})

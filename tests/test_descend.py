@@ -100,6 +100,16 @@ def test_a_loss_lost_by_the_very_last_step():
         observe={"x": jnp.sum},
     )
     assert run.outcome == "loss_nonfinite" and run.t_end == 0 and run.saved == 1
+    assert run.params == 1.0
+
+
+def test_parameters_after_a_lost_loss_are_the_last_good_ones():
+    # x → x − 0.4/x: 1, 0.6, −0.07.
+    run = fa.descend(
+        lambda x: jnp.log(x[0]), jnp.ones(1), learning_rate=0.4, steps=10, throw=False
+    )
+    assert run.t_end == 0.4
+    np.testing.assert_allclose(run.params, [0.6], rtol=1e-14)
 
 
 def test_jit_vmap_and_grad():

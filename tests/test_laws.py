@@ -127,6 +127,20 @@ def test_drift_of_nothing_is_absolute():
     assert fa.drift(law, run) == 0
 
 
+def test_drift_of_a_law_that_becomes_undefined_is_undefined():
+    law = fa.Law(lambda x: jnp.stack([jnp.sqrt(x - 0.5), x]), "root", "exact", dims=())
+    flow = fa.GradientFlow(lambda x: 0.5 * x**2)
+    traj = fa.solve(flow, jnp.array(1.0), t1=3.0, observe={"root": law})
+    assert np.isnan(fa.drift(law, traj))
+    assert 0 < fa.drift(law, traj, until=0.5) < 1
+
+
+def test_terms_need_an_axis_to_sum_over():
+    law = fa.Law(lambda x: x[0] - x[1], "difference", "exact")
+    with pytest.raises(fa.InputError, match="'difference' are a scalar; they need"):
+        law(jnp.ones(2))
+
+
 PAPER = fa.systems.TopicWords
 
 

@@ -79,6 +79,8 @@ def test_rates_are_a_prefix_and_scale_the_velocity():
     np.testing.assert_array_equal(velocity["slow"][1], -0.5 * np.ones(3))
     with pytest.raises(fa.InputError, match="rate must be positive"):
         fa.GradientFlow(loss, rates=-1.0)
+    with pytest.raises(fa.InputError, match="rate must be positive"):
+        fa.GradientFlow(jnp.sum, rates=jnp.array([1.0, -2.0]))
 
 
 def test_own_equinox_model_with_static_leaves():
@@ -329,6 +331,15 @@ def test_bad_input(change, message):
     arguments = {"t1": 1.0, **change}
     with pytest.raises(fa.InputError, match=message):
         fa.solve(fa.GradientFlow(jnp.sum), jnp.ones(1), **arguments)
+
+
+def test_tolerances_below_the_precision():
+    flow, start = fa.GradientFlow(jnp.sum), jnp.ones(1, jnp.float32)
+    with pytest.raises(fa.InputError, match="1e-09 is below what float32 resolves"):
+        fa.solve(flow, start, t1=1.0, rtol=1e-9)
+    # The finer solve of an error estimate stays within it.
+    traj = fa.solve(flow, start, t1=1.0, rtol=2e-7, error=True)
+    assert traj.finer.outcome == "successful"
 
 
 def test_params_that_cannot_move():

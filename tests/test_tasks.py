@@ -127,8 +127,8 @@ def many(line, n=20):
     "name, content, message",
     [
         ("a.txt", b"", "holds no sentences"),
-        ("a.txt", many("no label here\n").encode(), "a.txt:21: a sentence begins with"),
-        ("a.txt", many("1.5 word\n").encode(), "its integer label, got '1.5'"),
+        ("a.txt", many("no label here\n").encode(), "a.txt:21: a sentence needs an"),
+        ("a.txt", many("1.5 word\n").encode(), "integer label, got '1.5'"),
         ("a.txt", many("1\n").encode(), "a.txt:21: the label 1 has no words"),
         ("a.txt", many("1 !!!\n").encode(), "a.txt:21: the label 1 has no words"),
         ("a.txt", b"1 a\n" * 20, "one class only (1)"),
@@ -141,6 +141,11 @@ def many(line, n=20):
         ("a.csv", b"", "lacks the column label and text"),
         ("a.csv", b"label,text\n" + b"1,a\n0,b\n" * 9 + b"1\n", "label 1 has no words"),
         ("a.csv", b'label,text\n1,"' + b"a" * 200_000 + b'"\n', "not a readable table"),
+        (
+            "a.csv",
+            b"label,text\n1,good, but dull\n",
+            "a.csv:2: more cells than",
+        ),
     ],
 )
 def test_malformed_files(tmp_path, name, content, message):
@@ -152,6 +157,21 @@ def test_malformed_files(tmp_path, name, content, message):
     assert len(str(caught.value)) < 400
 
 
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    rows = "".join(f"{i % 2}\tw{i}\n" for i in range(20))
+    (tmp_path / "a.tsv").write_text("\ufefflabel\ttext\n" + rows + '1\t"open quote\n')
+    words = TextTask(str(tmp_path / "a.tsv")).sample(jr.key(0)).words
+    assert {"open", "quote", "w19"} <= set(words) and len(words) == 22
+    (tmp_path / "a.txt").write_text("\ufeff" + rows)  # label, tab, text
+    assert len(TextTask(str(tmp_path / "a.txt")).sample(jr.key(0)).words) == 20
+
+
+def test_what_is_neither_file_nor_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(fa.InputError, match="neither a file nor a folder"):
+        TextTask(str(tmp_path / "pipe")).sample(jr.key(0))
+
+
 def test_missing_corpora(tmp_path, monkeypatch):
     monkeypatch.delenv("FLOWATTN_DATA", raising=False)
 
@@ -160,7 +180,8 @@ def test_missing_corpora(tmp_path, monkeypatch):
             TextTask(**arguments).sample(jr.key(0))
         return str(caught.value)
 
-    assert "choose from: synthetic, sst2, sst5" in complaint(corpus="sst3")
+    for name in ("sst3", "", "a" * 300, "~nosuchuser/x"):
+        assert "choose from: synthetic, sst2, sst5" in complaint(corpus=name)
     assert "--data DIR or the environment" in complaint(corpus="sst2")
     assert "there is no folder" in complaint(corpus="sst2", data=str(tmp_path))
     assert "needs one train file" in complaint(corpus=str(tmp_path))

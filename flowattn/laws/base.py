@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..errors import InputError
 from ..observables import AbstractObservable, Label
 from ..trajectory import Trajectory
 
@@ -52,7 +53,13 @@ class Law(AbstractObservable):
         self.label = Label(dims, units, long_name or name)
 
     def __call__(self, params: PyTree) -> Array:
-        return jnp.sum(self.terms(params), axis=0)
+        terms = self.terms(params)
+        if jnp.ndim(terms) == 0:
+            raise InputError(
+                f"the terms of the law {self.name!r} are a scalar; they need a leading "
+                "axis over which they sum to the law"
+            )
+        return jnp.sum(terms, axis=0)
 
     def scale(self, params: PyTree) -> Float[Array, ""]:
         """The largest absolute term of h at these parameters."""
@@ -65,7 +72,8 @@ def drift(
     """How far a run leaves a law: max |h(t) − h(0)| over the scale of h.
 
     The scale is the larger of max |h(0)| and the largest single term of h over the
-    run; where both are 0 the drift is absolute. `until` ends the look at a time. The
+    run; where both are 0 the drift is absolute, and where h becomes nan it
+    is nan. `until` ends the look at a time. The
     trajectory must have observed the law.
 
     >>> import jax.numpy as jnp, flowattn as fa
@@ -76,7 +84,8 @@ def drift(
     True
     """
     path = drift_path(law, trajectory, until)
-    return jnp.max(jnp.where(jnp.isnan(path), 0.0, path))
+    seen = trajectory.reached & (trajectory.ts <= until)
+    return jnp.max(jnp.where(seen, path, 0.0))
 
 
 def drift_path(
@@ -89,7 +98,7 @@ def drift_path(
         )
     seen = trajectory.reached & (trajectory.ts <= until)
     start = jnp.max(jnp.abs(trajectory.observed[law.name][0]))
-    terms = jnp.max(jnp.where(seen, trajectory.scales[law.name], 0.0))
+    terms = jnp.nanmax(jnp.where(seen, trajectory.scales[law.name], 0.0))
     scale = jnp.maximum(start, terms)
     change = trajectory.drifts(law.name) / jnp.where(scale > 0, scale, 1.0)
     return jnp.where(seen, change, jnp.nan)

@@ -110,9 +110,10 @@ class TopicWords(AbstractSystem):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        require_positive(
-            embedding_scale=self.embedding_scale, query_scale=self.query_scale
-        )
+        require_positive(query_scale=self.query_scale)
+        # The theory's own start is at 0, which a scale may be.
+        if not _is_zero(self.embedding_scale):
+            require_positive(embedding_scale=self.embedding_scale)
         self._synthetic_task()
 
     @property
@@ -230,6 +231,10 @@ class TopicWords(AbstractSystem):
                 error = np.abs(np.asarray(values["topic_norm"]) / theory - 1)
             values["sen_error"] = error.tolist()
         return values
+
+
+def _is_zero(value) -> bool:
+    return isinstance(value, int | float) and value == 0
 
 
 def _choose(name: str, value, choices: tuple) -> None:

@@ -99,9 +99,9 @@ class TextTask(eqx.Module):
     def _path(self) -> Path:
         choices = f"choose from: synthetic, {', '.join(NAMED_CORPORA)}, or a path"
         if self.corpus not in NAMED_CORPORA:
-            path = Path(self.corpus).expanduser()
-            if not path.exists():
-                raise InputError(f"corpus {self.corpus!r} is unknown; {choices}")
+            path = _existing(self.corpus) if self.corpus else None
+            if path is None:
+                raise InputError(f"corpus {self.corpus[:100]!r} is unknown; {choices}")
             return path
         root = self.data or os.environ.get("FLOWATTN_DATA")
         if not root:
@@ -109,16 +109,29 @@ class TextTask(eqx.Module):
                 f"corpus {self.corpus!r} needs the folder that holds it: "
                 "--data DIR or the environment variable FLOWATTN_DATA"
             )
-        path = Path(root).expanduser() / self.corpus
-        if not path.is_dir():
-            raise InputError(f"corpus {self.corpus!r}: there is no folder {path}")
+        path = _existing(f"{root}/{self.corpus}")
+        if path is None or not path.is_dir():
+            raise InputError(
+                f"corpus {self.corpus!r}: there is no folder {root}/{self.corpus}"
+            )
         return path
+
+
+def _existing(name: str) -> Path | None:
+    """The path of that name, None where there is none or can be none."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def read_sentences(path: Path) -> _Labelled:
     """The labels and words of one file; `InputError` where it is malformed."""
+    if not path.is_file():
+        raise InputError(f"{path}: neither a file nor a folder of splits")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() in (".csv", ".tsv"):
                 rows = list(_table_rows(path, file))
             else:
@@ -144,15 +157,16 @@ def _line_rows(path: Path, file: io.TextIOBase):
         if "\0" in line:
             raise InputError(f"{path}:{number}: not a text file (holds a zero byte)")
         if line.strip():
-            label, _, text = line.strip().partition(" ")
-            yield number, label, text
+            label, *text = line.split(maxsplit=1)
+            yield number, label, "".join(text)
 
 
 def _table_rows(path: Path, file: io.TextIOBase):
     """(line number, label, text) of the rows of a table with these two columns."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    tabs = path.suffix.lower() == ".tsv"
+    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
     try:
-        reader = csv.DictReader(file, delimiter=delimiter)
+        reader = csv.DictReader(file, strict=True, **dialect)
         missing = {"label", "text"} - set(reader.fieldnames or ())
         if missing:
             raise InputError(
@@ -160,6 +174,11 @@ def _table_rows(path: Path, file: io.TextIOBase):
                 "a table needs the columns label and text"
             )
         for row in reader:
+            if None in row:
+                raise InputError(
+                    f"{path}:{reader.line_num}: more cells than columns; "
+                    "a text that holds the separator needs quotes"
+                )
             yield reader.line_num, row["label"] or "", row["text"] or ""
     except csv.Error as error:
         raise InputError(f"{path}: not a readable table ({error})") from None
@@ -169,7 +188,7 @@ def _parse(path: Path, number: int, label: str, text: str) -> tuple[int, list[st
     if not re.fullmatch(r"[+-]?\d{1,9}", label):
         shown = label if len(label) <= 20 else label[:20] + "…"
         raise InputError(
-            f"{path}:{number}: a sentence begins with its integer label, got {shown!r}"
+            f"{path}:{number}: a sentence needs an integer label, got {shown!r}"
         )
     words = re.sub(r"[^\w\s]", "", text).split()
     if not words:

@@ -109,7 +109,7 @@ def execute(system: AbstractSystem, options: Options) -> Result:
     problem = system.problem(jr.key(options.seed), options.data)
     observe = {**problem.observables, **problem.laws}
     # Enough of the records lie on the time that flow and descent have in common.
-    common = min(steps, int(t1 / rate)) if options.flow else steps
+    common = int(min(steps, t1 / rate)) if options.flow else steps
     every = max(1, common // _OUTPUT_TIMES, steps // (100 * _OUTPUT_TIMES))
 
     run = traj = gap = None

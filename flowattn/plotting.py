@@ -266,6 +266,10 @@ def plot_gap(gap: Gap) -> Drawing:
     axes.set(
         xlabel=_TIME, ylabel="|descent − flow| / largest |observable|", yscale="log"
     )
+    if curves:
+        # The first points, when everything is still at rest, would fill the picture.
+        medians = [np.nanmedian(_positive(y)) for _, y in curves.values() if y.any()]
+        axes.set_ylim(bottom=1e-2 * min(medians))
     known = gap.numerical_error is not None
     dashed = ", dashed: the flow's numerical error" if known else ""
     axes.set_title(f"line: gap{dashed}", fontsize=9)

@@ -48,9 +48,7 @@ class AbstractSystem(eqx.Module):
         """An instance drawn by `key`; `data` is the folder of named corpora."""
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
-        """The last output time up to which a non-smooth model met no kink; None for
-        models that have none.
-        """
+        """The last output time before a kink of the model; None where it met none."""
         del trajectory
         return None
 

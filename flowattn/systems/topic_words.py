@@ -213,12 +213,14 @@ class TopicWords(AbstractSystem):
         return {law.name: law for law in found}
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
-        """With the two-layer classifier: until some sentence first switches a ReLU."""
+        """The last output time before some sentence first switches a ReLU; None where
+        none does, or there is no ReLU.
+        """
         changes = trajectory.observed.get("sign_changes")
         if changes is None:
             return None
-        clean = (np.asarray(changes) == 0) & np.asarray(trajectory.reached)
-        return float(trajectory.ts[np.argmin(np.append(clean, False)) - 1])
+        kinked = (np.asarray(changes) > 0) & np.asarray(trajectory.reached)
+        return float(trajectory.ts[np.argmax(kinked) - 1]) if kinked.any() else None
 
     def final(self, trajectory: Trajectory) -> dict[str, Any]:
         """The last observed values, and for synthetic sentences `sen_error`: the

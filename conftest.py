@@ -1,13 +1,10 @@
 """Tests run in double precision, with shapes checked and no silent promotion."""
 
-import os
-
 import jax
 import jaxtyping
 import matplotlib
 import pytest
 
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
 matplotlib.use("agg")
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

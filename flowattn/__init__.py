@@ -15,7 +15,9 @@ from .laws import drift as drift
 from .observables import Observable as Observable
 from .reductions import Reduction as Reduction
 from .reductions import defect as defect
+from .segments import Progress as Progress
 from .sharpness import sharpness as sharpness
 from .solve import solve as solve
+from .solvers import RKC as RKC
 from .trajectory import RESULTS as RESULTS
 from .trajectory import Trajectory as Trajectory

@@ -1,17 +1,20 @@
 """Descend: discrete optimisation of a loss. The only file that runs optax."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree, Scalar
 
 from .errors import InputError, require_positive
 from .observables import Recorder, blank
 from .precision import float_dtype, highest_precision
+from .segments import Checkpoint, Progress, drive, latest_loss, segment_length, traced
 from .trajectory import RESULTS, Trajectory
 
 
@@ -23,13 +26,14 @@ def descend(
     learning_rate: float | Array | None = None,
     optimizer: optax.GradientTransformation | None = None,
     time_per_step: float | Array | None = None,
-    every: int | None = None,
+    every: int | Sequence[int] | np.ndarray | None = None,
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     save_params: bool = False,
     validation: Callable[[Any], Scalar] | None = None,
     patience: int | None = None,
     throw: bool = True,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Trajectory:
     """Run gradient descent, or any optax optimiser, on `loss` from `params`.
 
@@ -37,14 +41,15 @@ def descend(
       flow time that one of its steps stands for, `time_per_step` (for plain gradient
       descent its learning rate), so that runs compare with flows.
     - `steps`: how many; `every`: observe at every so many steps (default: about a
-      hundred times). Step 0 is always observed, and so is the last one.
-    - `observe`, `save_params`, `throw`, `progress`: as for `solve`.
+      hundred times), or the increasing numbers of the steps to observe. Step 0 is
+      always observed, and so is the last one.
+    - `observe`, `save_params`, `throw`, `progress`, `checkpoint`: as for `solve`.
     - `validation`: a loss to watch at every step; the parameters at which it was
       lowest are `Trajectory.best`. `patience`: stop once it has not been lower for so
       many steps.
 
     Stops where the loss becomes non-finite; what came before is kept. Works under
-    `jit`, `vmap` and `grad` (without `progress` there).
+    `jit`, `vmap` and `grad` (in one piece, without `progress` and `checkpoint` there).
 
     Raises `InputError` for settings that make no sense, and an
     `equinox.EquinoxRuntimeError` for a loss that becomes non-finite while `throw` is
@@ -64,15 +69,14 @@ def descend(
     if time_per_step is None:
         raise InputError("an optimizer needs time_per_step, the flow time of a step")
     require_positive(time_per_step=time_per_step, steps=steps)
-    every = max(1, steps // 100) if every is None else every
-    require_positive(every=every)
+    observed = _observed_steps(steps, every)
     if patience is not None:
         require_positive(patience=patience)
         if validation is None:
             raise InputError("patience needs a validation loss to watch")
     dtype = float_dtype(params)
     rate = None if learning_rate is None else jnp.asarray(learning_rate, dtype)
-    run = _descend(
+    task = _Task(
         loss,
         params,
         rate,
@@ -81,13 +85,34 @@ def descend(
         Recorder(observe, save_params),
         validation,
         patience,
-        steps,
-        every,
-        progress,
+        jnp.asarray(observed),
     )
+    if traced(task):
+        if progress is not None or checkpoint is not None:
+            raise InputError(
+                "progress and checkpoint need a run outside jit, vmap and grad"
+            )
+        run = _in_one_piece(task, _blocks(np.diff(observed)))
+    else:
+        file = None if checkpoint is None else Path(checkpoint) / "descent.state"
+        run = _in_segments(task, observed, progress, file, throw)
     if throw:
         run = run.result.error_if(run, run.result == RESULTS.loss_nonfinite)
     return run
+
+
+def _observed_steps(steps: int, every: Any) -> np.ndarray:
+    """The numbers of the steps that are observed, the first and the last among them."""
+    if every is None or np.ndim(every) == 0:
+        every = max(1, steps // 100) if every is None else every
+        require_positive(every=every)
+        return np.append(np.arange(0, steps, int(every)), steps)
+    chosen = np.asarray(every)
+    if not np.issubdtype(chosen.dtype, np.integer) or np.any(np.diff(chosen) <= 0):
+        raise InputError("every must be a number of steps, or increasing numbers")
+    if chosen.size and not 0 <= chosen[0] <= chosen[-1] <= steps:
+        raise InputError(f"every must hold steps from 0 to {steps}, got {chosen[-1]}")
+    return np.unique([0, *chosen, steps])
 
 
 class _State(eqx.Module):
@@ -98,48 +123,82 @@ class _State(eqx.Module):
     best: PyTree
     best_loss: Array
     best_step: Array
+    record: Any
+    reached: Array  # the step at which each record was made
     result: Any
 
 
-@eqx.filter_jit
-def _descend(
-    loss,
-    params,
-    rate,
-    optimizer,
-    time_per_step,
-    recorder,
-    validation,
-    patience,
-    steps,
-    every,
-    progress,
-):
-    arrays, static = eqx.partition(params, eqx.is_inexact_array)
-    optimizer = optax.sgd(rate) if optimizer is None else optimizer
+class _Task(eqx.Module):
+    """What is run: the same in every segment, and an argument of compiled code."""
 
-    def step(_, state: _State) -> _State:
+    loss: Callable[[Any], Scalar]
+    params: PyTree
+    rate: Array | None
+    transformation: optax.GradientTransformation | None
+    time_per_step: Array
+    recorder: Recorder
+    validation: Callable[[Any], Scalar] | None
+    patience: int | None
+    planned: Array
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Plain gradient descent, where nothing else was given."""
+        given = self.transformation
+        return optax.sgd(self._rate) if given is None else given
+
+    @property
+    def _rate(self) -> Array:
+        assert self.rate is not None
+        return self.rate
+
+    def whole(self, arrays: PyTree) -> PyTree:
+        """The parameters, with what does not move of them."""
+        return eqx.combine(
+            arrays, eqx.filter(self.params, eqx.is_inexact_array, inverse=True)
+        )
+
+    def begin(self) -> _State:
+        """The state before the first step, observed."""
+        arrays = eqx.filter(self.params, eqx.is_inexact_array)
+        first, rows = self.recorder(self.params), self.planned.shape
+        record = jax.tree.map(
+            lambda x: jnp.zeros(rows + x.shape, x.dtype).at[0].set(x), first
+        )
+        return _State(
+            arrays,
+            arrays,
+            self.optimizer.init(arrays),
+            jnp.array(0),
+            None if self.validation is None else arrays,
+            jnp.asarray(jnp.inf, self.time_per_step.dtype),
+            jnp.array(0),
+            record,
+            jnp.where(jnp.arange(*rows) == 0, 0, -1),
+            RESULTS.successful,
+        )
+
+    def step(self, state: _State) -> _State:
         """One step; none once the run has ended."""
         going = state.result == RESULTS.successful
-        value, gradient = eqx.filter_value_and_grad(loss)(
-            eqx.combine(state.params, static)
-        )
+        whole = self.whole(state.params)
+        value, gradient = eqx.filter_value_and_grad(self.loss)(whole)
         gradient = eqx.filter(gradient, eqx.is_inexact_array)
-        updates, optimizer_state = optimizer.update(
+        updates, optimizer_state = self.optimizer.update(
             gradient, state.optimizer, state.params
         )
         moved = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(value)
         best, best_loss, best_step = state.best, state.best_loss, state.best_step
         patient = jnp.array(True)
-        if validation is not None:
-            watched = validation(eqx.combine(state.params, static))
+        if self.validation is not None:
+            watched = self.validation(whole)
             lower = going & (watched < best_loss)
             best = _where(lower, state.params, best)
             best_loss = jnp.where(lower, watched, best_loss)
             best_step = jnp.where(lower, state.step, best_step)
-            if patience is not None:
-                patient = state.step - best_step < patience
+            if self.patience is not None:
+                patient = state.step - best_step < self.patience
         result = RESULTS.where(going & ~patient, RESULTS.out_of_patience, state.result)
         result = RESULTS.where(going & ~finite, RESULTS.loss_nonfinite, result)
         moves = result == RESULTS.successful
@@ -151,89 +210,173 @@ def _descend(
             best,
             best_loss,
             best_step,
+            state.record,
+            state.reached,
             result,
         )
 
-    def advance(state: _State, count: int):
-        """Up to `count` steps, then a record."""
-        going = state.result == RESULTS.successful
+    def observe(self, state: _State, row: Array) -> _State:
+        """Write down the state as a record; in no row beyond the last."""
+        record = jax.tree.map(
+            lambda rows, x: rows.at[row].set(x, mode="drop"),
+            state.record,
+            self.recorder(self.whole(state.params)),
+        )
+        reached = state.reached.at[row].set(state.step, mode="drop")
+        return eqx.tree_at(
+            lambda state: (state.record, state.reached), state, (record, reached)
+        )
 
-        def go(state):
-            state = jax.lax.fori_loop(0, count, step, state)
-            if progress is not None:
-                jax.debug.callback(progress, state.step / steps)
-            return state, recorder(eqx.combine(state.params, static))
+    def finish(self, state: _State, interrupted: bool) -> Trajectory:
+        """What a run leaves behind."""
+        # A loss can also be lost by the very last step, which nothing has looked at.
+        lost = ~jnp.isfinite(self.loss(self.whole(state.params)))
+        lost &= state.result == RESULTS.successful
+        result = RESULTS.where(lost, RESULTS.loss_nonfinite, state.result)
+        # The step that led to a non-finite loss was still taken; the one before was
+        # fine.
+        back = (result == RESULTS.loss_nonfinite) & (state.step > 0)
+        last_step = state.step - back.astype(state.step.dtype)
+        if interrupted:
+            fine = result == RESULTS.successful
+            result = RESULTS.where(fine, RESULTS.interrupted, result)
+        kept = (state.reached == self.planned) & (self.planned <= last_step)
+        records = jax.tree.map(lambda x: blank(x, kept, x.dtype), state.record)
+        dtype = self.time_per_step.dtype
+        return Trajectory(
+            ts=self.planned.astype(dtype) * self.time_per_step,
+            observed=records.values,
+            scales=records.scales,
+            params=self.whole(_where(back, state.previous, state.params)),
+            path=records.params,
+            best=None if state.best is None else self.whole(state.best),
+            result=result,
+            t_end=last_step.astype(dtype) * self.time_per_step,
+            saved=jnp.sum(kept),
+            counts={
+                "gradient_evaluations": state.step,
+                "hessian_vector_products": jnp.array(0),
+                "steps": state.step,
+                "rejected": jnp.array(0),
+            },
+            finer=None,
+            solver="gradient descent" if self.transformation is None else "optax",
+            labels=self.recorder.labels,
+        )
 
-        def rest(state):
-            shapes = eqx.filter_eval_shape(go, state)[1]
-            return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-        state, record = jax.lax.cond(going, go, rest, state)
-        return state, (record, state.step)
+@eqx.filter_jit
+def _in_one_piece(task: _Task, blocks: list[tuple[int, int]]) -> Trajectory:
+    """The whole run as one traced program: records equally far apart as a scan."""
+    with highest_precision():
+        state = task.begin()
+        row = 0
+        for length, count in blocks:
+
+            def block(state, row, length=length):
+                state = jax.lax.fori_loop(
+                    0, length, lambda _, state: task.step(state), state
+                )
+                return task.observe(state, row), None
+
+            rows = jnp.arange(row + 1, row + 1 + count)
+            state, _ = jax.lax.scan(block, state, rows)
+            row += count
+        return task.finish(state, interrupted=False)
+
+
+def _blocks(lengths: np.ndarray) -> list[tuple[int, int]]:
+    """Runs of equal lengths, as pairs of length and count.
+
+    >>> _blocks(np.array([5, 5, 5, 2]))
+    [(5, 3), (2, 1)]
+    """
+    starts = np.flatnonzero(np.diff(lengths, prepend=-1))
+    counts = np.diff(starts, append=len(lengths))
+    return [(int(lengths[i]), int(n)) for i, n in zip(starts, counts, strict=True)]
+
+
+@eqx.filter_jit
+def _begin(task: _Task) -> _State:
+    with highest_precision():
+        return task.begin()
+
+
+@eqx.filter_jit
+def _advance(task: _Task, state: _State, most: Array) -> _State:
+    """Up to `most` steps, observed where planned, or until the run has ended."""
+    last = jnp.minimum(state.step + most, task.planned[-1])
+
+    def before(state: _State, step: Array):
+        return (state.step < step) & (state.result == RESULTS.successful)
+
+    def stretch(state: _State) -> _State:
+        row = jnp.searchsorted(task.planned, state.step, side="right")
+        planned = task.planned[row]
+        until = jnp.minimum(planned, last)
+        state = jax.lax.while_loop(
+            lambda s: before(s, until), lambda s: task.step(s), state
+        )
+        due = (state.step == planned) & (state.result == RESULTS.successful)
+        return task.observe(state, jnp.where(due, row, len(task.planned)))
 
     with highest_precision():
-        state = _State(
-            arrays,
-            arrays,
-            optimizer.init(arrays),
-            jnp.array(0),
-            None if validation is None else arrays,
-            jnp.asarray(jnp.inf, time_per_step.dtype),
-            jnp.array(0),
-            RESULTS.successful,
-        )
-        first = recorder(params)
-        blocks, remainder = divmod(steps, every)
-        state, (records, reached) = jax.lax.scan(
-            lambda state, _: advance(state, every), state, length=blocks
-        )
-        records = _join(_lead(first), records)
-        reached = jnp.concatenate([jnp.zeros(1, reached.dtype), reached])
-        planned = jnp.arange(blocks + 1) * every
-        if remainder:
-            state, (last, at) = advance(state, remainder)
-            records = _join(records, _lead(last))
-            reached = jnp.append(reached, at)
-            planned = jnp.append(planned, steps)
-        # A loss can also be lost by the very last step, which nothing has looked at.
-        lost = ~jnp.isfinite(loss(eqx.combine(state.params, static)))
+        return jax.lax.while_loop(lambda s: before(s, last), stretch, state)
 
-    lost &= state.result == RESULTS.successful
-    result = RESULTS.where(lost, RESULTS.loss_nonfinite, state.result)
-    # The step that led to a non-finite loss was still taken; the one before was fine.
-    back = (result == RESULTS.loss_nonfinite) & (state.step > 0)
-    last_step = state.step - back.astype(state.step.dtype)
-    kept = (reached == planned) & (planned <= last_step)
-    records = jax.tree.map(lambda x: blank(x, kept, x.dtype), records)
-    return Trajectory(
-        ts=planned.astype(time_per_step.dtype) * time_per_step,
-        observed=records.values,
-        scales=records.scales,
-        params=eqx.combine(_where(back, state.previous, state.params), static),
-        path=records.params,
-        best=None if state.best is None else eqx.combine(state.best, static),
-        result=result,
-        t_end=last_step.astype(time_per_step.dtype) * time_per_step,
-        saved=jnp.sum(kept),
-        counts={
-            "gradient_evaluations": state.step,
-            "hessian_vector_products": jnp.array(0),
-            "steps": state.step,
-            "rejected": jnp.array(0),
-        },
-        finer=None,
-        solver="gradient descent" if rate is not None else "optax",
-        labels=recorder.labels,
+
+@eqx.filter_jit
+def _finish(task: _Task, state: _State, interrupted: bool) -> Trajectory:
+    with highest_precision():
+        return task.finish(state, interrupted)
+
+
+def _in_segments(
+    task: _Task,
+    observed: np.ndarray,
+    progress: Callable[[Progress], None] | None,
+    file: Path | None,
+    throw: bool,
+) -> Trajectory:
+    """The run as one compiled program for each segment, driven from here."""
+    like = eqx.filter_eval_shape(_begin, task)
+    most = jnp.asarray(segment_length((task.loss, task.params), like.record, 1))
+    checkpoint = state = None
+    if file is not None:
+        parts = {
+            "the loss": task.loss,
+            "the parameters": task.params,
+            "the learning rate": (task.rate, task.time_per_step),
+            "the optimizer": task.transformation,
+            "the steps": observed,
+            "the observables": task.recorder,
+            "the validation loss": (task.validation, task.patience),
+            "the length of segments": most,
+        }
+        checkpoint = Checkpoint(file, parts)
+        state = checkpoint.load(like)
+    steps, rate = int(observed[-1]), float(task.time_per_step)
+
+    def going(state: _State) -> bool:
+        return int(state.step) < steps and bool(state.result == RESULTS.successful)
+
+    def tell(state: _State) -> None:
+        assert progress is not None
+        step, seen = int(state.step), int(jnp.sum(state.reached >= 0))
+        loss = latest_loss(state.record, seen)
+        done = step / steps if going(state) else 1.0
+        progress(Progress(done, step * rate, rate, "gradient descent", loss))
+
+    state, stopped = drive(
+        _begin(task) if state is None else state,
+        lambda state: _advance(task, state, most),
+        going,
+        None if progress is None else tell,
+        checkpoint,
     )
+    if stopped and throw:
+        raise KeyboardInterrupt
+    return _finish(task, state, stopped)
 
 
 def _where(condition, new, old):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
-
-def _lead(tree):
-    return jax.tree.map(lambda x: x[None], tree)
-
-
-def _join(first, rest):
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, rest)

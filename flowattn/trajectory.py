@@ -27,6 +27,7 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "vector field is not smooth, at `t_end` of the trajectory (use `throw=False`)."
     )
     out_of_patience = "The validation loss had not improved for `patience` steps."
+    interrupted = "The run was interrupted."
 
 
 class Trajectory(eqx.Module):
@@ -39,6 +40,10 @@ class Trajectory(eqx.Module):
     - `best`: parameters with the lowest validation loss, if a descent looked.
     - `result`: how the run ended; `t_end`: the last time that it reached.
     - `finer`: the same solve at a tenth of the tolerances, if an error was asked for.
+    - `solver`: what the run was asked to use; `methods`: those that it could choose
+      among; `changes`: the times at which it took the next of them, inf beyond.
+    - `sharpness`: the last estimate of the Jacobian's spectral radius, where a solver
+      made one: the largest Hessian eigenvalue in size, for a gradient flow.
     """
 
     ts: Float[Array, " time"]
@@ -54,11 +59,40 @@ class Trajectory(eqx.Module):
     finer: "Trajectory | None"
     solver: str = eqx.field(static=True)
     labels: tuple[tuple[str, Label], ...] = eqx.field(static=True)
+    methods: tuple[str, ...] = eqx.field(static=True, default=())
+    changes: Float[Array, " change"] | None = None
+    sharpness: Float[Array, ""] | None = None
 
     @property
     def stats(self) -> dict[str, Any]:
-        """Gradient evaluations (rejected steps included), steps, rejected, solver."""
-        return {**self.counts, "solver": self.solver}
+        """What the run took.
+
+        `gradient_evaluations` and `hessian_vector_products` (rejected steps included;
+        absent for solvers that do not tell), `steps`, `rejected`, `solver`; where the
+        solver was to be chosen `choices`, each a solver and the time from which it
+        worked; where a solver estimated it, `sharpness`.
+        """
+        stats = {**self.counts, "solver": self.solver}
+        if self.sharpness is not None:
+            stats["sharpness"] = self.sharpness
+        if self.choices is not None:
+            stats["choices"] = self.choices
+        return stats
+
+    @property
+    def choices(self) -> list[dict[str, Any]] | None:
+        """The solvers that worked, in order, each with the time `since` it did.
+
+        None where there was nothing to choose, or the run is one of a batch.
+        """
+        changes = self.changes
+        if len(self.methods) < 2 or changes is None:
+            return None
+        if isinstance(changes, jax.core.Tracer) or changes.ndim != 1:
+            return None
+        times = [float(self.ts[0]), *(float(t) for t in changes if np.isfinite(t))]
+        names = (self.methods[i % len(self.methods)] for i in range(len(times)))
+        return [{"solver": n, "since": t} for n, t in zip(names, times, strict=True)]
 
     @property
     def error_stats(self) -> dict[str, Any] | None:
@@ -117,7 +151,7 @@ class Trajectory(eqx.Module):
             variables |= _arrays("params", self.params, ())
             variables |= _arrays("params_path", self.path, ("time",))
             variables |= _arrays("params_best", self.best, ())
-        stats = {k: v if isinstance(v, str) else int(v) for k, v in self.stats.items()}
+        stats = {k: v.item() if eqx.is_array(v) else v for k, v in self.stats.items()}
         attrs = {**stats, "result": self.outcome, "t_end": float(self.t_end)}
         return xr.Dataset(variables, coords, attrs)
 
@@ -128,7 +162,7 @@ class Trajectory(eqx.Module):
 
 
 _OUTCOMES = ("successful", "max_steps_reached", "loss_nonfinite", "blow_up")
-_OUTCOMES += ("out_of_patience",)
+_OUTCOMES += ("out_of_patience", "interrupted")
 
 
 def outcome_name(result: Any) -> str:

@@ -1,0 +1,286 @@
+"""Integrate: one segment of a solve. The only file that calls `diffrax.diffeqsolve`."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .flows import AbstractFlow
+from .observables import Recorder, blank
+from .solvers import RKC, Method
+from .stepping import ControlState, StepControl, Time
+from .trajectory import RESULTS, Trajectory
+
+# Changes of the method that are remembered.
+_CHANGES = 32
+
+
+class SolveState(eqx.Module):
+    """A solve between two segments."""
+
+    y: PyTree
+    elapsed: Time
+    method: Int[Array, ""]
+    fresh: Bool[Array, ""]  # the method has not begun: its state is to be made
+    solver: tuple[Any, ...]  # a state for each method
+    control: ControlState
+    record: Any
+    saved: Int[Array, ""]
+    changes: Float[Array, " change"]  # the times at which the method changed
+    result: Any
+
+    @property
+    def going(self) -> Bool[Array, ""]:
+        """Whether the last segment ended for another to follow."""
+        return self.result == RESULTS.event_occurred
+
+
+class Task(eqx.Module):
+    """What is solved: the same in every segment, and an argument of compiled code."""
+
+    flow: AbstractFlow
+    params: PyTree
+    times: Float[Array, " time"]
+    rtol: Float[Array, ""]
+    atol: Float[Array, ""]
+    recorder: Recorder
+    methods: tuple[Method, ...]
+
+    @property
+    def span(self) -> Float[Array, ""]:
+        """From the first output time to the last."""
+        return self.times[-1] - self.times[0]
+
+    def static(self) -> PyTree:
+        """What does not move of the parameters."""
+        return eqx.filter(self.params, eqx.is_inexact_array, inverse=True)
+
+    def term(self) -> diffrax.ODETerm:
+        """The field in local time; its argument is the time that has elapsed before."""
+
+        def field(t, y, elapsed):
+            now = self.times[0] + elapsed + t
+            velocity = self.flow(eqx.combine(y, self.static()), now)
+            return eqx.filter(velocity, eqx.is_inexact_array)
+
+        return diffrax.ODETerm(field)
+
+    def record(self, t, y, args) -> PyTree:
+        """What is written at an output time."""
+        del t, args
+        # Diffrax fills outputs that are not reached with inf: counts go as floats.
+        return jax.tree.map(
+            lambda x: jnp.asarray(x, self.times.dtype),
+            self.recorder(eqx.combine(y, self.static())),
+        )
+
+    def control(self, elapsed, first, max_steps, pause) -> StepControl:
+        """Step size control for a segment."""
+        return StepControl(
+            self.rtol,
+            self.atol,
+            optx.rms_norm,
+            self.span,
+            elapsed.until(self.span),
+            first,
+            max_steps,
+            pause,
+            changeable=len(self.methods) > 1,
+        )
+
+    def begin(self) -> SolveState:
+        """The state before the first segment."""
+        y0 = eqx.filter(self.params, eqx.is_inexact_array)
+        zero = jnp.zeros((), self.times.dtype)
+        none, elapsed = jnp.array(0), Time(zero, zero)
+        term, method = self.term(), self.methods[0]
+        control = self.control(elapsed, none, none, None)
+        _, control_state = control.init(
+            term, zero, self.span, y0, None, zero, method.func, method.error_order(term)
+        )
+        written = eqx.filter_eval_shape(self.record, zero, y0, zero)
+        rows = self.times.shape
+        return SolveState(
+            y0,
+            elapsed,
+            none,
+            jnp.array(True),
+            tuple(
+                _zeros(eqx.filter_eval_shape(one.init, term, zero, zero, y0, zero))
+                for one in self.methods
+            ),
+            control_state,
+            jax.tree.map(lambda x: jnp.zeros(rows + x.shape, x.dtype), written),
+            none,
+            jnp.full(_CHANGES, jnp.inf, zero.dtype),
+            RESULTS.event_occurred,
+        )
+
+    def advance(
+        self, state: SolveState, number: int, max_steps: Any, pause: int | None
+    ) -> SolveState:
+        """Integrate a segment with the method of that number, in local time from 0."""
+        method, term = self.methods[number], self.term()
+        zero, left = jnp.zeros_like(self.span), state.elapsed.until(self.span)
+        before = state.elapsed.high
+        dt0 = jnp.minimum(state.control.step, left)
+        # Each output time is asked for once: those already written are shifted out.
+        count = self.times.shape[0]
+        todo = jnp.minimum(jnp.arange(count) + state.saved, count - 1)
+        wanted = (self.times - self.times[0])[todo]
+        wanted = jnp.clip(state.elapsed.until(wanted), 0, left)
+        solver_state = jax.lax.cond(
+            state.fresh,
+            lambda: method.init(term, zero, dt0, state.y, before),
+            lambda: state.solver[number],
+        )
+        opening = jnp.where(state.fresh, method.opening, 0)
+        control_state = eqx.tree_at(
+            lambda control: control.evaluations,
+            state.control,
+            state.control.evaluations + opening,
+        )
+        solution = diffrax.diffeqsolve(
+            term,
+            method,
+            t0=zero,
+            t1=left,
+            dt0=dt0,
+            y0=state.y,
+            args=before,
+            saveat=diffrax.SaveAt(
+                subs=[
+                    diffrax.SubSaveAt(ts=wanted, fn=self.record),
+                    diffrax.SubSaveAt(t1=True),
+                ],
+                solver_state=True,
+                controller_state=True,
+            ),
+            stepsize_controller=self.control(
+                state.elapsed, state.control.tried, jnp.asarray(max_steps), pause
+            ),
+            max_steps=max_steps if isinstance(max_steps, int) else None,
+            throw=False,
+            solver_state=solver_state,
+            controller_state=control_state,
+            made_jump=False,
+        )
+        assert solution.ts is not None and solution.ys is not None
+        (wrote, ended), (records, y) = solution.ts, solution.ys
+        control = solution.controller_state
+        assert isinstance(control, ControlState)
+        new = jnp.sum(jnp.isfinite(wrote)).astype(state.saved.dtype)
+        new = jnp.minimum(new, count - state.saved)
+        following = SolveState(
+            jax.tree.map(lambda leaf: leaf[-1], y),
+            state.elapsed + ended[-1],
+            jnp.array(number),
+            jnp.array(False),
+            tuple(
+                solution.solver_state if other == number else kept
+                for other, kept in enumerate(state.solver)
+            ),
+            control,
+            jax.tree.map(_append(state.saved, new), state.record, records),
+            state.saved + new,
+            state.changes,
+            RESULTS.promote(solution.result),
+        )
+        return following if len(self.methods) == 1 else _change(following)
+
+    def finish(self, state: SolveState) -> Trajectory:
+        """What a solve leaves behind."""
+        control, result, times = state.control, state.result, self.times
+        small = result == RESULTS.dt_min_reached
+        result = RESULTS.where(small, RESULTS.blow_up, result)
+        lost = small & control.nonfinite
+        result = RESULTS.where(lost, RESULTS.loss_nonfinite, result)
+        # Stopped between two segments.
+        result = RESULTS.where(state.going, RESULTS.interrupted, result)
+        kept = jnp.arange(times.shape[0]) < state.saved
+        dtypes = eqx.filter_eval_shape(self.recorder, self.params)
+        written = jax.tree.map(
+            lambda x, like: blank(x, kept, like.dtype), state.record, dtypes
+        )
+        done = result == RESULTS.successful
+        counts = {
+            "gradient_evaluations": control.evaluations,
+            "hessian_vector_products": control.products,
+            "steps": control.accepted,
+            "rejected": control.tried - control.accepted,
+        }
+        if not all(method.counted for method in self.methods):
+            counts = {k: counts[k] for k in ("steps", "rejected")}
+        names = tuple(method.name for method in self.methods)
+        return Trajectory(
+            ts=times,
+            observed=written.values,
+            scales=written.scales,
+            params=eqx.combine(state.y, self.static()),
+            path=written.params,
+            best=None,
+            result=result,
+            t_end=jnp.where(done, times[-1], times[0] + state.elapsed.high),
+            saved=state.saved,
+            counts=counts,
+            finer=None,
+            solver=names[0] if len(names) == 1 else "auto",
+            methods=names,
+            changes=times[0] + state.changes,
+            sharpness=_sharpness(self.methods, state.solver),
+            labels=self.recorder.labels,
+        )
+
+
+def _zeros(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def _change(state: SolveState) -> SolveState:
+    """Hand over to the other method where the one at work does not fit."""
+    control = state.control
+    hands_over = control.unfit >= StepControl.most_unfit(control.changes)
+    hands_over &= state.going
+    row = jnp.where(hands_over, control.changes, _CHANGES)
+    control = eqx.tree_at(
+        lambda control: (control.unfit, control.changes),
+        control,
+        (
+            jnp.where(hands_over, 0, control.unfit),
+            control.changes + jnp.where(hands_over, 1, 0),
+        ),
+    )
+    return eqx.tree_at(
+        lambda state: (state.method, state.fresh, state.control, state.changes),
+        state,
+        (
+            jnp.where(hands_over, 1 - state.method, state.method),
+            hands_over,
+            control,
+            state.changes.at[row].set(state.elapsed.high, mode="drop"),
+        ),
+    )
+
+
+def _sharpness(methods, solver_states) -> Float[Array, ""] | None:
+    """The latest estimate of the spectral radius, nan where there is none yet."""
+    for method, state in zip(methods, solver_states, strict=True):
+        if isinstance(method.solver, RKC):
+            return jnp.where(state.radius > 0, state.radius, jnp.nan)
+    return None
+
+
+def _append(saved, new):
+    """Write `new` rows of an output behind the `saved` rows of another."""
+
+    def append(old, rows):
+        index = jnp.arange(len(old)) - saved
+        fresh = (index >= 0) & (index < new)
+        moved = rows[jnp.clip(index, 0, len(old) - 1)]
+        return jnp.where(fresh.reshape(-1, *[1] * (old.ndim - 1)), moved, old)
+
+    return append

@@ -1,0 +1,166 @@
+"""Stepping: step size control over the segments of a long solve."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+# A flow whose steps shrink below this share of the time span is taken to blow up.
+SMALLEST_STEP = 1e-14
+# A segment of local time ends where a step falls below this many spacings of the
+# local time. Diffrax 0.7.2 rounds a step that ends within 100 spacings of the end of
+# its interval to the end, and after a rejection tries half of what is left, again
+# and again; a step above 200 spacings never meets that.
+_SPACINGS = 200
+# A method gives way to the other after so many more steps that do not suit it than
+# steps that do, and twice as many each time the other has given way in turn.
+_UNFIT_STEPS = 5
+
+
+class Time(eqx.Module):
+    """Elapsed time as an unevaluated sum, so that small segments are not lost."""
+
+    high: Float[Array, ""]
+    low: Float[Array, ""]
+
+    def __add__(self, step: Float[Array, ""]) -> "Time":
+        # Knuth's two-sum: low is what rounding took from high.
+        step = step + self.low
+        high = self.high + step
+        part = high - self.high
+        return Time(high, (self.high - (high - part)) + (step - part))
+
+    def until(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The time from now to `t`."""
+        return (t - self.high) - self.low
+
+
+class ControlState(eqx.Module):
+    """What step size control carries from step to step, and segment to segment.
+
+    - `pid`: diffrax's part; `step`: the step to try next;
+    - `tried`, `accepted`: steps so far; `evaluations`, `products`: what all the steps
+      tried have cost;
+    - `nonfinite`: whether the last step met something that is not finite;
+    - `unfit`: steps that did not suit the method, less those that did;
+    - `changes`: how often the method changed.
+    """
+
+    pid: Any
+    step: Float[Array, ""]
+    tried: Int[Array, ""]
+    accepted: Int[Array, ""]
+    evaluations: Int[Array, ""]
+    products: Int[Array, ""]
+    nonfinite: Bool[Array, ""]
+    unfit: Int[Array, ""]
+    changes: Int[Array, ""]
+
+
+class StepControl(diffrax.AbstractAdaptiveStepSizeController):
+    """diffrax's step size control, which here also
+
+    - remembers the next step, so that a later segment can go on with it;
+    - counts what steps cost, rejected ones too, and how many were tried;
+    - ends the solve at blow-up, at non-finite values and at the limit of steps;
+    - ends the segment (as diffrax's events do) after `pause` steps, where local time
+      no longer resolves a step, and where the method does not fit.
+
+    `span` is the time of the whole solve, `left` that from the start of the segment,
+    `first` the steps tried before it.
+    """
+
+    rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
+    atol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
+    norm: Callable[[PyTree], Float[Array, ""]] = eqx.field(static=True)
+    span: Float[Array, ""]
+    left: Float[Array, ""]
+    first: Int[Array, ""]
+    max_steps: Int[Array, ""]
+    pause: int | None = eqx.field(static=True)
+    changeable: bool = eqx.field(static=True)
+
+    @property
+    def pid(self) -> diffrax.PIDController:
+        """diffrax's own."""
+        return diffrax.PIDController(self.rtol, self.atol, norm=self.norm)
+
+    def wrap(self, direction):
+        """Flows go forward in time."""
+        del direction
+        return self
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        """The first step, and the state before it."""
+        end, pid = self.pid.init(terms, t0, t1, y0, dt0, args, func, error_order)
+        # A start at which the field is not finite has no step to offer.
+        step = end - t0
+        usable = jnp.isfinite(step) & (step > 0)
+        step = jnp.where(usable, jnp.minimum(step, self.span), 1e-3 * self.span)
+        none = jnp.array(0)
+        # Choosing the first step takes two evaluations.
+        state = ControlState(
+            pid=(*pid[:2], jnp.array(pid[2])),
+            step=step,
+            tried=none,
+            accepted=none,
+            evaluations=none + 2,
+            products=none,
+            nonfinite=jnp.array(False),
+            unfit=none,
+            changes=none,
+        )
+        return t0 + step, state
+
+    def adapt_step_size(
+        self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
+    ):
+        """Keep a step or not, choose the next one, and say whether to go on."""
+        state, made = controller_state, y_error
+        evaluations, products = (
+            count.astype(state.tried.dtype)
+            for count in (made.evaluations, made.products)
+        )
+        keep, start, end, jump, pid, result = self.pid.adapt_step_size(
+            t0, t1, y0, y1_candidate, args, made.error, error_order, state.pid
+        )
+        finite = jnp.array(True)
+        for leaf in jax.tree.leaves(made.error):
+            finite &= jnp.isfinite(jnp.sum(leaf))
+        start, step = jnp.asarray(start), jnp.asarray(end - start)
+        tried = state.tried + 1
+        unfit = jnp.maximum(state.unfit + jnp.where(made.unfit > 0, 1, -1), 0)
+
+        codes, going = diffrax.RESULTS, start < self.left
+        unresolved = step < _SPACINGS * jnp.finfo(start.dtype).eps * start
+        ends = unresolved
+        if self.pause is not None:
+            ends |= tried >= self.first + self.pause
+        if self.changeable:
+            ends |= unfit >= self.most_unfit(state.changes)
+        result = codes.where(going & ends, codes.event_occurred, result)
+        blows_up = step < SMALLEST_STEP * self.span
+        result = codes.where(going & blows_up, codes.dt_min_reached, result)
+        stop = going & (tried >= self.max_steps)
+        result = codes.where(stop, codes.max_steps_reached, result)
+        state = ControlState(
+            (*pid[:2], jnp.asarray(pid[2])),
+            step,
+            tried,
+            state.accepted + jnp.where(keep, 1, 0),
+            state.evaluations + evaluations,
+            state.products + products,
+            ~finite,
+            unfit,
+            state.changes,
+        )
+        return keep, start, end, jump, state, result
+
+    @staticmethod
+    def most_unfit(changes: Int[Array, ""]) -> Int[Array, ""]:
+        """How many unfit steps a method may make."""
+        return _UNFIT_STEPS * 2 ** jnp.minimum(changes // 2, 20)

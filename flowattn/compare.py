@@ -48,6 +48,10 @@ class Gap(eqx.Module):
       common end, None where the runs end at different times;
       `params_path` the same at every time, None unless both saved their parameters.
     - `params_error`, `params_path_error`: the flow's numerical error in that unit.
+    - `edge`: 2/learning rate, the sharpness beyond which plain gradient descent is
+      unstable; None for other optimisers. `past_edge`: the first time at which the
+      flow's observable "sharpness" is beyond it, nan where it never is; None where
+      that was not observed.
     """
 
     ts: Float[Array, " time"]
@@ -56,6 +60,8 @@ class Gap(eqx.Module):
     params_error: Float[Array, ""] | None
     params_path: Float[Array, " time"] | None
     params_path_error: Float[Array, " time"] | None
+    edge: Float[Array, ""] | None
+    past_edge: Float[Array, ""] | None
 
     @property
     def max_relative(self) -> float:
@@ -151,7 +157,26 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
         if finer is not None:
             finest = jax.tree.map(lambda x: x[at_flow], finer.path)
             path_error = jax.vmap(_distance)(ours, finest)
-    return Gap(flow.ts[at_flow], gaps, params, params_error, path, path_error)
+    edge = None if run.learning_rate is None else 2 / run.learning_rate
+    return Gap(
+        flow.ts[at_flow],
+        gaps,
+        params,
+        params_error,
+        path,
+        path_error,
+        edge,
+        None if edge is None else _past_edge(flow, edge),
+    )
+
+
+def _past_edge(flow: Trajectory, edge: Array) -> Float[Array, ""] | None:
+    """The first time at which the flow's sharpness is beyond the edge."""
+    if "sharpness" not in flow.observed:
+        return None
+    values = flow.observed["sharpness"]
+    beyond = values.reshape(values.shape[0], -1)[:, 0] > edge
+    return jnp.where(jnp.any(beyond), flow.ts[jnp.argmax(beyond)], jnp.nan)
 
 
 def _common(flow, run):

@@ -262,6 +262,7 @@ class _Task(eqx.Module):
             finer=None,
             solver="gradient descent" if self.transformation is None else "optax",
             labels=self.recorder.labels,
+            learning_rate=self.rate,
         )
 
 

@@ -84,6 +84,13 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.where((values > 0) & (values < _LARGEST), values, np.nan)
 
 
+def _time_axis(axes: Axes, times: Any) -> None:
+    """Label the time axis; make it logarithmic where output times were spaced so."""
+    axes.set_xlabel(_TIME)
+    if len(times) > 2 and float(times[1]) * 5 * len(times) < float(times[-1]):
+        axes.set_xscale("log")
+
+
 def _one_of(flow: Trajectory | None, descent: Trajectory | None) -> Trajectory:
     run = flow if flow is not None else descent
     if run is None:
@@ -159,7 +166,8 @@ def plot_observable(
             curves[curve] = (times, values[:, entry])
     label = dict(first.labels)[name]
     units = "" if label.units == "1" else f"  [{label.units}]"
-    axes.set(xlabel=_TIME, ylabel=(label.long_name or name) + units)
+    axes.set_ylabel((label.long_name or name) + units)
+    _time_axis(axes, first.ts)
     if log:
         axes.set_yscale("log")
     if len(chosen) <= 10:
@@ -240,7 +248,8 @@ def plot_sen(
     left.set(xlabel="score s", ylabel="‖q‖‖ν‖")
     left.set_title("line: flow, dashed: SEN, points: descent", fontsize=9)
     left.legend(ncols=2, title="topic word" if prefix == "topic" else None)
-    right.set(xlabel=_TIME, ylabel="|measured / SEN − 1|  [%]", yscale="log")
+    right.set(ylabel="|measured / SEN − 1|  [%]", yscale="log")
+    _time_axis(right, first.ts)
     right.set_title("relative error of the SEN relation", fontsize=9)
     return Drawing(figure, curves)
 
@@ -263,9 +272,8 @@ def plot_gap(gap: Gap) -> Drawing:
             shown = _positive(np.asarray(error))
             axes.plot(times, shown, color=colour, ls="--", lw=1)
             curves[f"{name} numerical error"] = (times, np.asarray(error))
-    axes.set(
-        xlabel=_TIME, ylabel="|descent − flow| / largest |observable|", yscale="log"
-    )
+    axes.set(ylabel="|descent − flow| / largest |observable|", yscale="log")
+    _time_axis(axes, gap.ts)
     if curves:
         # The first points, when everything is still at rest, would fill the picture.
         medians = [np.nanmedian(_positive(y)) for _, y in curves.values() if y.any()]
@@ -275,6 +283,26 @@ def plot_gap(gap: Gap) -> Drawing:
     axes.set_title(f"line: gap{dashed}", fontsize=9)
     axes.legend()
     return Drawing(figure, curves)
+
+
+@_styled
+def plot_sharpness(
+    flow: Trajectory | None, descent: Trajectory | None, learning_rate: float
+) -> Drawing:
+    """The observable "sharpness" over time, and gradient descent's edge 2/η."""
+    figure, [axes] = _figure(1, width=5.6, height=3.6)
+    first = _one_of(flow, descent)
+    drawn = plot_observable("sharpness", flow, descent, axes)
+    edge = 2 / learning_rate
+    axes.axhline(edge, color="black", ls=":", lw=1, label=f"2/η, η = {learning_rate:g}")
+    times, values = _reached(first, "sharpness")
+    if np.nanmin(values) > 0:
+        axes.set_yscale("log")
+    axes.set(ylabel="Hessian eigenvalue  [1/time]")
+    axes.legend()
+    axes.set_title("line: flow, points: gradient descent", fontsize=9)
+    ends = times[[0, -1]]
+    return Drawing(figure, {**drawn.curves, "edge": (ends, np.array([edge, edge]))})
 
 
 @_styled
@@ -306,7 +334,8 @@ def plot_drift(
                     label=None if flow is not None else text,
                 )
             curves[f"{name} {kind}"] = (times, values)
-    axes.set(xlabel=_TIME, ylabel="|h(t) − h(0)| / scale of h", yscale="log")
+    axes.set(ylabel="|h(t) − h(0)| / scale of h", yscale="log")
+    _time_axis(axes, _one_of(flow, descent).ts)
     axes.set_title("line: flow, points: gradient descent", fontsize=9)
     axes.legend()
     return Drawing(figure, curves)
@@ -318,6 +347,7 @@ def plot_topic_words(
     descent: Trajectory | None,
     gap: Gap | None,
     laws: Mapping[str, Law],
+    learning_rate: float,
 ) -> dict[str, Drawing]:
     """The figures of one run of topic words, by name.
 
@@ -338,4 +368,6 @@ def plot_topic_words(
         drawings["gap"] = plot_gap(gap)
     if laws:
         drawings["laws"] = plot_drift(laws, flow, descent)
+    if "sharpness" in first.observed:
+        drawings["sharpness"] = plot_sharpness(flow, descent, learning_rate)
     return drawings

@@ -1,5 +1,7 @@
 """Precision: the dtype a run computes in, and exact matrix products inside runs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
@@ -35,3 +37,22 @@ def float_dtype(params: PyTree) -> jnp.dtype:
             "params mix the dtypes " + ", ".join(sorted(map(str, floating)))
         )
     return jnp.dtype(floating.pop())
+
+
+# Rounding in a dozen sums for each step leaves no more of a relative tolerance than
+# about so many spacings of the dtype.
+_RESOLVED = 8
+
+
+def require_resolved(rtol: float, dtype: Any) -> bool:
+    """Whether a dtype can give a relative tolerance.
+
+    Raises `InputError` for one below the spacing of its numbers.
+
+    >>> require_resolved(1e-6, jnp.float32), require_resolved(2e-7, jnp.float32)
+    (True, False)
+    """
+    finest = float(jnp.finfo(dtype).eps)
+    if rtol < finest:
+        raise InputError(f"rtol {rtol} is below what {dtype} resolves, {finest:.1e}")
+    return rtol >= _RESOLVED * finest

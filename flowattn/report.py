@@ -33,8 +33,17 @@ def summarise(
         "sharpness": {
             "start": sharpness,
             "learning_rate": learning_rate,
+            "edge": 2 / learning_rate,
             "largest_stable_learning_rate": 2 / sharpness if sharpness > 0 else None,
             "past_edge": learning_rate * sharpness > 2,
+            "largest": {
+                name: float(np.nanmax(run.observed["sharpness"][: int(run.saved)]))
+                for name, run in (("flow", flow), ("descent", descent))
+                if run is not None and "sharpness" in run.observed and run.saved > 0
+            },
+            "past_edge_since": (
+                None if gap is None or gap.past_edge is None else float(gap.past_edge)
+            ),
         },
     }
     return _undefined_to_none(summary)
@@ -129,11 +138,7 @@ def _header(summary) -> str:
         run = summary[kind]
         if run is None:
             continue
-        stats = run["stats"]
-        line = f"{kind:8} {stats['gradient_evaluations']} gradients to t = "
-        line += f"{run['t_end']:g} ({stats['solver']}, {stats['steps']} steps"
-        line += f", {stats['rejected']} rejected)" if stats["rejected"] else ")"
-        lines.append(line + _ending(run))
+        lines.append(f"{kind:8} {_cost(run)}{_ending(run)}")
     gap = summary["gap"]
     if gap is not None:
         error = gap["numerical_error"]
@@ -154,13 +159,41 @@ def _header(summary) -> str:
             smaller = 10 ** math.floor(math.log10(edge))
             line += f" ({smaller:g} is not): it must leave the flow"
         lines.append(line)
+    for kind, largest in sharp["largest"].items():
+        line = f"         largest sharpness of the {kind} {largest:.4g}, "
+        line += f"2 / learning rate {sharp['edge']:.4g}"
+        since = sharp["past_edge_since"]
+        if kind == "flow" and since is not None:
+            line += f": past the edge from t = {since:g}"
+        lines.append(line)
     return "\n".join(lines)
+
+
+def _cost(run) -> str:
+    """What a run took, in words."""
+    stats = run["stats"]
+    parts = []
+    if "gradient_evaluations" in stats:
+        parts.append(f"{stats['gradient_evaluations']} gradients")
+    if stats.get("hessian_vector_products"):
+        parts.append(f"{stats['hessian_vector_products']} Hessian products")
+    solver = stats["solver"]
+    if "choices" in stats:
+        first, *others = stats["choices"]
+        used = [first["solver"]]
+        used += [f"{one['solver']} from t = {one['since']:.3g}" for one in others[:3]]
+        used += [f"{len(others) - 3} more changes"] if len(others) > 3 else []
+        solver = ", ".join(used)
+    text = " and ".join(parts) + f" to t = {run['t_end']:g} ({solver}"
+    text += f", {stats['steps']} steps"
+    return text + (f", {stats['rejected']} rejected)" if stats["rejected"] else ")")
 
 
 def _ending(run) -> str:
     return {
         "successful": "",
         "out_of_patience": "; stopped, out of patience",
+        "interrupted": "; interrupted",
         "max_steps_reached": "; out of steps (stiff, or sliding on a kink?), "
         "--max-steps allows more",
         "loss_nonfinite": f"; the loss became non-finite after t = {run['t_end']:g}",

@@ -54,7 +54,10 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
         assert isinstance(tridiagonal, jax.Array)
         return _largest(tridiagonal, k)
 
-    return Observable(eigenvalues, ("mode",), "1/time", "sharpness")
+    modes = tuple(f"λ{number}" for number in range(1, k + 1))
+    return Observable(
+        eigenvalues, ("mode",), "1/time", "sharpness", coords={"mode": modes}
+    )
 
 
 def _largest(tridiagonal: Float[Array, "n n"], k: int) -> Float[Array, " k"]:

@@ -18,14 +18,10 @@ from .errors import InputError, require_positive
 from .flows import AbstractFlow
 from .integrate import SolveState, Task
 from .observables import Recorder
-from .precision import float_dtype, highest_precision
+from .precision import float_dtype, highest_precision, require_resolved
 from .segments import Checkpoint, Progress, drive, latest_loss, segment_length, traced
 from .solvers import methods
 from .trajectory import RESULTS, Trajectory
-
-# Rounding in a dozen sums for each step leaves no more of a relative tolerance than
-# about ten spacings of the dtype.
-_RESOLVED = 8
 
 
 def solve(
@@ -91,18 +87,12 @@ def solve(
     times = _output_times(ts, t1, dtype)
     atol = rtol / 1000 if atol is None else atol
     require_positive(rtol=rtol, atol=atol, max_steps=max_steps)
-    finest = float(jnp.finfo(dtype).eps)
-    if not isinstance(rtol, Tracer):
-        if rtol < finest:
-            raise InputError(
-                f"rtol {rtol} is below what {dtype} resolves, {finest:.1e}"
-            )
-        if rtol < _RESOLVED * finest:
-            warnings.warn(
-                f"rtol {rtol} is below what {dtype} can give, "
-                f"about {_RESOLVED * finest:.0e}: expect no more than that",
-                stacklevel=2,
-            )
+    if not isinstance(rtol, Tracer) and not require_resolved(rtol, dtype):
+        warnings.warn(
+            f"rtol {rtol} is below what {dtype} can give: rounding errors of about "
+            f"{float(jnp.finfo(dtype).eps):.0e} in each step will exceed it",
+            stacklevel=2,
+        )
     recorder = Recorder(observe, save_params)
     in_trace = traced((flow, params, times, rtol, atol, recorder))
     if solver is None:
@@ -111,7 +101,15 @@ def solve(
 
     def run(scale: float, name: str) -> Trajectory:
         rt, at = (jnp.asarray(tol, dtype) * scale for tol in (rtol, atol))
-        task = Task(flow, params, times, jnp.maximum(rt, finest), at, recorder, chosen)
+        task = Task(
+            flow,
+            params,
+            times,
+            jnp.maximum(rt, jnp.finfo(dtype).eps),
+            at,
+            recorder,
+            chosen,
+        )
         if in_trace:
             if progress is not None or checkpoint is not None:
                 raise InputError(

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator
@@ -30,10 +32,11 @@ def staged(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
     try:
         created = [p for p in (folder, *folder.parents) if not p.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".flowattn-", dir=folder))
+        _sweep(folder)
+        stage = Path(tempfile.mkdtemp(prefix=f"{_STAGE}{os.getpid()}-", dir=folder))
         yield stage
         made = sorted(stage.iterdir())
-        retired = Path(tempfile.mkdtemp(prefix=".flowattn-old-", dir=stage))
+        retired = Path(tempfile.mkdtemp(prefix="old-", dir=stage))
         for entry in made:
             target = folder / entry.name
             if target.is_dir():
@@ -52,6 +55,21 @@ def staged(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
         for path in created:
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+_STAGE = f".flowattn-{socket.gethostname()}-"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes of this machine that were killed have left half-written."""
+    for path in folder.glob(f"{_STAGE}*"):
+        process = path.name.removeprefix(_STAGE).split("-")[0]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue  # not ours to judge
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ class Trajectory(eqx.Module):
       among; `changes`: the times at which it took the next of them, inf beyond.
     - `sharpness`: the last estimate of the Jacobian's spectral radius, where a solver
       made one: the largest Hessian eigenvalue in size, for a gradient flow.
+    - `learning_rate`: of plain gradient descent.
     """
 
     ts: Float[Array, " time"]
@@ -62,6 +63,7 @@ class Trajectory(eqx.Module):
     methods: tuple[str, ...] = eqx.field(static=True, default=())
     changes: Float[Array, " change"] | None = None
     sharpness: Float[Array, ""] | None = None
+    learning_rate: Float[Array, ""] | None = None
 
     @property
     def stats(self) -> dict[str, Any]:

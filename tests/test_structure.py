@@ -38,6 +38,7 @@ ORDER = [
     "systems",
     "report",
     "plotting",
+    "experiment",
     "cli",
 ]
 

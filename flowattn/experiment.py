@@ -1,0 +1,257 @@
+"""Experiment: the flow and the descent of one system, and the report of both."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.random as jr
+import numpy as np
+
+from .compare import Gap, compare
+from .descend import descend
+from .errors import InputError, require_positive
+from .flows import GradientFlow
+from .precision import require_resolved
+from .provenance import provenance
+from .report import summarise
+from .segments import Progress
+from .sharpness import sharpness
+from .solve import solve
+from .solvers import SOLVERS
+from .systems import AbstractSystem, Problem
+from .trajectory import Trajectory
+
+OUTPUT_TIMES = 100
+_MOST_STEPS = 10**9
+
+# Ends of a run that can be gone on with.
+UNFINISHED = ("interrupted", "max_steps_reached")
+
+Watch = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a system is run."""
+
+    t1: float | None = None
+    """End of the flow; None: the paper's."""
+    rtol: float = 1e-6
+    """Relative tolerance of the flow's local error."""
+    atol: float | None = None
+    """Absolute tolerance; None: rtol / 1000."""
+    solver: Literal[SOLVERS] = "auto"  # pyright: ignore
+    """Solver of the flow; auto: Tsit5 or Dopri8, and RKC where the flow is stiff."""
+    max_steps: int = 5000
+    """Largest number of steps the flow may try before it is given up as stuck."""
+    spacing: Literal["linear", "log"] = "linear"
+    """Spacing of the output times; log: from one learning rate on."""
+    sharpness: int = 0
+    """Observe so many of the largest Hessian eigenvalues (some 30 products a time)."""
+    seed: int = 0
+    """Seed of the data and of the start."""
+    precision: Literal["float64", "float32"] | None = None
+    """Precision of everything; None: float64, on a TPU float32."""
+    learning_rate: float | None = None
+    """Learning rate of gradient descent; None: the paper's."""
+    steps: int | None = None
+    """Steps of gradient descent; None: t1 / learning rate."""
+    patience: int | None = None
+    """Stop after so many steps without a lower validation loss; None: never."""
+    flow: bool = True
+    """Run the flow."""
+    descent: bool = True
+    """Run gradient descent."""
+    data: str | None = None
+    """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A system and options whose numbers are settled and make sense."""
+
+    system: AbstractSystem
+    options: Options
+    t1: float
+    learning_rate: float
+    steps: int
+    atol: float
+    precision: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that was chosen, ready for JSON."""
+        config = {**_fields(self.system), **_fields(self.options)}
+        settled = ("t1", "learning_rate", "steps", "atol", "precision")
+        return config | {name: getattr(self, name) for name in settled}
+
+    @property
+    def observed_steps(self) -> np.ndarray:
+        """The steps of the descent at which it is observed."""
+        if self.options.spacing == "log":
+            chosen = np.geomspace(1, self.steps, OUTPUT_TIMES)
+            return np.unique(np.round(chosen).astype(int))
+        # Enough of the records lie on the time that flow and descent have in common.
+        common = self.steps
+        if self.options.flow:
+            common = int(min(self.steps, self.t1 / self.learning_rate))
+        most = 100 * OUTPUT_TIMES
+        every = max(1, common // OUTPUT_TIMES, self.steps // most)
+        return np.append(np.arange(0, self.steps, every), self.steps)
+
+    def output_times(self, run: Trajectory | None) -> np.ndarray:
+        """The flow's output times: the descent's, and its own beyond them."""
+        t1 = self.t1
+        own = np.linspace(0, t1, OUTPUT_TIMES + 1)
+        if self.options.spacing == "log":
+            first = min(self.learning_rate, t1 / 10)
+            own = np.append(0.0, np.geomspace(first, t1, OUTPUT_TIMES))
+        if run is None:
+            return own
+        shared = np.asarray(run.ts, np.float64)
+        spacing = 1e-6 * t1
+        shared = shared[shared <= t1 + spacing]
+        if abs(shared[-1] - t1) <= spacing:
+            shared[-1] = t1
+        beyond = own[own > shared[-1] + spacing]
+        return np.concatenate([shared, beyond])
+
+
+def plan(system: AbstractSystem, options: Options) -> Plan:
+    """Settle what the options leave open, and set the precision.
+
+    Raises `InputError` for options that make no sense.
+    """
+    t1 = system.t1 if options.t1 is None else options.t1
+    rate = options.learning_rate
+    rate = system.learning_rate if rate is None else rate
+    require_positive(t1=t1, learning_rate=rate, rtol=options.rtol)
+    require_positive(max_steps=options.max_steps)
+    atol = options.rtol / 1000 if options.atol is None else options.atol
+    require_positive(atol=atol)
+    if options.patience is not None:
+        require_positive(patience=options.patience)
+    if options.sharpness < 0:
+        raise InputError(f"sharpness must be 0 or more, got {options.sharpness}")
+    if not (options.flow or options.descent):
+        raise InputError("--no-flow and --no-descent together leave nothing to run")
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"seed must be from 0 to {2**32 - 1}, got {options.seed}")
+    steps = round(min(t1 / rate, 1e18)) if options.steps is None else options.steps
+    if options.descent and steps == 0 and options.steps is None:
+        raise InputError(f"t1 {t1} is shorter than a step of learning rate {rate}")
+    steps = steps if options.descent else max(1, steps)
+    require_positive(steps=steps)
+    if options.descent and steps > _MOST_STEPS:
+        raise InputError(f"steps must be at most {_MOST_STEPS}, got {steps}")
+    precision = options.precision
+    if precision is None:
+        precision = "float32" if jax.default_backend() == "tpu" else "float64"
+    require_resolved(options.rtol, precision)
+    jax.config.update("jax_enable_x64", precision == "float64")
+    return Plan(system, options, t1, rate, steps, atol, precision)
+
+
+def _fields(instance: Any) -> dict[str, Any]:
+    """The fields of a system or of options, ready for JSON."""
+    values = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One run of a system from the command line."""
+
+    problem: Problem
+    flow: Trajectory | None
+    descent: Trajectory | None
+    gap: Gap | None
+    summary: dict[str, Any]
+
+    @property
+    def outcomes(self) -> list[str]:
+        """How flow, its error estimate and descent ended."""
+        return outcomes(self.summary)
+
+
+def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
+    """Run the flow and gradient descent of a system, and put the numbers together.
+
+    `watch` gives, for the name of each, a context to run it in, whose value is called
+    with its progress. What Ctrl-C leaves is reported like any other result.
+    """
+    options, rate = plan.options, plan.learning_rate
+    problem = plan.system.problem(jr.key(options.seed), options.data)
+    observe = {**problem.observables, **problem.laws}
+    if options.sharpness:
+        observe["sharpness"] = sharpness(problem.loss, options.sharpness)
+
+    run = traj = gap = None
+    begin, seconds = time.perf_counter(), {}
+    if options.descent:
+        with watch("gradient descent") as progress:
+            run = descend(
+                problem.loss,
+                problem.params,
+                learning_rate=rate,
+                steps=plan.steps,
+                every=plan.observed_steps,
+                observe=observe,
+                validation=problem.validation if options.patience else None,
+                patience=options.patience,
+                throw=False,
+                progress=progress,
+                checkpoint=checkpoint,
+            )
+        seconds["gradient descent"] = time.perf_counter() - begin
+    stopped = run is not None and run.outcome == "interrupted"
+    if options.flow and not stopped:
+        with watch("flow") as progress:
+            traj = solve(
+                GradientFlow(problem.loss),
+                problem.params,
+                ts=plan.output_times(run),
+                rtol=options.rtol,
+                atol=plan.atol,
+                solver=options.solver,
+                max_steps=options.max_steps,
+                observe=observe,
+                error=True,
+                throw=False,
+                progress=progress,
+                checkpoint=checkpoint,
+            )
+        seconds["flow"] = time.perf_counter() - begin - sum(seconds.values())
+    if traj is not None and run is not None and min(traj.saved, run.saved) > 1:
+        if run.ts[1] <= plan.t1 * (1 + 1e-6):
+            gap = compare(traj, run)
+    top = float(sharpness(problem.loss)(problem.params)[0])
+    summary = summarise(plan.system, problem, traj, run, gap, top, rate)
+    origin = {**provenance(plan.precision), "seconds": seconds}
+    origin["command"] = sys.argv[1:]
+    summary = {**summary, "config": plan.config, "provenance": origin}
+    return Result(problem, traj, run, gap, summary)
+
+
+def outcomes(summary: dict[str, Any]) -> list[str]:
+    """How the runs in a summary ended: flow, its error estimate and descent."""
+    runs = [summary[kind] for kind in ("flow", "descent") if summary[kind] is not None]
+    finer = [run["error_stats"] for run in runs if run["error_stats"] is not None]
+    return [run["result"] for run in (*runs, *finer)]
+
+
+def finished(plan: Plan, file: Path) -> dict[str, Any] | None:
+    """The summary in a file, where it is of this very plan and was not cut short."""
+    try:
+        summary = json.loads(file.read_text())
+        same = summary["config"] == json.loads(json.dumps(plan.config))
+        whole = not set(outcomes(summary)) & set(UNFINISHED)
+        return summary if same and whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

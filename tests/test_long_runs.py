@@ -1,0 +1,287 @@
+"""Runs that are long: segments, checkpoints, Ctrl-C, kills, single precision."""
+
+import subprocess
+import sys
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowattn as fa
+from flowattn.segments import segment_length
+
+DTYPES = pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+
+
+class Quadratic(eqx.Module):
+    """½ Σ r x², whose flow is x₀ e^{−rt}; the rates are data."""
+
+    rates: jax.Array
+
+    def __call__(self, x):
+        return 0.5 * jnp.sum(self.rates * x**2)
+
+
+def identity(x):
+    return x
+
+
+def run(dtype, solver="auto", **arguments):
+    """A flow that Tsit5 begins and RKC ends, over more than one segment."""
+    loss = Quadratic(jnp.geomspace(1, 1e4, 8, dtype=dtype))
+    ts = jnp.asarray(np.append(0, np.geomspace(1e-4, 3, 12)), dtype)
+    observe = {"x": identity, "loss": loss}
+    arguments = {"rtol": 1e-5, "throw": False, "error": True, **arguments}
+    start = jnp.ones(8, dtype)
+    return fa.solve(
+        fa.GradientFlow(loss), start, ts=ts, solver=solver, observe=observe, **arguments
+    )
+
+
+def same(first, second):
+    """Bit for bit, in everything that a run leaves behind."""
+    ours, theirs = (
+        jax.tree.leaves(eqx.filter(x, eqx.is_array)) for x in (first, second)
+    )
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(autouse=True)
+def _short_segments(monkeypatch):
+    """Segments of 60 steps, so that small problems have many."""
+    monkeypatch.setattr("flowattn.segments._MOST", 60)
+
+
+class Stop:
+    """Ctrl-C after so many segments."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self, progress):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@DTYPES
+def test_interrupted_and_resumed_bit_for_bit(dtype, tmp_path):
+    whole = run(dtype)
+    assert [c["solver"] for c in whole.stats["choices"]] == ["tsit5", "rkc"]
+    parts = [run(dtype, progress=Stop(n), checkpoint=tmp_path) for n in (1, 2, 3, 3)]
+    assert all(p.outcome == "interrupted" for p in parts[:2])
+    assert parts[0].t_end < parts[1].t_end < whole.t_end
+    kept = np.asarray(parts[1].reached)
+    np.testing.assert_array_equal(
+        parts[1].observed["x"][kept], whole.observed["x"][kept]
+    )
+    assert np.all(np.isnan(parts[1].observed["x"][~kept]))
+    same(run(dtype, checkpoint=tmp_path), whole)
+
+
+@pytest.mark.parametrize("solver", ["tsit5", "dopri8", "kvaerno5"])
+def test_every_solver_resumes(solver, tmp_path):
+    whole = run(jnp.float64, solver, error=False, rtol=1e-4)
+    run(
+        jnp.float64,
+        solver,
+        error=False,
+        rtol=1e-4,
+        progress=Stop(1),
+        checkpoint=tmp_path,
+    )
+    same(run(jnp.float64, solver, error=False, rtol=1e-4, checkpoint=tmp_path), whole)
+
+
+@DTYPES
+def test_descent_interrupted_and_resumed_bit_for_bit(dtype, tmp_path):
+    loss = Quadratic(jnp.geomspace(1, 100, 8, dtype=dtype))
+
+    def descend(**arguments):
+        return fa.descend(
+            loss,
+            jnp.ones(8, dtype),
+            learning_rate=0.01,
+            steps=500,
+            every=7,
+            observe={"loss": loss},
+            validation=loss,
+            throw=False,
+            **arguments,
+        )
+
+    whole = descend()
+    part = descend(progress=Stop(3), checkpoint=tmp_path)
+    assert part.outcome == "interrupted" and part.stats["steps"] == 180
+    assert part.saved == 1 + 180 // 7
+    same(descend(checkpoint=tmp_path), whole)
+    in_one_piece = jax.jit(descend)()
+    np.testing.assert_allclose(
+        in_one_piece.observed["loss"], whole.observed["loss"], rtol=1e-5
+    )
+
+
+PROGRAM = """
+import sys, jax
+jax.config.update("jax_enable_x64", sys.argv[1] == "float64")
+import jax.numpy as jnp, numpy as np, flowattn as fa
+from flowattn import segments
+segments._MOST = 40
+rates = jnp.geomspace(1, 1e4, 8)
+loss = jax.tree_util.Partial(lambda r, x: 0.5 * jnp.sum(r * x**2), rates)
+flow = fa.GradientFlow(loss)
+slow = lambda progress: __import__("time").sleep(0.02)
+traj = fa.solve(flow, jnp.ones(8), t1=30.0, rtol=1e-5, observe={"x": jnp.cumsum},
+                checkpoint=sys.argv[2], progress=slow)
+np.savez(sys.argv[3], ts=traj.ts, x=traj.observed["x"], params=traj.params,
+         steps=traj.stats["steps"], cost=traj.stats["gradient_evaluations"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_killed_at_random_moments_and_resumed_bit_for_bit(dtype, tmp_path):
+    seed = time.time_ns() % 2**32
+    print(f"seed {seed}")
+    moments = np.random.default_rng(seed).uniform(0, 1.5, 2)
+
+    def start(name):
+        folder, result = tmp_path / name, tmp_path / f"{name}.npz"
+        command = [sys.executable, "-c", PROGRAM, dtype, str(folder), str(result)]
+        return subprocess.Popen(command), folder, result
+
+    process, _, unbroken = start("unbroken")
+    for moment in moments:
+        killed, folder, result = start("broken")
+        while not list(folder.glob("*.state")) and killed.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moment)
+        killed.kill()
+        killed.wait()
+    last, _, result = start("broken")
+    assert last.wait() == 0 and process.wait() == 0
+    ours, theirs = np.load(result), np.load(unbroken)
+    for name in theirs.files:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    assert ours["x"].dtype == dtype
+
+
+def test_a_higher_limit_of_steps_goes_on(tmp_path):
+    whole = run(jnp.float64, error=False)
+    tried = int(whole.stats["steps"]) + int(whole.stats["rejected"])
+    short = run(jnp.float64, error=False, checkpoint=tmp_path, max_steps=tried - 50)
+    assert short.outcome == "max_steps_reached"
+    same(run(jnp.float64, error=False, checkpoint=tmp_path), whole)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    run(jnp.float64, progress=Stop(1), checkpoint=tmp_path)
+    with pytest.raises(fa.InputError, match="another run: it differs in the tol"):
+        run(jnp.float64, rtol=1e-6, checkpoint=tmp_path)
+    with pytest.raises(fa.InputError, match="differs in the solver"):
+        run(jnp.float64, "rkc", checkpoint=tmp_path)
+    file = tmp_path / "flow.state"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(fa.InputError, match="holds no state"):
+        run(jnp.float64, checkpoint=tmp_path)
+    file.write_bytes(b"nonsense")
+    with pytest.raises(fa.InputError, match="holds no state"):
+        run(jnp.float64, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_of_other_versions_is_taken_with_a_warning(tmp_path):
+    run(jnp.float64, progress=Stop(1), checkpoint=tmp_path)
+    file = tmp_path / "flow.state"
+    header, rest = file.read_bytes().split(b"\n", 1)
+    file.write_bytes(header.replace(b'"jax": "', b'"jax": "0.') + b"\n" + rest)
+    with pytest.warns(UserWarning, match="by other versions or on another device"):
+        assert run(jnp.float64, checkpoint=tmp_path).outcome == "successful"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(fa.InputError, match="cannot write"):
+        run(jnp.float64, checkpoint=tmp_path / "file")
+
+
+def test_ctrl_c_is_raised_unless_asked_otherwise():
+    with pytest.raises(KeyboardInterrupt):
+        run(jnp.float64, progress=Stop(1), throw=True)
+
+
+def test_segments_do_not_change_the_solution():
+    cut, uncut = run(jnp.float64), jax.jit(lambda: run(jnp.float64))()
+    assert uncut.stats["steps"] == cut.stats["steps"]
+    np.testing.assert_allclose(cut.observed["x"], uncut.observed["x"], atol=1e-12)
+
+
+def test_progress_says_where_the_run_is():
+    told = []
+    traj = run(jnp.float64, error=False, progress=told.append)
+    assert len(told) > 3 and told[-1].done == 1
+    assert [p.t for p in told] == sorted(p.t for p in told)
+    assert told[0].solver == "tsit5" and told[-1].solver == "rkc"
+    assert told[-1].loss == float(traj.observed["loss"][-1])
+    assert all(0 < p.step < 3 for p in told)
+
+
+def test_progress_and_checkpoints_are_refused_under_jit(tmp_path):
+    with pytest.raises(fa.InputError, match="outside jit"):
+        jax.jit(lambda: run(jnp.float64, checkpoint=tmp_path))()
+
+
+def test_lengths_of_segments_depend_on_sizes_alone(monkeypatch):
+    monkeypatch.undo()
+    small, large = np.zeros(10), np.zeros(2**24)
+    assert segment_length(small, small, 6) == 1000
+    assert segment_length(large, small, 6) == 4
+    # A large output wants longer segments.
+    assert segment_length(large, np.zeros(2**26), 6) == 6
+
+
+GRID = [(rate, t1) for rate in (30.0, 300.0, 3000.0) for t1 in (1, 600, 2e3, 1e4, 1e6)]
+
+
+@pytest.mark.parametrize("solver", ["tsit5", "rkc", "auto"])
+def test_single_precision_to_the_last_unit_of_time(solver):
+    """y' = −diag(1, λ) y over the last unit of time before t1: diffrax 0.7.2 alone
+    rejects for ever in eight of these fifteen cases, or steps below the spacing of t.
+    """
+    for rate, t1 in GRID:
+        flow = fa.GradientFlow(Quadratic(jnp.array([1.0, rate], jnp.float32)))
+        traj = fa.solve(
+            flow,
+            jnp.ones(2, jnp.float32),
+            ts=jnp.array([t1 - 1, t1], jnp.float32),
+            rtol=1e-4,
+            solver=solver,
+            observe={"x": identity},
+        )
+        assert traj.outcome == "successful"
+        tried = int(traj.stats["steps"]) + int(traj.stats["rejected"])
+        # Stability allows Tsit5 steps of 3.5/λ.
+        assert tried < 100 + rate, (rate, t1)
+        # The times that single precision makes of t1 − 1 and t1.
+        span = float(traj.ts[1]) - float(traj.ts[0])
+        error = np.abs(
+            np.asarray(traj.observed["x"][-1]) - np.exp([-span, -rate * span])
+        )
+        assert np.max(error) < 10 * 1e-4, (rate, t1)
+
+
+@pytest.mark.parametrize("t1", [1e4, 1e6])
+def test_single_precision_over_a_long_time(t1):
+    """The same from 0, where RKC takes steps as long as accuracy allows."""
+    flow = fa.GradientFlow(Quadratic(jnp.array([1e-5, 300.0], jnp.float32)))
+    start = jnp.ones(2, jnp.float32)
+    ts = jnp.array([0.0, t1 - 1, t1], jnp.float32)
+    traj = fa.solve(flow, start, ts=ts, rtol=1e-4, observe={"x": identity})
+    exact = np.exp(-1e-5 * np.asarray(ts, np.float64))
+    assert np.max(np.abs(np.asarray(traj.observed["x"])[:, 0] - exact)) < 1e-3
+    assert traj.stats["choices"][-1]["solver"] == "rkc"

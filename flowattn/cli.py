@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import shutil
 import signal
 import sys
@@ -141,12 +142,12 @@ class Run:
         checkpoint = self.out / _CHECKPOINT
         if self.anew:
             shutil.rmtree(checkpoint, ignore_errors=True)
-        elif checkpoint.exists() and not self.resume:
+        elif os.path.exists(checkpoint) and not self.resume:
             raise InputError(
                 f"{self.out} holds an unfinished run: --resume goes on with it, "
                 "--anew begins anew"
             )
-        elif self.resume and not checkpoint.exists():
+        elif self.resume and not os.path.exists(checkpoint):
             done = finished(planned, self.out / "summary.json")
             if done is not None:
                 print(table(done))

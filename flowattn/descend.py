@@ -174,7 +174,7 @@ class _Task(eqx.Module):
             jnp.asarray(jnp.inf, self.time_per_step.dtype),
             jnp.array(0),
             record,
-            jnp.where(jnp.arange(*rows) == 0, 0, -1),
+            jnp.where(jnp.arange(rows[0]) == 0, 0, -1),
             RESULTS.successful,
         )
 

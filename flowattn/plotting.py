@@ -1,7 +1,7 @@
 """Plots of runs. Nothing is solved here; every function returns what it drew."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib
@@ -337,6 +337,32 @@ def plot_drift(
     axes.set(ylabel="|h(t) − h(0)| / scale of h", yscale="log")
     _time_axis(axes, _one_of(flow, descent).ts)
     axes.set_title("line: flow, points: gradient descent", fontsize=9)
+    axes.legend()
+    return Drawing(figure, curves)
+
+
+@_styled
+def plot_work(
+    rows: Sequence[Mapping[str, Any]], title: str, x: str = "error"
+) -> Drawing:
+    """Gradient equivalents of several solvers against their achieved error, or
+    against another entry `x` of the rows; one curve for each solver.
+    """
+    labels = {"error": "achieved error", "largest_rate": "largest rate λ"}
+    figure, [axes] = _figure(1, width=5.6, height=4.0)
+    curves = {}
+    names = dict.fromkeys(row["solver"] for row in rows)
+    for number, name in enumerate(names):
+        mine = sorted((r for r in rows if r["solver"] == name), key=lambda r: r[x])
+        places = np.array([row[x] for row in mine], float)
+        work = np.array([row["gradient_equivalents"] for row in mine], float)
+        style = {"color": COLOURS[number % len(COLOURS)]}
+        style |= {"marker": _MARKERS[number % len(_MARKERS)], "label": name}
+        axes.plot(places, work, **style)
+        curves[name] = (places, work)
+    axes.set(xscale="log", yscale="log", xlabel=labels.get(x, x))
+    axes.set_ylabel("gradients + 2 × Hessian-vector products")
+    axes.set_title(title, fontsize=9)
     axes.legend()
     return Drawing(figure, curves)
 

@@ -44,7 +44,7 @@ def float_dtype(params: PyTree) -> jnp.dtype:
 _RESOLVED = 8
 
 
-def require_resolved(rtol: float, dtype: Any) -> bool:
+def require_resolved(rtol: Any, dtype: Any) -> bool:
     """Whether a dtype can give a relative tolerance.
 
     Raises `InputError` for one below the spacing of its numbers.

@@ -139,6 +139,10 @@ def _header(summary) -> str:
         if run is None:
             continue
         lines.append(f"{kind:8} {_cost(run)}{_ending(run)}")
+        finer = run["error_stats"]
+        if finer is not None and finer["result"] != "successful":
+            reached = f"error    estimated to t = {finer['t_end']:g} alone"
+            lines.append(reached + _ending(finer))
     gap = summary["gap"]
     if gap is not None:
         error = gap["numerical_error"]

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from .errors import InputError
@@ -74,7 +76,7 @@ def _bytes(tree: PyTree) -> int:
 
 def _extended(dtype: Any) -> bool:
     """Whether a dtype is that of random keys."""
-    return jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+    return jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
 def traced(tree: PyTree) -> bool:
@@ -83,8 +85,8 @@ def traced(tree: PyTree) -> bool:
     Also under a `jit` that closes over concrete arrays, where every operation gives
     a tracer.
     """
-    leaves = [*jax.tree.leaves(tree), jax.numpy.zeros(()) + 0]
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    leaves = [*jax.tree.leaves(tree), jnp.zeros(()) + 0]
+    return any(isinstance(leaf, Tracer) for leaf in leaves)
 
 
 @dataclasses.dataclass
@@ -139,7 +141,7 @@ class Checkpoint:
         except Exception:  # NumPy and Equinox have many for a file that is cut short
             raise InputError(f"{self.path} holds no state of a run") from None
 
-    def save(self, state: State) -> None:
+    def save(self, state: PyTree) -> None:
         """Write the state, whole or not at all."""
         begin = time.monotonic()
         try:
@@ -176,9 +178,7 @@ def _digest(part: Any) -> str:
     text = re.sub(r" at 0x[0-9a-f]+", "", str(structure))
     digest = hashlib.sha256(text.encode())
     for leaf in leaves:
-        if eqx.is_array(leaf) and jax.dtypes.issubdtype(
-            leaf.dtype, jax.dtypes.prng_key
-        ):
+        if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         if eqx.is_array(leaf) or isinstance(leaf, np.generic):
             array = np.asarray(leaf)

@@ -32,7 +32,7 @@ def solve(
     t1: float | Array | None = None,
     rtol: float | Array = 1e-6,
     atol: float | Array | None = None,
-    solver: str | diffrax.AbstractAdaptiveSolver | None = None,
+    solver: str | diffrax.AbstractSolver | None = None,
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     save_params: bool = False,
     error: bool = False,

@@ -121,6 +121,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     ):
         """Keep a step or not, choose the next one, and say whether to go on."""
         state, made = controller_state, y_error
+        assert made is not None
         evaluations, products = (
             count.astype(state.tried.dtype)
             for count in (made.evaluations, made.products)

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .observables import Label
@@ -90,7 +91,7 @@ class Trajectory(eqx.Module):
         changes = self.changes
         if len(self.methods) < 2 or changes is None:
             return None
-        if isinstance(changes, jax.core.Tracer) or changes.ndim != 1:
+        if isinstance(changes, Tracer) or changes.ndim != 1:
             return None
         times = [float(self.ts[0]), *(float(t) for t in changes if np.isfinite(t))]
         names = (self.methods[i % len(self.methods)] for i in range(len(times)))

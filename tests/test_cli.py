@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -46,7 +48,8 @@ def test_the_summary_has_what_it_promises(results):
     assert origin["versions"]["jax"] and origin["matmul_precision"] == "highest"
     stats = summary["flow"]["stats"]
     assert stats["gradient_evaluations"] > stats["steps"] > 0
-    assert stats["solver"] == "tsit5" and summary["flow"]["events"] == {}
+    assert stats["solver"] == "auto" and summary["flow"]["events"] == {}
+    assert stats["choices"] == [{"solver": "tsit5", "since": 0.0}]
     assert summary["descent"]["stats"]["gradient_evaluations"] == 40
     for kind in ("flow", "descent"):
         final = summary[kind]["final"]
@@ -273,4 +276,70 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path):
 def test_progress_is_plain_lines_without_a_terminal(capsys):
     run(*SHORT, "--no-flow")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"gradient descent: {n} %" for n in (25, 50, 75, 100)]
+    assert len(lines) == 1 and lines[0].endswith(", step 0.5: 100 %")
+    assert lines[0].startswith("gradient descent (gradient descent) t = 20, loss 0.")
+
+
+def test_log_spaced_times_and_sharpness(tmp_path):
+    out = tmp_path / "out"
+    assert run(*SHORT, "--spacing", "log", "--sharpness", "2", "--out", out) == 0
+    tree = xr.open_datatree(out / "trajectory.zarr", engine="zarr")
+    times = tree["flow"]["time"].values
+    np.testing.assert_array_equal(times, tree["descent"]["time"].values)
+    # Steps 1 to 40, each once where they are dense, and ever fewer.
+    assert times[0] == 0 and times[1] == 0.5 and times[-1] == 20
+    assert np.all(np.diff(np.diff(np.log(times[1:]))) < 0.3)
+    assert tree["flow"]["sharpness"].dims == ("time", "mode")
+    assert list(tree["flow"]["mode"].values) == ["λ1", "λ2"]
+    sharp = json.loads((out / "summary.json").read_text())["sharpness"]
+    largest = float(tree["flow"]["sharpness"].max())
+    assert sharp["largest"]["flow"] == largest and sharp["edge"] == 4.0
+    assert sharp["past_edge_since"] is None
+    assert (out / "sharpness.png").exists()
+
+
+def test_an_unfinished_run_is_gone_on_with(tmp_path, capsys, monkeypatch):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    long = [*SMALL, "--t1", "2000", "--no-descent", "--rtol", "1e-8", "--solver", "rkc"]
+    monkeypatch.setattr("flowattn.segments._MOST", 50)
+    assert run(*long, "--out", whole) == 0
+    assert run(*long, "--out", out, "--max-steps", "80") == 1
+    assert "the same command with --resume goes on" in capsys.readouterr().out
+    assert (out / "checkpoint" / "flow.state").exists()
+    assert run(*long, "--out", out) == 2
+    assert "--resume goes on with it, --anew begins" in capsys.readouterr().err
+    assert run(*long, "--out", out, "--resume", "--rtol", "1e-7") == 2
+    assert "differs in the tolerances" in capsys.readouterr().err
+    assert run(*long, "--out", out, "--resume") == 0
+    assert not (out / "checkpoint").exists()
+    ours, theirs = (json.loads((f / "summary.json").read_text()) for f in (out, whole))
+    assert ours["flow"] == theirs["flow"] and ours["laws"] == theirs["laws"]
+    capsys.readouterr()
+    assert run(*long, "--out", out, "--resume") == 0
+    assert "is complete" in capsys.readouterr().out
+    assert run(*SHORT, "--resume") == 2
+    assert "--resume needs --out" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_what_is_done(tmp_path):
+    """A signal to the process: results are written, and the run can be resumed."""
+    out = tmp_path / "out"
+    settings = [*SMALL, "--t1", "1e9", "--no-descent", "--rtol", "1e-12"]
+    settings += ["--solver", "rkc", "--max-steps", "100000000", "--out", str(out)]
+    command = [sys.executable, "-m", "flowattn", "run", "topic-words", *settings]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (out / "checkpoint").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    text, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert b"; interrupted" in text and b"--resume" in text
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["flow"]["result"] == "interrupted"
+    assert 0 < summary["flow"]["t_end"] < 1e9
+
+
+def test_a_tolerance_below_single_precision_is_refused_at_once(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(*SHORT, "--precision", "float32", "--rtol", "1e-9", "--out", out) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not out.exists()

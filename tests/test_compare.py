@@ -76,7 +76,7 @@ def test_a_gap_within_twice_the_error_is_no_departure():
     one = ObservableGap(
         jnp.array([0.0, 1.0, 3.0]), jnp.array(1.0), jnp.array([0.0, 1.0, 1.0])
     )
-    gap = fa.Gap(jnp.arange(3.0), {"x": one}, None, None, None, None)
+    gap = fa.Gap(jnp.arange(3.0), {"x": one}, *[None] * 6)
     assert gap.departure(0.5) == 2.0 and gap.departure(5.0) is None and gap.resolved
 
 

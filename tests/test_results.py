@@ -45,7 +45,7 @@ def test_data_set_has_labels_errors_and_parameters(runs):
     np.testing.assert_array_equal(data["both_error"], flow.error["both"])
     np.testing.assert_array_equal(data["params.x"], flow.params["x"])
     np.testing.assert_array_equal(data["params_path.x"], flow.path["x"])
-    assert data.attrs["result"] == "successful" and data.attrs["solver"] == "tsit5"
+    assert data.attrs["result"] == "successful" and data.attrs["solver"] == "auto"
     assert "both_error" not in run.to_dataset()
     assert "params.x" not in flow.to_dataset(parameters=False)
 
@@ -123,6 +123,7 @@ def test_the_table_of_a_summary():
                 "rejected": 0,
                 "solver": "gradient descent",
             },
+            "error_stats": None,
             "final": {"accuracy": {"train": 0.5, "test": None}, "score": [1.0, 2.0]},
         },
         "gap": {
@@ -145,6 +146,9 @@ def test_the_table_of_a_summary():
             "learning_rate": 0.1,
             "largest_stable_learning_rate": 2 / 44.7,
             "past_edge": True,
+            "edge": 20.0,
+            "largest": {"flow": 45.0},
+            "past_edge_since": 3.0,
         },
     }
     expected = """\
@@ -155,6 +159,8 @@ gap      2.0e-01 of the largest value at most, numerical error unknown; beyond 5
 from t = 0.3
 edge     sharpness at the start 44.7: learning rate 0.1 is past gradient descent's \
 stability edge 0.0447 (0.01 is not): it must leave the flow
+         largest sharpness of the flow 45, 2 / learning rate 20: past the edge from \
+t = 3
 
 observable      flow  descent  gap      at the end  numerical error
 ───────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ..errors import InputError
@@ -41,7 +42,7 @@ def methods(solver: Any, rtol: Any) -> tuple["Method", ...]:
         )
     if solver == "auto":
         # Under trace the tolerance has no number to look at.
-        tight = not isinstance(rtol, jax.core.Tracer) and rtol < _TIGHT
+        tight = not isinstance(rtol, Tracer) and rtol < _TIGHT
         explicit = diffrax.Dopri8() if tight else diffrax.Tsit5()
         return (Method(explicit), Method(RKC()))
     if solver == "kvaerno5":
@@ -80,7 +81,7 @@ class Method(diffrax.AbstractWrappedSolver):
     Costs are known for explicit Runge-Kutta methods and for RKC (`counted`).
     """
 
-    solver: diffrax.AbstractAdaptiveSolver
+    solver: diffrax.AbstractAdaptiveSolver  # pyright: ignore
 
     @property
     def name(self) -> str:
@@ -96,7 +97,7 @@ class Method(diffrax.AbstractWrappedSolver):
     def stages(self) -> int:
         """Evaluations of a step, or a guess at them where steps differ."""
         if isinstance(self.solver, diffrax.AbstractERK):
-            tableau = self.solver.tableau
+            tableau = _tableau(self.solver)
             return tableau.num_stages - int(tableau.fsal)
         return 20
 
@@ -147,7 +148,7 @@ class Method(diffrax.AbstractWrappedSolver):
         evaluations = products = unfit = 0
         if isinstance(self.solver, diffrax.AbstractERK):
             evaluations = self.stages
-            if self.solver.tableau.fsal:
+            if _tableau(self.solver).fsal:
                 # The first stage is the last of the step before, if there is one.
                 evaluations += jnp.where(solver_state[0] | made_jump, 1, 0)
             held_up = _HELD_UP * stability_limit(type(self.solver))
@@ -163,6 +164,12 @@ class Method(diffrax.AbstractWrappedSolver):
         return y1, Tried(error, *told), dense, state, result
 
 
+def _tableau(solver) -> diffrax.ButcherTableau:
+    """An explicit method's."""
+    assert isinstance(solver.tableau, diffrax.ButcherTableau)
+    return solver.tableau
+
+
 def _stiffness(solver, y0, dense) -> Float[Array, ""]:
     """h ρ as seen by a step whose last two stages are both at its end, else 0.
 
@@ -170,7 +177,7 @@ def _stiffness(solver, y0, dense) -> Float[Array, ""]:
     direction that the method is about to lose (Hairer & Wanner, Solving Ordinary
     Differential Equations II, section IV.2). Costs no evaluation.
     """
-    tableau = solver.tableau
+    tableau = _tableau(solver)
     if not (tableau.fsal and tableau.ssal and tableau.c[-2] == tableau.c[-1]):
         return jnp.array(0.0)
     row = tableau.a_lower[-2]
@@ -193,7 +200,7 @@ def stability_limit(solver: type[diffrax.AbstractERK]) -> float:
     >>> round(stability_limit(diffrax.Tsit5), 2)
     3.51
     """
-    tableau = solver.tableau
+    tableau = _tableau(solver)
     stages = tableau.num_stages
     a = np.zeros((stages, stages))
     for row, entries in enumerate(tableau.a_lower):

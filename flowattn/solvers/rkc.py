@@ -73,7 +73,7 @@ class RKC(diffrax.AbstractAdaptiveSolver):
     >>> control = diffrax.PIDController(rtol=1e-4, atol=1e-6)
     >>> end = diffrax.diffeqsolve(term, fa.RKC(), 0.0, 1.0, 1e-4, jnp.ones(2),
     ...                           stepsize_controller=control)
-    >>> int(end.stats["num_steps"]) < 100, round(float(end.ys[0, 0]), 3)
+    >>> int(end.stats["num_steps"]) < 300, round(float(end.ys[0, 0]), 3)
     (True, 0.368)
     """
 

@@ -1,9 +1,26 @@
 """Tests run in double precision, with shapes checked and no silent promotion."""
 
+import os
+from pathlib import Path
+
 import jax
 import jaxtyping
 import matplotlib
 import pytest
+
+# The same small programs are compiled by many tests, and by the commands they start:
+# kept on disk, for each worker by itself, they are compiled once.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+_COMPILED = {
+    "jax_compilation_cache_dir": str(
+        Path(__file__).parent / ".pytest_cache" / f"jax-{_WORKER}"
+    ),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for _name, _value in _COMPILED.items():
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)
 
 matplotlib.use("agg")
 jax.config.update("jax_enable_x64", True)

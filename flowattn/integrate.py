@@ -192,15 +192,16 @@ class Task(eqx.Module):
         )
         return following if len(self.methods) == 1 else _change(following)
 
-    def finish(self, state: SolveState) -> Trajectory:
-        """What a solve leaves behind."""
+    def finish(self, state: SolveState, stopped: Any) -> Trajectory:
+        """What a solve leaves behind; `stopped` is its result where segments were left
+        to do.
+        """
         control, result, times = state.control, state.result, self.times
         small = result == RESULTS.dt_min_reached
         result = RESULTS.where(small, RESULTS.blow_up, result)
         lost = small & control.nonfinite
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, result)
-        # Stopped between two segments.
-        result = RESULTS.where(state.going, RESULTS.interrupted, result)
+        result = RESULTS.where(state.going, stopped, result)
         kept = jnp.arange(times.shape[0]) < state.saved
         dtypes = eqx.filter_eval_shape(self.recorder, self.params)
         written = jax.tree.map(

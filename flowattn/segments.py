@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import re
+import signal
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -202,16 +204,47 @@ def drive(
     ended by its limit of steps goes on from before it, as one with a higher limit
     would have.
     """
-    latest = state
+    latest, interrupt = state, _Interrupt()
     try:
-        while going(latest):
-            latest = jax.block_until_ready(advance(latest))
-            if tell is not None:
-                tell(latest)
-            if checkpoint is not None and going(latest) and checkpoint.due():
-                checkpoint.save(latest)
+        with interrupt:
+            while going(latest) and not interrupt.seen:
+                latest = jax.block_until_ready(advance(latest))
+                if tell is not None:
+                    tell(latest)
+                if checkpoint is not None and going(latest) and checkpoint.due():
+                    checkpoint.save(latest)
     except KeyboardInterrupt:
-        if checkpoint is not None and going(latest):
-            checkpoint.save(latest)
-        return latest, True
-    return latest, False
+        interrupt.seen = True
+    stopped = interrupt.seen and going(latest)
+    if checkpoint is not None and stopped:
+        checkpoint.save(latest)
+    return latest, stopped
+
+
+class _Interrupt:
+    """Ctrl-C, heard at the next end of a segment; a second one is raised at once.
+
+    An exception raised wherever the interpreter happens to be may be lost in there, or
+    leave a state half made. Other handlers than Python's own, and other threads than
+    the main one, are left alone.
+    """
+
+    def __init__(self):
+        self.seen = False
+        self._heard: list[int] = []
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.seen:
+            signal.default_int_handler(number, frame)
+        self.seen = True
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.default_int_handler:
+                    signal.signal(number, self)
+                    self._heard.append(number)
+
+    def __exit__(self, *_: Any) -> None:
+        for number in self._heard:
+            signal.signal(number, signal.default_int_handler)

@@ -182,7 +182,8 @@ def _in_one_piece(task: Task, max_steps: int) -> Trajectory:
                 kind="checkpointed",
                 checkpoints=32,
             )
-        return task.finish(state)
+        # In double precision a step that is not resolved is as good as none.
+        return task.finish(state, RESULTS.blow_up)
 
 
 @eqx.filter_jit
@@ -199,7 +200,7 @@ def _advance(task: Task, state: SolveState, number: int, max_steps: Array, pause
 
 @eqx.filter_jit
 def _finish(task: Task, state: SolveState) -> Trajectory:
-    return task.finish(state)
+    return task.finish(state, RESULTS.interrupted)
 
 
 def _in_segments(

@@ -173,6 +173,20 @@ def test_jit_vmap_and_reverse_mode(exact):
     ]
     np.testing.assert_allclose(slope, finite, rtol=1e-4)
 
+    def decayed(rate):
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, args: -rate * y),
+            fa.RKC(),
+            0.0,
+            1.0,
+            0.01,
+            jnp.ones(1),
+            stepsize_controller=control,
+        ).ys[0, 0]
+
+    # Also with respect to what the field closes over.
+    np.testing.assert_allclose(jax.grad(decayed)(2.0), -np.exp(-2), rtol=1e-4)
+
 
 def test_any_pytree_and_backward_time():
     term = diffrax.ODETerm(

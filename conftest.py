@@ -28,7 +28,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 with jaxtyping.install_import_hook("flowattn", "beartype.beartype"):
-    import flowattn  # noqa: F401
+    import flowattn.plotting
+
+flowattn.plotting.STYLE["savefig.dpi"] = 50  # pictures are looked at elsewhere
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Segments: long runs cut where they can be watched, stopped and gone on with."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,7 +11,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -85,10 +86,24 @@ def traced(tree: PyTree) -> bool:
     """Whether a run would be traced: it then has no segments to stop between.
 
     Also under a `jit` that closes over concrete arrays, where every operation gives
-    a tracer.
+    a tracer, and where a function in the tree closes over a traced value.
+
+    >>> jax.vmap(lambda x: jnp.array(traced(lambda: x)))(jnp.ones(2)).tolist()
+    [True, True]
     """
-    leaves = [*jax.tree.leaves(tree), jnp.zeros(()) + 0]
-    return any(isinstance(leaf, Tracer) for leaf in leaves)
+    if isinstance(jnp.zeros(()) + 0, Tracer):
+        return True
+    return any(isinstance(leaf, Tracer) for leaf in _reached(tree, depth=4))
+
+
+def _reached(tree: PyTree, depth: int) -> Iterator[Any]:
+    """The leaves of a tree, and of what functions among them close over."""
+    for leaf in jax.tree.leaves(tree):
+        yield leaf
+        if depth > 0:
+            for cell in getattr(leaf, "__closure__", None) or ():
+                with contextlib.suppress(ValueError):  # a cell not yet filled
+                    yield from _reached(cell.cell_contents, depth - 1)
 
 
 @dataclasses.dataclass

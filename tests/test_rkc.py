@@ -166,7 +166,7 @@ def test_jit_vmap_and_reverse_mode(exact):
     np.testing.assert_allclose(batch[0], exact, atol=1e-6)
     np.testing.assert_allclose(batch[1], jax.jit(end)(starts[1]), rtol=1e-9)
     slope = jax.jit(jax.grad(lambda y: end(y)[0]))(starts[0])
-    h = 1e-4
+    h, end = 1e-4, jax.jit(end)
     finite = [
         (end(starts[0].at[i].add(h))[0] - end(starts[0].at[i].add(-h))[0]) / (2 * h)
         for i in range(2)

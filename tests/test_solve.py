@@ -205,6 +205,23 @@ def test_jit_vmap_and_grad():
     np.testing.assert_allclose(slopes, np.exp(-1), rtol=1e-6)
 
 
+def test_a_loss_that_closes_over_what_is_traced():
+    def flows(rate):
+        loss = lambda x: 0.5 * rate * jnp.sum(x**2)  # noqa: E731
+        return fa.solve(fa.GradientFlow(loss), jnp.ones(1), t1=1.0, rtol=1e-8).params[0]
+
+    def descends(rate):
+        loss = lambda x: 0.5 * rate * jnp.sum(x**2)  # noqa: E731
+        run = fa.descend(loss, jnp.ones(1), learning_rate=0.1, steps=10)
+        return run.params[0]
+
+    rates = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(jax.vmap(flows)(rates), np.exp(-rates), rtol=1e-7)
+    np.testing.assert_allclose(jax.vmap(descends)(rates), (1 - 0.1 * rates) ** 10)
+    np.testing.assert_allclose(jax.grad(flows)(1.0), -np.exp(-1), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(descends)(1.0), -(0.9**9))
+
+
 def test_a_whole_trajectory_passes_through_jit_and_vmap():
     def run(start):
         flow = fa.GradientFlow(Quadratic(jnp.ones(2)))

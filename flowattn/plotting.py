@@ -189,7 +189,8 @@ def plot_training(
     figure, panels = _figure(len(names))
     curves = {}
     losses = _reached(_one_of(flow, descent), names[0])[1]
-    decades = np.nanmin(losses) > 0 and np.nanmax(losses) > 10 * np.nanmin(losses)
+    lowest, highest = float(np.nanmin(losses)), float(np.nanmax(losses))
+    decades = 0 < 10 * lowest < highest
     for axes, name in zip(panels, names, strict=True):
         chosen = None if _one_of(flow, descent).observed[name].ndim == 1 else entries
         drawn = plot_observable(

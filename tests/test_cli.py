@@ -300,7 +300,7 @@ def test_log_spaced_times_and_sharpness(tmp_path):
 
 def test_an_unfinished_run_is_gone_on_with(tmp_path, capsys, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
-    long = [*SMALL, "--t1", "2000", "--no-descent", "--rtol", "1e-8", "--solver", "rkc"]
+    long = [*SMALL, "--t1", "200", "--no-descent", "--rtol", "1e-8", "--solver", "rkc"]
     monkeypatch.setattr("flowattn.segments._MOST", 50)
     assert run(*long, "--out", whole) == 0
     assert run(*long, "--out", out, "--max-steps", "80") == 1

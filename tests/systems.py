@@ -1,10 +1,25 @@
-"""Small instances of the topic-words system, shared by tests."""
+"""A quadratic loss, and small instances of the topic-words system, for many tests."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
 import flowattn as fa
+
+
+class Quadratic(eqx.Module):
+    """½ Σ r x², whose flow is x₀ e^{−rt}; the rates are data."""
+
+    rates: jax.Array
+
+    def __call__(self, x):
+        return 0.5 * jnp.sum(self.rates * x**2)
+
+
+def identity(x):
+    return x
+
 
 SMALL = dict(
     topics=3,

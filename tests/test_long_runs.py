@@ -14,20 +14,9 @@ import pytest
 import flowattn as fa
 from flowattn.segments import segment_length
 
+from .systems import Quadratic, identity
+
 DTYPES = pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-
-
-class Quadratic(eqx.Module):
-    """½ Σ r x², whose flow is x₀ e^{−rt}; the rates are data."""
-
-    rates: jax.Array
-
-    def __call__(self, x):
-        return 0.5 * jnp.sum(self.rates * x**2)
-
-
-def identity(x):
-    return x
 
 
 def run(dtype, solver="auto", **arguments):

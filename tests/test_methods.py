@@ -15,14 +15,7 @@ import scipy.integrate
 import flowattn as fa
 from flowattn.solvers.methods import stability_limit
 
-
-class Quadratic(eqx.Module):
-    """½ Σ r x², whose flow is x₀ e^{−rt}; the rates are data."""
-
-    rates: jax.Array
-
-    def __call__(self, x):
-        return 0.5 * jnp.sum(self.rates * x**2)
+from .systems import Quadratic, identity
 
 
 class Anharmonic(Quadratic):
@@ -30,10 +23,6 @@ class Anharmonic(Quadratic):
 
     def __call__(self, x):
         return super().__call__(x) + jnp.mean(jnp.cos(x - jnp.roll(x, 1)))
-
-
-def identity(x):
-    return x
 
 
 def used(traj):

@@ -12,18 +12,7 @@ import scipy.integrate
 
 import flowattn as fa
 
-
-class Quadratic(eqx.Module):
-    """½ Σ r x², whose flow is x₀ e^{−rt}; the rates are data."""
-
-    rates: jax.Array
-
-    def __call__(self, x):
-        return 0.5 * jnp.sum(self.rates * x**2)
-
-
-def identity(x):
-    return x
+from .systems import Quadratic, identity
 
 
 @pytest.mark.parametrize("solver", ["tsit5", "dopri8", diffrax.Bosh3()])

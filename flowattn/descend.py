@@ -14,7 +14,14 @@ from jaxtyping import Array, PyTree, Scalar
 from .errors import InputError, require_positive
 from .observables import Recorder, blank
 from .precision import float_dtype, highest_precision
-from .segments import Checkpoint, Progress, drive, latest_loss, segment_length, traced
+from .segments import (
+    AbstractRun,
+    Progress,
+    in_segments,
+    latest_loss,
+    require_alone,
+    traced,
+)
 from .trajectory import RESULTS, Trajectory
 
 
@@ -76,7 +83,7 @@ def descend(
             raise InputError("patience needs a validation loss to watch")
     dtype = float_dtype(params)
     rate = None if learning_rate is None else jnp.asarray(learning_rate, dtype)
-    task = _Task(
+    whole = _Descent(
         loss,
         params,
         rate,
@@ -87,15 +94,12 @@ def descend(
         patience,
         jnp.asarray(observed),
     )
-    if traced(task):
-        if progress is not None or checkpoint is not None:
-            raise InputError(
-                "progress and checkpoint need a run outside jit, vmap and grad"
-            )
-        run = _in_one_piece(task, _blocks(np.diff(observed)))
+    if traced(whole):
+        require_alone(progress, checkpoint)
+        run = _in_one_piece(whole, _blocks(np.diff(observed)))
     else:
         file = None if checkpoint is None else Path(checkpoint) / "descent.state"
-        run = _in_segments(task, observed, progress, file, throw)
+        run = in_segments(whole, progress=progress, file=file, throw=throw)
     if throw:
         run = run.result.error_if(run, run.result == RESULTS.loss_nonfinite)
     return run
@@ -128,8 +132,8 @@ class _State(eqx.Module):
     result: Any
 
 
-class _Task(eqx.Module):
-    """What is run: the same in every segment, and an argument of compiled code."""
+class _Descent(AbstractRun[_State]):
+    """A loss that is descended by optax, segment by segment."""
 
     loss: Callable[[Any], Scalar]
     params: PyTree
@@ -151,6 +155,27 @@ class _Task(eqx.Module):
     def _rate(self) -> Array:
         assert self.rate is not None
         return self.rate
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Gradient evaluations of a step."""
+        return (1,)
+
+    def read(self) -> PyTree:
+        """What an evaluation of the gradient reads."""
+        return self.loss, self.params
+
+    def parts(self) -> dict[str, Any]:
+        """Everything that determines the run, by name."""
+        return {
+            "the loss": self.loss,
+            "the parameters": self.params,
+            "the learning rate": (self.rate, self.time_per_step),
+            "the optimizer": self.transformation,
+            "the steps": self.planned,
+            "the observables": self.recorder,
+            "the validation loss": (self.validation, self.patience),
+        }
 
     def whole(self, arrays: PyTree) -> PyTree:
         """The parameters, with what does not move of them."""
@@ -227,7 +252,43 @@ class _Task(eqx.Module):
             lambda state: (state.record, state.reached), state, (record, reached)
         )
 
-    def finish(self, state: _State, interrupted: bool) -> Trajectory:
+    def going(self, state: _State) -> Array:
+        """Whether steps are left to take."""
+        return self._before(state, self.planned[-1])
+
+    def _before(self, state: _State, step: Array) -> Array:
+        return (state.step < step) & (state.result == RESULTS.successful)
+
+    def method(self, state: _State) -> int:
+        """There is one."""
+        del state
+        return 0
+
+    def told(self, state: _State) -> Progress:
+        """How far the run is."""
+        step, rate = int(state.step), float(self.time_per_step)
+        done = step / int(self.planned[-1]) if self.going(state) else 1.0
+        loss = latest_loss(state.record, int(np.sum(np.asarray(state.reached) >= 0)))
+        return Progress(done, step * rate, rate, "gradient descent", loss)
+
+    def advance(self, state: _State, number: int, limit: Any, length: Any) -> _State:
+        """Up to `length` steps, observed where planned, or until the run has ended."""
+        del number, limit
+        last = jnp.minimum(state.step + length, self.planned[-1])
+
+        def stretch(state: _State) -> _State:
+            row = jnp.searchsorted(self.planned, state.step, side="right")
+            planned = self.planned[row]
+            until = jnp.minimum(planned, last)
+            state = jax.lax.while_loop(
+                lambda s: self._before(s, until), lambda s: self.step(s), state
+            )
+            due = (state.step == planned) & (state.result == RESULTS.successful)
+            return self.observe(state, jnp.where(due, row, len(self.planned)))
+
+        return jax.lax.while_loop(lambda s: self._before(s, last), stretch, state)
+
+    def finish(self, state: _State, stopped: Any) -> Trajectory:
         """What a run leaves behind."""
         # A loss can also be lost by the very last step, which nothing has looked at.
         lost = ~jnp.isfinite(self.loss(self.whole(state.params)))
@@ -237,9 +298,8 @@ class _Task(eqx.Module):
         # fine.
         back = (result == RESULTS.loss_nonfinite) & (state.step > 0)
         last_step = state.step - back.astype(state.step.dtype)
-        if interrupted:
-            fine = result == RESULTS.successful
-            result = RESULTS.where(fine, RESULTS.interrupted, result)
+        unfinished = self.going(state) & (result == RESULTS.successful)
+        result = RESULTS.where(unfinished, stopped, result)
         kept = (state.reached == self.planned) & (self.planned <= last_step)
         records = jax.tree.map(lambda x: blank(x, kept, x.dtype), state.record)
         dtype = self.time_per_step.dtype
@@ -267,23 +327,23 @@ class _Task(eqx.Module):
 
 
 @eqx.filter_jit
-def _in_one_piece(task: _Task, blocks: list[tuple[int, int]]) -> Trajectory:
+def _in_one_piece(whole: _Descent, blocks: list[tuple[int, int]]) -> Trajectory:
     """The whole run as one traced program: records equally far apart as a scan."""
     with highest_precision():
-        state = task.begin()
+        state = whole.begin()
         row = 0
         for length, count in blocks:
 
             def block(state, row, length=length):
                 state = jax.lax.fori_loop(
-                    0, length, lambda _, state: task.step(state), state
+                    0, length, lambda _, state: whole.step(state), state
                 )
-                return task.observe(state, row), None
+                return whole.observe(state, row), None
 
             rows = jnp.arange(row + 1, row + 1 + count)
             state, _ = jax.lax.scan(block, state, rows)
             row += count
-        return task.finish(state, interrupted=False)
+        return whole.finish(state, RESULTS.interrupted)
 
 
 def _blocks(lengths: np.ndarray) -> list[tuple[int, int]]:
@@ -295,88 +355,6 @@ def _blocks(lengths: np.ndarray) -> list[tuple[int, int]]:
     starts = np.flatnonzero(np.diff(lengths, prepend=-1))
     counts = np.diff(starts, append=len(lengths))
     return [(int(lengths[i]), int(n)) for i, n in zip(starts, counts, strict=True)]
-
-
-@eqx.filter_jit
-def _begin(task: _Task) -> _State:
-    with highest_precision():
-        return task.begin()
-
-
-@eqx.filter_jit
-def _advance(task: _Task, state: _State, most: Array) -> _State:
-    """Up to `most` steps, observed where planned, or until the run has ended."""
-    last = jnp.minimum(state.step + most, task.planned[-1])
-
-    def before(state: _State, step: Array):
-        return (state.step < step) & (state.result == RESULTS.successful)
-
-    def stretch(state: _State) -> _State:
-        row = jnp.searchsorted(task.planned, state.step, side="right")
-        planned = task.planned[row]
-        until = jnp.minimum(planned, last)
-        state = jax.lax.while_loop(
-            lambda s: before(s, until), lambda s: task.step(s), state
-        )
-        due = (state.step == planned) & (state.result == RESULTS.successful)
-        return task.observe(state, jnp.where(due, row, len(task.planned)))
-
-    with highest_precision():
-        return jax.lax.while_loop(lambda s: before(s, last), stretch, state)
-
-
-@eqx.filter_jit
-def _finish(task: _Task, state: _State, interrupted: bool) -> Trajectory:
-    with highest_precision():
-        return task.finish(state, interrupted)
-
-
-def _in_segments(
-    task: _Task,
-    observed: np.ndarray,
-    progress: Callable[[Progress], None] | None,
-    file: Path | None,
-    throw: bool,
-) -> Trajectory:
-    """The run as one compiled program for each segment, driven from here."""
-    like = eqx.filter_eval_shape(_begin, task)
-    most = jnp.asarray(segment_length((task.loss, task.params), like.record, 1))
-    checkpoint = state = None
-    if file is not None:
-        parts = {
-            "the loss": task.loss,
-            "the parameters": task.params,
-            "the learning rate": (task.rate, task.time_per_step),
-            "the optimizer": task.transformation,
-            "the steps": observed,
-            "the observables": task.recorder,
-            "the validation loss": (task.validation, task.patience),
-            "the length of segments": most,
-        }
-        checkpoint = Checkpoint(file, parts)
-        state = checkpoint.load(like)
-    steps, rate = int(observed[-1]), float(task.time_per_step)
-
-    def going(state: _State) -> bool:
-        return int(state.step) < steps and bool(state.result == RESULTS.successful)
-
-    def tell(state: _State) -> None:
-        assert progress is not None
-        step, seen = int(state.step), int(jnp.sum(state.reached >= 0))
-        loss = latest_loss(state.record, seen)
-        done = step / steps if going(state) else 1.0
-        progress(Progress(done, step * rate, rate, "gradient descent", loss))
-
-    state, stopped = drive(
-        _begin(task) if state is None else state,
-        lambda state: _advance(task, state, most),
-        going,
-        None if progress is None else tell,
-        checkpoint,
-    )
-    if stopped and throw:
-        raise KeyboardInterrupt
-    return _finish(task, state, stopped)
 
 
 def _where(condition, new, old):

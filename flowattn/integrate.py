@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .flows import AbstractFlow
 from .observables import Recorder, blank
+from .segments import AbstractRun, Progress, latest_loss
 from .solvers import RKC, Method
 from .stepping import ControlState, StepControl, Time
 from .trajectory import RESULTS, Trajectory
@@ -33,14 +34,9 @@ class SolveState(eqx.Module):
     changes: Float[Array, " change"]  # the times at which the method changed
     result: Any
 
-    @property
-    def going(self) -> Bool[Array, ""]:
-        """Whether the last segment ended for another to follow."""
-        return self.result == RESULTS.event_occurred
 
-
-class Task(eqx.Module):
-    """What is solved: the same in every segment, and an argument of compiled code."""
+class Solve(AbstractRun[SolveState]):
+    """A flow that is solved by diffrax, segment by segment."""
 
     flow: AbstractFlow
     params: PyTree
@@ -54,6 +50,26 @@ class Task(eqx.Module):
     def span(self) -> Float[Array, ""]:
         """From the first output time to the last."""
         return self.times[-1] - self.times[0]
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Gradient evaluations of a step, by each method."""
+        return tuple(method.stages for method in self.methods)
+
+    def read(self) -> PyTree:
+        """What an evaluation of the field reads."""
+        return self.flow, self.params
+
+    def parts(self) -> dict[str, Any]:
+        """Everything that determines the solution, by name."""
+        return {
+            "the flow": self.flow,
+            "the parameters": self.params,
+            "the output times": self.times,
+            "the tolerances": (self.rtol, self.atol),
+            "the solver": self.methods,
+            "the observables": self.recorder,
+        }
 
     def static(self) -> PyTree:
         """What does not move of the parameters."""
@@ -120,8 +136,27 @@ class Task(eqx.Module):
             RESULTS.event_occurred,
         )
 
+    def going(self, state: SolveState) -> Bool[Array, ""]:
+        """Whether the last segment ended for another to follow."""
+        return state.result == RESULTS.event_occurred
+
+    def method(self, state: SolveState) -> int:
+        """The number of the method at work."""
+        return int(state.method)
+
+    def told(self, state: SolveState) -> Progress:
+        """How far the solve is."""
+        t = float(state.elapsed.high)
+        return Progress(
+            done=min(t / float(self.span), 1.0) if self.going(state) else 1.0,
+            t=float(self.times[0]) + t,
+            step=float(state.control.step),
+            solver=self.methods[self.method(state)].name,
+            loss=latest_loss(state.record, int(state.saved)),
+        )
+
     def advance(
-        self, state: SolveState, number: int, max_steps: Any, pause: int | None
+        self, state: SolveState, number: int, limit: Any, length: Any
     ) -> SolveState:
         """Integrate a segment with the method of that number, in local time from 0."""
         method, term = self.methods[number], self.term()
@@ -161,9 +196,9 @@ class Task(eqx.Module):
                 controller_state=True,
             ),
             stepsize_controller=self.control(
-                state.elapsed, state.control.tried, jnp.asarray(max_steps), pause
+                state.elapsed, state.control.tried, jnp.asarray(limit), length
             ),
-            max_steps=max_steps if isinstance(max_steps, int) else None,
+            max_steps=limit if isinstance(limit, int) else None,
             throw=False,
             solver_state=solver_state,
             controller_state=control_state,
@@ -190,18 +225,41 @@ class Task(eqx.Module):
             state.changes,
             RESULTS.promote(solution.result),
         )
-        return following if len(self.methods) == 1 else _change(following)
+        return following if len(self.methods) == 1 else self._change(following)
+
+    def _change(self, state: SolveState) -> SolveState:
+        """Hand over to the other method where the one at work does not fit."""
+        control = state.control
+        hands_over = control.unfit >= StepControl.most_unfit(control.changes)
+        hands_over &= self.going(state)
+        row = jnp.where(hands_over, control.changes, _CHANGES)
+        control = eqx.tree_at(
+            lambda control: (control.unfit, control.changes),
+            control,
+            (
+                jnp.where(hands_over, 0, control.unfit),
+                control.changes + jnp.where(hands_over, 1, 0),
+            ),
+        )
+        return eqx.tree_at(
+            lambda state: (state.method, state.fresh, state.control, state.changes),
+            state,
+            (
+                jnp.where(hands_over, 1 - state.method, state.method),
+                hands_over,
+                control,
+                state.changes.at[row].set(state.elapsed.high, mode="drop"),
+            ),
+        )
 
     def finish(self, state: SolveState, stopped: Any) -> Trajectory:
-        """What a solve leaves behind; `stopped` is its result where segments were left
-        to do.
-        """
+        """What a solve leaves behind."""
         control, result, times = state.control, state.result, self.times
         small = result == RESULTS.dt_min_reached
         result = RESULTS.where(small, RESULTS.blow_up, result)
         lost = small & control.nonfinite
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, result)
-        result = RESULTS.where(state.going, stopped, result)
+        result = RESULTS.where(self.going(state), stopped, result)
         kept = jnp.arange(times.shape[0]) < state.saved
         dtypes = eqx.filter_eval_shape(self.recorder, self.params)
         written = jax.tree.map(
@@ -239,32 +297,6 @@ class Task(eqx.Module):
 
 def _zeros(shapes: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-
-def _change(state: SolveState) -> SolveState:
-    """Hand over to the other method where the one at work does not fit."""
-    control = state.control
-    hands_over = control.unfit >= StepControl.most_unfit(control.changes)
-    hands_over &= state.going
-    row = jnp.where(hands_over, control.changes, _CHANGES)
-    control = eqx.tree_at(
-        lambda control: (control.unfit, control.changes),
-        control,
-        (
-            jnp.where(hands_over, 0, control.unfit),
-            control.changes + jnp.where(hands_over, 1, 0),
-        ),
-    )
-    return eqx.tree_at(
-        lambda state: (state.method, state.fresh, state.control, state.changes),
-        state,
-        (
-            jnp.where(hands_over, 1 - state.method, state.method),
-            hands_over,
-            control,
-            state.changes.at[row].set(state.elapsed.high, mode="drop"),
-        ),
-    )
 
 
 def _sharpness(methods, solver_states) -> Float[Array, ""] | None:

@@ -1,37 +1,29 @@
 """Segments: long runs cut where they can be watched, stopped and gone on with."""
 
+import abc
 import contextlib
-import dataclasses
-import hashlib
-import json
-import os
-import re
 import signal
-import tempfile
 import threading
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
+from .checkpoint import Checkpoint
 from .errors import InputError
-from .provenance import provenance
+from .precision import highest_precision
+from .trajectory import RESULTS, Trajectory
 
 # Segments take work of about so many bytes read: seconds of one core. It is counted,
 # not timed, so that segments are the same in every run.
 _WORK = 2**29
 _FEWEST, _MOST = 4, 1000
-# Saving may take this share of the time.
-_SAVING = 0.05
-
 State = TypeVar("State")
 
 
@@ -106,131 +98,132 @@ def _reached(tree: PyTree, depth: int) -> Iterator[Any]:
                     yield from _reached(cell.cell_contents, depth - 1)
 
 
-@dataclasses.dataclass
-class Checkpoint:
-    """One file that holds the state of a run between two segments.
+class AbstractRun(eqx.Module, Generic[State]):
+    """What is run in segments: the same in each, an argument of their compiled code."""
 
-    `parts` are the named PyTrees and values that determine the run. A file of
-    another run is refused; one of the same run by other versions gives a warning.
-    Files are arrays behind a line of JSON: nothing in them is executed.
-    """
+    @property
+    @abc.abstractmethod
+    def stages(self) -> tuple[int, ...]:
+        """Gradient evaluations of a step, for each method that the run chooses from."""
 
-    path: Path
-    parts: dict[str, Any]
+    @abc.abstractmethod
+    def begin(self) -> State:
+        """The state before the first segment; its `record` holds the output."""
 
-    def __post_init__(self):
-        self._saved = 0.0
-        self._cost = 0.0
-        self._header = {name: _digest(part) for name, part in self.parts.items()}
-        where = provenance("")
-        self._origin = {k: where[k] for k in ("versions", "platform", "device")}
-
-    def load(self, like: State) -> State | None:
-        """The state in the file, of the structure and shapes of `like`; None where
-        there is no file.
-
-        Raises `InputError` for a file of another run, or one that is no state.
+    @abc.abstractmethod
+    def advance(self, state: State, number: int, limit: Any, length: Any) -> State:
+        """A segment of up to `length` steps, by the method of that number; `limit`
+        bounds the steps of all segments.
         """
-        if not self.path.exists():
-            return None
-        try:
-            with self.path.open("rb") as file:
-                header = json.loads(file.readline())
-                differs = [
-                    name
-                    for name, digest in self._header.items()
-                    if header["parts"].get(name) != digest
-                ]
-                if differs:
-                    raise InputError(
-                        f"{self.path} is of another run: it differs in "
-                        + ", ".join(differs)
-                    )
-                if header["origin"] != self._origin:
-                    warnings.warn(
-                        f"{self.path} was written by other versions or on another "
-                        "device: the last digits may differ from an unbroken run's",
-                        stacklevel=2,
-                    )
-                return eqx.tree_deserialise_leaves(file, like)
-        except InputError:
-            raise
-        except Exception:  # NumPy and Equinox have many for a file that is cut short
-            raise InputError(f"{self.path} holds no state of a run") from None
 
-    def save(self, state: PyTree) -> None:
-        """Write the state, whole or not at all."""
-        begin = time.monotonic()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(
-                dir=self.path.parent, prefix=f".{self.path.name}-"
-            )
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    header = {"parts": self._header, "origin": self._origin}
-                    file.write(json.dumps(header).encode() + b"\n")
-                    eqx.tree_serialise_leaves(file, state)
-                os.replace(name, self.path)
-            finally:
-                Path(name).unlink(missing_ok=True)
-        except OSError as error:
-            message = f"cannot write {self.path}: {error.strerror or error}"
-            if not self._saved:
-                raise InputError(message) from None
-            # What was computed since is worth more than its checkpoint.
-            warnings.warn(message, stacklevel=2)
-        self._saved = time.monotonic()
-        self._cost = self._saved - begin
+    @abc.abstractmethod
+    def going(self, state: State) -> Bool[Array, ""]:
+        """Whether another segment follows."""
 
-    def due(self) -> bool:
-        """Whether enough time has gone by that saving costs little."""
-        return time.monotonic() - self._saved > self._cost / _SAVING
+    @abc.abstractmethod
+    def finish(self, state: State, stopped: Any) -> Trajectory:
+        """What the run leaves behind; `stopped` is its result while it is going."""
+
+    @abc.abstractmethod
+    def method(self, state: State) -> int:
+        """The number of the method at work."""
+
+    @abc.abstractmethod
+    def told(self, state: State) -> Progress:
+        """How far the run is."""
+
+    @abc.abstractmethod
+    def read(self) -> PyTree:
+        """What an evaluation of the gradient reads."""
+
+    @abc.abstractmethod
+    def parts(self) -> dict[str, Any]:
+        """Everything that determines the numbers, by name."""
 
 
-def _digest(part: Any) -> str:
-    """A hash of the arrays of a PyTree and of everything else in it."""
-    leaves, structure = jax.tree.flatten(part)
-    # Functions show where they lie in memory, which changes from run to run.
-    text = re.sub(r" at 0x[0-9a-f]+", "", str(structure))
-    digest = hashlib.sha256(text.encode())
-    for leaf in leaves:
-        if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        if eqx.is_array(leaf) or isinstance(leaf, np.generic):
-            array = np.asarray(leaf)
-            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-        else:
-            digest.update(re.sub(r" at 0x[0-9a-f]+", "", repr(leaf)).encode())
-    return digest.hexdigest()
+@eqx.filter_jit
+def _begin(run: AbstractRun[State]) -> State:
+    with highest_precision():
+        return run.begin()
 
 
-def drive(
+@eqx.filter_jit
+def _advance(run: AbstractRun[State], state: State, number: int, *bounds: Any) -> State:
+    with highest_precision():
+        return run.advance(state, number, *bounds)
+
+
+@eqx.filter_jit
+def _finish(run: AbstractRun, state: Any) -> Trajectory:
+    with highest_precision():
+        return run.finish(state, RESULTS.interrupted)
+
+
+def require_alone(progress: Any, checkpoint: Any) -> None:
+    """Raises `InputError` for what a run under a trace cannot have."""
+    if progress is not None or checkpoint is not None:
+        raise InputError(
+            "progress and checkpoint need a run outside jit, vmap and grad"
+        )
+
+
+def in_segments(
+    run: AbstractRun,
+    *,
+    limit: Any = None,
+    progress: Callable[[Progress], None] | None,
+    file: Path | None,
+    throw: bool,
+) -> Trajectory:
+    """A run as one compiled program for each segment, driven from here.
+
+    Ctrl-C ends it between two segments: raised with `throw`, otherwise its result.
+    """
+    like = eqx.filter_eval_shape(_begin, run)
+    lengths = [segment_length(run.read(), like.record, n) for n in run.stages]
+    checkpoint = state = None
+    if file is not None:
+        parts = {**run.parts(), "the length of segments": lengths}
+        checkpoint = Checkpoint(file, parts)
+        state = checkpoint.load(like)
+    limit = None if limit is None else jnp.asarray(limit)
+
+    def advance(state):
+        number = run.method(state)
+        return _advance(run, state, number, limit, jnp.asarray(lengths[number]))
+
+    start = _begin(run) if state is None else state
+    state, stopped = _drive(run, start, advance, progress, checkpoint)
+    if stopped and throw:
+        raise KeyboardInterrupt
+    return _finish(run, state)
+
+
+def _drive(
+    run: AbstractRun[State],
     state: State,
     advance: Callable[[State], State],
-    going: Callable[[State], bool],
-    tell: Callable[[State], None] | None,
+    progress: Callable[[Progress], None] | None,
     checkpoint: Checkpoint | None,
 ) -> tuple[State, bool]:
     """Advance a run segment by segment; the last state, and whether it was stopped.
 
-    Ctrl-C ends it between two segments. `tell` is called after each, and the
-    checkpoint written when it is due. The last segment is never saved: a run that was
-    ended by its limit of steps goes on from before it, as one with a higher limit
-    would have.
+    `progress` is called after each segment, and the checkpoint written when it is
+    due. The last segment is never saved: a run that was ended by its limit of steps
+    goes on from before it, as one with a higher limit would have.
     """
     latest, interrupt = state, _Interrupt()
     try:
         with interrupt:
-            while going(latest) and not interrupt.seen:
+            while run.going(latest) and not interrupt.seen:
                 latest = jax.block_until_ready(advance(latest))
-                if tell is not None:
-                    tell(latest)
-                if checkpoint is not None and going(latest) and checkpoint.due():
+                if progress is not None:
+                    progress(run.told(latest))
+                if checkpoint is not None and run.going(latest) and checkpoint.due():
                     checkpoint.save(latest)
     except KeyboardInterrupt:
         interrupt.seen = True
-    stopped = interrupt.seen and going(latest)
+    stopped = interrupt.seen and bool(run.going(latest))
     if checkpoint is not None and stopped:
         checkpoint.save(latest)
     return latest, stopped

@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, require_positive
 from .flows import AbstractFlow
-from .integrate import SolveState, Task
+from .integrate import Solve, SolveState
 from .observables import Recorder
 from .precision import float_dtype, highest_precision, require_resolved
-from .segments import Checkpoint, Progress, drive, latest_loss, segment_length, traced
+from .segments import Progress, in_segments, require_alone, traced
 from .solvers import methods
 from .trajectory import RESULTS, Trajectory
 
@@ -101,7 +101,7 @@ def solve(
 
     def run(scale: float, name: str) -> Trajectory:
         rt, at = (jnp.asarray(tol, dtype) * scale for tol in (rtol, atol))
-        task = Task(
+        whole = Solve(
             flow,
             params,
             times,
@@ -111,13 +111,15 @@ def solve(
             chosen,
         )
         if in_trace:
-            if progress is not None or checkpoint is not None:
-                raise InputError(
-                    "progress and checkpoint need a solve outside jit, vmap and grad"
-                )
-            return _in_one_piece(task, max_steps)
-        file = None if checkpoint is None else Path(checkpoint) / name
-        return _in_segments(task, max_steps, progress, file, throw)
+            require_alone(progress, checkpoint)
+            return _in_one_piece(whole, max_steps)
+        return in_segments(
+            whole,
+            limit=max_steps,
+            progress=progress,
+            file=None if checkpoint is None else Path(checkpoint) / name,
+            throw=throw,
+        )
 
     trajectory = run(1.0, "flow.state")
     # A solve that did not get through is not tried again with smaller steps.
@@ -159,102 +161,28 @@ def _output_times(ts, t1, dtype) -> Float[Array, " time"]:
 
 
 @eqx.filter_jit
-def _in_one_piece(task: Task, max_steps: int) -> Trajectory:
+def _in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
     """The whole solve as one traced program."""
 
     def segment(state: SolveState) -> SolveState:
         branches = [
-            lambda state, number=number: task.advance(state, number, max_steps, None)
-            for number in range(len(task.methods))
+            lambda state, number=number: whole.advance(state, number, max_steps, None)
+            for number in range(len(whole.methods))
         ]
         return jax.lax.switch(state.method, branches, state)
 
     with highest_precision():
-        state = task.begin()
-        if len(task.methods) == 1 and task.times.dtype == jnp.float64:
+        state = whole.begin()
+        if len(whole.methods) == 1 and whole.times.dtype == jnp.float64:
             # Double precision resolves steps of 4e-14 of the time: one segment.
             state = segment(state)
         else:
             state = eqxi.while_loop(
-                lambda state: state.going,
+                whole.going,
                 segment,
                 state,
                 kind="checkpointed",
                 checkpoints=32,
             )
         # In double precision a step that is not resolved is as good as none.
-        return task.finish(state, RESULTS.blow_up)
-
-
-@eqx.filter_jit
-def _begin(task: Task) -> SolveState:
-    with highest_precision():
-        return task.begin()
-
-
-@eqx.filter_jit
-def _advance(task: Task, state: SolveState, number: int, max_steps: Array, pause: int):
-    with highest_precision():
-        return task.advance(state, number, max_steps, pause)
-
-
-@eqx.filter_jit
-def _finish(task: Task, state: SolveState) -> Trajectory:
-    return task.finish(state, RESULTS.interrupted)
-
-
-def _in_segments(
-    task: Task,
-    max_steps: int,
-    progress: Callable[[Progress], None] | None,
-    file: Path | None,
-    throw: bool,
-) -> Trajectory:
-    """The solve as one compiled program for each segment, driven from here."""
-    like = eqx.filter_eval_shape(_begin, task)
-    lengths = [
-        segment_length((task.flow, task.params), like.record, method.stages)
-        for method in task.methods
-    ]
-    checkpoint = state = None
-    if file is not None:
-        parts = {
-            "the flow": task.flow,
-            "the parameters": task.params,
-            "the output times": task.times,
-            "the tolerances": (task.rtol, task.atol),
-            "the solver": task.methods,
-            "the observables": task.recorder,
-            "the length of segments": lengths,
-        }
-        checkpoint = Checkpoint(file, parts)
-        state = checkpoint.load(like)
-    limit = jnp.asarray(max_steps)
-
-    def advance(state: SolveState) -> SolveState:
-        number = int(state.method)
-        return _advance(task, state, number, limit, lengths[number])
-
-    def tell(state: SolveState) -> None:
-        assert progress is not None
-        t = float(state.elapsed.high)
-        progress(
-            Progress(
-                done=min(t / float(task.span), 1.0) if bool(state.going) else 1.0,
-                t=float(task.times[0]) + t,
-                step=float(state.control.step),
-                solver=task.methods[int(state.method)].name,
-                loss=latest_loss(state.record, int(state.saved)),
-            )
-        )
-
-    state, stopped = drive(
-        _begin(task) if state is None else state,
-        advance,
-        lambda state: bool(state.going),
-        None if progress is None else tell,
-        checkpoint,
-    )
-    if stopped and throw:
-        raise KeyboardInterrupt
-    return _finish(task, state)
+        return whole.finish(state, RESULTS.blow_up)

@@ -81,7 +81,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     left: Float[Array, ""]
     first: Int[Array, ""]
     max_steps: Int[Array, ""]
-    pause: int | None = eqx.field(static=True)
+    pause: Int[Array, ""] | None
     changeable: bool = eqx.field(static=True)
 
     @property

@@ -34,6 +34,16 @@ flowattn.plotting.STYLE["savefig.dpi"] = 50  # pictures are looked at elsewhere
 
 
 @pytest.fixture(autouse=True)
+def _compile_quickly(request, monkeypatch):
+    """Small tests are spent compiling; slow ones run programs as users' are compiled."""
+    quickly = request.node.get_closest_marker("slow") is None
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(quickly))
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
 def _double_precision():
     """The command line sets the precision of its process: put it back."""
     yield

@@ -2,9 +2,8 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from .errors import InputError
 from .trajectory import Trajectory
@@ -23,17 +22,17 @@ class ObservableGap(eqx.Module):
     same unit as `absolute`, None where it was not asked for.
     """
 
-    absolute: Float[Array, " time"]
-    scale: Float[Array, ""]
-    numerical_error: Float[Array, " time"] | None
+    absolute: Float[np.ndarray, " time"]
+    scale: float
+    numerical_error: Float[np.ndarray, " time"] | None
 
     @property
-    def relative(self) -> Float[Array, " time"]:
+    def relative(self) -> Float[np.ndarray, " time"]:
         """`absolute` over `scale`."""
         return self.absolute / self.scale
 
     @property
-    def relative_error(self) -> Float[Array, " time"] | None:
+    def relative_error(self) -> Float[np.ndarray, " time"] | None:
         """`numerical_error` over `scale`."""
         error = self.numerical_error
         return None if error is None else error / self.scale
@@ -54,14 +53,14 @@ class Gap(eqx.Module):
       that was not observed.
     """
 
-    ts: Float[Array, " time"]
+    ts: Float[np.ndarray, " time"]
     observables: dict[str, ObservableGap]
-    params: Float[Array, ""] | None
-    params_error: Float[Array, ""] | None
-    params_path: Float[Array, " time"] | None
-    params_path_error: Float[Array, " time"] | None
-    edge: Float[Array, ""] | None
-    past_edge: Float[Array, ""] | None
+    params: float | None
+    params_error: float | None
+    params_path: Float[np.ndarray, " time"] | None
+    params_path_error: Float[np.ndarray, " time"] | None
+    edge: float | None
+    past_edge: float | None
 
     @property
     def max_relative(self) -> float:
@@ -95,9 +94,8 @@ class Gap(eqx.Module):
         beyond = np.zeros(self.ts.shape, bool)
         for gap in self.observables.values():
             error = gap.relative_error
-            floor = 0.0 if error is None else _RESOLVED * np.asarray(error)
-            relative = np.asarray(gap.relative)
-            beyond |= (relative > fraction) & (relative > floor)
+            floor = 0.0 if error is None else _RESOLVED * error
+            beyond |= (gap.relative > fraction) & (gap.relative > floor)
         return float(self.ts[np.argmax(beyond)]) if beyond.any() else None
 
 
@@ -132,34 +130,32 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
             "the two runs observed nothing in common: "
             f"{sorted(flow.observed)} and {sorted(run.observed)}"
         )
-    errors = flow.error
+    finer = flow.finer
     gaps = {}
     for name in names:
-        ours = flow.observed[name][at_flow]
-        difference = jnp.abs(ours - run.observed[name][at_run])
-        size = jnp.nanmax(jnp.abs(ours))
+        ours = np.asarray(flow.observed[name])[at_flow]
+        theirs = np.asarray(run.observed[name])[at_run]
+        error = None
+        if finer is not None:
+            finest = np.asarray(finer.observed[name])[at_flow]
+            error = _over_entries(np.abs(ours - finest), undefined=np.inf)
+        size = float(np.max(np.abs(ours), initial=0.0, where=~np.isnan(ours)))
         gaps[name] = ObservableGap(
-            _over_entries(difference, undefined=0.0),
-            jnp.where(size > 0, size, 1.0),
-            None
-            if errors is None
-            else _over_entries(errors[name][at_flow], undefined=jnp.inf),
+            _over_entries(np.abs(ours - theirs), undefined=0.0),
+            size if size > 0 else 1.0,
+            error,
         )
-    finer = flow.finer
     params = params_error = path = path_error = None
-    if bool(jnp.isclose(flow.t_end, run.t_end, rtol=1e-6, atol=0)):
+    if np.isclose(flow.t_end, run.t_end, rtol=1e-6, atol=0):
         params = _distance(flow.params, run.params)
         params_error = None if finer is None else _distance(flow.params, finer.params)
     if flow.path is not None and run.path is not None:
-        ours = jax.tree.map(lambda x: x[at_flow], flow.path)
-        theirs = jax.tree.map(lambda x: x[at_run], run.path)
-        path = jax.vmap(_distance)(ours, theirs)
+        path = _distances(flow.path, run.path, at_flow, at_run)
         if finer is not None:
-            finest = jax.tree.map(lambda x: x[at_flow], finer.path)
-            path_error = jax.vmap(_distance)(ours, finest)
-    edge = None if run.learning_rate is None else 2 / run.learning_rate
+            path_error = _distances(flow.path, finer.path, at_flow, at_flow)
+    edge = None if run.learning_rate is None else 2 / float(run.learning_rate)
     return Gap(
-        flow.ts[at_flow],
+        np.asarray(flow.ts)[at_flow],
         gaps,
         params,
         params_error,
@@ -170,13 +166,13 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
     )
 
 
-def _past_edge(flow: Trajectory, edge: Array) -> Float[Array, ""] | None:
+def _past_edge(flow: Trajectory, edge: float) -> float | None:
     """The first time at which the flow's sharpness is beyond the edge."""
     if "sharpness" not in flow.observed:
         return None
-    values = flow.observed["sharpness"]
+    values = np.asarray(flow.observed["sharpness"])
     beyond = values.reshape(values.shape[0], -1)[:, 0] > edge
-    return jnp.where(jnp.any(beyond), flow.ts[jnp.argmax(beyond)], jnp.nan)
+    return float(flow.ts[np.argmax(beyond)]) if beyond.any() else np.nan
 
 
 def _common(flow, run):
@@ -194,20 +190,33 @@ def _common(flow, run):
     return at_flow, at_run
 
 
-def _over_entries(values: Array, undefined: float) -> Float[Array, " time"]:
+def _over_entries(values: np.ndarray, undefined: float) -> Float[np.ndarray, " time"]:
     """The largest entry at each time, nan counting as `undefined`."""
-    values = jnp.where(jnp.isnan(values), undefined, values)
+    values = np.where(np.isnan(values), undefined, values)
     return values.reshape(values.shape[0], -1).max(axis=1)
 
 
-def _norm(tree: PyTree) -> Float[Array, ""]:
-    arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return jnp.sqrt(sum(jnp.sum(x**2) for x in arrays))
+def _floating(tree: PyTree) -> list[np.ndarray]:
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return [np.asarray(leaf) for leaf in leaves]
 
 
-def _distance(ours: PyTree, theirs: PyTree) -> Float[Array, ""]:
+def _norm(arrays: list[np.ndarray]) -> float:
+    return sum(float(np.vdot(x, x)) for x in arrays) ** 0.5
+
+
+def _distance(ours: PyTree, theirs: PyTree) -> float:
     """‖theirs − ours‖ over ‖ours‖, over all floating-point arrays."""
-    ours, theirs = (eqx.filter(x, eqx.is_inexact_array) for x in (ours, theirs))
-    difference = jax.tree.map(lambda a, b: a - b, ours, theirs)
-    size = _norm(ours)
-    return _norm(difference) / jnp.where(size > 0, size, 1.0)
+    mine, other = _floating(ours), _floating(theirs)
+    size = _norm(mine)
+    apart = _norm([a - b for a, b in zip(mine, other, strict=True)])
+    return apart / (size if size > 0 else 1.0)
+
+
+def _distances(ours: PyTree, theirs: PyTree, at_ours, at_theirs) -> np.ndarray:
+    """The distance of two paths at each of some times."""
+    mine, other = _floating(ours), _floating(theirs)
+    at_times = zip(at_ours, at_theirs, strict=True)
+    return np.array(
+        [_distance([x[i] for x in mine], [y[j] for y in other]) for i, j in at_times]
+    )

@@ -32,6 +32,7 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
     30.0
     """
 
+    @eqx.filter_jit
     def eigenvalues(params: PyTree) -> Float[Array, " mode"]:
         arrays, static = eqx.partition(params, eqx.is_inexact_array)
         flat, unravel = ravel_pytree(arrays)

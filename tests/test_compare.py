@@ -73,10 +73,8 @@ def test_departure_and_error_bars():
 
 
 def test_a_gap_within_twice_the_error_is_no_departure():
-    one = ObservableGap(
-        jnp.array([0.0, 1.0, 3.0]), jnp.array(1.0), jnp.array([0.0, 1.0, 1.0])
-    )
-    gap = fa.Gap(jnp.arange(3.0), {"x": one}, *[None] * 6)
+    one = ObservableGap(np.array([0.0, 1.0, 3.0]), 1.0, np.array([0.0, 1.0, 1.0]))
+    gap = fa.Gap(np.arange(3.0), {"x": one}, *[None] * 6)
     assert gap.departure(0.5) == 2.0 and gap.departure(5.0) is None and gap.resolved
 
 

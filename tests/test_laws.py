@@ -182,7 +182,7 @@ def test_two_layer_laws_up_to_the_first_kink(seed, reaches):
         t1=100.0,
         rtol=1e-10,
         observe=observe,
-        max_steps=300,
+        max_steps=100,
         throw=False,
     )
     smooth = system.smooth_until(traj)

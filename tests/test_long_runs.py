@@ -138,7 +138,7 @@ np.savez(sys.argv[3], ts=traj.ts, x=traj.observed["x"], params=traj.params,
 def test_killed_at_random_moments_and_resumed_bit_for_bit(dtype, tmp_path):
     seed = time.time_ns() % 2**32
     print(f"seed {seed}")
-    moments = np.random.default_rng(seed).uniform(0, 1.5, 1)
+    moments = np.random.default_rng(seed).uniform(0, 1.5, 2)
 
     def start(name):
         folder, result = tmp_path / name, tmp_path / f"{name}.npz"

@@ -175,6 +175,7 @@ class TopicWords(AbstractSystem):
             reductions,
         )
 
+    @eqx.filter_jit
     def _start(self, corpus: Corpus, key: PRNGKeyArray) -> AttentionClassifier:
         dimension = self.dimension
         if dimension is None:

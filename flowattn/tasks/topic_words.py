@@ -55,6 +55,7 @@ class TopicWordsTask(eqx.Module):
         """The topic of each topic word."""
         return jnp.arange(self.topic_words) // self.words_per_topic
 
+    @eqx.filter_jit
     def sample(self, key: PRNGKeyArray) -> Corpus:
         """Draw `sentences` sentences and split them."""
         topic_key, word_key, context_key = jr.split(key, 3)

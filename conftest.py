@@ -35,7 +35,7 @@ flowattn.plotting.STYLE["savefig.dpi"] = 50  # pictures are looked at elsewhere
 
 @pytest.fixture(autouse=True)
 def _compile_quickly(request, monkeypatch):
-    """Small tests are spent compiling; slow ones run programs as users' are compiled."""
+    """Small tests only compile: do that fast. Slow ones run what users would run."""
     quickly = request.node.get_closest_marker("slow") is None
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(quickly))
     jax.config.update("jax_disable_most_optimizations", quickly)

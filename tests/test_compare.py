@@ -7,14 +7,24 @@ import pytest
 import flowattn as fa
 from flowattn.compare import ObservableGap
 
+from .systems import identity
+
 
 def loss(x):
     return 0.5 * jnp.sum(x**2)
 
 
+def half(x):
+    return x[0] / 2
+
+
+# Functions of one module are compiled once for all of its tests.
+OBSERVE = {"x": identity, "half": half}
+FLOW = fa.GradientFlow(loss)
+
+
 def both(rate=0.01, rtol=1e-8, steps=None, **options):
     steps = round(2 / rate) if steps is None else steps
-    observe = {"x": lambda x: x, "half": lambda x: x[0] / 2}
     start = jnp.array([1.0, 4.0])
     run = fa.descend(
         loss,
@@ -22,15 +32,15 @@ def both(rate=0.01, rtol=1e-8, steps=None, **options):
         learning_rate=rate,
         steps=steps,
         every=max(1, steps // 20),
-        observe=observe,
+        observe=OBSERVE,
         save_params=True,
     )
     flow = fa.solve(
-        fa.GradientFlow(loss),
+        FLOW,
         start,
         ts=run.ts,
         rtol=rtol,
-        observe=observe,
+        observe=OBSERVE,
         save_params=True,
         **options,
     )

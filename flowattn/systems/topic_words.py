@@ -145,7 +145,7 @@ class TopicWords(AbstractSystem):
             task = self._synthetic_task()
         else:
             task = TextTask(self.corpus, self.padding, data)
-        corpus = task.sample(data_key)
+        corpus = task.sample(data_key).with_bags()
         start = self._start(corpus, model_key)
         if (self.form or "scores") == "scores" and "query" not in self.parts:
             start = along_query(start)

@@ -1,5 +1,6 @@
 """Tasks: what generates or holds the data."""
 
+from .bags import Bag as Bag
 from .sentences import Corpus as Corpus
 from .sentences import Sentences as Sentences
 from .text import NAMED_CORPORA as NAMED_CORPORA

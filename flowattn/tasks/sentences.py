@@ -1,19 +1,29 @@
 """Sentences as arrays: what every text-like task hands to a model."""
 
+import dataclasses
+
 import equinox as eqx
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
+
+from .bags import Bag
+
+# Fewer are summed as fast token by token, which is less to compile.
+_MANY_TOKENS = 2**14
 
 
 class Sentences(eqx.Module):
     """A batch of labelled sentences of one padded length.
 
     `tokens` holds word numbers; `present` says which of them are read (None: all),
-    so that padding takes no attention; `labels` the class of each sentence.
+    so that padding takes no attention; `labels` the class of each sentence. `bag`
+    holds the same words in a form that is summed faster (see `Corpus.with_bags`).
     """
 
     tokens: Int[Array, "sentences length"]
     labels: Int[Array, " sentences"]
     present: Bool[Array, "sentences length"] | None = None
+    bag: Bag | None = None
 
     def __getitem__(self, index: slice) -> "Sentences":
         return Sentences(
@@ -27,7 +37,8 @@ class Corpus(eqx.Module):
     """Three splits of sentences over one vocabulary.
 
     `words` names the vocabulary (None for synthetic words, which are numbers);
-    `labels` names the classes as the corpus has them, in the order of their numbers.
+    `labels` names the classes as the corpus has them, in the order of their numbers;
+    `padding_word` is the word that fills sentences up, where it is attended to.
     """
 
     train: Sentences
@@ -36,6 +47,24 @@ class Corpus(eqx.Module):
     vocabulary: int = eqx.field(static=True)
     labels: tuple[str, ...] = eqx.field(static=True)
     words: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    padding_word: int | None = eqx.field(static=True, default=None)
+
+    def with_bags(self) -> "Corpus":
+        """The same sentences, each split of many words with its `Bag`.
+
+        Under a trace, where nobody knows how often a word comes, the corpus as it is.
+        """
+        return dataclasses.replace(
+            self, **{name: self._with_bag(split) for name, split in self.splits.items()}
+        )
+
+    def _with_bag(self, split: Sentences) -> Sentences:
+        if isinstance(split.tokens, Tracer) or split.tokens.size < _MANY_TOKENS:
+            return split
+        words, filler = self.vocabulary, self.padding_word
+        return dataclasses.replace(
+            split, bag=Bag.of(split.tokens, split.present, words, filler)
+        )
 
     @property
     def splits(self) -> dict[str, Sentences]:

@@ -79,6 +79,7 @@ class TextTask(eqx.Module):
             vocabulary=len(words),
             labels=tuple(map(str, labels)),
             words=tuple(words),
+            padding_word=words[_PADDING_WORD] if attend else None,
         )
 
     def _read(self, key) -> list[_Labelled]:
@@ -239,7 +240,7 @@ def word_statistics(corpus: Corpus, most: int) -> tuple[np.ndarray, np.ndarray]:
     tokens = np.asarray(corpus.train.tokens)
     assert corpus.words is not None
     if corpus.train.present is None:
-        present = tokens != corpus.words.index(_PADDING_WORD)
+        present = tokens != corpus.padding_word
     else:
         present = np.asarray(corpus.train.present)
     counts: Counter[int] = Counter(tokens[present].tolist())

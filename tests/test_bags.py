@@ -1,0 +1,104 @@
+"""Bags of words: against dense counts, and attention by words against by tokens."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from flowattn.models.attention import attend
+from flowattn.tasks import Bag, Sentences
+
+
+def drawn(seed, sentences=30, length=9, words=40, filler=None, masked=False):
+    """Sentences as uneven as real text: some words come everywhere, some never."""
+    rng = np.random.default_rng(seed)
+    tokens = np.minimum(rng.zipf(1.5, (sentences, length)) - 1, words - 3)
+    ends = rng.integers(1, length + 1, sentences)[:, None]
+    present = np.arange(length) < ends
+    if filler is not None:
+        tokens = np.where(present, tokens, filler)
+    held = present if masked else np.ones_like(present)
+    counts = np.zeros((sentences, words))
+    np.add.at(counts, (np.nonzero(held)[0], tokens[held]), 1)
+    tokens, shown = jnp.asarray(tokens, jnp.int32), jnp.asarray(present)
+    labels = jnp.zeros(sentences, jnp.int32)
+    bag = Bag.of(tokens, shown if masked else None, words, filler)
+    return Sentences(tokens, labels, shown if masked else None, bag), counts
+
+
+SHAPES = pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"masked": True},
+        {"filler": 39},
+        {"sentences": 1, "length": 1},
+        {"sentences": 200, "length": 50, "words": 300, "masked": True},
+        {"sentences": 400, "length": 3, "words": 5},
+    ],
+)
+
+
+@SHAPES
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_bag_is_the_matrix_of_counts(shape, seed):
+    sentences, counts = drawn(seed, **shape)
+    rng = np.random.default_rng(seed)
+    by_word = rng.integers(-9, 9, (counts.shape[1], 3)).astype(float)
+    by_sentence = rng.integers(-9, 9, (counts.shape[0], 3)).astype(float)
+    np.testing.assert_array_equal(
+        sentences.bag @ jnp.asarray(by_word), counts @ by_word
+    )
+    np.testing.assert_array_equal(
+        sentences.bag.transposed(jnp.asarray(by_sentence)), counts.T @ by_sentence
+    )
+
+
+@jax.jit
+def pulled(scores, values, sentences, weight):
+    """A scalar of the contexts, its gradient, and a Hessian-vector product."""
+
+    def scalar(arguments):
+        return jnp.sum(jnp.sin(attend(*arguments, sentences)) * weight)
+
+    point = scores, values
+    gradient, product = jax.jvp(jax.grad(scalar), (point,), (point,))
+    return attend(*point, sentences), gradient, product
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("shape", [{}, {"masked": True}, {"filler": 39}])
+def test_attention_by_words_is_attention_by_tokens(shape, dtype):
+    sentences, counts = drawn(3, **shape)
+    tokens = dataclasses.replace(sentences, bag=None)
+    keys = jr.split(jr.key(0), 3)
+    words = counts.shape[1]
+    values = jr.normal(keys[1], (words, 2), dtype)
+    weight = jr.normal(keys[2], (len(counts), 2), dtype)
+    # The largest spread is beyond what exponentials of either dtype can hold.
+    for spread in (1.0, 20.0, 2000.0):
+        scores = spread * jr.uniform(keys[0], (words,), dtype)
+        fast, slow = (
+            jax.tree.leaves(pulled(scores, values, form, weight))
+            for form in (sentences, tokens)
+        )
+        # Sums in another order; those of a Hessian with a spread of scores cancel.
+        rounding = 100 * jnp.finfo(dtype).eps
+        for ours, theirs in zip(fast, slow, strict=True):
+            size = float(jnp.max(jnp.abs(theirs)))
+            np.testing.assert_allclose(ours, theirs, atol=rounding * max(size, spread))
+            assert ours.dtype == dtype
+
+
+def test_attention_by_words_under_vmap():
+    sentences, counts = drawn(0)
+    scores = jr.normal(jr.key(0), (4, counts.shape[1]))
+    values = jr.normal(jr.key(1), (4, counts.shape[1], 2))
+    batch = jax.vmap(attend, (0, 0, None))(scores, values, sentences)
+    for row in range(4):
+        np.testing.assert_allclose(
+            batch[row], attend(scores[row], values[row], sentences), rtol=1e-13
+        )

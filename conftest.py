@@ -30,7 +30,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 with jaxtyping.install_import_hook("flowattn", "beartype.beartype"):
     import flowattn.plotting
 
-flowattn.plotting.STYLE["savefig.dpi"] = 50  # pictures are looked at elsewhere
+# Pictures are looked at elsewhere.
+flowattn.plotting.STYLE |= {
+    "savefig.dpi": 50,
+    "figure.constrained_layout.use": False,
+}
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ COLOURS = (
     "#000000",
     "#999999",
 )
-_MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*"
 
 STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
@@ -51,7 +51,7 @@ _LARGEST = 1e30
 _TIME = "flow time t  (learning rate × steps)"
 
 
-def _styled(function: Callable[P, R]) -> Callable[P, R]:
+def styled(function: Callable[P, R]) -> Callable[P, R]:
     """Draw in the project's style, whatever the caller's is."""
 
     @functools.wraps(function)
@@ -68,7 +68,7 @@ class Drawing(NamedTuple):
     figure: Figure
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
 
-    @_styled
+    @styled
     def save(self, path) -> None:
         """Write the picture; its format is that of the suffix."""
         self.figure.savefig(path)
@@ -79,7 +79,7 @@ def _figure(columns: int, width: float = 3.6, height: float = 3.0):
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _positive(values: np.ndarray) -> np.ndarray:
+def positive(values: np.ndarray) -> np.ndarray:
     """For a logarithmic axis: what is exactly 0 is left out."""
     return np.where((values > 0) & (values < _LARGEST), values, np.nan)
 
@@ -120,7 +120,7 @@ def _entries(name: str, run: Trajectory, entries) -> tuple[list[int], list[str]]
     return chosen, names if count > 1 else [""]
 
 
-@_styled
+@styled
 def plot_observable(
     name: str,
     flow: Trajectory | None,
@@ -158,7 +158,7 @@ def plot_observable(
                     times[points],
                     values[points, entry],
                     ls="",
-                    marker=_MARKERS[number % len(_MARKERS)],
+                    marker=MARKERS[number % len(MARKERS)],
                     mfc="none",
                     color=COLOURS[1] if not text else colour,
                     label=legend if not text or flow is None else None,
@@ -175,7 +175,7 @@ def plot_observable(
     return Drawing(figure, curves)
 
 
-@_styled
+@styled
 def plot_training(
     flow: Trajectory | None,
     descent: Trajectory | None,
@@ -202,7 +202,7 @@ def plot_training(
     return Drawing(figure, curves)
 
 
-@_styled
+@styled
 def plot_sen(
     flow: Trajectory | None,
     descent: Trajectory | None,
@@ -230,7 +230,7 @@ def plot_sen(
             x = _reached(descent, f"{prefix}_score")[1][:, entry]
             y = _reached(descent, f"{prefix}_norm")[1][:, entry]
             points = _thin(x)
-            marker = _MARKERS[number % len(_MARKERS)]
+            marker = MARKERS[number % len(MARKERS)]
             left.plot(
                 x[points],
                 y[points],
@@ -242,7 +242,7 @@ def plot_sen(
             curves[f"{text} gradient descent"] = (x, y)
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.abs(norm / sen - 1)
-        right.plot(times, _positive(100 * relative), color=colour, label=text)
+        right.plot(times, positive(100 * relative), color=colour, label=text)
         curves[f"{text} measured"] = (score, norm)
         curves[f"{text} theory"] = (score, sen)
         curves[f"{text} relative error"] = (times, relative)
@@ -255,7 +255,7 @@ def plot_sen(
     return Drawing(figure, curves)
 
 
-@_styled
+@styled
 def plot_gap(gap: Gap) -> Drawing:
     """The relative gap of every observable over time, its numerical error dashed."""
     figure, [axes] = _figure(1, width=5.6, height=3.6)
@@ -266,18 +266,18 @@ def plot_gap(gap: Gap) -> Drawing:
         relative = np.asarray(one.relative)
         if not relative.max() > 0:
             continue
-        axes.plot(times, _positive(relative), color=colour, label=name)
+        axes.plot(times, positive(relative), color=colour, label=name)
         curves[name] = (times, relative)
         error = one.relative_error
         if error is not None:
-            shown = _positive(np.asarray(error))
+            shown = positive(np.asarray(error))
             axes.plot(times, shown, color=colour, ls="--", lw=1)
             curves[f"{name} numerical error"] = (times, np.asarray(error))
     axes.set(ylabel="|descent − flow| / largest |observable|", yscale="log")
     _time_axis(axes, gap.ts)
     if curves:
         # The first points, when everything is still at rest, would fill the picture.
-        medians = [np.nanmedian(_positive(y)) for _, y in curves.values() if y.any()]
+        medians = [np.nanmedian(positive(y)) for _, y in curves.values() if y.any()]
         axes.set_ylim(bottom=1e-2 * min(medians))
     known = gap.numerical_error is not None
     dashed = ", dashed: the flow's numerical error" if known else ""
@@ -286,7 +286,7 @@ def plot_gap(gap: Gap) -> Drawing:
     return Drawing(figure, curves)
 
 
-@_styled
+@styled
 def plot_sharpness(
     flow: Trajectory | None, descent: Trajectory | None, learning_rate: float
 ) -> Drawing:
@@ -306,7 +306,7 @@ def plot_sharpness(
     return Drawing(figure, {**drawn.curves, "edge": (ends, np.array([edge, edge]))})
 
 
-@_styled
+@styled
 def plot_drift(
     laws: Mapping[str, Law], flow: Trajectory | None, descent: Trajectory | None
 ) -> Drawing:
@@ -319,13 +319,13 @@ def plot_drift(
             if run is None:
                 continue
             times, values = np.asarray(run.ts), np.asarray(drift_path(law, run))
-            shown = _positive(values)
+            shown = positive(values)
             text = f"{name} ({law.kind})"
             if run is flow:
                 axes.plot(times, shown, color=colour, label=text)
             else:
                 points = _thin(times)
-                marker = _MARKERS[number % len(_MARKERS)]
+                marker = MARKERS[number % len(MARKERS)]
                 axes.plot(
                     times[points],
                     shown[points],
@@ -342,7 +342,7 @@ def plot_drift(
     return Drawing(figure, curves)
 
 
-@_styled
+@styled
 def plot_work(
     rows: Sequence[Mapping[str, Any]], title: str, x: str = "error"
 ) -> Drawing:
@@ -358,7 +358,7 @@ def plot_work(
         places = np.array([row[x] for row in mine], float)
         work = np.array([row["gradient_equivalents"] for row in mine], float)
         style = {"color": COLOURS[number % len(COLOURS)]}
-        style |= {"marker": _MARKERS[number % len(_MARKERS)], "label": name}
+        style |= {"marker": MARKERS[number % len(MARKERS)], "label": name}
         axes.plot(places, work, **style)
         curves[name] = (places, work)
     axes.set(xscale="log", yscale="log", xlabel=labels.get(x, x))
@@ -371,7 +371,7 @@ def plot_work(
     return Drawing(figure, curves)
 
 
-@_styled
+@styled
 def plot_topic_words(
     flow: Trajectory | None,
     descent: Trajectory | None,

@@ -32,20 +32,30 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
     30.0
     """
 
+    modes = tuple(f"λ{number}" for number in range(1, k + 1))
+    return Observable(
+        _Largest(loss, k), ("mode",), "1/time", "sharpness", coords={"mode": modes}
+    )
+
+
+class _Largest(eqx.Module):
+    loss: Callable[[Any], Scalar]
+    k: int = eqx.field(static=True)
+
     @eqx.filter_jit
-    def eigenvalues(params: PyTree) -> Float[Array, " mode"]:
+    def __call__(self, params: PyTree) -> Float[Array, " mode"]:
         arrays, static = eqx.partition(params, eqx.is_inexact_array)
         flat, unravel = ravel_pytree(arrays)
 
         def gradient(arrays):
-            grad = eqx.filter_grad(loss)(eqx.combine(arrays, static))
+            grad = eqx.filter_grad(self.loss)(eqx.combine(arrays, static))
             return eqx.filter(grad, eqx.is_inexact_array)
 
         def product(v):
             _, hv = jax.jvp(gradient, (arrays,), (unravel(v),))
             return ravel_pytree(hv)[0]
 
-        products = min(_PRODUCTS + 2 * k, flat.size)
+        products = min(_PRODUCTS + 2 * self.k, flat.size)
         # A fixed start keeps this a function of the parameters.
         start = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
         start = start / jnp.linalg.norm(start)
@@ -53,12 +63,7 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
             tridiagonalise = decomp.tridiag_sym(products, reortho="full")
             tridiagonal = tridiagonalise(product, start).J_small
         assert isinstance(tridiagonal, jax.Array)
-        return _largest(tridiagonal, k)
-
-    modes = tuple(f"λ{number}" for number in range(1, k + 1))
-    return Observable(
-        eigenvalues, ("mode",), "1/time", "sharpness", coords={"mode": modes}
-    )
+        return _largest(tridiagonal, self.k)
 
 
 def _largest(tridiagonal: Float[Array, "n n"], k: int) -> Float[Array, " k"]:

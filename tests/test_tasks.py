@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import flowattn as fa
-from flowattn.tasks import TextTask, TopicWordsTask
-from flowattn.tasks.text import word_statistics
+from flowattn.tasks import TextTask, TopicWordsTask, WordTable
 
 DATA = os.environ.get("FLOWATTN_DATA")
 needs_data = pytest.mark.skipif(
@@ -93,10 +92,14 @@ def test_masked_padding_takes_no_part(folder):
 def test_word_statistics_are_those_of_the_training_sentences(folder):
     for padding in ("mask", "attend"):
         corpus = TextTask(str(folder), padding).sample(jr.key(0))
-        words, length = word_statistics(corpus, 3)
+        table = WordTable.of(corpus)
+        words = table.frequent(3)
         names = [corpus.words[i] for i in words]
         assert names[0] == "fine" and len(names) == 3
-        assert length[0] == 4.0  # the one sentence that holds it, padding not counted
+        fine = words[0]
+        # The one sentence that holds it, padding not counted.
+        assert table.mean_length[fine] == 4.0 and table.occurrences[fine] == 2
+        np.testing.assert_array_equal(table.sentences[fine], [0, 1])
 
 
 def test_one_file_is_split_by_the_key(tmp_path):

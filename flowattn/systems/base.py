@@ -1,6 +1,7 @@
 """System and Problem: one paper's setting, and one instance of it."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -10,6 +11,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from ..laws import Law
 from ..observables import Observable
 from ..reductions import Reduction
+from ..tasks import Corpus
 from ..trajectory import Trajectory
 
 # Longer observables are in the data set, not in the summary.
@@ -20,7 +22,8 @@ class Problem(eqx.Module):
     """One instance of a system: drawn data and initial parameters.
 
     `loss` and `validation` map parameters (shaped as `params`) to a scalar; both carry
-    their data. `observables`, `laws` and `reductions` are by name.
+    their data. `observables`, `laws` and `reductions` are by name. `model` gives the
+    whole model for parameters, `corpus` the sentences, where there are any.
     """
 
     params: PyTree
@@ -29,6 +32,8 @@ class Problem(eqx.Module):
     observables: dict[str, Observable]
     laws: dict[str, Law]
     reductions: dict[str, Reduction]
+    model: Callable[[PyTree], Any]
+    corpus: Corpus | None = None
 
 
 class AbstractSystem(eqx.Module):

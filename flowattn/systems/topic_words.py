@@ -9,32 +9,35 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import laws
 from ..errors import InputError, require_positive
 from ..laws import Law
-from ..losses import accuracy
 from ..models import AttentionClassifier, LinearClassifier, TwoLayerClassifier
-from ..observables import Observable
-from ..tasks import Corpus, Sentences, TextTask, TopicWordsTask
-from ..tasks.text import word_statistics
+from ..reductions import Reduction
+from ..tasks import Corpus, TextTask, TopicWordsTask, WordTable
 from ..trajectory import Trajectory
 from .base import AbstractSystem, Problem
+from .topic_words_observables import (
+    observed_words,
+    run_observables,
+    sign_changes,
+    text_observables,
+    word_observables,
+)
 from .topic_words_reductions import (
     SentenceLoss,
     along_query,
     join,
+    lifted,
+    logits_form,
     logits_reduction,
     per_word_reduction,
     scores_reduction,
 )
 
 Part = Literal["query", "keys", "embeddings", "classifier"]
-
-# How many of a corpus's most frequent words are observed along a run.
-_WORDS_OBSERVED = 2000
-_SPLITS = ("train", "validation", "test")
 
 
 class TopicWords(AbstractSystem):
@@ -68,8 +71,16 @@ class TopicWords(AbstractSystem):
     """synthetic, sst2, sst5, or the path of a file or of a folder of splits."""
     padding: Literal["mask", "attend"] = eqx.field(static=True, default="mask")
     """Hide the padding of real sentences, or attend to it, as the authors did."""
-    form: Literal["scores", "keys"] | None = eqx.field(static=True, default=None)
-    """Keys whole, or only their part along a frozen query; None: that, if frozen."""
+    form: Literal["keys", "scores", "logits"] | None = eqx.field(
+        static=True, default=None
+    )
+    """Keys whole; or a score for each word; or also logits for a fixed classifier's
+    embeddings (the same dynamics in fewer numbers). None: scores if it can be."""
+    traced: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    """Real text: words whose sentences are watched; None: the paper's five."""
+    sentence: int | None = eqx.field(static=True, default=None)
+    """Real text: the training sentence whose attention is observed; None: a short one
+    with a traced word."""
     topics: int = eqx.field(static=True, default=4)
     """Synthetic sentences: number of topics."""
     words_per_topic: int = eqx.field(static=True, default=2)
@@ -92,7 +103,7 @@ class TopicWords(AbstractSystem):
     def __check_init__(self):
         _choose("classifier", self.classifier, ("fixed", "linear", "two-layer"))
         _choose("padding", self.padding, ("mask", "attend"))
-        _choose("form", self.form, ("scores", "keys", None))
+        _choose("form", self.form, ("keys", "scores", "logits", None))
         parts = ("query", "keys", "embeddings", "classifier")
         if self.trained is not None:
             for part in self.trained:
@@ -104,8 +115,16 @@ class TopicWords(AbstractSystem):
                 "trained names the classifier, but classifier='fixed' stays as it is "
                 "drawn; choose 'linear' or 'two-layer'"
             )
-        if self.form == "scores" and "query" in self.parts:
-            raise InputError("form='scores' needs the query frozen; use form='keys'")
+        if self.form in ("scores", "logits") and "query" in self.parts:
+            raise InputError(
+                f"form={self.form!r} needs the query frozen; use form='keys'"
+            )
+        if self.form == "logits" and (
+            self.classifier != "fixed" or "embeddings" not in self.parts
+        ):
+            raise InputError(
+                "form='logits' needs embeddings that are trained and classifier='fixed'"
+            )
         for name in ("dimension", "key_dimension"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -147,33 +166,55 @@ class TopicWords(AbstractSystem):
             task = TextTask(self.corpus, self.padding, data)
         corpus = task.sample(data_key).with_bags()
         start = self._start(corpus, model_key)
-        if (self.form or "scores") == "scores" and "query" not in self.parts:
+        form = self.form or ("keys" if "query" in self.parts else "scores")
+        if form != "keys":
             start = along_query(start)
         params, frozen = _split(start, self.parts)
         loss = SentenceLoss(frozen, corpus.train)
-        model_of = Partial(join, frozen)
-        words, context, dim = _observed_words(corpus, task)
-        observables = _observables(corpus, model_of, loss)
-        sen_args = (start, words, context)
-        observables |= _word_observables(corpus, model_of, sen_args, dim)
-        if isinstance(start.classifier, TwoLayerClassifier):
-            observables["sign_changes"] = _sign_changes(model_of, start, corpus.train)
+        model_of = full_of = Partial(join, frozen)
         reductions = {}
-        if "keys" in self.parts and "query" not in self.parts:
-            reductions["scores"] = scores_reduction(loss, start, params)
-            if isinstance(task, TopicWordsTask) and "embeddings" in self.parts:
-                reductions["per-word"] = per_word_reduction(loss, start, params, task)
-        if "embeddings" in self.parts and "classifier" not in self.parts:
-            if isinstance(start.classifier, LinearClassifier):
-                reductions["logits"] = logits_reduction(loss, start, params)
+        if form == "logits":
+            loss, space = logits_form(loss, start, params)
+            params = space.project(params)
+            model_of, full_of = (
+                Partial(join, loss.frozen),
+                Partial(lifted, frozen, space),
+            )
+        else:
+            reductions = self._reductions(loss, start, params, task)
+
+        table = None if self.synthetic else WordTable.of(corpus)
+        words, context, dim = observed_words(corpus, task, table)
+        sen_args = (start, words, context)
+        observables = run_observables(corpus, model_of, loss)
+        observables |= word_observables(corpus, model_of, full_of, sen_args, dim)
+        if table is not None:
+            observables |= text_observables(
+                corpus, table, self.traced, self.sentence, model_of, full_of
+            )
+        if isinstance(start.classifier, TwoLayerClassifier):
+            observables["sign_changes"] = sign_changes(model_of, start, corpus.train)
         return Problem(
             params,
             loss,
-            SentenceLoss(frozen, corpus.validation),
+            SentenceLoss(loss.frozen, corpus.validation),
             observables,
-            self._laws(model_of, sen_args, dim),
+            self._laws(full_of, sen_args, dim),
             reductions,
+            full_of,
+            corpus,
         )
+
+    def _reductions(self, loss, start, params, task) -> dict[str, Reduction]:
+        found = {}
+        if "keys" in self.parts and "query" not in self.parts:
+            found["scores"] = scores_reduction(loss, start, params)
+            if isinstance(task, TopicWordsTask) and "embeddings" in self.parts:
+                found["per-word"] = per_word_reduction(loss, start, params, task)
+        if "embeddings" in self.parts and "classifier" not in self.parts:
+            if isinstance(start.classifier, LinearClassifier):
+                found["logits"] = logits_reduction(loss, start, params)
+        return found
 
     @eqx.filter_jit
     def _start(self, corpus: Corpus, key: PRNGKeyArray) -> AttentionClassifier:
@@ -252,93 +293,3 @@ def _split(model: AttentionClassifier, parts: tuple[str, ...]):
     trained = [True] * len(parts)
     spec = eqx.tree_at(lambda m: [getattr(m, part) for part in parts], frozen, trained)
     return eqx.partition(model, spec)
-
-
-def _observed_words(
-    corpus: Corpus, task: TopicWordsTask | TextTask
-) -> tuple[Int[Array, " word"], Float[Array, " word"], str]:
-    """Which words to watch, m of each for the SEN relation, and the name of their dim.
-
-    In real text m + 1 is the mean unpadded length of the training sentences that hold
-    the word, the authors' choice.
-    """
-    if isinstance(task, TopicWordsTask):
-        words = jnp.arange(task.topic_words, dtype=jnp.int32)
-        return words, jnp.full(task.topic_words, float(task.context)), "topic_word"
-    frequent, length = word_statistics(corpus, _WORDS_OBSERVED)
-    # A word that always stands alone has m = 0 and no relation; half a word keeps it
-    # finite.
-    return jnp.asarray(frequent), jnp.maximum(jnp.asarray(length) - 1, 0.5), "word"
-
-
-def _loss_of(loss, params):
-    return loss(params)
-
-
-def _accuracies(model_of, splits, params):
-    model = model_of(params)
-    return jnp.stack([accuracy(model(split), split.labels) for split in splits])
-
-
-def _observables(corpus: Corpus, model_of, loss) -> dict[str, Observable]:
-    splits = tuple(corpus.splits.values())
-    return {
-        "loss": Observable(Partial(_loss_of, loss), (), "nat", "training loss"),
-        "accuracy": Observable(
-            Partial(_accuracies, model_of, splits),
-            ("split",),
-            "1",
-            "accuracy",
-            {"split": _SPLITS},
-            discrete=True,
-        ),
-    }
-
-
-def _scores(model_of, words, params):
-    return model_of(params).scores[words]
-
-
-def _norms(model_of, words, params):
-    return model_of(params).norms[words]
-
-
-def _sen_norms(model_of, start, words, context, params):
-    return laws.sen_norm(model_of(params).scores[words], start, words, context)
-
-
-def _word_observables(corpus, model_of, sen_args, dim) -> dict[str, Observable]:
-    start, words, context = sen_args
-    prefix = "topic" if corpus.words is None else "word"
-    coords = None
-    if corpus.words is not None:
-        coords = {dim: tuple(corpus.words[i] for i in np.asarray(words))}
-    observed = {
-        "score": (Partial(_scores, model_of, words), "score"),
-        "norm": (Partial(_norms, model_of, words), "‖q‖‖ν‖"),
-        "sen_norm": (
-            Partial(_sen_norms, model_of, start, words, context),
-            "‖q‖‖ν‖ that SEN gives the score",
-        ),
-    }
-    return {
-        f"{prefix}_{name}": Observable(fn, (dim,), "1", text, coords)
-        for name, (fn, text) in observed.items()
-    }
-
-
-def _signs(model: AttentionClassifier, sentences: Sentences):
-    classifier = model.classifier
-    assert isinstance(classifier, TwoLayerClassifier)
-    return classifier.preactivation(model.contexts(sentences)) > 0
-
-
-def _changed(model_of, start, sentences, params):
-    return jnp.sum(_signs(model_of(params), sentences) != _signs(start, sentences))
-
-
-def _sign_changes(model_of, start, sentences) -> Observable:
-    """How many pairs of a sentence and a hidden unit have changed the unit's sign."""
-    fn = Partial(_changed, model_of, start, sentences)
-    text = "hidden units past a kink since the start"
-    return Observable(fn, (), "1", text, discrete=True)

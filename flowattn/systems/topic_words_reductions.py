@@ -59,6 +59,13 @@ class Subspace(eqx.Module):
         return eqx.tree_at(self._of, small, self.origin + moved @ self.basis.T)
 
 
+def lifted(
+    frozen: AttentionClassifier, space: Subspace, small: AttentionClassifier
+) -> Any:
+    """The model of frozen parameters, and of trained ones seen through a basis."""
+    return join(frozen, space.lift(small))
+
+
 def _exact(loss: SentenceLoss, frozen: AttentionClassifier, space: Subspace):
     return Reduction(
         GradientFlow(SentenceLoss(frozen, loss.sentences)),
@@ -102,10 +109,10 @@ def scores_reduction(
     return _exact(loss, frozen, Subspace("keys", basis, params.keys))
 
 
-def logits_reduction(
+def logits_form(
     loss: SentenceLoss, start: AttentionClassifier, params: AttentionClassifier
-) -> Reduction:
-    """Embeddings to what a fixed linear classifier sees of them, exact.
+) -> tuple[SentenceLoss, Subspace]:
+    """Embeddings as what a fixed linear classifier sees of them, exact.
 
     With W = Q R (Q with orthonormal columns) the loss sees E only through E Q; the
     classifier of the reduced model is R. (Any orthonormal basis of W's range serves;
@@ -115,7 +122,16 @@ def logits_reduction(
     assert isinstance(classifier, LinearClassifier)
     basis, remainder = jnp.linalg.qr(classifier.weight)
     frozen = eqx.tree_at(lambda m: m.classifier.weight, loss.frozen, remainder)
-    return _exact(loss, frozen, Subspace("embeddings", basis, params.embeddings))
+    space = Subspace("embeddings", basis, params.embeddings)
+    return SentenceLoss(frozen, loss.sentences), space
+
+
+def logits_reduction(
+    loss: SentenceLoss, start: AttentionClassifier, params: AttentionClassifier
+) -> Reduction:
+    """The flow of the logits form, beside that of whole embeddings."""
+    small, space = logits_form(loss, start, params)
+    return _exact(loss, small.frozen, space)
 
 
 class PerWordLoss(eqx.Module):

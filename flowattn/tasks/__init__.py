@@ -6,3 +6,4 @@ from .sentences import Sentences as Sentences
 from .text import NAMED_CORPORA as NAMED_CORPORA
 from .text import TextTask as TextTask
 from .topic_words import TopicWordsTask as TopicWordsTask
+from .words import WordTable as WordTable

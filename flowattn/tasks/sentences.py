@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Int
 from .bags import Bag
 
 # Fewer are summed as fast token by token, which is less to compile.
-_MANY_TOKENS = 2**14
+_MANY_TOKENS = 2**15
 
 
 class Sentences(eqx.Module):

@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -83,7 +82,7 @@ class TextTask(eqx.Module):
         )
 
     def _read(self, key) -> list[_Labelled]:
-        path = self._path()
+        path = self.path()
         if path.is_dir():
             return [read_sentences(file) for file in _split_files(path)]
         sentences = read_sentences(path)
@@ -97,7 +96,8 @@ class TextTask(eqx.Module):
         ends = round(0.8 * count), round(0.9 * count)
         return [shuffled[: ends[0]], shuffled[ends[0] : ends[1]], shuffled[ends[1] :]]
 
-    def _path(self) -> Path:
+    def path(self) -> Path:
+        """The file or folder of the corpus; `InputError` where there is none."""
         choices = f"choose from: synthetic, {', '.join(NAMED_CORPORA)}, or a path"
         if self.corpus not in NAMED_CORPORA:
             path = _existing(self.corpus) if self.corpus else None
@@ -231,25 +231,3 @@ def _arrays(split: _Labelled, words, labels, longest: int, attend: bool) -> Sent
         jnp.asarray(classes),
         None if attend else jnp.asarray(present),
     )
-
-
-def word_statistics(corpus: Corpus, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `most` frequent words of the training sentences, and for each the mean
-    number of words in the training sentences that hold it (padding not counted).
-    """
-    tokens = np.asarray(corpus.train.tokens)
-    assert corpus.words is not None
-    if corpus.train.present is None:
-        present = tokens != corpus.padding_word
-    else:
-        present = np.asarray(corpus.train.present)
-    counts: Counter[int] = Counter(tokens[present].tolist())
-    frequent = np.array([word for word, _ in counts.most_common(most)], np.int32)
-    lengths = present.sum(axis=1)
-    holding = np.zeros(corpus.vocabulary)
-    total = np.zeros(corpus.vocabulary)
-    for row, length in enumerate(lengths):
-        held = np.unique(tokens[row][present[row]])
-        holding[held] += 1
-        total[held] += length
-    return frequent, total[frequent] / holding[frequent]

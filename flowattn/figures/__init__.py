@@ -1,0 +1,9 @@
+"""Figures: what the papers show, and what they could not, each from one command."""
+
+from .base import Figure as Figure
+from .base import Runs as Runs
+from .base import missing as missing
+from .sentiment import FIGURES as _SENTIMENT
+from .topic_words import FIGURES as _TOPIC_WORDS
+
+FIGURES: dict[str, Figure] = {f.name: f for f in (*_TOPIC_WORDS, *_SENTIMENT)}

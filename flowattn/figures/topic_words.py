@@ -1,0 +1,243 @@
+"""Figures of synthetic topic words: Lu, Mao & Nayak 2021, and what they left open."""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..laws import drift
+from ..plotting import Drawing
+from ..solve import solve
+from ..systems import TopicWords
+from .base import Figure, Pair, Runs
+from .panels import Curve, Panel, drawn, lines
+
+_PAPER = "Lu, Mao & Nayak 2021"
+_CLASSIFIERS = ("fixed", "linear", "two-layer")
+_FLOW_AND_DESCENT = "lines: gradient flow; points: gradient descent, learning rate 0.1"
+
+
+def _kept(run) -> slice:
+    """The times that a run reached."""
+    return slice(int(run.saved))
+
+
+def _sen_panel(pair: Pair, title: str) -> Panel:
+    """Norm against score of each topic word; dashed what SEN gives."""
+    curves = []
+    for run, style in ((pair.flow, "line"), (pair.descent, "points")):
+        kept = _kept(run)
+        scores, norms, theory = (
+            np.asarray(run.observed[f"topic_{name}"])[kept]
+            for name in ("score", "norm", "sen_norm")
+        )
+        for word in range(scores.shape[1]):
+            text = f"topic word {word}" if run is pair.flow else f"_descent {word}"
+            curves.append(
+                Curve(f"_{text}", scores[:, word], norms[:, word], style, word)
+            )
+            if run is pair.flow:
+                name, x, y = f"_SEN {word}", scores[:, word], theory[:, word]
+                curves.append(Curve(name, x, y, "dashed", "black", 0.8))
+                error = np.abs(norms[-1] / theory[-1] - 1).max()
+    return Panel(
+        f"{title}: SEN within {100 * error:.2f} % at the end",
+        "score s",
+        "‖q‖‖ν‖",
+        curves,
+    )
+
+
+def _sen(runs: Runs) -> Drawing:
+    panels = []
+    for classifier in _CLASSIFIERS:
+        # Seed 1: no unit of the two-layer classifier comes to slide along its kink.
+        t1 = 100.0 if classifier == "two-layer" and not runs.paper else 500.0
+        pair = runs.both(TopicWords(classifier=classifier), t1, seed=1)
+        panels.append(_sen_panel(pair, classifier))
+    return drawn(panels, f"{_FLOW_AND_DESCENT}; dashed: the SEN relation")
+
+
+def _histogram(values: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts as the corners of steps."""
+    counts, _ = np.histogram(values, edges)
+    return np.repeat(edges, 2)[1:-1], np.repeat(counts, 2)
+
+
+def _distributions(runs: Runs) -> Drawing:
+    system = TopicWords()
+    pair = runs.both(system, 500.0, seed=1)
+    panels = []
+    for name, text in (("scores", "score s"), ("norms", "‖q‖‖ν‖")):
+        curves = []
+        ends = {"flow": pair.flow, "gradient descent": pair.descent}
+        values = {
+            kind: np.asarray(getattr(pair.problem.model(run.params), name))
+            for kind, run in ends.items()
+        }
+        both = np.concatenate(list(values.values()))
+        edges = np.linspace(both.min(), both.max() + 1e-9, 41)
+        topic = system.topics * system.words_per_topic
+        for kind, style in (("flow", "line"), ("gradient descent", "dashed")):
+            parts = {"topic": values[kind][:topic], "other": values[kind][topic:]}
+            for colour, (part, some) in enumerate(parts.items()):
+                label = f"{part} words, {kind}"
+                curves.append(Curve(label, *_histogram(some, edges), style, colour))
+        panels.append(Panel("", text, "words", curves, "y", bottom=0.5))
+    return drawn(panels, "scores and norms at t = 500")
+
+
+_VARIANTS = {"all": (), "KF": ("keys",), "EF": ("embeddings",)}
+
+
+def _ablations(runs: Runs) -> Drawing:
+    panels = []
+    for classifier, name in (("fixed", "Attn-FC"), ("linear", "Attn-TC")):
+        parts = ["keys", "embeddings"] + ["classifier"] * (classifier == "linear")
+        pairs = {}
+        for variant, frozen in _VARIANTS.items():
+            trained = tuple(part for part in parts if part not in frozen)
+            system = TopicWords(
+                classifier=classifier, trained=trained, embedding_scale=0.1
+            )
+            text = name if variant == "all" else f"{name}-{variant}"
+            pairs[text] = runs.both(system, 600.0)
+        for observable, label in (
+            ("loss", "loss  [nat]"),
+            ("topic_score", "mean score of topic words"),
+            ("topic_norm", "mean ‖q‖‖ν‖ of topic words"),
+        ):
+            curves = list(_over_time(pairs, observable))
+            log = "y" if observable == "loss" else ""
+            panels.append(Panel(name, "t", label, curves, log))
+    return drawn(panels, f"{_FLOW_AND_DESCENT}; KF: keys frozen, EF: embeddings frozen")
+
+
+def _over_time(pairs: dict[str, Pair], observable: str) -> Iterator[Curve]:
+    for colour, (text, pair) in enumerate(pairs.items()):
+        for run, style in ((pair.flow, "line"), (pair.descent, "points")):
+            kept = _kept(run)
+            values = np.asarray(run.observed[observable])[kept]
+            values = values.reshape(len(values), -1).mean(axis=1)
+            label = text if style == "line" else f"_{text}, descent"
+            yield Curve(label, np.asarray(run.ts)[kept], values, style, colour)
+
+
+def _law_drift(runs: Runs) -> Drawing:
+    system = TopicWords(
+        classifier="linear", trained=("query", "keys", "embeddings", "classifier")
+    )
+    t1 = 500.0 if runs.paper else 100.0
+    rates = np.array([0.4, 0.2, 0.1, 0.05, 0.025])
+    laws = runs.problem(system).laws
+    exact = [law for law in laws.values() if law.kind == "exact"]
+    curves = []
+    for colour, law in enumerate(exact):
+        drifts = [
+            float(drift(law, runs.descent(system, rate, t1, laws=True)))
+            for rate in rates
+        ]
+        curves.append(Curve(law.name, rates, np.array(drifts), "both", colour))
+        ts = np.array([0.0, t1])
+        kept = float(drift(law, runs.flow(system, ts, laws=True, rtol=1e-10)))
+        name = f"_{law.name}, flow"
+        ends = rates[[0, -1]]
+        curves.append(Curve(name, ends, np.full(2, kept), "dotted", colour))
+    guide = rates / rates[0] * max(float(c.y[0]) for c in curves)
+    curves.append(Curve("∝ learning rate", rates, guide, "dashed", "black", 0.8))
+    panel = Panel(
+        f"drift to t = {t1:g}; dotted: the flow, rtol 1e-10",
+        "learning rate",
+        "|h(t) − h(0)| / scale of h",
+        curves,
+        "xy",
+    )
+    return drawn([panel])
+
+
+def _per_word(runs: Runs) -> Drawing:
+    sizes, seeds = np.array([1000, 5000, 20000]), range(5 if runs.paper else 3)
+    ts = np.linspace(0.0, 500.0, 51)
+    means, spreads, defects, over_time = [], [], [], []
+    for size in sizes:
+        system = TopicWords(vocabulary=int(size))
+        at_end, moved = [], []
+        for seed in seeds:
+            problem = runs.problem(system, seed)
+            theory = problem.reductions["per-word"]
+            full = runs.flow(system, ts, seed)
+            small = solve(
+                theory.flow,
+                theory.project(problem.params),
+                ts=ts,
+                rtol=1e-8,
+                observe={"params": lambda small: small.keys[:, 0]},
+            )
+            # Keys along the query times its length are scores.
+            length = jnp.linalg.norm(problem.model(problem.params).query)
+            scores = np.asarray(small.observed["params"] * length)
+            measured = np.asarray(full.observed["topic_score"])
+            error = np.abs(scores / measured - 1)[1:].max(axis=1)
+            at_end.append(100 * error[-1])
+            moved.append(100 * error)
+        means.append(np.mean(at_end))
+        spreads.append(np.std(at_end, ddof=1))
+        over_time.append((f"vocabulary {size:,}", ts[1:], np.mean(moved, axis=0)))
+        defects.append(at_end)
+    guide = means[0] * sizes[0] / sizes
+    panels = [
+        Panel(
+            f"at t = 500; bars: standard deviation of {len(seeds)} seeds",
+            "vocabulary",
+            "largest relative error of a score  [%]",
+            [
+                Curve(
+                    "theory", sizes, np.array(means), "both", 0, 1.4, np.array(spreads)
+                ),
+                Curve("∝ 1/vocabulary", sizes, guide, "dashed", "black", 0.8),
+            ],
+            "xy",
+        ),
+        Panel(
+            "mean of seeds",
+            "t",
+            "largest relative error of a score  [%]",
+            lines(over_time),
+            "y",
+        ),
+    ]
+    return drawn(panels, "one small ODE for each topic word, against the full flow")
+
+
+FIGURES = (
+    Figure(
+        "topic-words-sen",
+        "SEN curves of topic words, measured and theory, three classifiers",
+        f"{_PAPER}, SEN curves",
+        _sen,
+    ),
+    Figure(
+        "topic-words-distributions",
+        "scores and norms of topic and non-topic words at the end",
+        f"{_PAPER}, score and norm distributions",
+        _distributions,
+    ),
+    Figure(
+        "topic-words-ablations",
+        "loss, scores and norms with keys or embeddings frozen",
+        f"{_PAPER}, ablations",
+        _ablations,
+    ),
+    Figure(
+        "topic-words-law-drift",
+        "drift of the exact laws under gradient descent against the learning rate",
+        "new",
+        _law_drift,
+    ),
+    Figure(
+        "topic-words-theory",
+        "the per-word theory against the full flow as the vocabulary grows",
+        "new",
+        _per_word,
+    ),
+)

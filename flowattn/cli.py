@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, SupportsFloat, Union
+from typing import Annotated, Any, Literal, SupportsFloat, Union
 
 import jax
 import tyro
@@ -26,7 +26,10 @@ from .experiment import (
     outcomes,
     plan,
 )
-from .provenance import version
+from .figures import FIGURES, Runs, missing
+from .figures import Figure as FigureOf
+from .plotting import Drawing, plot_topic_words
+from .provenance import provenance, version
 from .report import law_table, table
 from .segments import Progress
 from .store import staged, write_json, write_runs
@@ -99,7 +102,7 @@ _Options = Annotated[Options, tyro.conf.arg(name="")]
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """The systems that can be run, with their fields.
+    """The systems that can be run, with their fields, and the figures.
 
     Example: flowattn list
     """
@@ -109,6 +112,9 @@ class List:
             print(f"{name}: {system.citation}")
             for field in dataclasses.fields(system):
                 print(f"    --{field.name.replace('_', '-'):17} {field.default}")
+        print("\nfigures:")
+        for figure in FIGURES.values():
+            print(f"    {figure.name:26}{figure.title} ({figure.source})")
         return 0
 
 
@@ -187,9 +193,56 @@ class Laws:
         return _status(result.outcomes)
 
 
-def _write(stage: Path, result: Result) -> None:
-    from .plotting import plot_topic_words
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """Draw a paper's figure, or all of them: NAME.png, and its numbers in NAME.json.
 
+    Example: flowattn figure topic-words-sen --out figures
+    """
+
+    name: Annotated[Literal[(*FIGURES, "all")], tyro.conf.Positional]  # pyright: ignore
+    """Which figure; all: every one whose data are there."""
+    out: Path = Path("figures")
+    """Folder for the pictures; files of ours are replaced, others stay."""
+    paper: bool = False
+    """The paper's sizes, where the quick ones are smaller."""
+    data: str | None = None
+    """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
+
+    def __call__(self) -> int:
+        jax.config.update("jax_enable_x64", jax.default_backend() != "tpu")
+        runs = Runs(self.paper, self.data, _say)
+        for figure in FIGURES.values() if self.name == "all" else [FIGURES[self.name]]:
+            absent = missing(figure, self.data)
+            if absent is not None:
+                _say(f"{figure.name}: skipped, {absent}")
+                continue
+            files = (f"{figure.name}.png", f"{figure.name}.json")
+            with staged(self.out, files) as stage:
+                drawing = figure.draw(runs)
+                drawing.save(stage / files[0])
+                write_json(stage / files[1], _as_data(figure, drawing, self.paper))
+            print(self.out / files[0], flush=True)
+        return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _as_data(figure: FigureOf, drawing: Drawing, paper: bool) -> dict[str, Any]:
+    """The numbers of a figure, and where they come from."""
+    curves = {
+        name: {"x": x.tolist(), "y": y.tolist()}
+        for name, (x, y) in drawing.curves.items()
+    }
+    about = {"name": figure.name, "title": figure.title, "source": figure.source}
+    precision = "float64" if jax.config.read("jax_enable_x64") else "float32"
+    origin = {"paper_size": paper, "provenance": provenance(precision)}
+    return {**about, **origin, "curves": curves}
+
+
+def _write(stage: Path, result: Result) -> None:
     runs = {"flow": result.flow, "descent": result.descent}
     datasets = {k: run.to_dataset() for k, run in runs.items() if run is not None}
     summary = result.summary
@@ -238,6 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Annotated[List, tyro.conf.subcommand("list")],
         Annotated[Run, tyro.conf.subcommand("run")],
         Annotated[Laws, tyro.conf.subcommand("laws")],
+        Annotated[Figure, tyro.conf.subcommand("figure")],
     ]
     arguments = sys.argv[1:] if argv is None else list(argv)
     if "--version" in arguments:

@@ -17,12 +17,18 @@ import jax
 import tyro
 from benchmarks.measure import processor
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
-from benchmarks.topic_words import topic_words_flow
+from benchmarks.topic_words import (
+    sst2_gradient,
+    topic_words_flow,
+    topic_words_gradient,
+)
 
 from flowattn.provenance import provenance
 
 BENCHMARKS = {
     "topic-words-flow": topic_words_flow,
+    "topic-words-gradient": topic_words_gradient,
+    "sst2-gradient": sst2_gradient,
     "sst2-stiff": sst2_stiff,
     "stiff-quadratic": stiff_quadratic,
 }

@@ -71,7 +71,9 @@ def test_interrupted_and_resumed_bit_for_bit(dtype, tmp_path):
         parts[1].observed["x"][kept], whole.observed["x"][kept]
     )
     assert np.all(np.isnan(parts[1].observed["x"][~kept]))
-    same(run(dtype, checkpoint=tmp_path), whole)
+    told = []
+    same(run(dtype, checkpoint=tmp_path, progress=told.append), whole)
+    assert told[0].t > parts[1].t_end  # gone on with, not begun again
 
 
 @pytest.mark.parametrize("solver", ["tsit5", "dopri8", "kvaerno5"])
@@ -109,7 +111,9 @@ def test_descent_interrupted_and_resumed_bit_for_bit(dtype, tmp_path):
     part = descend(progress=Stop(3), checkpoint=tmp_path)
     assert part.outcome == "interrupted" and part.stats["steps"] == 180
     assert part.saved == 1 + 180 // 7
-    same(descend(checkpoint=tmp_path), whole)
+    told = []
+    same(descend(checkpoint=tmp_path, progress=told.append), whole)
+    assert told[0].t > part.t_end
     in_one_piece = jax.jit(descend)()
     np.testing.assert_allclose(
         in_one_piece.observed["loss"], whole.observed["loss"], rtol=1e-5

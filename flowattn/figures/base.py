@@ -12,6 +12,7 @@ from ..compare import Gap, compare
 from ..descend import descend
 from ..errors import InputError
 from ..flows import GradientFlow
+from ..observables import Observable
 from ..plotting import Drawing
 from ..solve import solve
 from ..systems import AbstractSystem, Problem
@@ -62,9 +63,10 @@ class Runs:
         seed: int = 0,
         laws: bool = False,
         rtol: float = 1e-6,
-        **observe: Any,
+        observe: dict[str, Observable] | None = None,
     ) -> Trajectory:
         """The flow, with its error estimate; not every one gets to the end."""
+        observe = observe or {}
         key = ("flow", repr(system), seed, ts.tobytes(), laws, rtol, *observe)
         if key not in self._made:
             problem = self.problem(system, seed)
@@ -88,11 +90,9 @@ class Runs:
         t1: float,
         seed: int = 0,
         laws: bool = False,
-        patience: int | None = None,
-        **observe: Any,
     ) -> Trajectory:
         """Plain gradient descent, observed about a hundred times."""
-        key = ("descent", repr(system), rate, t1, seed, laws, patience, *observe)
+        key = ("descent", repr(system), rate, t1, seed, laws)
         if key not in self._made:
             problem, steps = self.problem(system, seed), round(t1 / rate)
             self.tell(
@@ -104,12 +104,27 @@ class Runs:
                 problem.params,
                 learning_rate=rate,
                 steps=steps,
-                observe=_observed(problem, laws) | observe,
-                validation=problem.validation if patience else None,
-                patience=patience,
+                observe=_observed(problem, laws),
                 throw=False,
             )
         return self._made[key]
+
+    def descent_at(
+        self, system: AbstractSystem, rate: float, ts: np.ndarray, seed: int = 0
+    ) -> Trajectory:
+        """Plain gradient descent, observed at the steps that fall on some times."""
+        problem = self.problem(system, seed)
+        steps = np.round(ts / rate)
+        steps = steps[np.isclose(steps * rate, ts, atol=1e-9)].astype(int)
+        return descend(
+            problem.loss,
+            problem.params,
+            learning_rate=rate,
+            steps=int(steps[-1]),
+            every=steps,
+            observe={"loss": problem.observables["loss"]},
+            throw=False,
+        )
 
     def both(
         self, system: AbstractSystem, t1: float, rate: float = 0.1, seed: int = 0

@@ -9,11 +9,12 @@ from ..laws import drift
 from ..plotting import Drawing
 from ..solve import solve
 from ..systems import TopicWords
+from ..systems.topic_words import Classifier, Part
 from .base import Figure, Pair, Runs
 from .panels import Curve, Panel, drawn, lines
 
 _PAPER = "Lu, Mao & Nayak 2021"
-_CLASSIFIERS = ("fixed", "linear", "two-layer")
+_CLASSIFIERS: tuple[Classifier, ...] = ("fixed", "linear", "two-layer")
 _FLOW_AND_DESCENT = "lines: gradient flow; points: gradient descent, learning rate 0.1"
 
 
@@ -24,22 +25,19 @@ def _kept(run) -> slice:
 
 def _sen_panel(pair: Pair, title: str) -> Panel:
     """Norm against score of each topic word; dashed what SEN gives."""
-    curves = []
+    curves, error = [], 0.0
     for run, style in ((pair.flow, "line"), (pair.descent, "points")):
         kept = _kept(run)
         scores, norms, theory = (
-            np.asarray(run.observed[f"topic_{name}"])[kept]
+            np.asarray(run.observed[f"topic_{name}"])[kept].T
             for name in ("score", "norm", "sen_norm")
         )
-        for word in range(scores.shape[1]):
-            text = f"topic word {word}" if run is pair.flow else f"_descent {word}"
-            curves.append(
-                Curve(f"_{text}", scores[:, word], norms[:, word], style, word)
-            )
+        for word, (score, norm, sen) in enumerate(zip(scores, norms, theory)):
+            curves.append(Curve(f"_word {word}, {style}", score, norm, style, word))
             if run is pair.flow:
-                name, x, y = f"_SEN {word}", scores[:, word], theory[:, word]
-                curves.append(Curve(name, x, y, "dashed", "black", 0.8))
-                error = np.abs(norms[-1] / theory[-1] - 1).max()
+                name = f"_word {word}, SEN"
+                curves.append(Curve(name, score, sen, "dashed", "black", 0.8))
+                error = max(error, abs(norm[-1] / sen[-1] - 1))
     return Panel(
         f"{title}: SEN within {100 * error:.2f} % at the end",
         "score s",
@@ -52,8 +50,7 @@ def _sen(runs: Runs) -> Drawing:
     panels = []
     for classifier in _CLASSIFIERS:
         # Seed 1: no unit of the two-layer classifier comes to slide along its kink.
-        t1 = 100.0 if classifier == "two-layer" and not runs.paper else 500.0
-        pair = runs.both(TopicWords(classifier=classifier), t1, seed=1)
+        pair = runs.both(TopicWords(classifier=classifier), 500.0, seed=1)
         panels.append(_sen_panel(pair, classifier))
     return drawn(panels, f"{_FLOW_AND_DESCENT}; dashed: the SEN relation")
 
@@ -87,20 +84,29 @@ def _distributions(runs: Runs) -> Drawing:
     return drawn(panels, "scores and norms at t = 500")
 
 
-_VARIANTS = {"all": (), "KF": ("keys",), "EF": ("embeddings",)}
+# What is trained in each of the paper's variants.
+_VARIANTS: dict[Classifier, dict[str, tuple[Part, ...]]] = {
+    "fixed": {
+        "Attn-FC": ("keys", "embeddings"),
+        "Attn-FC-KF": ("embeddings",),
+        "Attn-FC-EF": ("keys",),
+    },
+    "linear": {
+        "Attn-TC": ("keys", "embeddings", "classifier"),
+        "Attn-TC-KF": ("embeddings", "classifier"),
+        "Attn-TC-EF": ("keys", "classifier"),
+    },
+}
 
 
 def _ablations(runs: Runs) -> Drawing:
     panels = []
-    for classifier, name in (("fixed", "Attn-FC"), ("linear", "Attn-TC")):
-        parts = ["keys", "embeddings"] + ["classifier"] * (classifier == "linear")
+    for classifier, variants in _VARIANTS.items():
         pairs = {}
-        for variant, frozen in _VARIANTS.items():
-            trained = tuple(part for part in parts if part not in frozen)
+        for text, trained in variants.items():
             system = TopicWords(
                 classifier=classifier, trained=trained, embedding_scale=0.1
             )
-            text = name if variant == "all" else f"{name}-{variant}"
             pairs[text] = runs.both(system, 600.0)
         for observable, label in (
             ("loss", "loss  [nat]"),
@@ -109,7 +115,7 @@ def _ablations(runs: Runs) -> Drawing:
         ):
             curves = list(_over_time(pairs, observable))
             log = "y" if observable == "loss" else ""
-            panels.append(Panel(name, "t", label, curves, log))
+            panels.append(Panel(f"{classifier} classifier", "t", label, curves, log))
     return drawn(panels, f"{_FLOW_AND_DESCENT}; KF: keys frozen, EF: embeddings frozen")
 
 
@@ -158,7 +164,7 @@ def _law_drift(runs: Runs) -> Drawing:
 def _per_word(runs: Runs) -> Drawing:
     sizes, seeds = np.array([1000, 5000, 20000]), range(5 if runs.paper else 3)
     ts = np.linspace(0.0, 500.0, 51)
-    means, spreads, defects, over_time = [], [], [], []
+    means, spreads, over_time = [], [], []
     for size in sizes:
         system = TopicWords(vocabulary=int(size))
         at_end, moved = [], []
@@ -183,7 +189,6 @@ def _per_word(runs: Runs) -> Drawing:
         means.append(np.mean(at_end))
         spreads.append(np.std(at_end, ddof=1))
         over_time.append((f"vocabulary {size:,}", ts[1:], np.mean(moved, axis=0)))
-        defects.append(at_end)
     guide = means[0] * sizes[0] / sizes
     panels = [
         Panel(

@@ -38,6 +38,7 @@ from .topic_words_reductions import (
 )
 
 Part = Literal["query", "keys", "embeddings", "classifier"]
+Classifier = Literal["fixed", "linear", "two-layer"]
 
 
 class TopicWords(AbstractSystem):
@@ -61,9 +62,7 @@ class TopicWords(AbstractSystem):
         "Lu, Mao & Nayak, On the Dynamics of Training Attention Models, ICLR 2021"
     )
 
-    classifier: Literal["fixed", "linear", "two-layer"] = eqx.field(
-        static=True, default="fixed"
-    )
+    classifier: Classifier = eqx.field(static=True, default="fixed")
     """The paper's Attn-FC, Attn-TC or Attn-TL."""
     trained: tuple[Part, ...] | None = eqx.field(static=True, default=None)
     """What moves; None: keys, embeddings and a classifier that is not fixed."""

@@ -159,11 +159,8 @@ def text_observables(
             f"sentence must be from 0 to {len(real) - 1}, the number of a training "
             f"sentence, got {sentence}"
         )
-    row, places = (
-        corpus.train[slice(sentence, sentence + 1)],
-        np.nonzero(real[sentence]),
-    )
-    tokens = np.asarray(corpus.train.tokens)[sentence][places]
+    row, places = corpus.train[sentence : sentence + 1], np.flatnonzero(real[sentence])
+    tokens = np.asarray(row.tokens)[0, places]
     coords = {"token": tuple(table.words[word] for word in tokens)}
     named = {
         "attention": Partial(_attention_in, model_of, row, jnp.asarray(places)),

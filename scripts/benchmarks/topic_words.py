@@ -1,8 +1,13 @@
 """Topic words: the flow beside gradient descent."""
 
+import collections
+import dataclasses
+import functools
 import statistics
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
@@ -59,15 +64,15 @@ def topic_words_flow(long: bool) -> dict[str, Any]:
             "largest_score_difference": float(np.max(np.abs(scores[0] - scores[1]))),
         }
     }
-    torch_seconds = torch_step_seconds()
+    torch = torch_training(fa.tasks.TopicWordsTask().sample(jr.key(0)), 10)
     name = "gradient descent, PyTorch as the authors train"
-    if torch_seconds is None:
+    if torch is None:
         peers[name] = {"left_out": "PyTorch is not installed (extra: bench)"}
     else:
         peers[name] = {
             "gradients": steps,
-            "seconds": steps * torch_seconds,
-            "note": "100 steps, float32, scaled to 5,000",
+            "seconds": steps * median_seconds(torch.step, 100),
+            "note": "median of 100 steps, float32, scaled to 5,000",
         }
     first = next(iter(peers.values()))
     return {
@@ -79,34 +84,100 @@ def topic_words_flow(long: bool) -> dict[str, Any]:
     }
 
 
-def torch_step_seconds() -> float | None:
-    """Seconds of one training step at paper size in PyTorch; None without PyTorch.
+def topic_words_gradient(long: bool) -> dict[str, Any]:
+    """One gradient at paper size in single precision: keys as scores and embeddings,
+    also in logits, against PyTorch as the authors compute it, two threads each.
+    """
+    del long
+    with jax.enable_x64(False):
+        ours = _gradients(fa.systems.TopicWords(), ("scores", "logits"))
+        corpus = fa.tasks.TopicWordsTask().sample(jr.key(0))
+        return _against_torch(ours, corpus, dimension=10)
 
-    As the authors train: embedding tables for keys and embeddings, full-batch SGD.
+
+def sst2_gradient(long: bool) -> dict[str, Any]:
+    """The same on SST2, padding attended to, 200 dimensions (FLOWATTN_DATA)."""
+    del long
+    system = fa.systems.TopicWords(corpus="sst2", padding="attend")
+    with jax.enable_x64(False):
+        ours = _gradients(system, ("logits", "scores"))
+        corpus = fa.tasks.TextTask("sst2", "attend").sample(jr.key(0))
+        return _against_torch(ours, corpus, dimension=200)
+
+
+def _gradients(system, forms) -> dict[str, Callable[[], Any]]:
+    """A compiled gradient for each form, and without bags of words."""
+    gradient = eqx.filter_jit(lambda loss, params: jax.grad(loss)(params))
+    found = {}
+    for form in forms:
+        problem = dataclasses.replace(system, form=form).problem(jr.key(0))
+        plain = eqx.tree_at(lambda loss: loss.sentences.bag, problem.loss, None)
+        for text, loss in ((form, problem.loss), (f"{form}, by tokens", plain)):
+            found[text] = functools.partial(gradient, loss, problem.params)
+    return found
+
+
+def _against_torch(ours, corpus, dimension: int) -> dict[str, Any]:
+    rounds, seconds = 5, collections.defaultdict(list)
+    peer = torch_training(corpus, dimension)
+    runs = {name: lambda f=f: jax.block_until_ready(f()) for name, f in ours.items()}
+    peers = {}
+    if peer is None:
+        peers["PyTorch"] = {"left_out": "PyTorch is not installed (extra: bench)"}
+    else:
+        runs["PyTorch"] = peer.gradient
+    # Turns about, so that a slow moment of the machine is shared.
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(median_seconds(run, 20))
+    medians = {name: statistics.median(all_) for name, all_ in seconds.items()}
+    if peer is not None:
+        peers["PyTorch"] = {"seconds": medians.pop("PyTorch")}
+    first = next(iter(medians))
+    result = {"ours": {"form": first, "seconds": medians[first]}, "peers": peers}
+    if peer is not None:
+        result["ratio"] = peers["PyTorch"]["seconds"] / medians[first]
+        result["ratio_is_of"] = "seconds of one gradient, float32"
+    return {**result, "all": medians, "rounds": dict(seconds)}
+
+
+class TorchTraining(NamedTuple):
+    """The authors' training in PyTorch: `gradient()` alone, `step()` with its update."""
+
+    gradient: Callable[[], None]
+    step: Callable[[], None]
+
+
+def torch_training(corpus, dimension: int) -> TorchTraining | None:
+    """As the authors train: embedding tables for keys and embeddings, full-batch SGD.
+
+    None without PyTorch.
     """
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
-    corpus = fa.tasks.TopicWordsTask().sample(jr.key(0))
     tokens = torch.tensor(np.asarray(corpus.train.tokens), dtype=torch.long)
     labels = torch.tensor(np.asarray(corpus.train.labels), dtype=torch.long)
     torch.manual_seed(0)
     torch.set_num_threads(2)
     keys = torch.nn.Embedding(corpus.vocabulary, 10)
     torch.nn.init.zeros_(keys.weight)
-    embeddings = torch.nn.Embedding(corpus.vocabulary, 10)
+    embeddings = torch.nn.Embedding(corpus.vocabulary, dimension)
     torch.nn.init.normal_(embeddings.weight, std=1e-6)
-    query, weight = 0.3 * torch.randn(10), torch.randn(10, 4)
+    query = 0.3 * torch.randn(10)
+    weight = torch.randn(dimension, len(corpus.labels))
     parameters = [*keys.parameters(), *embeddings.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
 
-    def train():
-        for _ in range(100):
-            optimizer.zero_grad()
-            attention = torch.softmax(keys(tokens) @ query, dim=1)
-            context = (attention[..., None] * embeddings(tokens)).sum(dim=1)
-            torch.nn.functional.cross_entropy(context @ weight, labels).backward()
-            optimizer.step()
+    def gradient():
+        optimizer.zero_grad()
+        attention = torch.softmax(keys(tokens) @ query, dim=1)
+        context = (attention[..., None] * embeddings(tokens)).sum(dim=1)
+        torch.nn.functional.cross_entropy(context @ weight, labels).backward()
 
-    return median_seconds(train, 3) / 100
+    def step():
+        gradient()
+        optimizer.step()
+
+    return TorchTraining(gradient, step)

@@ -20,6 +20,10 @@ from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
 
 
+# A flow that takes more slides along a kink of its model: it is shown as far as it got.
+_MOST_STEPS = 600
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """The flow of a system, and gradient descent beside it."""
@@ -78,7 +82,7 @@ class Runs:
                 rtol=rtol,
                 error=True,
                 throw=False,
-                max_steps=5000,
+                max_steps=_MOST_STEPS,
                 observe=_observed(problem, laws) | observe,
             )
         return self._made[key]

@@ -25,21 +25,22 @@ def _kept(run) -> slice:
 
 def _sen_panel(pair: Pair, title: str) -> Panel:
     """Norm against score of each topic word; dashed what SEN gives."""
-    curves, error = [], 0.0
+    curves, error, end = [], 0.0, float(pair.flow.t_end)
     for run, style in ((pair.flow, "line"), (pair.descent, "points")):
         kept = _kept(run)
         scores, norms, theory = (
             np.asarray(run.observed[f"topic_{name}"])[kept].T
             for name in ("score", "norm", "sen_norm")
         )
-        for word, (score, norm, sen) in enumerate(zip(scores, norms, theory)):
+        words = zip(scores, norms, theory, strict=True)
+        for word, (score, norm, sen) in enumerate(words):
             curves.append(Curve(f"_word {word}, {style}", score, norm, style, word))
             if run is pair.flow:
                 name = f"_word {word}, SEN"
                 curves.append(Curve(name, score, sen, "dashed", "black", 0.8))
                 error = max(error, abs(norm[-1] / sen[-1] - 1))
     return Panel(
-        f"{title}: SEN within {100 * error:.2f} % at the end",
+        f"{title}: the flow within {100 * error:.2f} % of SEN at t = {end:.0f}",
         "score s",
         "‖q‖‖ν‖",
         curves,
@@ -49,7 +50,6 @@ def _sen_panel(pair: Pair, title: str) -> Panel:
 def _sen(runs: Runs) -> Drawing:
     panels = []
     for classifier in _CLASSIFIERS:
-        # Seed 1: no unit of the two-layer classifier comes to slide along its kink.
         pair = runs.both(TopicWords(classifier=classifier), 500.0, seed=1)
         panels.append(_sen_panel(pair, classifier))
     return drawn(panels, f"{_FLOW_AND_DESCENT}; dashed: the SEN relation")

@@ -117,10 +117,16 @@ def _gradients(system, forms) -> dict[str, Callable[[], Any]]:
     return found
 
 
+def _waited(gradient: Callable[[], Any]) -> Any:
+    return jax.block_until_ready(gradient())
+
+
 def _against_torch(ours, corpus, dimension: int) -> dict[str, Any]:
     rounds, seconds = 5, collections.defaultdict(list)
     peer = torch_training(corpus, dimension)
-    runs = {name: lambda f=f: jax.block_until_ready(f()) for name, f in ours.items()}
+    runs: dict[str, Callable[[], Any]] = {
+        name: functools.partial(_waited, gradient) for name, gradient in ours.items()
+    }
     peers = {}
     if peer is None:
         peers["PyTorch"] = {"left_out": "PyTorch is not installed (extra: bench)"}
@@ -142,7 +148,7 @@ def _against_torch(ours, corpus, dimension: int) -> dict[str, Any]:
 
 
 class TorchTraining(NamedTuple):
-    """The authors' training in PyTorch: `gradient()` alone, `step()` with its update."""
+    """The authors' training in PyTorch: a gradient alone, and a step of descent."""
 
     gradient: Callable[[], None]
     step: Callable[[], None]

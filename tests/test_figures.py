@@ -1,0 +1,89 @@
+"""Figures: the command, the runs behind them, and panels as data."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flowattn.cli import main
+from flowattn.errors import InputError
+from flowattn.figures import FIGURES, Figure, Runs, missing
+from flowattn.figures.panels import Curve, Panel, drawn
+
+from .systems import small
+
+
+def tiny(runs):
+    """Flow and descent of a small system, as the real figures ask for them."""
+    pair = runs.both(small(), 2.0, rate=0.5)
+    again = runs.both(small(), 2.0, rate=0.5)
+    assert again.flow is pair.flow and again.descent is pair.descent
+    curves = [
+        Curve(name, np.asarray(run.ts), np.asarray(run.observed["loss"]), style, colour)
+        for colour, (name, run, style) in enumerate(
+            (("flow", pair.flow, "line"), ("descent", pair.descent, "points"))
+        )
+    ]
+    return drawn([Panel("tiny", "t", "loss", curves, "y")], "title")
+
+
+def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
+    figure = Figure("topic-words-sen", "a title", "a source", tiny)
+    monkeypatch.setitem(FIGURES, "topic-words-sen", figure)
+    (tmp_path / "other.txt").write_text("stays")
+    assert main(["figure", "topic-words-sen", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(tmp_path / "topic-words-sen.png")
+    # Each run is told of once.
+    assert [line.split(" of ")[0] for line in said.err.splitlines()] == [
+        "gradient descent",
+        "flow",
+    ]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"topic-words-sen.png", "topic-words-sen.json", "other.txt"}
+    data = json.loads((tmp_path / "topic-words-sen.json").read_text())
+    assert data["source"] == "a source" and data["provenance"]["dtype"] == "float64"
+    flow, descent = data["curves"]["tiny: flow"], data["curves"]["tiny: descent"]
+    np.testing.assert_allclose(flow["x"], descent["x"])
+    assert flow["y"][0] == descent["y"][0] > flow["y"][-1] > 0
+
+
+def test_figures_without_their_data_are_skipped(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("FLOWATTN_DATA", raising=False)
+    out = tmp_path / "out"
+    assert main(["figure", "sst2-sen", "--out", str(out)]) == 0
+    assert "sst2-sen: skipped, corpus 'sst2' needs" in capsys.readouterr().err
+    assert not out.exists()
+    reason = missing(FIGURES["sst5-sen"], str(tmp_path))
+    assert reason is not None and "there is no folder" in reason
+    assert missing(FIGURES["topic-words-sen"], None) is None
+
+
+def test_an_unknown_figure(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["figure", "nonsense"])
+    assert end.value.code == 2
+    assert "topic-words-sen" in capsys.readouterr().err
+
+
+def test_every_figure_says_what_it_is():
+    for name, figure in FIGURES.items():
+        assert figure.name == name and figure.title and figure.source
+    with pytest.raises(InputError, match="'sst2' needs the folder"):
+        system = small(corpus="sst2")
+        Runs(data="").problem(system)
+
+
+def test_panels_are_drawn_as_they_are_given():
+    x = np.array([1.0, 2.0, 3.0])
+    curves = [
+        Curve("seen", x, x, "both", 2, error=x / 10),
+        Curve("_unseen", x, 2 * x, "dotted", "black"),
+    ]
+    drawing = drawn([Panel("first", "a", "b", curves, "xy"), Panel("", "c", "d", [])])
+    left, right = drawing.figure.axes
+    assert left.get_xscale() == left.get_yscale() == "log"
+    assert right.get_xscale() == "linear" and right.get_legend() is None
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["seen"]
+    assert set(drawing.curves) == {"first: seen", "first: seen, error", "first: unseen"}
+    np.testing.assert_array_equal(drawing.curves["first: unseen"][1], 2 * x)

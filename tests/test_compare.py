@@ -1,5 +1,7 @@
 """compare: the gap between flow and descent, and the error beside it."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ OBSERVE = {"x": identity, "half": half}
 FLOW = fa.GradientFlow(loss)
 
 
+@functools.cache
 def both(rate=0.01, rtol=1e-8, steps=None, **options):
     steps = round(2 / rate) if steps is None else steps
     start = jnp.array([1.0, 4.0])

@@ -19,7 +19,6 @@ from ..systems import AbstractSystem, Problem
 from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
 
-
 # A flow that takes more slides along a kink of its model: it is shown as far as it got.
 _MOST_STEPS = 600
 

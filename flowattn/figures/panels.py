@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullFormatter
 
 from ..plotting import COLOURS, MARKERS, Drawing, positive, styled
 
@@ -54,6 +55,8 @@ def drawn(panels: Sequence[Panel], title: str = "", columns: int = 3) -> Drawing
     rows = -(-len(panels) // columns)
     canvas = Canvas(figsize=(3.6 * columns, 3.0 * rows + (0.3 if title else 0)))
     grid = canvas.subplots(rows, columns, squeeze=False).ravel()
+    if (engine := canvas.get_layout_engine()) is not None:
+        engine.set(w_pad=0.08, h_pad=0.08)  # pyright: ignore
     curves = {}
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -68,6 +71,7 @@ def drawn(panels: Sequence[Panel], title: str = "", columns: int = 3) -> Drawing
         axes.set_title(panel.title, fontsize=9)
         if "x" in panel.log:
             axes.set_xscale("log")
+            _ticks_at(axes, np.asarray(panel.curves[0].x, float))
         if "y" in panel.log:
             axes.set_yscale("log")
         axes.set_ylim(bottom=panel.bottom, top=panel.top)
@@ -76,6 +80,13 @@ def drawn(panels: Sequence[Panel], title: str = "", columns: int = 3) -> Drawing
     if title:
         canvas.suptitle(title, fontsize=10)
     return Drawing(canvas, curves)
+
+
+def _ticks_at(axes, places: np.ndarray) -> None:
+    """Ticks at the places of a few points, where there is room for their labels."""
+    if len(places) <= 8 and np.all(np.abs(np.diff(np.log10(places))) > 0.15):
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw(axes, curve: Curve, log: str) -> None:

@@ -77,15 +77,17 @@ def _sen_errors(pair: Pair, chosen: np.ndarray, classifier: str) -> Panel:
             for name in ("norm", "sen_norm")
         )
         times = np.asarray(run.ts)[kept]
-        error = 100 * np.abs(norms / theory - 1)
-        ends.append(np.percentile(error[-1], [50, 25, 75, 5, 95]))
-        median = np.median(error, axis=1)
+        # The relation has no norm for a word whose score is (still) below 0.
+        known = theory > 0
+        error = 100 * np.abs(norms / np.where(known, theory, np.nan) - 1)
+        ends.append(np.nanpercentile(error[-1], [50, 25, 75, 5, 95]))
+        median = np.nanmedian(error, axis=1)
         style = "line" if kind == "flow" else "points"
         curves.append(Curve(f"{kind}, median", times, median, style, colour))
         if kind == "flow":
             for low, text, line in _BANDS:
                 for side, level in (("", low), ("_", 100 - low)):
-                    band = np.percentile(error, level, axis=1)
+                    band = np.nanpercentile(error, level, axis=1)
                     name = f"{side}{kind}, {text}"
                     curves.append(Curve(name, times, band, line, colour, 0.9))
     median, low, high, lowest, highest = ends[0]
@@ -146,7 +148,7 @@ def _sentence(runs: Runs) -> Drawing:
 def _edge(runs: Runs) -> Drawing:
     system = _protocol("sst2", "fixed")
     t1 = 60.0 if runs.paper else 20.0
-    rates = [0.01, 0.02, 0.04, 0.05, 0.06, 0.1]
+    rates = [0.01, 0.02, 0.04, 0.06, 0.1]
     problem = runs.problem(system)
     observe = {"sharpness": sharpness(problem.loss)}
     ts = np.arange(0.0, t1 + 0.1, 0.2)

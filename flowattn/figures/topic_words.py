@@ -40,7 +40,7 @@ def _sen_panel(pair: Pair, title: str) -> Panel:
                 curves.append(Curve(name, score, sen, "dashed", "black", 0.8))
                 error = max(error, abs(norm[-1] / sen[-1] - 1))
     return Panel(
-        f"{title}: the flow within {100 * error:.2f} % of SEN at t = {end:.0f}",
+        f"{title}: {100 * error:.2f} % from SEN at t = {end:.0f}",
         "score s",
         "‖q‖‖ν‖",
         curves,
@@ -64,24 +64,28 @@ def _histogram(values: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.nd
 def _distributions(runs: Runs) -> Drawing:
     system = TopicWords()
     pair = runs.both(system, 500.0, seed=1)
+    topic = system.topics * system.words_per_topic
+    runs_by_kind = {"flow": pair.flow, "gradient descent": pair.descent}
     panels = []
     for name, text in (("scores", "score s"), ("norms", "‖q‖‖ν‖")):
-        curves = []
-        ends = {"flow": pair.flow, "gradient descent": pair.descent}
-        values = {
-            kind: np.asarray(getattr(pair.problem.model(run.params), name))
-            for kind, run in ends.items()
-        }
-        both = np.concatenate(list(values.values()))
-        edges = np.linspace(both.min(), both.max() + 1e-9, 41)
-        topic = system.topics * system.words_per_topic
-        for kind, style in (("flow", "line"), ("gradient descent", "dashed")):
-            parts = {"topic": values[kind][:topic], "other": values[kind][topic:]}
-            for colour, (part, some) in enumerate(parts.items()):
-                label = f"{part} words, {kind}"
-                curves.append(Curve(label, *_histogram(some, edges), style, colour))
-        panels.append(Panel("", text, "words", curves, "y", bottom=0.5))
-    return drawn(panels, "scores and norms at t = 500")
+        values = [
+            np.asarray(getattr(pair.problem.model(run.params), name))
+            for run in runs_by_kind.values()
+        ]
+        for group, words in (("topic", slice(topic)), ("other", slice(topic, None))):
+            mine = [all_[words] for all_ in values]
+            edges = np.histogram_bin_edges(
+                np.concatenate(mine), 12 if group == "topic" else 40
+            )
+            curves = [
+                Curve(kind, *_histogram(some, edges), style, colour)
+                for colour, (kind, some, style) in enumerate(
+                    zip(runs_by_kind, mine, ("line", "dashed"), strict=True)
+                )
+            ]
+            count = len(mine[0])
+            panels.append(Panel(f"{count:,} {group} words", text, "words", curves))
+    return drawn(panels, "scores and norms at t = 500, fixed classifier", columns=4)
 
 
 # What is trained in each of the paper's variants.

@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 demo: .venv/installed
 	$(BIN)/flowattn run topic-words --out demo
 
 test: .venv/tested
 	$(BIN)/python -m pytest
+
+test-all: .venv/tested
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 check: .venv/tested
 	$(BIN)/ruff check .

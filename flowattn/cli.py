@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, SupportsFloat, Union
 
 import jax
+import numpy as np
 import tyro
 from tqdm import tqdm
 
@@ -233,13 +234,18 @@ def _say(line: str) -> None:
 def _as_data(figure: FigureOf, drawing: Drawing, paper: bool) -> dict[str, Any]:
     """The numbers of a figure, and where they come from."""
     curves = {
-        name: {"x": x.tolist(), "y": y.tolist()}
+        name: {"x": _defined(x), "y": _defined(y)}
         for name, (x, y) in drawing.curves.items()
     }
     about = {"name": figure.name, "title": figure.title, "source": figure.source}
     precision = "float64" if jax.config.read("jax_enable_x64") else "float32"
     origin = {"paper_size": paper, "provenance": provenance(precision)}
     return {**about, **origin, "curves": curves}
+
+
+def _defined(values: np.ndarray) -> list[float | None]:
+    """Numbers for JSON, which has none for what is undefined."""
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def _write(stage: Path, result: Result) -> None:

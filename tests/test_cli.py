@@ -107,6 +107,7 @@ def test_no_flow_and_single_precision(tmp_path):
     assert tree["descent"]["loss"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_flow_and_descent_of_different_length(tmp_path):
     assert run(*SHORT, "--steps", 10, "--out", tmp_path) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -298,6 +299,7 @@ def test_log_spaced_times_and_sharpness(tmp_path):
     assert (out / "sharpness.png").exists()
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_gone_on_with(tmp_path, capsys, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     long = [*SMALL, "--t1", "100", "--no-descent", "--rtol", "1e-7", "--solver", "rkc"]

@@ -24,6 +24,7 @@ def tiny(runs):
             (("flow", pair.flow, "line"), ("descent", pair.descent, "points"))
         )
     ]
+    curves.append(Curve("undefined", np.ones(2), np.array([np.nan, np.inf])))
     return drawn([Panel("tiny", "t", "loss", curves, "y")], "title")
 
 
@@ -43,6 +44,7 @@ def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
     assert names == {"topic-words-sen.png", "topic-words-sen.json", "other.txt"}
     data = json.loads((tmp_path / "topic-words-sen.json").read_text())
     assert data["source"] == "a source" and data["provenance"]["dtype"] == "float64"
+    assert data["curves"]["tiny: undefined"]["y"] == [None, None]
     flow, descent = data["curves"]["tiny: flow"], data["curves"]["tiny: descent"]
     np.testing.assert_allclose(flow["x"], descent["x"])
     assert flow["y"][0] == descent["y"][0] > flow["y"][-1] > 0
@@ -66,7 +68,8 @@ def test_an_unknown_figure(capsys):
     assert "topic-words-sen" in capsys.readouterr().err
 
 
-def test_every_figure_says_what_it_is():
+def test_every_figure_says_what_it_is(monkeypatch):
+    monkeypatch.delenv("FLOWATTN_DATA", raising=False)
     for name, figure in FIGURES.items():
         assert figure.name == name and figure.title and figure.source
     with pytest.raises(InputError, match="'sst2' needs the folder"):

@@ -76,6 +76,7 @@ def test_interrupted_and_resumed_bit_for_bit(dtype, tmp_path):
     assert told[0].t > parts[1].t_end  # gone on with, not begun again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["dopri8", "kvaerno5"])
 def test_every_solver_resumes(solver, tmp_path):
     whole = run(jnp.float64, solver, error=False, rtol=1e-4)

@@ -168,6 +168,7 @@ def test_auto_under_jit_and_vmap():
     assert one.stats["steps"] == batch.stats["steps"][1]
 
 
+@pytest.mark.slow
 def test_gradients_through_auto():
     """d/dx₀ of Σ x(t₁) is Σ e^{−λt₁}, whichever method was at work."""
     rates = jnp.array([0.5, 2e3])

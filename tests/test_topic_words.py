@@ -305,7 +305,7 @@ def test_only_what_is_trained_moves():
     [
         (dict(classifier="cubic"), "choose from: fixed, linear, two-layer"),
         (dict(padding="no"), "choose from: mask, attend"),
-        (dict(form="x"), "choose from: scores, keys"),
+        (dict(form="x"), "choose from: keys, scores, logits"),
         (dict(trained=("key",)), "choose from: query, keys, embeddings, classifier"),
         (dict(trained=()), "trained is empty"),
         (dict(trained=("classifier",)), "classifier='fixed' stays"),

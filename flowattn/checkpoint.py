@@ -1,5 +1,6 @@
 """Checkpoint: the state of a long run in one file, whole or not at all."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -8,6 +9,7 @@ import re
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,9 +110,21 @@ class Checkpoint:
         return time.monotonic() - self._saved > self._cost / _SAVING
 
 
+def reached(tree: PyTree, depth: int = 4) -> Iterator[Any]:
+    """The leaves of a tree, and of what functions among them close over."""
+    for leaf in jax.tree.leaves(tree):
+        yield leaf
+        if depth > 0:
+            for cell in getattr(leaf, "__closure__", None) or ():
+                with contextlib.suppress(ValueError):  # a cell not yet filled
+                    yield from reached(cell.cell_contents, depth - 1)
+
+
 def _digest(part: Any) -> str:
-    """A hash of the arrays of a PyTree and of everything else in it."""
-    leaves, structure = jax.tree.flatten(part)
+    """A hash of the arrays of a PyTree, of what its functions close over, and of
+    everything else in it.
+    """
+    leaves, structure = list(reached(part)), jax.tree.structure(part)
     # Functions show where they lie in memory, which changes from run to run.
     text = re.sub(r" at 0x[0-9a-f]+", "", str(structure))
     digest = hashlib.sha256(text.encode())

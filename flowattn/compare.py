@@ -138,7 +138,9 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
         error = None
         if finer is not None:
             finest = np.asarray(finer.observed[name])[at_flow]
-            error = _over_entries(np.abs(ours - finest), undefined=np.inf)
+            # Of what the flow itself leaves undefined there is no gap, and no error.
+            apart = np.where(np.isnan(ours), 0.0, np.abs(ours - finest))
+            error = _over_entries(apart, undefined=np.inf)
         size = float(np.max(np.abs(ours), initial=0.0, where=~np.isnan(ours)))
         gaps[name] = ObservableGap(
             _over_entries(np.abs(ours - theirs), undefined=0.0),

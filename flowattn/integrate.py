@@ -146,9 +146,9 @@ class Solve(AbstractRun[SolveState]):
 
     def told(self, state: SolveState) -> Progress:
         """How far the solve is."""
-        t = float(state.elapsed.high)
+        t, left = float(state.elapsed.high), state.result != RESULTS.successful
         return Progress(
-            done=min(t / float(self.span), 1.0) if self.going(state) else 1.0,
+            done=min(t / float(self.span), 1.0) if left else 1.0,
             t=float(self.times[0]) + t,
             step=float(state.control.step),
             solver=self.methods[self.method(state)].name,

@@ -1,10 +1,9 @@
 """Segments: long runs cut where they can be watched, stopped and gone on with."""
 
 import abc
-import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -15,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, reached
 from .errors import InputError
 from .precision import highest_precision
 from .trajectory import RESULTS, Trajectory
@@ -85,17 +84,7 @@ def traced(tree: PyTree) -> bool:
     """
     if isinstance(jnp.zeros(()) + 0, Tracer):
         return True
-    return any(isinstance(leaf, Tracer) for leaf in _reached(tree, depth=4))
-
-
-def _reached(tree: PyTree, depth: int) -> Iterator[Any]:
-    """The leaves of a tree, and of what functions among them close over."""
-    for leaf in jax.tree.leaves(tree):
-        yield leaf
-        if depth > 0:
-            for cell in getattr(leaf, "__closure__", None) or ():
-                with contextlib.suppress(ValueError):  # a cell not yet filled
-                    yield from _reached(cell.cell_contents, depth - 1)
+    return any(isinstance(leaf, Tracer) for leaf in reached(tree))
 
 
 class AbstractRun(eqx.Module, Generic[State]):

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 from matfree import decomp
 
+from .errors import InputError
 from .observables import Observable
 from .precision import highest_precision
 
@@ -22,8 +23,9 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
     """The `k` largest Hessian eigenvalues of `loss`, in falling order, an observable.
 
     Lanczos on Hessian-vector products (matfree), from a fixed start, with
-    `_PRODUCTS + 2 k` products, fewer where there are fewer parameters. Gradient
-    descent with learning rate η is stable below the edge 2/η.
+    `_PRODUCTS + 2 k` products, fewer where there are fewer parameters; what is beyond
+    the Krylov space is nan. Gradient descent with learning rate η is stable below the
+    edge 2/η. Raises `InputError` for a `k` below 1.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> rates = jnp.array([1.0, 30.0])
@@ -32,6 +34,8 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
     30.0
     """
 
+    if k < 1:
+        raise InputError(f"sharpness needs k of at least 1, got {k}")
     modes = tuple(f"λ{number}" for number in range(1, k + 1))
     return Observable(
         _Largest(loss, k), ("mode",), "1/time", "sharpness", coords={"mode": modes}
@@ -63,7 +67,9 @@ class _Largest(eqx.Module):
             tridiagonalise = decomp.tridiag_sym(products, reortho="full")
             tridiagonal = tridiagonalise(product, start).J_small
         assert isinstance(tridiagonal, jax.Array)
-        return _largest(tridiagonal, self.k)
+        found = _largest(tridiagonal, self.k)
+        # There are no more modes than parameters.
+        return jnp.pad(found, (0, self.k - found.size), constant_values=jnp.nan)
 
 
 def _largest(tridiagonal: Float[Array, "n n"], k: int) -> Float[Array, " k"]:

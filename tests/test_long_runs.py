@@ -201,6 +201,25 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         run(jnp.float64, checkpoint=tmp_path)
 
 
+def test_what_a_function_closes_over_belongs_to_the_run(tmp_path):
+    def solve(largest, **arguments):
+        rates = jnp.geomspace(1.0, largest, 8)
+        flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(rates * x**2))
+        arguments = {"throw": False, "checkpoint": tmp_path, **arguments}
+        return fa.solve(flow, jnp.ones(8), t1=3.0, **arguments)
+
+    assert solve(1e3, progress=Stop(1)).outcome == "interrupted"
+    with pytest.raises(fa.InputError, match="differs in the flow"):
+        solve(1e2)
+    assert solve(1e3).outcome == "successful"
+
+
+def test_progress_of_a_run_that_is_out_of_steps():
+    told = []
+    run(jnp.float64, error=False, max_steps=30, progress=told.append)
+    assert told[-1].done == told[-1].t / 3 < 1
+
+
 def test_a_checkpoint_of_other_versions_is_taken_with_a_warning(tmp_path):
     run(jnp.float64, progress=Stop(1), checkpoint=tmp_path)
     file = tmp_path / "flow.state"

@@ -168,6 +168,35 @@ def test_auto_under_jit_and_vmap():
     assert one.stats["steps"] == batch.stats["steps"][1]
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_rkc_finds_an_eigenvalue_that_has_become_the_largest(dtype):
+    """The last eigenvector has nothing of the new one left, in single precision."""
+
+    class Switching(fa.AbstractFlow):
+        def __call__(self, params, t=0.0):
+            rates = jnp.where(t < 20, jnp.array([1.0, 2e3]), jnp.array([2e3, 1.0]))
+            return -rates.astype(params.dtype) * (params - 1)
+
+    ts, start = jnp.array([0, 20, 40], dtype), 2 * jnp.ones(2, dtype)
+    traj = fa.solve(Switching(), start, ts=ts, rtol=1e-4, solver="rkc", max_steps=2000)
+    np.testing.assert_allclose(traj.stats["sharpness"], 2e3, rtol=0.02)
+    # Constant rates take about 2,000.
+    assert traj.stats["gradient_evaluations"] < 5000
+
+
+def test_more_modes_than_parameters_are_undefined():
+    flow = fa.GradientFlow(loss := Quadratic(jnp.array([1.0, 3.0])))
+    observe = {"sharpness": fa.sharpness(loss, 4), "loss": loss}
+    traj = fa.solve(flow, jnp.ones(2), t1=1.0, observe=observe, error=True)
+    values = traj.to_dataset().sharpness.values[-1]
+    np.testing.assert_allclose(values, [3, 1, np.nan, np.nan], rtol=1e-6)
+    run = fa.descend(loss, jnp.ones(2), learning_rate=0.01, steps=100, observe=observe)
+    gap = fa.compare(traj, run)
+    assert gap.numerical_error < 1e-4 and gap.resolved
+    with pytest.raises(fa.InputError, match="k of at least 1, got 0"):
+        fa.sharpness(loss, 0)
+
+
 @pytest.mark.slow
 def test_gradients_through_auto():
     """d/dx₀ of Σ x(t₁) is Σ e^{−λt₁}, whichever method was at work."""

@@ -23,6 +23,8 @@ _RENEWED = 25
 # ... by power iterations until it changes by less than this share, at most so often,
 _SETTLED = 0.01
 _MOST_PRODUCTS = 50
+# ... from the last eigenvector and this share of a random direction.
+_FRESH = 0.1
 # and then multiplied by this, since power iterations come from below.
 _SAFETY = 1.2
 
@@ -295,8 +297,10 @@ def _w1() -> np.ndarray:
 def _spectral_radius(terms, t, y, args, radius, direction, wanted: Bool[Array, ""]):
     """The spectral radius at a place, where `wanted`; its eigenvector; products used.
 
-    Nonlinear power iterations ρ = ‖J v‖/‖v‖ from the last eigenvector. Nothing is
-    differentiated through them: stages and steps are no smooth function of anything.
+    Power iterations ρ = ‖J v‖/‖v‖ from the last eigenvector and a little of a random
+    direction: where another eigenvalue has become the largest, the last eigenvector
+    alone may have nothing left along its own. Nothing is differentiated through them:
+    stages and steps are no smooth function of anything.
     """
     y, args, radius, direction = jax.tree.map(
         lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x,
@@ -319,7 +323,11 @@ def _spectral_radius(terms, t, y, args, radius, direction, wanted: Bool[Array, "
             going = (change > _SETTLED * new) & (count + 1 < _MOST_PRODUCTS)
             return going, new, v, count + 1
 
-        begin = jnp.array(True), jnp.zeros_like(radius), direction, jnp.array(0)
+        start = jax.tree.map(
+            lambda a, b: a + _FRESH * b, direction, _random_like(direction)
+        )
+        start = _scale(1 / _norm(start), start)
+        begin = jnp.array(True), jnp.zeros_like(radius), start, jnp.array(0)
         _, found, v, count = jax.lax.while_loop(lambda carry: carry[0], body, begin)
         return found, v, count
 

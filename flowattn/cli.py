@@ -228,7 +228,9 @@ class Figure:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    # In one piece, since runs side by side speak at once.
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _as_data(figure: FigureOf, drawing: Drawing, paper: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +39,7 @@ def descend(
     save_params: bool = False,
     validation: Callable[[Any], Scalar] | None = None,
     patience: int | None = None,
+    validate_from: int = 0,
     throw: bool = True,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
@@ -53,7 +55,8 @@ def descend(
     - `observe`, `save_params`, `throw`, `progress`, `checkpoint`: as for `solve`.
     - `validation`: a loss to watch at every step; the parameters at which it was
       lowest are `Trajectory.best`. `patience`: stop once it has not been lower for so
-      many steps.
+      many steps. `validate_from`: the step from which it is watched, so that patience
+      outlasts a plateau at the start.
 
     Stops where the loss becomes non-finite; what came before is kept. Works under
     `jit`, `vmap` and `grad` (in one piece, without `progress` and `checkpoint` there).
@@ -81,6 +84,10 @@ def descend(
         require_positive(patience=patience)
         if validation is None:
             raise InputError("patience needs a validation loss to watch")
+    if not 0 <= validate_from < steps:
+        raise InputError(
+            f"validate_from must be from 0 to {steps - 1}, got {validate_from}"
+        )
     dtype = float_dtype(params)
     rate = None if learning_rate is None else jnp.asarray(learning_rate, dtype)
     whole = _Descent(
@@ -92,6 +99,7 @@ def descend(
         Recorder(observe, save_params),
         validation,
         patience,
+        validate_from,
         jnp.asarray(observed),
     )
     if traced(whole):
@@ -143,6 +151,7 @@ class _Descent(AbstractRun[_State]):
     recorder: Recorder
     validation: Callable[[Any], Scalar] | None
     patience: int | None
+    validate_from: int
     planned: Array
 
     @property
@@ -174,7 +183,11 @@ class _Descent(AbstractRun[_State]):
             "the optimizer": self.transformation,
             "the steps": self.planned,
             "the observables": self.recorder,
-            "the validation loss": (self.validation, self.patience),
+            "the validation loss": (
+                self.validation,
+                self.patience,
+                self.validate_from,
+            ),
         }
 
     def whole(self, arrays: PyTree) -> PyTree:
@@ -218,12 +231,13 @@ class _Descent(AbstractRun[_State]):
         patient = jnp.array(True)
         if self.validation is not None:
             watched = self.validation(whole)
-            lower = going & (watched < best_loss)
+            lower = going & (watched < best_loss) & (state.step >= self.validate_from)
             best = _where(lower, state.params, best)
             best_loss = jnp.where(lower, watched, best_loss)
             best_step = jnp.where(lower, state.step, best_step)
             if self.patience is not None:
-                patient = state.step - best_step < self.patience
+                since = jnp.maximum(best_step, self.validate_from)
+                patient = state.step - since < self.patience
         result = RESULTS.where(going & ~patient, RESULTS.out_of_patience, state.result)
         result = RESULTS.where(going & ~finite, RESULTS.loss_nonfinite, result)
         moves = result == RESULTS.successful
@@ -335,10 +349,15 @@ def _in_one_piece(whole: _Descent, blocks: list[tuple[int, int]]) -> Trajectory:
         for length, count in blocks:
 
             def block(state, row, length=length):
-                state = jax.lax.fori_loop(
-                    0, length, lambda _, state: whole.step(state), state
-                )
-                return whole.observe(state, row), None
+                def through(state):
+                    state = jax.lax.fori_loop(
+                        0, length, lambda _, state: whole.step(state), state
+                    )
+                    return whole.observe(state, row)
+
+                # Runs side by side are through once the last of them has ended.
+                going = eqxi.unvmap_any(state.result == RESULTS.successful)
+                return jax.lax.cond(going, through, lambda state: state, state), None
 
             rows = jnp.arange(row + 1, row + 1 + count)
             state, _ = jax.lax.scan(block, state, rows)

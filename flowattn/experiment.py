@@ -64,6 +64,8 @@ class Options:
     """Steps of gradient descent; None: t1 / learning rate."""
     patience: int | None = None
     """Stop after so many steps without a lower validation loss; None: never."""
+    validate_from: int = 0
+    """Step from which the validation loss is watched, to outlast a first plateau."""
     flow: bool = True
     """Run the flow."""
     descent: bool = True
@@ -137,6 +139,8 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
     require_positive(atol=atol)
     if options.patience is not None:
         require_positive(patience=options.patience)
+    elif options.validate_from:
+        raise InputError("--validate-from needs --patience")
     if options.sharpness < 0:
         raise InputError(f"sharpness must be 0 or more, got {options.sharpness}")
     if not (options.flow or options.descent):
@@ -205,6 +209,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
                 observe=observe,
                 validation=problem.validation if options.patience else None,
                 patience=options.patience,
+                validate_from=options.validate_from,
                 throw=False,
                 progress=progress,
                 checkpoint=checkpoint,

@@ -133,13 +133,18 @@ class AbstractRun(eqx.Module, Generic[State]):
 @eqx.filter_jit
 def _begin(run: AbstractRun[State]) -> State:
     with highest_precision():
-        return run.begin()
+        return _strongly_typed(run.begin())
 
 
 @eqx.filter_jit
 def _advance(run: AbstractRun[State], state: State, number: int, *bounds: Any) -> State:
     with highest_precision():
-        return run.advance(state, number, *bounds)
+        return _strongly_typed(run.advance(state, number, *bounds))
+
+
+def _strongly_typed(state: State) -> State:
+    """A state without weak types: with them `_advance` would be compiled twice."""
+    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
 
 
 @eqx.filter_jit

@@ -102,3 +102,44 @@ def test_attention_by_words_under_vmap():
         np.testing.assert_allclose(
             batch[row], attend(scores[row], values[row], sentences), rtol=1e-13
         )
+
+
+def test_models_side_by_side_share_one_way():
+    """Under vmap the guard against overflow stays one condition, not a select."""
+    sentences, _ = drawn(3)
+    rng = np.random.default_rng(0)
+    scores = jnp.asarray(rng.normal(size=(3, 40)))
+    values = jnp.asarray(rng.normal(size=(3, 40, 2)))
+
+    def loss(scores, values):
+        return jnp.sum(attend(scores, values, sentences) ** 2)
+
+    several, one = jax.vmap(jax.grad(loss)), jax.grad(loss)
+    program = str(jax.make_jaxpr(several)(scores, values))
+    assert program.count("cond[") == 2
+    pairs = zip(scores, values, strict=True)
+    one_by_one = jnp.stack([one(*pair) for pair in pairs])
+    np.testing.assert_allclose(several(scores, values), one_by_one, atol=1e-12)
+    # One of them out of range: all take the careful way, and none is lost.
+    wide = scores.at[1, 0].set(2000.0)
+    found = jax.vmap(loss)(wide, values)
+    each = [loss(*pair) for pair in zip(wide, values, strict=True)]
+    assert np.all(np.isfinite(found))
+    np.testing.assert_allclose(found, jnp.stack(each), rtol=1e-12)
+
+
+def test_sentences_drawn_again_have_bags_of_the_same_shape():
+    """So that they share compiled code; the bags still count right."""
+    shapes = set()
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        tokens = jnp.asarray(rng.integers(0, 3000, (1000, 21)), jnp.int32)
+        bag = Bag.of(tokens, None, 3000, None)
+        shapes.add(bag.by_word.index.shape)
+        counts = np.zeros((1000, 3000))
+        np.add.at(counts, (np.repeat(np.arange(1000), 21), np.ravel(tokens)), 1)
+        table = rng.normal(size=(1000, 2))
+        np.testing.assert_allclose(
+            bag.transposed(jnp.asarray(table)), counts.T @ table, atol=1e-11
+        )
+    assert len(shapes) == 1

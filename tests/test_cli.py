@@ -179,6 +179,7 @@ def one_line(capsys) -> str:
         (["--rtol", "0"], "rtol must be positive and finite, got 0"),
         (["--steps", "0"], "steps must be positive"),
         (["--patience", "-3"], "patience must be positive"),
+        (["--validate-from", "5"], "--validate-from needs --patience"),
         (["--no-flow", "--no-descent"], "leave nothing to run"),
         (["--t1", "0.01"], "t1 0.01 is shorter than a step of learning rate 0.1"),
         (["--learning-rate", "1e-300"], "steps must be at most 1000000000"),

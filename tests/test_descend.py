@@ -76,6 +76,33 @@ def test_patience_stops_and_best_is_the_best():
     assert run.saved == 4 and np.all(np.isnan(run.observed["x"][4:]))
 
 
+def test_patience_begins_where_validation_does():
+    # A dip at the start, 0.1 below the plateau that follows it; then a slow descent.
+    def validation(x):
+        return jnp.where(x[0] > 0.95, 0.9, jnp.minimum(1.0, 5 * x[0]))
+
+    def run(**watch):
+        return fa.descend(
+            lambda x: 0.5 * x[0] ** 2,
+            jnp.ones(1),
+            learning_rate=0.1,
+            steps=60,
+            validation=validation,
+            patience=5,
+            **watch,
+        )
+
+    assert run().stats["steps"] == 5
+    # 5 · 0.9^16 is the first below 1; patience from step 12 on outlasts the plateau.
+    patient = run(validate_from=12)
+    assert patient.stats["steps"] == 60
+    np.testing.assert_allclose(patient.best, 0.9**59, rtol=1e-12)
+    # From step 8 on it lasts until step 13 only, and the dip is not the best.
+    late = run(validate_from=8)
+    assert late.stats["steps"] == 13
+    np.testing.assert_allclose(late.best, 0.9**8, rtol=1e-12)
+
+
 def test_divergence_keeps_what_came_before_and_says_when():
     # x → (1 − 3) x: doubles in size each step, the loss overflows after 511 steps.
     arguments = dict(learning_rate=3.0, steps=1000, every=10, observe={"x": jnp.sum})
@@ -143,6 +170,7 @@ def test_jit_vmap_and_grad():
         (dict(steps=0), "steps must be positive"),
         (dict(every=0), "every must be positive"),
         (dict(patience=5), "patience needs a validation loss"),
+        (dict(validate_from=10), "validate_from must be from 0 to 9, got 10"),
     ],
 )
 def test_bad_input(change, message):

@@ -2,21 +2,24 @@
 
 import json
 
+import jax.random as jr
 import numpy as np
 import pytest
 
 from flowattn.cli import main
+from flowattn.descend import descend
 from flowattn.errors import InputError
 from flowattn.figures import FIGURES, Figure, Runs, missing
 from flowattn.figures.panels import Curve, Panel, drawn
+from flowattn.systems import TopicWords
 
 from .systems import small
 
 
 def tiny(runs):
     """Flow and descent of a small system, as the real figures ask for them."""
-    pair = runs.both(small(), 2.0, rate=0.5)
-    again = runs.both(small(), 2.0, rate=0.5)
+    pair = runs.both(small(), 2.0, rate=0.02)
+    again = runs.both(small(), 2.0, rate=0.02)
     assert again.flow is pair.flow and again.descent is pair.descent
     curves = [
         Curve(name, np.asarray(run.ts), np.asarray(run.observed["loss"]), style, colour)
@@ -35,11 +38,9 @@ def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
     assert main(["figure", "topic-words-sen", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.out.strip() == str(tmp_path / "topic-words-sen.png")
-    # Each run is told of once.
-    assert [line.split(" of ")[0] for line in said.err.splitlines()] == [
-        "gradient descent",
-        "flow",
-    ]
+    # Each run is told of once; they begin side by side.
+    told = sorted(line.split(" of ")[0] for line in said.err.splitlines())
+    assert told == ["flow", "gradient descent"]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"topic-words-sen.png", "topic-words-sen.json", "other.txt"}
     data = json.loads((tmp_path / "topic-words-sen.json").read_text())
@@ -59,6 +60,53 @@ def test_figures_without_their_data_are_skipped(tmp_path, monkeypatch, capsys):
     reason = missing(FIGURES["sst5-sen"], str(tmp_path))
     assert reason is not None and "there is no folder" in reason
     assert missing(FIGURES["topic-words-sen"], None) is None
+
+
+@pytest.mark.parametrize("padding", ["mask", "attend"])
+def test_seeds_side_by_side_are_those_of_single_runs(tmp_path, padding, monkeypatch):
+    monkeypatch.setattr("flowattn.tasks.sentences._MANY_TOKENS", 10)
+    for role in ("train", "dev", "test"):
+        lines = ["1 a good film", "0 a bad bad film", "0 bad", "1 a good"]
+        (tmp_path / f"x.{role}").write_text("\n".join(lines))
+    system = TopicWords(
+        corpus=str(tmp_path),
+        padding=padding,
+        classifier="linear",
+        dimension=4,
+        embedding_scale=0.3,
+    )
+    found = Runs().seeds(system, 0.5, 60, 3, patience=15, validate_from=10)
+    for seed in range(3):
+        problem = system.problem(jr.key(seed))
+        one = descend(
+            problem.loss,
+            problem.params,
+            learning_rate=0.5,
+            steps=60,
+            observe=problem.observables,
+            validation=problem.validation,
+            patience=15,
+            validate_from=10,
+        )
+        assert found.t_end[seed] == one.t_end
+        accuracy = problem.observables["accuracy"]
+        np.testing.assert_array_equal(found.accuracy[seed], one.observed["accuracy"])
+        np.testing.assert_array_equal(found.at_best[seed], accuracy(one.best))
+        np.testing.assert_array_equal(found.at_end[seed], accuracy(one.params))
+
+
+def test_runs_side_by_side_end_with_the_first_that_fails(monkeypatch):
+    monkeypatch.setattr("flowattn.segments._MOST", 50)
+    runs = Runs()
+
+    def fails():
+        raise InputError("no such thing")
+
+    def endless():
+        return runs.descent(small(), 1e-3, np.array([0.0, 1e5]))
+
+    with pytest.raises(InputError, match="no such thing"):
+        runs.together(endless, fails)
 
 
 def test_an_unknown_figure(capsys):

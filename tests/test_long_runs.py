@@ -246,6 +246,32 @@ def test_segments_do_not_change_the_solution():
     np.testing.assert_allclose(cut.observed["x"], uncut.observed["x"], atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["flow", "descent"])
+def test_segments_share_one_compiled_program(kind):
+    traced, told = [], []
+
+    def loss(x):
+        traced.append(x)
+        return 0.5 * jnp.sum(x**2)
+
+    def go(length):
+        observe = {"x": jnp.sum}
+        if kind == "flow":
+            flow = fa.GradientFlow(loss)
+            settings = dict(t1=length / 10, rtol=1e-10, solver="tsit5")
+            fa.solve(flow, jnp.ones(3), **settings, observe=observe, progress=note)
+        else:
+            settings = dict(learning_rate=0.1, steps=length)
+            fa.descend(loss, jnp.ones(3), **settings, observe=observe, progress=note)
+
+    def note(progress):
+        # What the loss was traced for by the end of each segment.
+        told.append(len(traced))
+
+    go(250)
+    assert len(told) > 2 and told[0] == told[-1] > 0
+
+
 def test_progress_says_where_the_run_is():
     told = []
     traj = run(jnp.float64, error=False, progress=told.append)

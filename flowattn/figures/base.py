@@ -2,9 +2,14 @@
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
@@ -12,15 +17,12 @@ from ..compare import Gap, compare
 from ..descend import descend
 from ..errors import InputError
 from ..flows import GradientFlow
-from ..observables import Observable
 from ..plotting import Drawing
+from ..segments import Progress
 from ..solve import solve
 from ..systems import AbstractSystem, Problem
 from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
-
-# A flow that takes more slides along a kink of its model: it is shown as far as it got.
-_MOST_STEPS = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,16 @@ class Pair:
         return compare(self.flow, self.descent)
 
 
+class Seeds(NamedTuple):
+    """Descents from several seeds, the first axis of each array."""
+
+    ts: np.ndarray
+    accuracy: np.ndarray
+    t_end: np.ndarray
+    at_end: np.ndarray
+    at_best: np.ndarray
+
+
 @dataclasses.dataclass
 class Runs:
     """Runs that figures are drawn from, each made once.
@@ -51,6 +63,28 @@ class Runs:
 
     def __post_init__(self):
         self._made: dict[Any, Any] = {}
+        self._given_up = threading.Event()
+
+    def together(self, *tasks: Callable[[], Any]) -> list[Any]:
+        """What some functions return, run side by side.
+
+        One core compiles for the other: to compile takes longer than to run.
+        """
+        with ThreadPoolExecutor(len(tasks)) as pool:
+            running = [pool.submit(task) for task in tasks]
+            try:
+                for task in as_completed(running):
+                    task.result()  # raises what ended it
+                return [task.result() for task in running]
+            except BaseException:
+                self._given_up.set()
+                raise
+
+    def _go_on(self, progress: Progress) -> None:
+        """Ends a run in another thread, which hears no Ctrl-C."""
+        del progress
+        if self._given_up.is_set():
+            raise KeyboardInterrupt
 
     def problem(self, system: AbstractSystem, seed: int = 0) -> Problem:
         """An instance of a system."""
@@ -66,11 +100,14 @@ class Runs:
         seed: int = 0,
         laws: bool = False,
         rtol: float = 1e-6,
-        observe: dict[str, Observable] | None = None,
+        error: bool = False,
+        path: bool = False,
+        max_steps: int = 5000,
+        solver: str = "auto",
     ) -> Trajectory:
-        """The flow, with its error estimate; not every one gets to the end."""
-        observe = observe or {}
-        key = ("flow", repr(system), seed, ts.tobytes(), laws, rtol, *observe)
+        """The flow, with an error estimate and its path at will."""
+        how = (ts.tobytes(), laws, rtol, error, path, max_steps, solver)
+        key = ("flow", repr(system), seed, *how)
         if key not in self._made:
             problem = self.problem(system, seed)
             self.tell(f"flow of {_described(system)}, seed {seed}, to t = {ts[-1]:g}")
@@ -79,10 +116,13 @@ class Runs:
                 problem.params,
                 ts=ts,
                 rtol=rtol,
-                error=True,
+                error=error,
                 throw=False,
-                max_steps=_MOST_STEPS,
-                observe=_observed(problem, laws) | observe,
+                max_steps=max_steps,
+                solver=solver,
+                observe=_observed(problem, laws),
+                save_params=path,
+                progress=self._go_on,
             )
         return self._made[key]
 
@@ -90,55 +130,81 @@ class Runs:
         self,
         system: AbstractSystem,
         rate: float,
-        t1: float,
+        ts: np.ndarray,
         seed: int = 0,
         laws: bool = False,
     ) -> Trajectory:
-        """Plain gradient descent, observed about a hundred times."""
-        key = ("descent", repr(system), rate, t1, seed, laws)
+        """Plain gradient descent, observed at the steps next to some times."""
+        steps = np.unique(np.round(ts / rate).astype(int))
+        key = ("descent", repr(system), rate, steps.tobytes(), seed, laws)
         if key not in self._made:
-            problem, steps = self.problem(system, seed), round(t1 / rate)
+            problem = self.problem(system, seed)
             self.tell(
-                f"gradient descent of {_described(system)}, seed {seed}, {steps} "
+                f"gradient descent of {_described(system)}, seed {seed}, {steps[-1]} "
                 f"steps at {rate:g}"
             )
             self._made[key] = descend(
                 problem.loss,
                 problem.params,
                 learning_rate=rate,
-                steps=steps,
+                steps=int(steps[-1]),
+                every=steps,
                 observe=_observed(problem, laws),
                 throw=False,
+                progress=self._go_on,
             )
         return self._made[key]
 
-    def descent_at(
-        self, system: AbstractSystem, rate: float, ts: np.ndarray, seed: int = 0
-    ) -> Trajectory:
-        """Plain gradient descent, observed at the steps that fall on some times."""
-        problem = self.problem(system, seed)
-        steps = np.round(ts / rate)
-        steps = steps[np.isclose(steps * rate, ts, atol=1e-9)].astype(int)
-        return descend(
-            problem.loss,
-            problem.params,
-            learning_rate=rate,
-            steps=int(steps[-1]),
-            every=steps,
-            observe={"loss": problem.observables["loss"]},
-            throw=False,
+    def seeds(
+        self,
+        system: AbstractSystem,
+        rate: float,
+        steps: int,
+        seeds: int,
+        patience: int | None = None,
+        validate_from: int = 0,
+    ) -> Seeds:
+        """Plain gradient descent from several seeds, side by side under vmap."""
+        self.tell(
+            f"gradient descent of {_described(system)}, {seeds} seeds side by side, "
+            f"{'at most ' if patience else ''}{steps} steps at {rate:g}"
         )
 
+        def one(key):
+            problem = system.problem(key, self.data)
+            accuracy = problem.observables["accuracy"]
+            run = descend(
+                problem.loss,
+                problem.params,
+                learning_rate=rate,
+                steps=steps,
+                observe={"accuracy": accuracy},
+                validation=problem.validation,
+                patience=patience,
+                validate_from=validate_from,
+                throw=False,
+            )
+            ends = accuracy(run.params), accuracy(run.best)
+            return run.ts, run.observed["accuracy"], run.t_end, *ends
+
+        keys = jax.vmap(jr.key)(jnp.arange(seeds))
+        return Seeds(*map(np.asarray, eqx.filter_vmap(one)(keys)))
+
     def both(
-        self, system: AbstractSystem, t1: float, rate: float = 0.1, seed: int = 0
+        self,
+        system: AbstractSystem,
+        t1: float,
+        rate: float = 0.1,
+        seed: int = 0,
+        **how: Any,
     ) -> Pair:
-        """Flow and descent, observed at the same times."""
-        run = self.descent(system, rate, t1, seed)
-        return Pair(
-            self.problem(system, seed),
-            self.flow(system, np.asarray(run.ts, np.float64), seed),
-            run,
+        """Flow and descent, observed a hundred times; `how`: of the flow."""
+        problem, ts = self.problem(system, seed), np.linspace(0, t1, 101)
+        run, flow = self.together(
+            lambda: self.descent(system, rate, ts, seed),
+            lambda: self.flow(system, ts, seed, **how),
         )
+        return Pair(problem, flow, run)
 
 
 def _observed(problem: Problem, laws: bool) -> dict[str, Any]:

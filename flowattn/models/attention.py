@@ -3,6 +3,7 @@
 import math
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -88,9 +89,14 @@ def _by_token(scores, values, sentences: Sentences):
 
 
 def _in_range(scores) -> Bool[Array, ""]:
-    """Whether e^s of every word is within the dtype, to its last digit."""
+    """Whether e^s of every word is within the dtype, to its last digit.
+
+    One answer for models side by side under vmap: with an answer for each, a condition
+    would become a select, which computes both ways.
+    """
     limits = jnp.finfo(scores.dtype)
-    return jnp.max(scores) - jnp.min(scores) < math.log(limits.eps / limits.tiny)
+    spread = jnp.max(scores) - jnp.min(scores)
+    return eqxi.unvmap_all(spread < math.log(limits.eps / limits.tiny))
 
 
 def _exponentials(scores) -> Float[Array, "words 1"]:

@@ -134,13 +134,18 @@ def text_observables(
     holding = _holding(corpus, table, traced, real)
     found = {}
     if holding:
+        rows = np.concatenate(list(holding.values()))
+        # The mean over the sentences of each word, as a product.
+        owner = np.repeat(np.arange(len(holding)), [len(r) for r in holding.values()])
+        mean = (owner == np.arange(len(holding))[:, None]).astype(float)
+        mean /= mean.sum(axis=1, keepdims=True)
         found["top_purity"] = Observable(
             Partial(
                 _top_purity,
                 model_of,
-                tuple(jnp.asarray(rows) for rows in holding.values()),
-                corpus.train.tokens,
-                jnp.asarray(real),
+                corpus.train.tokens[rows],
+                jnp.asarray(real[rows]),
+                jnp.asarray(mean),
                 jnp.asarray(np.nan_to_num(table.purity)),
             ),
             ("traced_word",),
@@ -190,15 +195,10 @@ def _holding(corpus, table, traced, real) -> dict[str, np.ndarray]:
     return found
 
 
-def _top_purity(model_of, holding, tokens, real, purity, params):
-    scores = model_of(params).scores
-    tops = []
-    for rows in holding:
-        mine = jnp.where(real[rows], scores[tokens[rows]], -jnp.inf)
-        place = jnp.argmax(mine, axis=1)[:, None]
-        top = jnp.take_along_axis(tokens[rows], place, axis=1)
-        tops.append(jnp.mean(purity[top]))
-    return jnp.stack(tops)
+def _top_purity(model_of, tokens, real, mean, purity, params):
+    scores = jnp.where(real, model_of(params).scores[tokens], -jnp.inf)
+    top = jnp.take_along_axis(tokens, jnp.argmax(scores, axis=1)[:, None], axis=1)
+    return mean @ purity[top[:, 0]]
 
 
 def _attention_in(model_of, row, places, params):

@@ -35,10 +35,14 @@ class Sums(eqx.Module):
         chunks = np.maximum(-(-count // terms), terms >= count.max())
         begins = np.cumsum(chunks) - chunks
         place = np.arange(len(row)) - (np.cumsum(count) - count)[row]
+        whole = np.all(chunks == 1)
+        if not whole:
+            # Round numbers of chunks: one compiled program for sentences drawn again.
+            total = int(chunks.sum())
+            chunks[-1] += -total % _rounding(total)
         # Unsigned, since signed indices would be looked at for being negative.
         index = np.full((terms, chunks.sum()), columns, np.uint32)
         index[place % terms, begins[row] + place // terms] = column
-        whole = np.all(chunks == 1)
         owner = None if whole else np.repeat(np.arange(rows, dtype=np.int32), chunks)
         return cls(
             jnp.asarray(index), None if owner is None else jnp.asarray(owner), rows
@@ -75,6 +79,15 @@ def _chunk_length(count: np.ndarray) -> int:
         return len(count) * terms if terms == longest else chunks * (terms + _SCATTER)
 
     return min(candidates, key=cost)
+
+
+def _rounding(count: int) -> int:
+    """The power of two that is a sixteenth of a number, or a little more.
+
+    >>> _rounding(13_000), _rounding(20)
+    (512, 1)
+    """
+    return 2 ** max(0, count.bit_length() - 5)
 
 
 class Bag(eqx.Module):

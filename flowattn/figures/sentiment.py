@@ -223,7 +223,9 @@ def _accuracy(runs: Runs) -> Drawing:
             f"test {tests.mean():.1f} ± {tests.std(ddof=1):.1f} % at {where}"
         )
         panels.append(Panel(text, "t", "accuracy", curves, how.log, bottom=0.45))
-    title = "SST2, padding attended to; lines: gradient flow, points: gradient descent"
+    title = (
+        "SST2, padding attended to; lines: flow of one seed, points: gradient descent"
+    )
     return drawn(panels, title)
 
 
@@ -266,7 +268,7 @@ def _edge(runs: Runs) -> Drawing:
         Panel("loss", "t", "loss  [nat]", losses, "y"),
         Panel("sharpness of the flow; dotted: 2/η", "t", "λ₁, 2/η", edges, "y"),
         Panel(
-            f"gap of the loss to t = {t1:g}",
+            f"largest gap of an observable to t = {t1:g}",
             "learning rate η",
             "|descent − flow| / largest",
             [

@@ -1,5 +1,6 @@
 """Figures: the command, the runs behind them, and panels as data."""
 
+import dataclasses
 import json
 
 import jax.random as jr
@@ -9,7 +10,7 @@ import pytest
 from flowattn.cli import main
 from flowattn.descend import descend
 from flowattn.errors import InputError
-from flowattn.figures import FIGURES, Figure, Runs, missing
+from flowattn.figures import FIGURES, Figure, Runs, missing, sentiment
 from flowattn.figures.panels import Curve, Panel, drawn
 from flowattn.systems import TopicWords
 
@@ -93,6 +94,40 @@ def test_seeds_side_by_side_are_those_of_single_runs(tmp_path, padding, monkeypa
         np.testing.assert_array_equal(found.accuracy[seed], one.observed["accuracy"])
         np.testing.assert_array_equal(found.at_best[seed], accuracy(one.best))
         np.testing.assert_array_equal(found.at_end[seed], accuracy(one.params))
+
+
+SENTENCES = """
+1 a powerful and solid film with a heart
+1 solid but long
+1 powerful
+0 a stupid mess of a film that nobody needs
+0 it suffers
+0 stupid and long
+"""
+
+
+@pytest.mark.slow
+def test_every_figure_of_real_sentences_with_the_authors_protocol(
+    tmp_path, monkeypatch
+):
+    """On a few sentences and for a short time, by the code of the real figures."""
+    for corpus in ("sst2", "sst5"):
+        (tmp_path / corpus).mkdir()
+        for role in ("train", "dev", "test"):
+            (tmp_path / corpus / f"stsa.{role}").write_text(SENTENCES)
+    for settings in (sentiment._QUICK, sentiment._AT_LENGTH):
+        for which, how in settings.items():
+            short = dataclasses.replace(how, rate=0.1, t1=8, t1_descent=6, rtol=1e-4)
+            monkeypatch.setitem(settings, which, short)
+    monkeypatch.setattr(sentiment, "_PATIENCE", 5)
+    monkeypatch.setattr(sentiment, "_MOST_EPOCHS", {"fixed": 40, "linear": 40})
+    monkeypatch.setattr(sentiment, "_VALIDATE_FROM", {"fixed": 0, "linear": 20})
+    runs = Runs(paper=True, data=str(tmp_path))
+    for figure in sentiment.FIGURES:
+        drawing = figure.draw(runs)
+        drawing.save(tmp_path / "figure.png")
+        values = [y for _, y in drawing.curves.values()]
+        assert len(values) > 3 and all(np.any(np.isfinite(y)) for y in values)
 
 
 def test_runs_side_by_side_end_with_the_first_that_fails(monkeypatch):

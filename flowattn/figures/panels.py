@@ -72,6 +72,8 @@ def drawn(panels: Sequence[Panel], title: str = "", columns: int = 3) -> Drawing
         if "x" in panel.log:
             axes.set_xscale("log")
             _ticks_at(axes, np.asarray(panel.curves[0].x, float))
+        else:
+            axes.locator_params(axis="x", nbins=6)
         if "y" in panel.log:
             axes.set_yscale("log")
         axes.set_ylim(bottom=panel.bottom, top=panel.top)

@@ -35,6 +35,7 @@ from .report import law_table, table
 from .segments import Progress
 from .store import staged, write_json, write_runs
 from .systems import SYSTEMS, AbstractSystem
+from .tasks import WordTable
 
 # What a run writes: from an earlier run they would be out of date.
 _FILES = (
@@ -253,6 +254,9 @@ def _defined(values: np.ndarray) -> list[float | None]:
 def _write(stage: Path, result: Result) -> None:
     runs = {"flow": result.flow, "descent": result.descent}
     datasets = {k: run.to_dataset() for k, run in runs.items() if run is not None}
+    corpus = result.problem.corpus
+    if corpus is not None and corpus.words is not None:
+        datasets["words"] = WordTable.of(corpus).to_dataset()
     summary = result.summary
     write_runs(
         stage / "trajectory.zarr",

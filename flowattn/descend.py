@@ -84,6 +84,8 @@ def descend(
         require_positive(patience=patience)
         if validation is None:
             raise InputError("patience needs a validation loss to watch")
+    if validate_from and validation is None:
+        raise InputError("validate_from needs a validation loss to watch")
     if not 0 <= validate_from < steps:
         raise InputError(
             f"validate_from must be from 0 to {steps - 1}, got {validate_from}"

@@ -156,6 +156,9 @@ def test_own_sentences(tmp_path):
     assert {*final["word"].values} == {"good", "bad", *(f"thing{i}" for i in range(7))}
     top = {str(w) for w in final["word"].values[np.argsort(-final.values)[:2]]}
     assert top == {"good", "bad"}
+    words = xr.open_datatree(out / "trajectory.zarr", engine="zarr")["words"]
+    held = words.to_dataset()["sentences"].sel(word="good")
+    assert held.sel(label="0") == 0 < held.sel(label="1")
 
 
 def one_line(capsys) -> str:

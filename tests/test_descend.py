@@ -170,7 +170,11 @@ def test_jit_vmap_and_grad():
         (dict(steps=0), "steps must be positive"),
         (dict(every=0), "every must be positive"),
         (dict(patience=5), "patience needs a validation loss"),
-        (dict(validate_from=10), "validate_from must be from 0 to 9, got 10"),
+        (dict(validate_from=5), "validate_from needs a validation loss"),
+        (
+            dict(validate_from=10, validation=bowl),
+            "validate_from must be from 0 to 9, got 10",
+        ),
     ],
 )
 def test_bad_input(change, message):

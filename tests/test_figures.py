@@ -46,8 +46,10 @@ def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
     assert names == {"topic-words-sen.png", "topic-words-sen.json", "other.txt"}
     data = json.loads((tmp_path / "topic-words-sen.json").read_text())
     assert data["source"] == "a source" and data["provenance"]["dtype"] == "float64"
-    assert data["curves"]["tiny: undefined"]["y"] == [None, None]
-    flow, descent = data["curves"]["tiny: flow"], data["curves"]["tiny: descent"]
+    assert data["curves"]["tiny: loss: undefined"]["y"] == [None, None]
+    flow, descent = (
+        data["curves"][f"tiny: loss: {kind}"] for kind in ("flow", "descent")
+    )
     np.testing.assert_allclose(flow["x"], descent["x"])
     assert flow["y"][0] == descent["y"][0] > flow["y"][-1] > 0
 
@@ -144,6 +146,27 @@ def test_runs_side_by_side_end_with_the_first_that_fails(monkeypatch):
         runs.together(endless, fails)
 
 
+def test_what_ctrl_c_left_is_no_figure(monkeypatch):
+    monkeypatch.setattr("flowattn.segments._MOST", 5)
+    runs = Runs()
+    runs._given_up.set()
+    with pytest.raises(KeyboardInterrupt):
+        runs.descent(small(), 0.1, np.array([0.0, 10.0]))
+
+
+def test_a_flow_that_ends_early_is_told_of():
+    told = []
+    runs = Runs(tell=told.append)
+    runs.flow(small(), np.linspace(0, 100.0, 3), max_steps=3)
+    assert "max_steps_reached at t = " in told[-1]
+
+
+def test_curves_of_one_name_are_refused():
+    twice = Panel("one", "x", "y", [Curve("name", np.ones(1), np.ones(1))])
+    with pytest.raises(AssertionError, match="'one: y: name'"):
+        drawn([twice, twice])
+
+
 def test_an_unknown_figure(capsys):
     with pytest.raises(SystemExit) as end:
         main(["figure", "nonsense"])
@@ -171,5 +194,9 @@ def test_panels_are_drawn_as_they_are_given():
     assert left.get_xscale() == left.get_yscale() == "log"
     assert right.get_xscale() == "linear" and right.get_legend() is None
     assert [t.get_text() for t in left.get_legend().get_texts()] == ["seen"]
-    assert set(drawing.curves) == {"first: seen", "first: seen, error", "first: unseen"}
-    np.testing.assert_array_equal(drawing.curves["first: unseen"][1], 2 * x)
+    assert set(drawing.curves) == {
+        "first: b: seen",
+        "first: b: seen, error",
+        "first: b: unseen",
+    }
+    np.testing.assert_array_equal(drawing.curves["first: b: unseen"][1], 2 * x)

@@ -75,6 +75,10 @@ def test_traced_words_and_one_sentence(corpus, padding):
         assert problem.observables["top_purity"](params)[place] == pytest.approx(
             np.mean([purity[top] for top in tops])
         )
+    top = problem.observables["top_word"]
+    assert dict(top.label.coords)["traced_sentence"] == ("0", "1", "2")
+    tops = [max(line, key=score.__getitem__) for line in lines[:3]]
+    assert [words[number] for number in top(params)] == tops
     # The model attends to all that is in the row, padding too where that is a word.
     row = scores[tokens[1] if padding == "attend" else tokens[1, :3]]
     attention = np.exp(row) / np.exp(row).sum()

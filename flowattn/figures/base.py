@@ -110,8 +110,9 @@ class Runs:
         key = ("flow", repr(system), seed, *how)
         if key not in self._made:
             problem = self.problem(system, seed)
-            self.tell(f"flow of {_described(system)}, seed {seed}, to t = {ts[-1]:g}")
-            self._made[key] = solve(
+            name = f"flow of {_described(system)}, seed {seed}"
+            self.tell(f"{name}, to t = {ts[-1]:g}")
+            made = solve(
                 GradientFlow(problem.loss),
                 problem.params,
                 ts=ts,
@@ -124,7 +125,16 @@ class Runs:
                 save_params=path,
                 progress=self._go_on,
             )
+            self._made[key] = self._whole(made, name)
         return self._made[key]
+
+    def _whole(self, run: Trajectory, name: str) -> Trajectory:
+        """The run, told of where it ended early; what Ctrl-C left is no figure's."""
+        if run.outcome == "interrupted":
+            raise KeyboardInterrupt
+        if run.outcome != "successful":
+            self.tell(f"{name}: {run.outcome} at t = {float(run.t_end):g}")
+        return run
 
     def descent(
         self,
@@ -139,11 +149,9 @@ class Runs:
         key = ("descent", repr(system), rate, steps.tobytes(), seed, laws)
         if key not in self._made:
             problem = self.problem(system, seed)
-            self.tell(
-                f"gradient descent of {_described(system)}, seed {seed}, {steps[-1]} "
-                f"steps at {rate:g}"
-            )
-            self._made[key] = descend(
+            name = f"gradient descent of {_described(system)}, seed {seed}"
+            self.tell(f"{name}, {steps[-1]} steps at {rate:g}")
+            made = descend(
                 problem.loss,
                 problem.params,
                 learning_rate=rate,
@@ -153,6 +161,7 @@ class Runs:
                 throw=False,
                 progress=self._go_on,
             )
+            self._made[key] = self._whole(made, name)
         return self._made[key]
 
     def seeds(

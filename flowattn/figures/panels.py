@@ -63,7 +63,9 @@ def drawn(panels: Sequence[Panel], title: str = "", columns: int = 3) -> Drawing
     for axes, panel in zip(grid, panels, strict=False):
         for curve in panel.curves:
             _draw(axes, curve, panel.log)
-            name = f"{panel.title}: {curve.label.lstrip('_')}".strip(": ")
+            parts = panel.title, panel.ylabel, curve.label.lstrip("_")
+            name = ": ".join(part.replace("\n", " ") for part in parts if part)
+            assert name not in curves, f"two curves are called {name!r}"
             curves[name] = (np.asarray(curve.x), np.asarray(curve.y))
             if curve.error is not None:
                 curves[f"{name}, error"] = (np.asarray(curve.x), curve.error)

@@ -15,7 +15,7 @@ from .panels import Curve, Panel, drawn
 _PAPER = "Lu, Mao & Nayak 2021"
 _CHOSEN = 100  # words whose SEN curves are shown
 _CLASSIFIERS: tuple[Classifier, ...] = ("fixed", "linear")
-_BANDS = ((5, "5 to 95 %", "dotted"), (25, "25 to 75 %", "dashed"))
+_BANDS = ((5, "dotted"), (25, "dashed"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +96,14 @@ def _sen(runs: Runs, corpus: str) -> Drawing:
             curves.append(
                 Curve(label, scores[:, word], theory[:, word], "line", 1, 0.4)
             )
-        text = f"{classifier} classifier, {_CHOSEN} highest-scoring words, t ≤ {how.t1}"
+        end = float(pair.flow.t_end)
+        text = f"{classifier} classifier, {_CHOSEN} highest-scoring words, t ≤ {end:g}"
         panels.append(Panel(text, "score s", "‖q‖‖ν‖", curves))
-        panels.append(_sen_errors(pair, chosen, how.log))
+        panels.append(_sen_errors(pair, chosen, classifier, how.log))
     return drawn(panels, f"{corpus.upper()}, padding attended to", columns=2)
 
 
-def _sen_errors(pair: Pair, chosen: np.ndarray, log: str) -> Panel:
+def _sen_errors(pair: Pair, chosen: np.ndarray, which: str, log: str) -> Panel:
     """Quantiles over words of the relative error of SEN, over time."""
     curves = []
     ends = []
@@ -123,15 +124,17 @@ def _sen_errors(pair: Pair, chosen: np.ndarray, log: str) -> Panel:
         style = "line" if kind == "flow" else "points"
         curves.append(Curve(f"{kind}, median", times, median, style, colour))
         if kind == "flow":
-            for low, text, line in _BANDS:
-                for side, level in (("", low), ("_", 100 - low)):
+            for low, line in _BANDS:
+                for level in (low, 100 - low):
                     band = np.nanpercentile(error, level, axis=1)
-                    name = f"{side}{kind}, {text}"
+                    name = f"{kind}, {low} and {100 - low} %"
+                    if level != low:
+                        name = f"_{kind}, {level} %"
                     curves.append(Curve(name, times, band, line, colour, 0.9))
     median, low, high, lowest, highest = ends[0]
     title = (
-        f"at the end: median {median:.1f} %, quartiles {low:.1f} to"
-        f"\n{high:.1f} %, 5 to 95 % of words {lowest:.1f} to {highest:.1f} %"
+        f"{which}, flow at the end: median {median:.1f} %,\nquartiles {low:.1f} to "
+        f"{high:.1f} %, 5 to 95 % of words {lowest:.1f} to {highest:.1f} %"
     )
     return Panel(title, "t", "|measured / SEN − 1|  [%]", curves, f"{log}y")
 
@@ -218,6 +221,8 @@ def _accuracy(runs: Runs) -> Drawing:
                 curves.append(Curve(label, ts, values[:, number], "points", number))
         tests = 100 * (found.at_best if stop else found.at_end)[:, -1]
         where = "lowest validation loss" if stop else f"t = {found.t_end[0]:g}"
+        if stop.get("validate_from"):
+            where += f" from step {stop['validate_from']}"
         text = (
             f"{classifier} classifier, descent at {rate:g}, {_SEEDS} seeds:\n"
             f"test {tests.mean():.1f} ± {tests.std(ddof=1):.1f} % at {where}"

@@ -32,7 +32,8 @@ def _sen_panel(pair: Pair, title: str) -> Panel:
     """Norm against score of each topic word; dashed what SEN gives."""
     curves, error, end = [], 0.0, float(pair.flow.t_end)
     for run, style in ((pair.flow, "line"), (pair.descent, "points")):
-        kept = _kept(run)
+        # Descent is shown for as long as the flow beside it got.
+        kept = np.asarray(run.reached & (run.ts <= end * (1 + 1e-6)))
         scores, norms, theory = (
             np.asarray(run.observed[f"topic_{name}"])[kept].T
             for name in ("score", "norm", "sen_norm")
@@ -90,7 +91,8 @@ def _distributions(runs: Runs) -> Drawing:
                 )
             ]
             count = len(mine[0])
-            panels.append(Panel(f"{count:,} {group} words", text, "words", curves))
+            title = f"{count:,} {group} words, {text}"
+            panels.append(Panel(title, text, "words", curves))
     return drawn(panels, "scores and norms at t = 500, fixed classifier", columns=4)
 
 

@@ -134,6 +134,20 @@ def text_observables(
     holding = _holding(corpus, table, traced, real)
     found = {}
     if holding:
+        every = np.unique(np.concatenate(list(holding.values())))
+        found["top_word"] = Observable(
+            Partial(
+                _top_words,
+                model_of,
+                corpus.train.tokens[every],
+                jnp.asarray(real[every]),
+            ),
+            ("traced_sentence",),
+            "1",
+            "number of the highest-scoring word of a sentence that holds a traced word",
+            {"traced_sentence": tuple(str(row) for row in every)},
+            discrete=True,
+        )
         rows = np.concatenate(list(holding.values()))
         # The mean over the sentences of each word, as a product.
         owner = np.repeat(np.arange(len(holding)), [len(r) for r in holding.values()])
@@ -195,10 +209,14 @@ def _holding(corpus, table, traced, real) -> dict[str, np.ndarray]:
     return found
 
 
-def _top_purity(model_of, tokens, real, mean, purity, params):
+def _top_words(model_of, tokens, real, params):
     scores = jnp.where(real, model_of(params).scores[tokens], -jnp.inf)
-    top = jnp.take_along_axis(tokens, jnp.argmax(scores, axis=1)[:, None], axis=1)
-    return mean @ purity[top[:, 0]]
+    place = jnp.argmax(scores, axis=1)[:, None]
+    return jnp.take_along_axis(tokens, place, axis=1)[:, 0]
+
+
+def _top_purity(model_of, tokens, real, mean, purity, params):
+    return mean @ purity[_top_words(model_of, tokens, real, params)]
 
 
 def _attention_in(model_of, row, places, params):

@@ -19,8 +19,8 @@ from .systems import small
 
 def tiny(runs):
     """Flow and descent of a small system, as the real figures ask for them."""
-    pair = runs.both(small(), 2.0, rate=0.02)
-    again = runs.both(small(), 2.0, rate=0.02)
+    pair = runs.both(small(), np.linspace(0, 2, 101), rate=0.02)
+    again = runs.both(small(), np.linspace(0, 2, 101), rate=0.02)
     assert again.flow is pair.flow and again.descent is pair.descent
     curves = [
         Curve(name, np.asarray(run.ts), np.asarray(run.observed["loss"]), style, colour)

@@ -254,21 +254,16 @@ def test_segments_share_one_compiled_program(kind):
         traced.append(x)
         return 0.5 * jnp.sum(x**2)
 
-    def go(length):
-        observe = {"x": jnp.sum}
-        if kind == "flow":
-            flow = fa.GradientFlow(loss)
-            settings = dict(t1=length / 10, rtol=1e-10, solver="tsit5")
-            fa.solve(flow, jnp.ones(3), **settings, observe=observe, progress=note)
-        else:
-            settings = dict(learning_rate=0.1, steps=length)
-            fa.descend(loss, jnp.ones(3), **settings, observe=observe, progress=note)
-
     def note(progress):
         # What the loss was traced for by the end of each segment.
         told.append(len(traced))
 
-    go(250)
+    begin, watch = jnp.ones(3), dict(observe={"x": jnp.sum}, progress=note)
+    if kind == "flow":
+        settings = dict(t1=25.0, rtol=1e-10, solver="tsit5")
+        fa.solve(fa.GradientFlow(loss), begin, **settings, **watch)
+    else:
+        fa.descend(loss, begin, learning_rate=0.1, steps=250, **watch)
     assert len(told) > 2 and told[0] == told[-1] > 0
 
 

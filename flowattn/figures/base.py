@@ -202,15 +202,19 @@ class Runs:
     def both(
         self,
         system: AbstractSystem,
-        t1: float,
+        ts: np.ndarray,
         rate: float = 0.1,
         seed: int = 0,
+        descended: np.ndarray | None = None,
         **how: Any,
     ) -> Pair:
-        """Flow and descent, observed a hundred times; `how`: of the flow."""
-        problem, ts = self.problem(system, seed), np.linspace(0, t1, 101)
+        """Flow and descent at some times (descent at others, if given); `how`: of the
+        flow.
+        """
+        problem = self.problem(system, seed)
+        descended = ts if descended is None else descended
         run, flow = self.together(
-            lambda: self.descent(system, rate, ts, seed),
+            lambda: self.descent(system, rate, descended, seed),
             lambda: self.flow(system, ts, seed, **how),
         )
         return Pair(problem, flow, run)

@@ -64,14 +64,8 @@ def _protocol(corpus: str, classifier: Classifier) -> TopicWords:
 def _trained(runs: Runs, corpus: str, classifier: Classifier) -> Pair:
     """Flow and descent."""
     system, how = _protocol(corpus, classifier), _setting(runs, corpus, classifier)
-    problem, flow, run = (
-        runs.problem(system),
-        *runs.together(
-            lambda: runs.flow(system, how.times(how.t1), rtol=how.rtol),
-            lambda: runs.descent(system, how.rate, how.times(how.t1_descent)),
-        ),
-    )
-    return Pair(problem, flow, run)
+    ts, descended = how.times(how.t1), how.times(how.t1_descent)
+    return runs.both(system, ts, how.rate, descended=descended, rtol=how.rtol)
 
 
 def _sen(runs: Runs, corpus: str) -> Drawing:

@@ -23,11 +23,6 @@ _FLOW_AND_DESCENT = "lines: gradient flow; points: gradient descent, learning ra
 _KINKS: dict[str, Any] = {"max_steps": 600, "solver": "tsit5"}
 
 
-def _kept(run) -> slice:
-    """The times that a run reached."""
-    return slice(int(run.saved))
-
-
 def _sen_panel(pair: Pair, title: str) -> Panel:
     """Norm against score of each topic word; dashed what SEN gives."""
     curves, error, end = [], 0.0, float(pair.flow.t_end)
@@ -57,7 +52,7 @@ def _sen(runs: Runs) -> Drawing:
     panels = []
     for classifier in _CLASSIFIERS:
         system = TopicWords(classifier=classifier)
-        pair = runs.both(system, 500.0, seed=1, **_KINKS)
+        pair = runs.both(system, np.linspace(0, 500, 101), seed=1, **_KINKS)
         panels.append(_sen_panel(pair, classifier))
     return drawn(panels, f"{_FLOW_AND_DESCENT}; dashed: the SEN relation")
 
@@ -70,7 +65,7 @@ def _histogram(values: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _distributions(runs: Runs) -> Drawing:
     system = TopicWords()
-    pair = runs.both(system, 500.0, seed=1, **_KINKS)
+    pair = runs.both(system, np.linspace(0, 500, 101), seed=1, **_KINKS)
     topic = system.topics * system.words_per_topic
     runs_by_kind = {"flow": pair.flow, "gradient descent": pair.descent}
     panels = []
@@ -124,7 +119,7 @@ def _ablations(runs: Runs) -> Drawing:
                 sentences=sentences,
                 embedding_scale=0.1,
             )
-            pairs[text] = runs.both(system, 600.0)
+            pairs[text] = runs.both(system, np.linspace(0, 600, 101))
         for observable, label in (
             ("loss", "loss  [nat]"),
             ("topic_score", "mean score of topic words"),
@@ -139,7 +134,7 @@ def _ablations(runs: Runs) -> Drawing:
 def _over_time(pairs: dict[str, Pair], observable: str) -> Iterator[Curve]:
     for colour, (text, pair) in enumerate(pairs.items()):
         for run, style in ((pair.flow, "line"), (pair.descent, "points")):
-            kept = _kept(run)
+            kept = slice(int(run.saved))
             values = np.asarray(run.observed[observable])[kept]
             values = values.reshape(len(values), -1).mean(axis=1)
             label = text if style == "line" else f"_{text}, descent"

@@ -134,34 +134,22 @@ def text_observables(
     holding = _holding(corpus, table, traced, real)
     found = {}
     if holding:
-        every = np.unique(np.concatenate(list(holding.values())))
+        rows = np.unique(np.concatenate(list(holding.values())))
+        tokens, shown = corpus.train.tokens[rows], jnp.asarray(real[rows])
+        tops = Partial(_top_words, model_of, tokens, shown)
         found["top_word"] = Observable(
-            Partial(
-                _top_words,
-                model_of,
-                corpus.train.tokens[every],
-                jnp.asarray(real[every]),
-            ),
+            tops,
             ("traced_sentence",),
             "1",
             "number of the highest-scoring word of a sentence that holds a traced word",
-            {"traced_sentence": tuple(str(row) for row in every)},
+            {"traced_sentence": tuple(str(row) for row in rows)},
             discrete=True,
         )
-        rows = np.concatenate(list(holding.values()))
-        # The mean over the sentences of each word, as a product.
-        owner = np.repeat(np.arange(len(holding)), [len(r) for r in holding.values()])
-        mean = (owner == np.arange(len(holding))[:, None]).astype(float)
-        mean /= mean.sum(axis=1, keepdims=True)
+        # The mean over the sentences of each traced word, as a product.
+        mean = np.array([np.isin(rows, mine) / len(mine) for mine in holding.values()])
+        purity = jnp.asarray(np.nan_to_num(table.purity))
         found["top_purity"] = Observable(
-            Partial(
-                _top_purity,
-                model_of,
-                corpus.train.tokens[rows],
-                jnp.asarray(real[rows]),
-                jnp.asarray(mean),
-                jnp.asarray(np.nan_to_num(table.purity)),
-            ),
+            Partial(_top_purity, tops, jnp.asarray(mean), purity),
             ("traced_word",),
             "1",
             "mean topic purity of the highest-scoring word of sentences that hold it",
@@ -215,8 +203,8 @@ def _top_words(model_of, tokens, real, params):
     return jnp.take_along_axis(tokens, place, axis=1)[:, 0]
 
 
-def _top_purity(model_of, tokens, real, mean, purity, params):
-    return mean @ purity[_top_words(model_of, tokens, real, params)]
+def _top_purity(tops, mean, purity, params):
+    return mean @ purity[tops(params)]
 
 
 def _attention_in(model_of, row, places, params):

@@ -10,8 +10,10 @@ from .descend import descend as descend
 from .errors import InputError as InputError
 from .flows import AbstractFlow as AbstractFlow
 from .flows import GradientFlow as GradientFlow
+from .flows import SwitchedFlow as SwitchedFlow
 from .laws import Law as Law
 from .laws import drift as drift
+from .losses import AbstractBatchLoss as AbstractBatchLoss
 from .observables import Observable as Observable
 from .reductions import Reduction as Reduction
 from .reductions import defect as defect

@@ -29,7 +29,7 @@ from .experiment import (
 )
 from .figures import FIGURES, Runs, missing
 from .figures import Figure as FigureOf
-from .plotting import Drawing, plot_topic_words
+from .plotting import Drawing, plot_run
 from .provenance import provenance, version
 from .report import law_table, table
 from .segments import Progress
@@ -252,7 +252,7 @@ def _defined(values: np.ndarray) -> list[float | None]:
 
 
 def _write(stage: Path, result: Result) -> None:
-    runs = {"flow": result.flow, "descent": result.descent}
+    runs = {"flow": result.flow, "descent": result.descent, **result.beside}
     datasets = {k: run.to_dataset() for k, run in runs.items() if run is not None}
     corpus = result.problem.corpus
     if corpus is not None and corpus.words is not None:
@@ -265,11 +265,13 @@ def _write(stage: Path, result: Result) -> None:
         | {"provenance": summary["provenance"]},
     )
     if any(run is not None and run.saved > 1 for run in runs.values()):
-        drawings = plot_topic_words(
+        drawings = plot_run(
+            summary["system"],
+            result.problem,
             result.flow,
             result.descent,
             result.gap,
-            result.problem.laws,
+            result.beside,
             summary["config"]["learning_rate"],
         )
         for name, drawing in drawings.items():

@@ -13,6 +13,8 @@ import optax
 from jaxtyping import Array, PyTree, Scalar
 
 from .errors import InputError, require_positive
+from .flows import scaled
+from .losses import AbstractBatchLoss
 from .observables import Recorder, blank
 from .precision import float_dtype, highest_precision
 from .segments import (
@@ -32,8 +34,11 @@ def descend(
     *,
     steps: int,
     learning_rate: float | Array | None = None,
+    momentum: float = 0.0,
     optimizer: optax.GradientTransformation | None = None,
     time_per_step: float | Array | None = None,
+    rates: PyTree | None = None,
+    then: tuple[int | Array, Callable[[Any], Scalar]] | None = None,
     every: int | Sequence[int] | np.ndarray | None = None,
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     save_params: bool = False,
@@ -46,9 +51,13 @@ def descend(
 ) -> Trajectory:
     """Run gradient descent, or any optax optimiser, on `loss` from `params`.
 
-    - `learning_rate`: plain gradient descent with that rate; or `optimizer` with the
-      flow time that one of its steps stands for, `time_per_step` (for plain gradient
-      descent its learning rate), so that runs compare with flows.
+    - `learning_rate`: plain gradient descent with that rate, or with heavy-ball
+      `momentum` β; or `optimizer`. `time_per_step`: the flow time that one of its steps
+      stands for, so that runs compare with flows; without an `optimizer`
+      learning rate / (1 − β).
+    - `rates`: factors of the gradient, as those of `GradientFlow`.
+    - `then`: a step, and the loss that is descended from there on, by an optimiser
+      whose state is fresh, as a `SwitchedFlow` is flown.
     - `steps`: how many; `every`: observe at every so many steps (default: about a
       hundred times), or the increasing numbers of the steps to observe. Step 0 is
       always observed, and so is the last one.
@@ -57,6 +66,8 @@ def descend(
       lowest are `Trajectory.best`. `patience`: stop once it has not been lower for so
       many steps. `validate_from`: the step from which it is watched, so that patience
       outlasts a plateau at the start.
+
+    Of an `AbstractBatchLoss` each step descends its `batch(step)`.
 
     Stops where the loss becomes non-finite; what came before is kept. Works under
     `jit`, `vmap` and `grad` (in one piece, without `progress` and `checkpoint` there).
@@ -75,7 +86,14 @@ def descend(
         raise InputError("give either learning_rate or an optimizer of optax")
     if learning_rate is not None:
         require_positive(learning_rate=learning_rate)
-    time_per_step = learning_rate if time_per_step is None else time_per_step
+        if not 0 <= momentum < 1:
+            raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
+        if momentum:
+            optimizer = optax.sgd(learning_rate, momentum)
+        if time_per_step is None:
+            time_per_step = learning_rate / (1 - momentum)
+    elif momentum:
+        raise InputError("momentum is of learning_rate; the optimizer has its own")
     if time_per_step is None:
         raise InputError("an optimizer needs time_per_step, the flow time of a step")
     require_positive(time_per_step=time_per_step, steps=steps)
@@ -91,13 +109,16 @@ def descend(
             f"validate_from must be from 0 to {steps - 1}, got {validate_from}"
         )
     dtype = float_dtype(params)
-    rate = None if learning_rate is None else jnp.asarray(learning_rate, dtype)
+    plain = learning_rate is not None and not momentum
+    rate = jnp.asarray(learning_rate, dtype) if plain else None
     whole = _Descent(
         loss,
         params,
         rate,
         optimizer,
         jnp.asarray(time_per_step, dtype),
+        rates,
+        then,
         Recorder(observe, save_params),
         validation,
         patience,
@@ -150,6 +171,8 @@ class _Descent(AbstractRun[_State]):
     rate: Array | None
     transformation: optax.GradientTransformation | None
     time_per_step: Array
+    rates: PyTree | None
+    then: tuple[int | Array, Callable[[Any], Scalar]] | None
     recorder: Recorder
     validation: Callable[[Any], Scalar] | None
     patience: int | None
@@ -181,7 +204,8 @@ class _Descent(AbstractRun[_State]):
         return {
             "the loss": self.loss,
             "the parameters": self.params,
-            "the learning rate": (self.rate, self.time_per_step),
+            "the learning rate": (self.rate, self.time_per_step, self.rates),
+            "the second loss": self.then,
             "the optimizer": self.transformation,
             "the steps": self.planned,
             "the observables": self.recorder,
@@ -222,10 +246,13 @@ class _Descent(AbstractRun[_State]):
         """One step; none once the run has ended."""
         going = state.result == RESULTS.successful
         whole = self.whole(state.params)
-        value, gradient = eqx.filter_value_and_grad(self.loss)(whole)
-        gradient = eqx.filter(gradient, eqx.is_inexact_array)
+        value, gradient = self._slope(whole, state.step)
+        optimizer_state = state.optimizer
+        if self.then is not None:
+            fresh = self.optimizer.init(state.params)
+            optimizer_state = _where(state.step == self.then[0], fresh, optimizer_state)
         updates, optimizer_state = self.optimizer.update(
-            gradient, state.optimizer, state.params
+            gradient, optimizer_state, state.params
         )
         moved = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(value)
@@ -255,6 +282,24 @@ class _Descent(AbstractRun[_State]):
             state.reached,
             result,
         )
+
+    def _slope(self, params: PyTree, step: Array) -> tuple[Scalar, PyTree]:
+        """The value and the scaled gradient of what is descended at a step."""
+
+        def of(loss):
+            if isinstance(loss, AbstractBatchLoss):
+                loss = loss.batch(step)
+            value, gradient = eqx.filter_value_and_grad(loss)(params)
+            return value, eqx.filter(gradient, eqx.is_inexact_array)
+
+        if self.then is None:
+            value, gradient = of(self.loss)
+        else:
+            at, second = self.then
+            value, gradient = jax.lax.cond(
+                step < at, lambda: of(self.loss), lambda: of(second)
+            )
+        return value, scaled(self.rates, gradient)
 
     def observe(self, state: _State, row: Array) -> _State:
         """Write down the state as a record; in no row beyond the last."""

@@ -34,3 +34,15 @@ def require_positive(**values: Any) -> None:
             continue
         if not np.all((number > 0) & (number < np.inf)):
             raise InputError(f"{name} must be positive and finite, got {value}")
+
+
+def require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise `InputError` for a value that is none of the choices.
+
+    >>> require_choice("loss", "sift", ("soft", "hard", None))
+    Traceback (most recent call last):
+    flowattn.errors.InputError: loss 'sift' is unknown; choose from: soft, hard
+    """
+    if value not in choices:
+        names = ", ".join(str(choice) for choice in choices if choice is not None)
+        raise InputError(f"{name} {value!r} is unknown; choose from: {names}")

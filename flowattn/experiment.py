@@ -16,10 +16,9 @@ import numpy as np
 from .compare import Gap, compare
 from .descend import descend
 from .errors import InputError, require_positive
-from .flows import GradientFlow
 from .precision import require_resolved
 from .provenance import provenance
-from .report import summarise
+from .report import stability, summarise
 from .segments import Progress
 from .sharpness import sharpness
 from .solve import solve
@@ -27,7 +26,6 @@ from .solvers import SOLVERS
 from .systems import AbstractSystem, Problem
 from .trajectory import Trajectory
 
-OUTPUT_TIMES = 100
 _MOST_STEPS = 10**9
 
 # Ends of a run that can be gone on with.
@@ -60,8 +58,10 @@ class Options:
     """Precision of everything; None: float64, on a TPU float32."""
     learning_rate: float | None = None
     """Learning rate of gradient descent; None: the paper's."""
+    momentum: float | None = None
+    """Momentum of gradient descent, below 1; None: the paper's."""
     steps: int | None = None
-    """Steps of gradient descent; None: t1 / learning rate."""
+    """Steps of gradient descent; None: t1 (1 - momentum) / learning rate."""
     patience: int | None = None
     """Stop after so many steps without a lower validation loss; None: never."""
     validate_from: int = 0
@@ -82,7 +82,10 @@ class Plan:
     options: Options
     t1: float
     learning_rate: float
+    momentum: float
     steps: int
+    flow: bool
+    descent: bool
     atol: float
     precision: str
 
@@ -90,30 +93,41 @@ class Plan:
     def config(self) -> dict[str, Any]:
         """Everything that was chosen, ready for JSON."""
         config = {**_fields(self.system), **_fields(self.options)}
-        settled = ("t1", "learning_rate", "steps", "atol", "precision")
+        settled = ("t1", "learning_rate", "momentum", "steps", "flow", "descent")
+        settled += ("atol", "precision")
         return config | {name: getattr(self, name) for name in settled}
+
+    @property
+    def time_per_step(self) -> float:
+        """The flow time that a step of the descent stands for."""
+        return self.learning_rate / (1 - self.momentum)
+
+    @property
+    def outputs(self) -> int:
+        """At how many times the runs are observed, after the start."""
+        return self.system.defaults.outputs
 
     @property
     def observed_steps(self) -> np.ndarray:
         """The steps of the descent at which it is observed."""
         if self.options.spacing == "log":
-            chosen = np.geomspace(1, self.steps, OUTPUT_TIMES)
+            chosen = np.geomspace(1, self.steps, self.outputs)
             return np.unique(np.round(chosen).astype(int))
         # Enough of the records lie on the time that flow and descent have in common.
         common = self.steps
-        if self.options.flow:
-            common = int(min(self.steps, self.t1 / self.learning_rate))
-        most = 100 * OUTPUT_TIMES
-        every = max(1, common // OUTPUT_TIMES, self.steps // most)
+        if self.flow:
+            common = int(min(self.steps, self.t1 / self.time_per_step))
+        most = 100 * self.outputs
+        every = max(1, common // self.outputs, self.steps // most)
         return np.append(np.arange(0, self.steps, every), self.steps)
 
     def output_times(self, run: Trajectory | None) -> np.ndarray:
         """The flow's output times: the descent's, and its own beyond them."""
         t1 = self.t1
-        own = np.linspace(0, t1, OUTPUT_TIMES + 1)
+        own = np.linspace(0, t1, self.outputs + 1)
         if self.options.spacing == "log":
-            first = min(self.learning_rate, t1 / 10)
-            own = np.append(0.0, np.geomspace(first, t1, OUTPUT_TIMES))
+            first = min(self.time_per_step, t1 / 10)
+            own = np.append(0.0, np.geomspace(first, t1, self.outputs))
         if run is None:
             return own
         shared = np.asarray(run.ts, np.float64)
@@ -130,10 +144,13 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
 
     Raises `InputError` for options that make no sense.
     """
-    t1 = system.t1 if options.t1 is None else options.t1
-    rate = options.learning_rate
-    rate = system.learning_rate if rate is None else rate
-    require_positive(t1=t1, learning_rate=rate, rtol=options.rtol)
+    defaults = system.defaults
+    rate, momentum = options.learning_rate, options.momentum
+    rate = defaults.learning_rate if rate is None else rate
+    momentum = defaults.momentum if momentum is None else momentum
+    if not 0 <= momentum < 1:
+        raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
+    require_positive(learning_rate=rate, rtol=options.rtol)
     require_positive(max_steps=options.max_steps)
     atol = options.rtol / 1000 if options.atol is None else options.atol
     require_positive(atol=atol)
@@ -147,19 +164,44 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
         raise InputError("--no-flow and --no-descent together leave nothing to run")
     if not 0 <= options.seed < 2**32:
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {options.seed}")
-    steps = round(min(t1 / rate, 1e18)) if options.steps is None else options.steps
-    if options.descent and steps == 0 and options.steps is None:
-        raise InputError(f"t1 {t1} is shorter than a step of learning rate {rate}")
-    steps = steps if options.descent else max(1, steps)
-    require_positive(steps=steps)
-    if options.descent and steps > _MOST_STEPS:
+    step = rate / (1 - momentum)
+    t1 = defaults.t1 if options.t1 is None else options.t1
+    steps = defaults.steps if options.steps is None else options.steps
+    descent = options.descent and steps != 0
+    if t1 is None:
+        # A system without a flow of its own is run as long as its descent.
+        assert steps is not None
+        t1, flow = steps * step, False
+    else:
+        flow = options.flow
+        if options.t1 is not None and options.steps is None and steps != 0:
+            steps = None
+    require_positive(t1=t1)
+    if steps is None:
+        steps = round(min(t1 / step, 1e18))
+        if descent and steps == 0:
+            raise InputError(f"t1 {t1} is shorter than a step of learning rate {rate}")
+    if options.steps is not None:
+        require_positive(steps=options.steps)
+    if not (flow or descent):
+        lacks = "descent" if options.descent else "flow"
+        asks = "--steps" if options.descent else "--t1"
+        raise InputError(
+            f"nothing to run: {system.name} like this has no {lacks} unless {asks} is "
+            "given"
+        )
+    if descent and steps > _MOST_STEPS:
         raise InputError(f"steps must be at most {_MOST_STEPS}, got {steps}")
+    system.require_within(t1 if flow else min(t1, steps * step))
     precision = options.precision
     if precision is None:
         precision = "float32" if jax.default_backend() == "tpu" else "float64"
     require_resolved(options.rtol, precision)
     jax.config.update("jax_enable_x64", precision == "float64")
-    return Plan(system, options, t1, rate, steps, atol, precision)
+    steps = max(1, steps)
+    return Plan(
+        system, options, t1, rate, momentum, steps, flow, descent, atol, precision
+    )
 
 
 def _fields(instance: Any) -> dict[str, Any]:
@@ -176,6 +218,7 @@ class Result:
     flow: Trajectory | None
     descent: Trajectory | None
     gap: Gap | None
+    beside: dict[str, Trajectory]
     summary: dict[str, Any]
 
     @property
@@ -194,16 +237,18 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
     problem = plan.system.problem(jr.key(options.seed), options.data)
     observe = {**problem.observables, **problem.laws}
     if options.sharpness:
-        observe["sharpness"] = sharpness(problem.loss, options.sharpness)
+        observe["sharpness"] = sharpness(problem.loss, options.sharpness, problem.rates)
 
     run = traj = gap = None
     begin, seconds = time.perf_counter(), {}
-    if options.descent:
+    if plan.descent:
         with watch("gradient descent") as progress:
             run = descend(
                 problem.loss,
                 problem.params,
                 learning_rate=rate,
+                momentum=plan.momentum,
+                **problem.descent(plan.time_per_step),
                 steps=plan.steps,
                 every=plan.observed_steps,
                 observe=observe,
@@ -216,10 +261,10 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
             )
         seconds["gradient descent"] = time.perf_counter() - begin
     stopped = run is not None and run.outcome == "interrupted"
-    if options.flow and not stopped:
+    if plan.flow and not stopped:
         with watch("flow") as progress:
             traj = solve(
-                GradientFlow(problem.loss),
+                problem.flow,
                 problem.params,
                 ts=plan.output_times(run),
                 rtol=options.rtol,
@@ -236,12 +281,35 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
     if traj is not None and run is not None and min(traj.saved, run.saved) > 1:
         if run.ts[1] <= plan.t1 * (1 + 1e-6):
             gap = compare(traj, run)
-    top = float(sharpness(problem.loss)(problem.params)[0])
-    summary = summarise(plan.system, problem, traj, run, gap, top, rate)
+    beside = {} if traj is None else _beside(plan, problem, traj)
+    top = None
+    if plan.descent and problem.edge:
+        largest = sharpness(problem.loss, rates=problem.rates)
+        top = float(largest(problem.params)[0])
+    summary = summarise(plan.system, problem, traj, run, gap, beside)
+    summary["sharpness"] = stability(traj, run, gap, top, rate, plan.momentum)
     origin = {**provenance(plan.precision), "seconds": seconds}
     origin["command"] = sys.argv[1:]
     summary = {**summary, "config": plan.config, "provenance": origin}
-    return Result(problem, traj, run, gap, summary)
+    return Result(problem, traj, run, gap, beside, summary)
+
+
+def _beside(plan: Plan, problem: Problem, flow: Trajectory) -> dict[str, Trajectory]:
+    """The reductions that can be observed as the full model is, solved beside it."""
+    found = {}
+    for name, reduction in problem.reductions.items():
+        if reduction.observables:
+            found[name] = solve(
+                reduction.flow,
+                reduction.project(problem.params),
+                ts=flow.ts,
+                rtol=plan.options.rtol,
+                atol=plan.atol,
+                max_steps=plan.options.max_steps,
+                observe=reduction.observables,
+                throw=False,
+            )
+    return found
 
 
 def outcomes(summary: dict[str, Any]) -> list[str]:

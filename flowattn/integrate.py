@@ -16,6 +16,8 @@ from .solvers import RKC, Method
 from .stepping import ControlState, StepControl, Time
 from .trajectory import RESULTS, Trajectory
 
+# How a segment ends that another follows.
+_ENDED = diffrax.RESULTS.event_occurred
 # Changes of the method that are remembered.
 _CHANGES = 32
 
@@ -25,6 +27,7 @@ class SolveState(eqx.Module):
 
     y: PyTree
     elapsed: Time
+    phase: Int[Array, ""]  # jumps of the field so far
     method: Int[Array, ""]
     fresh: Bool[Array, ""]  # the method has not begun: its state is to be made
     solver: tuple[Any, ...]  # a state for each method
@@ -75,11 +78,24 @@ class Solve(AbstractRun[SolveState]):
         """What does not move of the parameters."""
         return eqx.filter(self.params, eqx.is_inexact_array, inverse=True)
 
-    def term(self) -> diffrax.ODETerm:
-        """The field in local time; its argument is the time that has elapsed before."""
+    @property
+    def bounds(self) -> Float[Array, " bound"]:
+        """The times between which the field does not jump."""
+        jumps = [jnp.asarray(t, self.times.dtype) for t in self.flow.jumps]
+        return jnp.stack([-jnp.inf, *jumps, jnp.inf])
 
-        def field(t, y, elapsed):
+    def term(self) -> diffrax.ODETerm:
+        """The field in local time; its arguments are the time that has elapsed before
+        and the bounds of the phase it belongs to.
+        """
+
+        def field(t, y, before):
+            elapsed, since, until = before
             now = self.times[0] + elapsed + t
+            if self.flow.jumps:
+                # A step that ends at a jump still sees the field before it.
+                last = jnp.nextafter(jax.lax.stop_gradient(until), -jnp.inf)
+                now = jnp.clip(now, since, last)
             velocity = self.flow(eqx.combine(y, self.static()), now)
             return eqx.filter(velocity, eqx.is_inexact_array)
 
@@ -94,39 +110,47 @@ class Solve(AbstractRun[SolveState]):
             self.recorder(eqx.combine(y, self.static())),
         )
 
-    def control(self, elapsed, first, max_steps, pause) -> StepControl:
+    def control(self, left, first, max_steps, pause) -> StepControl:
         """Step size control for a segment."""
         return StepControl(
             self.rtol,
             self.atol,
             optx.rms_norm,
             self.span,
-            elapsed.until(self.span),
+            left,
             first,
             max_steps,
             pause,
             changeable=len(self.methods) > 1,
         )
 
+    def before(self, elapsed: Time, phase: Int[Array, ""]) -> tuple[Any, Any, Any]:
+        """The arguments of the field in a segment."""
+        return elapsed.high, self.bounds[phase], self.bounds[phase + 1]
+
     def begin(self) -> SolveState:
         """The state before the first segment."""
         y0 = eqx.filter(self.params, eqx.is_inexact_array)
         zero = jnp.zeros((), self.times.dtype)
         none, elapsed = jnp.array(0), Time(zero, zero)
+        phase = jnp.sum(self.bounds[1:] <= self.times[0]).astype(none.dtype)
         term, method = self.term(), self.methods[0]
-        control = self.control(elapsed, none, none, None)
+        before = self.before(elapsed, phase)
+        control = self.control(self.span, none, none, None)
+        order = method.error_order(term)
         _, control_state = control.init(
-            term, zero, self.span, y0, None, zero, method.func, method.error_order(term)
+            term, zero, self.span, y0, None, before, method.func, order
         )
         written = eqx.filter_eval_shape(self.record, zero, y0, zero)
         rows = self.times.shape
         return SolveState(
             y0,
             elapsed,
+            phase,
             none,
             jnp.array(True),
             tuple(
-                _zeros(eqx.filter_eval_shape(one.init, term, zero, zero, y0, zero))
+                _zeros(eqx.filter_eval_shape(one.init, term, zero, zero, y0, before))
                 for one in self.methods
             ),
             control_state,
@@ -160,14 +184,20 @@ class Solve(AbstractRun[SolveState]):
     ) -> SolveState:
         """Integrate a segment with the method of that number, in local time from 0."""
         method, term = self.methods[number], self.term()
-        zero, left = jnp.zeros_like(self.span), state.elapsed.until(self.span)
-        before = state.elapsed.high
+        zero, before = (
+            jnp.zeros_like(self.span),
+            self.before(state.elapsed, state.phase),
+        )
+        jump = before[2] - self.times[0]
+        left, jumps_in = (state.elapsed.until(t) for t in (self.span, jump))
+        jumps, left = jumps_in < left, jnp.minimum(jumps_in, left)
         dt0 = jnp.minimum(state.control.step, left)
         # Each output time is asked for once: those already written are shifted out.
         count = self.times.shape[0]
         todo = jnp.minimum(jnp.arange(count) + state.saved, count - 1)
-        wanted = (self.times - self.times[0])[todo]
-        wanted = jnp.clip(state.elapsed.until(wanted), 0, left)
+        wanted = state.elapsed.until((self.times - self.times[0])[todo])
+        within = ~jumps | (wanted <= left)
+        wanted = jnp.clip(wanted, 0, left)
         solver_state = jax.lax.cond(
             state.fresh,
             lambda: method.init(term, zero, dt0, state.y, before),
@@ -196,7 +226,7 @@ class Solve(AbstractRun[SolveState]):
                 controller_state=True,
             ),
             stepsize_controller=self.control(
-                state.elapsed, state.control.tried, jnp.asarray(limit), length
+                left, state.control.tried, jnp.asarray(limit), length
             ),
             max_steps=limit if isinstance(limit, int) else None,
             throw=False,
@@ -208,13 +238,20 @@ class Solve(AbstractRun[SolveState]):
         (wrote, ended), (records, y) = solution.ts, solution.ys
         control = solution.controller_state
         assert isinstance(control, ControlState)
-        new = jnp.sum(jnp.isfinite(wrote)).astype(state.saved.dtype)
+        new = jnp.sum(jnp.isfinite(wrote) & within).astype(state.saved.dtype)
         new = jnp.minimum(new, count - state.saved)
+        result = RESULTS.promote(solution.result)
+        jumps &= result == RESULTS.successful
+        elapsed = state.elapsed + ended[-1]
         following = SolveState(
             jax.tree.map(lambda leaf: leaf[-1], y),
-            state.elapsed + ended[-1],
+            Time(
+                jnp.where(jumps, jump, elapsed.high),
+                jnp.where(jumps, 0, elapsed.low),
+            ),
+            state.phase + jumps.astype(state.phase.dtype),
             jnp.array(number),
-            jnp.array(False),
+            jumps,
             tuple(
                 solution.solver_state if other == number else kept
                 for other, kept in enumerate(state.solver)
@@ -223,7 +260,7 @@ class Solve(AbstractRun[SolveState]):
             jax.tree.map(_append(state.saved, new), state.record, records),
             state.saved + new,
             state.changes,
-            RESULTS.promote(solution.result),
+            RESULTS.where(jumps, RESULTS.promote(_ENDED), result),
         )
         return following if len(self.methods) == 1 else self._change(following)
 
@@ -246,7 +283,7 @@ class Solve(AbstractRun[SolveState]):
             state,
             (
                 jnp.where(hands_over, 1 - state.method, state.method),
-                hands_over,
+                hands_over | state.fresh,
                 control,
                 state.changes.at[row].set(state.elapsed.high, mode="drop"),
             ),

@@ -1,14 +1,57 @@
-"""Loss functions: pure functions of predictions and labels."""
+"""Loss functions: pure functions of predictions and labels; losses with batches."""
 
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree, Scalar
+
+
+class AbstractBatchLoss(eqx.Module):
+    """A loss over data of which a step of stochastic descent sees a part.
+
+    Called with parameters it is the loss over all data, whose flow is the descent's
+    limit; `descend` takes the gradient of `batch(step)` instead.
+
+    >>> import jax.random as jr, flowattn as fa
+    >>> class Mean(fa.AbstractBatchLoss):
+    ...     data: jax.Array
+    ...     def __call__(self, x):
+    ...         return 0.5 * jnp.mean((x - self.data) ** 2)
+    ...     def batch(self, step):
+    ...         seen = jr.choice(jr.fold_in(jr.key(0), step), self.data, (8,))
+    ...         return Mean(seen)
+    >>> loss = Mean(jnp.arange(100.0))
+    >>> run = fa.descend(loss, jnp.array(0.0), learning_rate=0.1, steps=100)
+    >>> bool(abs(run.params - 49.5) < 20)
+    True
+    """
+
+    @abc.abstractmethod
+    def __call__(self, params: PyTree) -> Scalar:
+        """The loss over all data."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every step sees all data."""
+        return False
+
+    @abc.abstractmethod
+    def batch(self, step: Int[Array, ""]) -> Callable[[Any], Scalar]:
+        """The loss that a step of descent sees."""
 
 
 def cross_entropy(
-    logits: Float[Array, "sentences classes"], labels: Int[Array, " sentences"]
+    logits: Float[Array, "examples classes"],
+    labels: Int[Array, " examples"],
+    weights: Float[Array, " examples"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean over sentences of −log softmax(logits)[label], in nats.
+    """Mean over examples of −log softmax(logits)[label], in nats.
+
+    `weights` (summing to 1) make it a weighted mean; so in the losses below.
 
     >>> import jax.numpy as jnp
     >>> loss = cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))
@@ -17,13 +60,61 @@ def cross_entropy(
     """
     log_probability = jax.nn.log_softmax(logits, axis=-1)
     chosen = jnp.take_along_axis(log_probability, labels[:, None], axis=-1)
-    return -jnp.mean(chosen)
+    return -_mean(chosen[:, 0], weights)
+
+
+def hard_attention_loss(
+    log_attention: Float[Array, "mosaics segments"],
+    logits: Float[Array, "mosaics segments classes"],
+    labels: Int[Array, " mosaics"],
+    weights: Float[Array, " mosaics"] | None = None,
+) -> Float[Array, ""]:
+    """Mean of Σ_i a_i CE(logits_i, label), in nats: the cross-entropy of one segment,
+    in expectation over the draw of that segment by attention a.
+
+    >>> import jax.numpy as jnp
+    >>> loss = hard_attention_loss(jnp.log(jnp.array([[0.5, 0.5]])),
+    ...                            jnp.zeros((1, 2, 4)), jnp.array([0]))
+    >>> round(float(jnp.exp(loss)), 5)
+    4.0
+    """
+    given = _log_probability(logits, labels)
+    return -_mean(jnp.sum(jnp.exp(log_attention) * given, axis=1), weights)
+
+
+def marginal_attention_loss(
+    log_attention: Float[Array, "mosaics segments"],
+    logits: Float[Array, "mosaics segments classes"],
+    labels: Int[Array, " mosaics"],
+    weights: Float[Array, " mosaics"] | None = None,
+) -> Float[Array, ""]:
+    """Mean of −log Σ_i a_i softmax(logits_i)[label], in nats: the likelihood of the
+    label, with the chosen segment marginalised (the latent-variable loss, LVML).
+
+    >>> import jax.numpy as jnp
+    >>> loss = marginal_attention_loss(jnp.log(jnp.array([[0.5, 0.5]])),
+    ...                                jnp.zeros((1, 2, 4)), jnp.array([0]))
+    >>> round(float(jnp.exp(loss)), 5)
+    4.0
+    """
+    given = _log_probability(logits, labels)
+    return -_mean(jax.nn.logsumexp(log_attention + given, axis=1), weights)
+
+
+def _log_probability(logits, labels):
+    """log softmax(logits)[label] of each segment."""
+    log_probability = jax.nn.log_softmax(logits, axis=-1)
+    return jnp.take_along_axis(log_probability, labels[:, None, None], axis=2)[..., 0]
+
+
+def _mean(values, weights):
+    return jnp.mean(values) if weights is None else weights @ values
 
 
 def accuracy(
-    logits: Float[Array, "sentences classes"], labels: Int[Array, " sentences"]
+    logits: Float[Array, "examples classes"], labels: Int[Array, " examples"]
 ) -> Float[Array, ""]:
-    """Share of sentences whose largest logit is the label's; nan for no sentences.
+    """Share of examples whose largest logit is the label's; nan for no examples.
 
     >>> import jax.numpy as jnp
     >>> float(accuracy(jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([0, 1])))

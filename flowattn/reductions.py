@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .flows import AbstractFlow
+from .observables import Observable
 from .precision import highest_precision
 
 
@@ -17,6 +18,8 @@ class Reduction(eqx.Module):
 
     - `flow`: f; `full`: F.
     - `project`: θ ↦ z, what the theory keeps; `lift`: z ↦ θ, what it says of the rest.
+    - `observables`: what can be observed of z, under the names that the full model's
+      observables have, so that the two solutions compare.
     - `kind`: "exact" where project∘F∘lift = f everywhere, "approximate" else, with
       `scaling` saying how the difference falls; `citation` where it is derived.
 
@@ -31,10 +34,14 @@ class Reduction(eqx.Module):
     kind: Literal["exact", "approximate"] = eqx.field(static=True)
     scaling: str = eqx.field(static=True, default="")
     citation: str = eqx.field(static=True, default="")
+    observables: dict[str, Observable] = eqx.field(default_factory=dict)
 
 
-def defect(reduction: Reduction, small: PyTree) -> Float[Array, ""]:
-    """How far the small flow is from the full one at `small`, nothing solved.
+@eqx.filter_jit
+def defect(
+    reduction: Reduction, small: PyTree, t: float | Array = 0.0
+) -> Float[Array, ""]:
+    """How far the small flow is from the full one at `small` and `t`, nothing solved.
 
     ‖D project(lift z)·F(lift z) − f(z)‖ / ‖f(z)‖, in the 2-norm over all entries
     (absolute where f(z) = 0): the velocity of the theory's coordinates under the full
@@ -51,14 +58,14 @@ def defect(reduction: Reduction, small: PyTree) -> Float[Array, ""]:
     with highest_precision():
         lifted = reduction.lift(small)
         arrays, static = eqx.partition(lifted, eqx.is_inexact_array)
-        velocity = eqx.filter(reduction.full(lifted), eqx.is_inexact_array)
+        velocity = eqx.filter(reduction.full(lifted, t), eqx.is_inexact_array)
 
         def project(arrays):
             projected = reduction.project(eqx.combine(arrays, static))
             return eqx.filter(projected, eqx.is_inexact_array)
 
         _, ours = jax.jvp(project, (arrays,), (velocity,))
-        theirs = eqx.filter(reduction.flow(small), eqx.is_inexact_array)
+        theirs = eqx.filter(reduction.flow(small, t), eqx.is_inexact_array)
         pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
         difference = jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in pairs))
         size = jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(theirs)))

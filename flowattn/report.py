@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .compare import NO_ERROR, Gap
+from .compare import NO_ERROR, Gap, compare
 from .laws import drift
+from .reductions import defect
 from .systems import AbstractSystem, Problem
 from .trajectory import Trajectory
 
@@ -20,33 +21,92 @@ def summarise(
     flow: Trajectory | None,
     descent: Trajectory | None,
     gap: Gap | None,
-    sharpness: float,
-    learning_rate: float,
+    beside: dict[str, Trajectory],
 ) -> dict[str, Any]:
-    """The numbers of a run, ready for JSON: flow, descent, gap, laws, sharpness."""
+    """The numbers of a run, ready for JSON: flow, descent, gap, laws, theory."""
     summary = {
         "system": system.name,
         "flow": None if flow is None else {**_run(system, flow), "events": {}},
         "descent": None if descent is None else _run(system, descent),
         "gap": None if gap is None else _gap(gap),
         "laws": [_law(system, law, flow, descent) for law in problem.laws.values()],
-        "sharpness": {
-            "start": sharpness,
-            "learning_rate": learning_rate,
-            "edge": 2 / learning_rate,
-            "largest_stable_learning_rate": 2 / sharpness if sharpness > 0 else None,
-            "past_edge": learning_rate * sharpness > 2,
-            "largest": {
-                name: float(np.nanmax(run.observed["sharpness"][: int(run.saved)]))
-                for name, run in (("flow", flow), ("descent", descent))
-                if run is not None and "sharpness" in run.observed and run.saved > 0
-            },
-            "past_edge_since": (
-                None if gap is None or gap.past_edge is None else float(gap.past_edge)
-            ),
-        },
+        "reductions": [
+            _reduction(problem, name, flow, small)
+            for name, small in beside.items()
+            if flow is not None
+        ],
+        "closed_forms": [
+            _closed_form(name, of_time, {"flow": flow, "descent": descent})
+            for name, of_time in problem.closed_forms.items()
+        ],
     }
     return _undefined_to_none(summary)
+
+
+def _reduction(problem, name, flow, small) -> dict[str, Any]:
+    """How far the full model is from a reduction of it."""
+    reduction, gap = problem.reductions[name], None
+    if min(flow.saved, small.saved) > 1:
+        gap = compare(flow, small)
+    start = reduction.project(problem.params)
+    return {
+        "name": name,
+        "kind": reduction.kind,
+        "scaling": reduction.scaling or None,
+        "citation": reduction.citation,
+        "defect": float(defect(reduction, start)),
+        "max_relative": None if gap is None else gap.max_relative,
+        "numerical_error": None if gap is None else gap.numerical_error,
+        "final": {
+            key: float(values[int(small.saved) - 1])
+            for key, values in small.observed.items()
+        },
+    }
+
+
+def _closed_form(name, of_time, runs) -> dict[str, Any]:
+    """How far runs are from a closed form: largest difference over largest value."""
+    entry: dict[str, Any] = {"name": name}
+    for kind, run in runs.items():
+        if run is None:
+            continue
+        kept = slice(int(run.saved))
+        theory = np.asarray(of_time(run.ts[kept]))
+        apart = np.abs(np.asarray(run.observed[name])[kept] - theory)
+        size = np.abs(theory).max(initial=0.0)
+        entry[kind] = float(apart.max(initial=0.0) / (size if size > 0 else 1.0))
+    return entry
+
+
+def stability(
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    gap: Gap | None,
+    top: float | None,
+    learning_rate: float,
+    momentum: float,
+) -> dict[str, Any]:
+    """Whether gradient descent is stable, from the largest Hessian eigenvalue at the
+    start (None: unknown). Momentum β moves the edge to 2(1 + β)/learning rate.
+    """
+    edge = 2 * (1 + momentum)
+    stable = None if top is None or top <= 0 else edge / top
+    found = {
+        "start": top,
+        "learning_rate": learning_rate,
+        "edge": edge / learning_rate,
+        "largest_stable_learning_rate": stable,
+        "past_edge": None if top is None else learning_rate * top > edge,
+        "largest": {
+            name: float(np.nanmax(run.observed["sharpness"][: int(run.saved)]))
+            for name, run in (("flow", flow), ("descent", descent))
+            if run is not None and "sharpness" in run.observed and run.saved > 0
+        },
+        "past_edge_since": (
+            None if gap is None or gap.past_edge is None else float(gap.past_edge)
+        ),
+    }
+    return _undefined_to_none(found)
 
 
 def _run(system, run) -> dict[str, Any]:
@@ -125,7 +185,9 @@ def table(summary: dict[str, Any]) -> str:
     """The summary as lines for a terminal."""
     parts = [_header(summary)]
     if summary["flow"] or summary["descent"]:
-        parts.append(_observable_rows(summary))
+        parts += [
+            rows for rows in (_observable_rows(summary), _splits(summary)) if rows
+        ]
     if summary["laws"]:
         parts.append(law_table(summary))
     return "\n\n".join(parts)
@@ -153,6 +215,7 @@ def _header(summary) -> str:
         if left["time"] is not None:
             line += f"; beyond {left['fraction']:.0%} from t = {left['time']:g}"
         lines.append(line)
+    lines += _theory(summary)
     sharp = summary["sharpness"]
     rate, edge = sharp["learning_rate"], sharp["largest_stable_learning_rate"]
     if edge is not None:
@@ -171,6 +234,25 @@ def _header(summary) -> str:
             line += f": past the edge from t = {since:g}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def _theory(summary) -> list[str]:
+    """Reductions and closed forms beside the full model."""
+    lines = []
+    for one in summary["reductions"]:
+        line = f"theory   {one['name']} ({one['kind']}, defect {one['defect']:.1e})"
+        if one["max_relative"] is not None:
+            line += f": {one['max_relative']:.1e} of the largest value at most from the"
+            line += (
+                f" full flow, numerical error {_number(one['numerical_error'], '.1e')}"
+            )
+        lines.append(line)
+    for one in summary["closed_forms"]:
+        apart = ", ".join(
+            f"{kind} {one[kind]:.1e}" for kind in ("flow", "descent") if kind in one
+        )
+        lines.append(f"theory   closed form of {one['name']}: {apart} from it")
+    return lines
 
 
 def _cost(run) -> str:
@@ -209,8 +291,8 @@ def _observable_rows(summary) -> str:
     flow, descent = summary["flow"], summary["descent"]
     gap = (summary["gap"] or {}).get("observables", {})
     rows = [("observable", "flow", "descent", "gap", "at the end", "numerical error")]
-    ours = {} if flow is None else _flat(flow["final"])
-    theirs = {} if descent is None else _flat(descent["final"])
+    ours = {} if flow is None else _whole(flow["final"])
+    theirs = {} if descent is None else _whole(descent["final"])
     for name in {**(ours or theirs), **gap}:
         one = gap.get(name, {})
         rows.append(
@@ -223,18 +305,25 @@ def _observable_rows(summary) -> str:
                 _number(one.get("absolute_error"), ".1e"),
             )
         )
-    return _columns(rows)
+    return _columns(rows) if len(rows) > 1 else ""
 
 
-def _flat(final: dict[str, Any]) -> dict[str, Any]:
-    """One entry for each named value of an observable."""
-    flat = {}
-    for name, value in final.items():
-        if isinstance(value, dict):
-            flat |= {f"{name} {entry}": item for entry, item in value.items()}
-        else:
-            flat[name] = value
-    return flat
+def _whole(final: dict[str, Any]) -> dict[str, Any]:
+    """The values that are not by split."""
+    return {name: v for name, v in final.items() if not isinstance(v, dict)}
+
+
+def _splits(summary) -> str:
+    """What has a value for each split, as a table; empty where nothing has."""
+    rows = []
+    for kind in ("flow", "descent"):
+        final = {} if summary[kind] is None else summary[kind]["final"]
+        for name, value in final.items():
+            if isinstance(value, dict):
+                if not rows:
+                    rows.append(("by split", "run", *value))
+                rows.append((name, kind, *(_number(item) for item in value.values())))
+    return _columns(rows) if rows else ""
 
 
 def law_table(summary: dict[str, Any]) -> str:

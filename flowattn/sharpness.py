@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from matfree import decomp
 
 from .errors import InputError
+from .flows import scaled
 from .observables import Observable
 from .precision import highest_precision
 
@@ -19,13 +20,16 @@ from .precision import highest_precision
 _PRODUCTS = 24
 
 
-def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
+def sharpness(
+    loss: Callable[[Any], Scalar], k: int = 1, rates: PyTree | None = None
+) -> Observable:
     """The `k` largest Hessian eigenvalues of `loss`, in falling order, an observable.
 
     Lanczos on Hessian-vector products (matfree), from a fixed start, with
     `_PRODUCTS + 2 k` products, fewer where there are fewer parameters; what is beyond
     the Krylov space is nan. Gradient descent with learning rate η is stable below the
-    edge 2/η. Raises `InputError` for a `k` below 1.
+    edge 2/η. With the `rates` r of a `GradientFlow` the eigenvalues are those of
+    √r H √r, which say the same of its descent. Raises `InputError` for a `k` below 1.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> rates = jnp.array([1.0, 30.0])
@@ -38,13 +42,18 @@ def sharpness(loss: Callable[[Any], Scalar], k: int = 1) -> Observable:
         raise InputError(f"sharpness needs k of at least 1, got {k}")
     modes = tuple(f"λ{number}" for number in range(1, k + 1))
     return Observable(
-        _Largest(loss, k), ("mode",), "1/time", "sharpness", coords={"mode": modes}
+        _Largest(loss, k, rates),
+        ("mode",),
+        "1/time",
+        "sharpness",
+        coords={"mode": modes},
     )
 
 
 class _Largest(eqx.Module):
     loss: Callable[[Any], Scalar]
     k: int = eqx.field(static=True)
+    rates: PyTree | None
 
     @eqx.filter_jit
     def __call__(self, params: PyTree) -> Float[Array, " mode"]:
@@ -55,9 +64,12 @@ class _Largest(eqx.Module):
             grad = eqx.filter_grad(self.loss)(eqx.combine(arrays, static))
             return eqx.filter(grad, eqx.is_inexact_array)
 
+        ones = jax.tree.map(jnp.ones_like, arrays)
+        root = jnp.sqrt(ravel_pytree(scaled(self.rates, ones))[0])
+
         def product(v):
-            _, hv = jax.jvp(gradient, (arrays,), (unravel(v),))
-            return ravel_pytree(hv)[0]
+            _, hv = jax.jvp(gradient, (arrays,), (unravel(root * v),))
+            return root * ravel_pytree(hv)[0]
 
         products = min(_PRODUCTS + 2 * self.k, flat.size)
         # A fixed start keeps this a function of the parameters.

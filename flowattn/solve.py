@@ -173,7 +173,8 @@ def _in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
 
     with highest_precision():
         state = whole.begin()
-        if len(whole.methods) == 1 and whole.times.dtype == jnp.float64:
+        resolved = whole.times.dtype == jnp.float64 and not whole.flow.jumps
+        if len(whole.methods) == 1 and resolved:
             # Double precision resolves steps of 4e-14 of the time: one segment.
             state = segment(state)
         else:

@@ -120,12 +120,6 @@ class Trajectory(eqx.Module):
         """Which of the output times the run reached."""
         return jnp.arange(self.ts.shape[0]) < self.saved
 
-    def drifts(self, name: str) -> Float[Array, " time"]:
-        """Largest change over entries of an observable since the start, over time."""
-        values = self.observed[name]
-        change = jnp.abs(values - values[:1])
-        return change.reshape(change.shape[0], -1).max(axis=1)
-
     def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
         """An xarray data set: observables (with dims, units, long names), their
         estimated errors as `NAME_error`, and final parameters as `params.PATH`.

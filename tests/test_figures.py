@@ -11,7 +11,7 @@ from flowattn.cli import main
 from flowattn.descend import descend
 from flowattn.errors import InputError
 from flowattn.figures import FIGURES, Figure, Runs, missing, sentiment
-from flowattn.figures.panels import Curve, Panel, drawn
+from flowattn.plotting import Curve, Panel, drawn
 from flowattn.systems import TopicWords
 
 from .systems import small

@@ -16,7 +16,6 @@ import numpy as np
 from ..compare import Gap, compare
 from ..descend import descend
 from ..errors import InputError
-from ..flows import GradientFlow
 from ..plotting import Drawing
 from ..segments import Progress
 from ..solve import solve
@@ -113,7 +112,7 @@ class Runs:
             name = f"flow of {_described(system)}, seed {seed}"
             self.tell(f"{name}, to t = {ts[-1]:g}")
             made = solve(
-                GradientFlow(problem.loss),
+                problem.flow,
                 problem.params,
                 ts=ts,
                 rtol=rtol,

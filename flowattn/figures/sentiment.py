@@ -5,12 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 
-from ..plotting import Drawing
+from ..plotting import Curve, Drawing, Panel, drawn
 from ..sharpness import sharpness
 from ..systems import TopicWords
 from ..systems.topic_words import Classifier
 from .base import Figure, Pair, Runs
-from .panels import Curve, Panel, drawn
 
 _PAPER = "Lu, Mao & Nayak 2021"
 _CHOSEN = 100  # words whose SEN curves are shown

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..laws import drift
-from ..plotting import Drawing
+from ..plotting import Curve, Drawing, Panel, drawn, lines
 from ..solve import solve
 from ..systems import TopicWords
 from ..systems.topic_words import Classifier, Part
 from .base import Figure, Pair, Runs
-from .panels import Curve, Panel, drawn, lines
 
 _PAPER = "Lu, Mao & Nayak 2021"
 _CLASSIFIERS: tuple[Classifier, ...] = ("fixed", "linear", "two-layer")

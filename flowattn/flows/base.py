@@ -1,6 +1,7 @@
 """Flow: a vector field on parameters."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 from jaxtyping import PyTree, Scalar
@@ -13,6 +14,15 @@ class AbstractFlow(eqx.Module):
     activation function, an integer) stays, and is `None` in what the flow returns.
     A flow is itself a PyTree: data it holds enters compiled code as arguments.
     """
+
+    @property
+    def jumps(self) -> tuple[Any, ...]:
+        """Times at which the field jumps, in increasing order.
+
+        A solve steps up to each and begins anew from there, and on either side asks
+        for times of that side alone.
+        """
+        return ()
 
     @abc.abstractmethod
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:

@@ -9,3 +9,6 @@ from .attention import sen_norm as sen_norm
 from .base import Law as Law
 from .base import drift as drift
 from .base import drift_path as drift_path
+from .focus import hard_focus as hard_focus
+from .focus import marginal_focus as marginal_focus
+from .focus import soft_focus as soft_focus

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ..errors import InputError
 from ..observables import AbstractObservable, Label
@@ -17,8 +17,9 @@ class Law(AbstractObservable):
 
     `terms` maps parameters to an array whose leading axis runs over the terms of h:
     h is their sum, and the largest of them is the scale against which a drift is
-    small. `kind` says whether the flow keeps h exactly or only approximately within
-    `regime`; `citation` where it is derived.
+    small. It holds between the times `since` and `until`. `kind` says whether the flow
+    keeps h exactly or only approximately within `regime`; `citation` where it is
+    derived.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> total = fa.Law(lambda x: x, "total", "exact", dims=())
@@ -32,6 +33,8 @@ class Law(AbstractObservable):
     regime: str = eqx.field(static=True)
     citation: str = eqx.field(static=True)
     label: Label
+    since: Any
+    until: Any
 
     def __init__(
         self,
@@ -44,6 +47,8 @@ class Law(AbstractObservable):
         dims: tuple[str, ...] | None = None,
         units: str = "1",
         long_name: str = "",
+        since: Any = -jnp.inf,
+        until: Any = jnp.inf,
     ):
         self.terms = terms
         self.name = name
@@ -51,6 +56,8 @@ class Law(AbstractObservable):
         self.regime = regime
         self.citation = citation
         self.label = Label(dims, units, long_name or name)
+        self.since = since
+        self.until = until
 
     def __call__(self, params: PyTree) -> Array:
         terms = self.terms(params)
@@ -71,10 +78,10 @@ def drift(
 ) -> Float[Array, ""]:
     """How far a run leaves a law: max |h(t) − h(0)| over the scale of h.
 
-    The scale is the larger of max |h(0)| and the largest single term of h over the
-    run; where both are 0 the drift is absolute, and where h becomes nan it
-    is nan. `until` ends the look at a time. The
-    trajectory must have observed the law.
+    Of a law that holds from a time on, 0 is the first output time from there. The
+    scale is the larger of max |h(0)| and the largest single term of h over the run;
+    where both are 0 the drift is absolute, and where h becomes nan it is nan. `until`
+    ends the look at a time. The trajectory must have observed the law.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> law = fa.Law(lambda x: x, "total", "exact", dims=())
@@ -83,9 +90,18 @@ def drift(
     >>> bool(fa.drift(law, traj) < 1e-6)
     True
     """
-    path = drift_path(law, trajectory, until)
-    seen = trajectory.reached & (trajectory.ts <= until)
-    return jnp.max(jnp.where(seen, path, 0.0))
+    return _largest(drift_path(law, trajectory, until), law, trajectory, until)
+
+
+@eqx.filter_jit
+def _largest(path, law, trajectory, until):
+    return jnp.max(jnp.where(_seen(law, trajectory, until), path, 0.0))
+
+
+def _seen(law: Law, trajectory: Trajectory, until: Any) -> Bool[Array, " time"]:
+    """The times at which a law is looked at."""
+    ts = trajectory.ts
+    return trajectory.reached & (ts <= until) & (ts >= law.since) & (ts <= law.until)
 
 
 def drift_path(
@@ -96,9 +112,16 @@ def drift_path(
         raise KeyError(
             f"the run did not observe the law {law.name!r}; pass it in `observe`"
         )
-    seen = trajectory.reached & (trajectory.ts <= until)
-    start = jnp.max(jnp.abs(trajectory.observed[law.name][0]))
+    return _drift_path(law, trajectory, jnp.asarray(until))
+
+
+@eqx.filter_jit
+def _drift_path(law, trajectory, until):
+    seen = _seen(law, trajectory, until)
+    values = trajectory.observed[law.name]
+    values = values.reshape(values.shape[0], -1)
+    first = values[jnp.argmax(seen)]
     terms = jnp.nanmax(jnp.where(seen, trajectory.scales[law.name], 0.0))
-    scale = jnp.maximum(start, terms)
-    change = trajectory.drifts(law.name) / jnp.where(scale > 0, scale, 1.0)
-    return jnp.where(seen, change, jnp.nan)
+    scale = jnp.maximum(jnp.max(jnp.abs(first)), terms)
+    change = jnp.max(jnp.abs(values - first[None]), axis=1)
+    return jnp.where(seen, change / jnp.where(scale > 0, scale, 1.0), jnp.nan)

@@ -4,3 +4,7 @@ from .attention import AttentionClassifier as AttentionClassifier
 from .classifiers import AbstractClassifier as AbstractClassifier
 from .classifiers import LinearClassifier as LinearClassifier
 from .classifiers import TwoLayerClassifier as TwoLayerClassifier
+from .focus import AbstractFocusModel as AbstractFocusModel
+from .focus import ImageFocus as ImageFocus
+from .focus import LinearFocus as LinearFocus
+from .focus import Network as Network

@@ -1,7 +1,10 @@
-"""Systems: one file a paper."""
+"""Systems: one paper's setting each."""
 
 from .base import AbstractSystem as AbstractSystem
+from .base import Defaults as Defaults
 from .base import Problem as Problem
+from .base import Then as Then
+from .focus import Focus as Focus
 from .topic_words import TopicWords as TopicWords
 
-SYSTEMS: dict[str, type[AbstractSystem]] = {TopicWords.name: TopicWords}
+SYSTEMS: dict[str, type[AbstractSystem]] = {s.name: s for s in (TopicWords, Focus)}

@@ -2,13 +2,16 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from ..flows import AbstractFlow, GradientFlow, SwitchedFlow
 from ..laws import Law
+from ..losses import AbstractBatchLoss
 from ..observables import Observable
 from ..reductions import Reduction
 from ..tasks import Corpus
@@ -18,12 +21,39 @@ from ..trajectory import Trajectory
 _LONGEST_IN_SUMMARY = 100
 
 
+class Then(NamedTuple):
+    """A loss that is trained on from a time on."""
+
+    at: Any
+    loss: Any
+
+
+class Defaults(NamedTuple):
+    """How a system is run where nothing is asked.
+
+    `t1`: the flow's end, None: no flow; `steps` of the descent, None: as many as lead
+    to t1, 0: no descent; `outputs`: at how many times both are observed.
+    """
+
+    t1: float | None = 500.0
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    steps: int | None = None
+    outputs: int = 100
+
+
 class Problem(eqx.Module):
     """One instance of a system: drawn data and initial parameters.
 
     `loss` and `validation` map parameters (shaped as `params`) to a scalar; both carry
     their data. `observables`, `laws` and `reductions` are by name. `model` gives the
-    whole model for parameters, `corpus` the sentences, where there are any.
+    whole model for parameters, `corpus` the sentences, where there are any. `rates`
+    are factors of the gradient (see `GradientFlow`), `then` a loss that takes over at
+    a time. `closed_forms`: observables by name as functions of time, where they are
+    known.
+
+    `flow` is what `solve` integrates; `descent` what `descend` needs beside a learning
+    rate and steps to follow it.
     """
 
     params: PyTree
@@ -34,6 +64,36 @@ class Problem(eqx.Module):
     reductions: dict[str, Reduction]
     model: Callable[[PyTree], Any]
     corpus: Corpus | None = None
+    rates: PyTree | None = None
+    then: Then | None = None
+    closed_forms: dict[str, Callable[[Any], Any]] = eqx.field(default_factory=dict)
+
+    @property
+    def flow(self) -> AbstractFlow:
+        """The gradient flow of the loss, and from its time on of the next one."""
+        return flow_of(self.loss, self.rates, self.then)
+
+    @property
+    def edge(self) -> bool:
+        """Whether the whole gradient is descended, which has a stability edge."""
+        loss = self.loss
+        return not isinstance(loss, AbstractBatchLoss) or loss.whole
+
+    def descent(self, time_per_step: Any) -> dict[str, Any]:
+        """The arguments `rates` and `then` of `descend`."""
+        if self.then is None:
+            return {"rates": self.rates}
+        # The step that begins at the switch, or is the first to begin after it.
+        first = jnp.ceil(jnp.asarray(self.then.at) / time_per_step - 1e-6)
+        return {"rates": self.rates, "then": (first.astype(int), self.then.loss)}
+
+
+def flow_of(loss: Any, rates: PyTree | None, then: Then | None) -> AbstractFlow:
+    """The gradient flow of a loss, and from a time on of another."""
+    first = GradientFlow(loss, rates)
+    if then is None:
+        return first
+    return SwitchedFlow(first, GradientFlow(then.loss, rates), then.at)
 
 
 class AbstractSystem(eqx.Module):
@@ -45,8 +105,15 @@ class AbstractSystem(eqx.Module):
 
     name: ClassVar[str]
     citation: ClassVar[str]
-    t1: ClassVar[float] = 500.0
-    learning_rate: ClassVar[float] = 0.1
+
+    @property
+    def defaults(self) -> Defaults:
+        """How it is run where nothing is asked."""
+        return Defaults()
+
+    def require_within(self, t1: float) -> None:
+        """Raises `InputError` where a run to a time would make no sense."""
+        del t1
 
     @abc.abstractmethod
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import PRNGKeyArray
 
 from .. import laws
-from ..errors import InputError, require_positive
+from ..errors import InputError, require_choice, require_positive
 from ..laws import Law
 from ..models import AttentionClassifier, LinearClassifier, TwoLayerClassifier
 from ..reductions import Reduction
@@ -100,13 +100,13 @@ class TopicWords(AbstractSystem):
     """Standard deviation of the initial query."""
 
     def __check_init__(self):
-        _choose("classifier", self.classifier, ("fixed", "linear", "two-layer"))
-        _choose("padding", self.padding, ("mask", "attend"))
-        _choose("form", self.form, ("keys", "scores", "logits", None))
+        require_choice("classifier", self.classifier, ("fixed", "linear", "two-layer"))
+        require_choice("padding", self.padding, ("mask", "attend"))
+        require_choice("form", self.form, ("keys", "scores", "logits", None))
         parts = ("query", "keys", "embeddings", "classifier")
         if self.trained is not None:
             for part in self.trained:
-                _choose("trained", part, parts)
+                require_choice("trained", part, parts)
             if not self.trained:
                 raise InputError(f"trained is empty; choose any of: {', '.join(parts)}")
         if self.classifier == "fixed" and "classifier" in (self.trained or ()):
@@ -278,12 +278,6 @@ class TopicWords(AbstractSystem):
 
 def _is_zero(value) -> bool:
     return isinstance(value, int | float) and value == 0
-
-
-def _choose(name: str, value, choices: tuple) -> None:
-    if value not in choices:
-        names = ", ".join(str(choice) for choice in choices if choice is not None)
-        raise InputError(f"{name} {value!r} is unknown; choose from: {names}")
 
 
 def _split(model: AttentionClassifier, parts: tuple[str, ...]):

@@ -1,6 +1,14 @@
 """Tasks: what generates or holds the data."""
 
 from .bags import Bag as Bag
+from .images import ImageSet as ImageSet
+from .images import cifar10 as cifar10
+from .images import digits as digits
+from .mosaics import ImageMosaics as ImageMosaics
+from .mosaics import ImageMosaicsTask as ImageMosaicsTask
+from .mosaics import MosaicSplits as MosaicSplits
+from .mosaics import OrthogonalMosaics as OrthogonalMosaics
+from .mosaics import OrthogonalMosaicsTask as OrthogonalMosaicsTask
 from .sentences import Corpus as Corpus
 from .sentences import Sentences as Sentences
 from .text import NAMED_CORPORA as NAMED_CORPORA

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .compare import Gap
-from .errors import InputError
-from .laws import Law, drift_path
-from .trajectory import Trajectory
+from ..compare import Gap
+from ..errors import InputError
+from ..laws import Law, drift_path
+from ..trajectory import Trajectory
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +48,7 @@ STYLE: dict[Any, Any] = {
 # Axes cannot show more than this, and a diverged run has it.
 _LARGEST = 1e30
 
-_TIME = "flow time t  (learning rate × steps)"
+TIME = "flow time t  (learning rate × steps)"
 
 
 def styled(function: Callable[P, R]) -> Callable[P, R]:
@@ -74,7 +74,7 @@ class Drawing(NamedTuple):
         self.figure.savefig(path)
 
 
-def _figure(columns: int, width: float = 3.6, height: float = 3.0):
+def canvas_of(columns: int, width: float = 3.6, height: float = 3.0):
     figure = Figure(figsize=(width * columns, height))
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
@@ -84,33 +84,33 @@ def positive(values: np.ndarray) -> np.ndarray:
     return np.where((values > 0) & (values < _LARGEST), values, np.nan)
 
 
-def _time_axis(axes: Axes, times: Any) -> None:
+def time_axis(axes: Axes, times: Any) -> None:
     """Label the time axis; make it logarithmic where output times were spaced so."""
-    axes.set_xlabel(_TIME)
+    axes.set_xlabel(TIME)
     if len(times) > 2 and float(times[1]) * 5 * len(times) < float(times[-1]):
         axes.set_xscale("log")
 
 
-def _one_of(flow: Trajectory | None, descent: Trajectory | None) -> Trajectory:
+def one_of(flow: Trajectory | None, descent: Trajectory | None) -> Trajectory:
     run = flow if flow is not None else descent
     if run is None:
         raise InputError("there is neither a flow nor a descent to draw")
     return run
 
 
-def _reached(run: Trajectory, name: str) -> tuple[np.ndarray, np.ndarray]:
+def reached(run: Trajectory, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Times and values (time × entries) that a run reached and axes can show."""
-    reached = np.asarray(run.reached)
-    values = np.asarray(run.observed[name])[reached]
+    kept = np.asarray(run.reached)
+    values = np.asarray(run.observed[name])[kept]
     values = np.where(np.abs(values) < _LARGEST, values, np.nan)
-    return np.asarray(run.ts)[reached], values.reshape(len(values), -1)
+    return np.asarray(run.ts)[kept], values.reshape(len(values), -1)
 
 
-def _thin(x: np.ndarray, points: int = 25) -> slice:
+def thin(x: np.ndarray, points: int = 25) -> slice:
     return slice(None, None, max(1, len(x) // points))
 
 
-def _entries(name: str, run: Trajectory, entries) -> tuple[list[int], list[str]]:
+def entries_of(name: str, run: Trajectory, entries) -> tuple[list[int], list[str]]:
     """The entries of an observable to draw, and their names."""
     label = dict(run.labels)[name]
     count = int(np.prod(run.observed[name].shape[1:]))
@@ -134,17 +134,17 @@ def plot_observable(
 
     `entries` chooses among the entries of a vector observable; `log` the scale.
     """
-    axes = _figure(1)[1][0] if axes is None else axes
+    axes = canvas_of(1)[1][0] if axes is None else axes
     assert axes is not None
     figure = axes.get_figure(root=True)
     assert figure is not None
-    first = _one_of(flow, descent)
-    chosen, names = _entries(name, first, entries)
+    first = one_of(flow, descent)
+    chosen, names = entries_of(name, first, entries)
     curves = {}
     for run, kind in ((flow, "flow"), (descent, "gradient descent")):
         if run is None:
             continue
-        times, values = _reached(run, name)
+        times, values = reached(run, name)
         for number, (entry, text) in enumerate(zip(chosen, names, strict=True)):
             colour = COLOURS[number % len(COLOURS)]
             curve = f"{text} {kind}".strip()
@@ -153,7 +153,7 @@ def plot_observable(
                 axes.plot(times, values[:, entry], color=colour, label=legend, zorder=3)
             else:
                 # One curve has room for every point, and may hide a spike without.
-                points = _thin(times, 25 if len(chosen) > 1 else len(times))
+                points = thin(times, 25 if len(chosen) > 1 else len(times))
                 axes.plot(
                     times[points],
                     values[points, entry],
@@ -167,7 +167,7 @@ def plot_observable(
     label = dict(first.labels)[name]
     units = "" if label.units == "1" else f"  [{label.units}]"
     axes.set_ylabel((label.long_name or name) + units)
-    _time_axis(axes, first.ts)
+    time_axis(axes, first.ts)
     if log:
         axes.set_yscale("log")
     if len(chosen) <= 10:
@@ -186,13 +186,13 @@ def plot_training(
     """Several observables side by side; the first, a loss, on a logarithmic scale
     where it falls far enough.
     """
-    figure, panels = _figure(len(names))
+    figure, panels = canvas_of(len(names))
     curves = {}
-    losses = _reached(_one_of(flow, descent), names[0])[1]
+    losses = reached(one_of(flow, descent), names[0])[1]
     lowest, highest = float(np.nanmin(losses)), float(np.nanmax(losses))
     decades = 0 < 10 * lowest < highest
     for axes, name in zip(panels, names, strict=True):
-        chosen = None if _one_of(flow, descent).observed[name].ndim == 1 else entries
+        chosen = None if one_of(flow, descent).observed[name].ndim == 1 else entries
         drawn = plot_observable(
             name, flow, descent, axes, entries=chosen, log=decades and name == names[0]
         )
@@ -203,62 +203,9 @@ def plot_training(
 
 
 @styled
-def plot_sen(
-    flow: Trajectory | None,
-    descent: Trajectory | None,
-    prefix: str,
-    entries: list[int],
-) -> Drawing:
-    """Norm against score of chosen words, with the SEN relation's curve beside each.
-
-    Reads the observables `{prefix}_score`, `{prefix}_norm` and `{prefix}_sen_norm`.
-    """
-    figure, [left, right] = _figure(2, width=4.4, height=3.6)
-    first = _one_of(flow, descent)
-    _, names = _entries(f"{prefix}_score", first, entries)
-    curves = {}
-    for number, (entry, text) in enumerate(zip(entries, names, strict=True)):
-        colour = COLOURS[number % len(COLOURS)]
-        times, scores = _reached(first, f"{prefix}_score")
-        _, norms = _reached(first, f"{prefix}_norm")
-        _, theory = _reached(first, f"{prefix}_sen_norm")
-        score, norm, sen = scores[:, entry], norms[:, entry], theory[:, entry]
-        left.plot(score, sen, color="black", ls="--", lw=0.8, zorder=4)
-        if flow is not None:
-            left.plot(score, norm, color=colour, label=text)
-        if descent is not None:
-            x = _reached(descent, f"{prefix}_score")[1][:, entry]
-            y = _reached(descent, f"{prefix}_norm")[1][:, entry]
-            points = _thin(x)
-            marker = MARKERS[number % len(MARKERS)]
-            left.plot(
-                x[points],
-                y[points],
-                marker,
-                mfc="none",
-                color=colour,
-                label=None if flow is not None else text,
-            )
-            curves[f"{text} gradient descent"] = (x, y)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            relative = np.abs(norm / sen - 1)
-        right.plot(times, positive(100 * relative), color=colour, label=text)
-        curves[f"{text} measured"] = (score, norm)
-        curves[f"{text} theory"] = (score, sen)
-        curves[f"{text} relative error"] = (times, relative)
-    left.set(xlabel="score s", ylabel="‖q‖‖ν‖")
-    left.set_title("line: flow, dashed: SEN, points: descent", fontsize=9)
-    left.legend(ncols=2, title="topic word" if prefix == "topic" else None)
-    right.set(ylabel="|measured / SEN − 1|  [%]", yscale="log")
-    _time_axis(right, first.ts)
-    right.set_title("relative error of the SEN relation", fontsize=9)
-    return Drawing(figure, curves)
-
-
-@styled
 def plot_gap(gap: Gap) -> Drawing:
     """The relative gap of every observable over time, its numerical error dashed."""
-    figure, [axes] = _figure(1, width=5.6, height=3.6)
+    figure, [axes] = canvas_of(1, width=5.6, height=3.6)
     curves = {}
     times = np.asarray(gap.ts)
     for number, (name, one) in enumerate(gap.observables.items()):
@@ -274,7 +221,7 @@ def plot_gap(gap: Gap) -> Drawing:
             axes.plot(times, shown, color=colour, ls="--", lw=1)
             curves[f"{name} numerical error"] = (times, np.asarray(error))
     axes.set(ylabel="|descent − flow| / largest |observable|", yscale="log")
-    _time_axis(axes, gap.ts)
+    time_axis(axes, gap.ts)
     if curves:
         # The first points, when everything is still at rest, would fill the picture.
         medians = [np.nanmedian(positive(y)) for _, y in curves.values() if y.any()]
@@ -291,12 +238,12 @@ def plot_sharpness(
     flow: Trajectory | None, descent: Trajectory | None, learning_rate: float
 ) -> Drawing:
     """The observable "sharpness" over time, and gradient descent's edge 2/η."""
-    figure, [axes] = _figure(1, width=5.6, height=3.6)
-    first = _one_of(flow, descent)
+    figure, [axes] = canvas_of(1, width=5.6, height=3.6)
+    first = one_of(flow, descent)
     drawn = plot_observable("sharpness", flow, descent, axes)
     edge = 2 / learning_rate
     axes.axhline(edge, color="black", ls=":", lw=1, label=f"2/η, η = {learning_rate:g}")
-    times, values = _reached(first, "sharpness")
+    times, values = reached(first, "sharpness")
     if np.nanmin(values) > 0:
         axes.set_yscale("log")
     axes.set(ylabel="Hessian eigenvalue  [1/time]")
@@ -311,7 +258,7 @@ def plot_drift(
     laws: Mapping[str, Law], flow: Trajectory | None, descent: Trajectory | None
 ) -> Drawing:
     """|h(t) − h(0)| of each law over its scale: flow as lines, descent as points."""
-    figure, [axes] = _figure(1, width=5.6, height=3.6)
+    figure, [axes] = canvas_of(1, width=5.6, height=3.6)
     curves = {}
     for number, (name, law) in enumerate(laws.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -324,7 +271,7 @@ def plot_drift(
             if run is flow:
                 axes.plot(times, shown, color=colour, label=text)
             else:
-                points = _thin(times)
+                points = thin(times)
                 marker = MARKERS[number % len(MARKERS)]
                 axes.plot(
                     times[points],
@@ -336,7 +283,7 @@ def plot_drift(
                 )
             curves[f"{name} {kind}"] = (times, values)
     axes.set(ylabel="|h(t) − h(0)| / scale of h", yscale="log")
-    _time_axis(axes, _one_of(flow, descent).ts)
+    time_axis(axes, one_of(flow, descent).ts)
     axes.set_title("line: flow, points: gradient descent", fontsize=9)
     axes.legend()
     return Drawing(figure, curves)
@@ -350,7 +297,7 @@ def plot_work(
     against another entry `x` of the rows; one curve for each solver.
     """
     labels = {"error": "achieved error", "largest_rate": "largest rate λ"}
-    figure, [axes] = _figure(1, width=5.6, height=4.0)
+    figure, [axes] = canvas_of(1, width=5.6, height=4.0)
     curves = {}
     names = dict.fromkeys(row["solver"] for row in rows)
     for number, name in enumerate(names):
@@ -371,33 +318,19 @@ def plot_work(
     return Drawing(figure, curves)
 
 
-@styled
-def plot_topic_words(
+def plot_common(
     flow: Trajectory | None,
     descent: Trajectory | None,
     gap: Gap | None,
     laws: Mapping[str, Law],
     learning_rate: float,
 ) -> dict[str, Drawing]:
-    """The figures of one run of topic words, by name.
-
-    Of real text the eight words with the highest score at the end are shown.
-    """
-    first = _one_of(flow, descent)
-    prefix = "topic" if "topic_score" in first.observed else "word"
-    scores = _reached(first, f"{prefix}_score")[1][-1]
-    entries = list(range(min(8, len(scores))))
-    if prefix == "word":
-        entries = [int(i) for i in np.argsort(-scores)[:8]]
-    names = ["loss", f"{prefix}_score", f"{prefix}_norm"]
-    drawings = {
-        "training": plot_training(flow, descent, names, entries=entries),
-        "sen": plot_sen(flow, descent, prefix, entries),
-    }
+    """The figures that every system's run has, by name: gap, laws, sharpness."""
+    drawings = {}
     if gap is not None:
         drawings["gap"] = plot_gap(gap)
     if laws:
         drawings["laws"] = plot_drift(laws, flow, descent)
-    if "sharpness" in first.observed:
+    if "sharpness" in one_of(flow, descent).observed:
         drawings["sharpness"] = plot_sharpness(flow, descent, learning_rate)
     return drawings

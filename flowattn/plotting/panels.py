@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullFormatter
 
-from ..plotting import COLOURS, MARKERS, Drawing, positive, styled
+from .base import COLOURS, MARKERS, Drawing, positive, styled
 
 _LINES = {"line": "-", "dashed": "--", "dotted": ":"}
 

@@ -1,0 +1,40 @@
+"""A flow that changes its field at a time."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree, Scalar
+
+from .base import AbstractFlow
+
+
+class SwitchedFlow(AbstractFlow):
+    """One flow up to a time, another from there: `first` while t < `at`, then `then`.
+
+    Both move the same parameters. `solve` steps exactly up to the switch, so that its
+    order is kept; this is how a loss that is swapped in mid-training is integrated.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> down = fa.GradientFlow(lambda x: jnp.sum(x))
+    >>> up = fa.GradientFlow(lambda x: -jnp.sum(x))
+    >>> flow = fa.SwitchedFlow(down, up, at=2.0)
+    >>> round(float(fa.solve(flow, jnp.array([5.0]), t1=3.0).params[0]), 6)
+    4.0
+    """
+
+    first: AbstractFlow
+    then: AbstractFlow
+    at: Any
+
+    @property
+    def jumps(self) -> tuple[Any, ...]:
+        """The time of the switch, between those of the two flows."""
+        return (*self.first.jumps, self.at, *self.then.jumps)
+
+    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
+        return jax.lax.cond(
+            jnp.asarray(t) < self.at,
+            lambda: self.first(params, t),
+            lambda: self.then(params, t),
+        )

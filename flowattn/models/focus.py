@@ -1,0 +1,143 @@
+"""Focus models: attention over the segments of a mosaic, and a classifier.
+
+Each gives, for mosaics, the focus scores of the segments, the logits of each segment,
+and the logits of the attention-weighted average of the segments.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..tasks import ImageMosaics, OrthogonalMosaics
+from .classifiers import LinearClassifier
+
+# Networks are applied to so many images at once.
+_TOGETHER = 1024
+
+
+class AbstractFocusModel(eqx.Module):
+    """Scores and logits of the segments of mosaics."""
+
+    @abc.abstractmethod
+    def scores(self, mosaics: Any) -> Float[Array, "mosaics segments"]:
+        """The focus score of each segment."""
+
+    @abc.abstractmethod
+    def each(self, mosaics: Any) -> Float[Array, "mosaics segments classes"]:
+        """The classifier's logits for each segment."""
+
+    @abc.abstractmethod
+    def averaged(
+        self, mosaics: Any, attention: Float[Array, "mosaics segments"]
+    ) -> Float[Array, "mosaics classes"]:
+        """The classifier's logits for the average of the segments by attention."""
+
+
+class LinearFocus(AbstractFocusModel):
+    """Scores x·u and logits x W, for the linear orthogonal task."""
+
+    focus: Float[Array, " coordinates"]
+    classifier: LinearClassifier
+
+    def scores(self, mosaics: OrthogonalMosaics):
+        front = (mosaics.foreground @ self.focus)[:, None]
+        if mosaics.background is None:
+            return jnp.pad(front, ((0, 0), (0, mosaics.segments - 1)))
+        return jnp.concatenate([front, mosaics.background * self.focus[-1]], axis=1)
+
+    def each(self, mosaics: OrthogonalMosaics):
+        front = (mosaics.foreground @ self.classifier.weight)[:, None]
+        if mosaics.background is None:
+            return jnp.pad(front, ((0, 0), (0, mosaics.segments - 1), (0, 0)))
+        last = self.classifier.weight[-1][None, None]
+        return jnp.concatenate([front, mosaics.background[..., None] * last], axis=1)
+
+    def averaged(self, mosaics: OrthogonalMosaics, attention):
+        logits = attention[:, :1] * (mosaics.foreground @ self.classifier.weight)
+        if mosaics.background is None:
+            return logits
+        rest = jnp.sum(attention[:, 1:] * mosaics.background, axis=1)
+        return logits + rest[:, None] * self.classifier.weight[-1][None]
+
+
+class Network(eqx.Module):
+    """A small network of images: an MLP of the pixels, or two convolutions with
+    pooling and a linear map.
+    """
+
+    layers: eqx.nn.Sequential
+
+    def __call__(
+        self, image: Float[Array, "height width channels"]
+    ) -> Float[Array, " out"]:
+        return self.layers(jnp.moveaxis(image, -1, 0))
+
+    @classmethod
+    def mlp(cls, shape: tuple[int, ...], out: int, *, key: PRNGKeyArray) -> "Network":
+        """Pixels, 64 hidden ReLU units, `out` numbers."""
+        height, width, channels = shape
+        first, last = jr.split(key)
+        return cls(
+            eqx.nn.Sequential(
+                [
+                    eqx.nn.Lambda(jnp.ravel),
+                    eqx.nn.Linear(height * width * channels, 64, key=first),
+                    eqx.nn.Lambda(jax.nn.relu),
+                    eqx.nn.Linear(64, out, key=last),
+                ]
+            )
+        )
+
+    @classmethod
+    def cnn(cls, shape: tuple[int, ...], out: int, *, key: PRNGKeyArray) -> "Network":
+        """Twice 3 × 3 filters (16, then 32), ReLU and 2 × 2 maxima; a linear map."""
+        height, width, channels = shape
+        keys = jr.split(key, 3)
+        size = 32 * (height // 4) * (width // 4)
+        return cls(
+            eqx.nn.Sequential(
+                [
+                    eqx.nn.Conv2d(channels, 16, 3, padding=1, key=keys[0]),
+                    eqx.nn.Lambda(jax.nn.relu),
+                    eqx.nn.MaxPool2d(2, 2),
+                    eqx.nn.Conv2d(16, 32, 3, padding=1, key=keys[1]),
+                    eqx.nn.Lambda(jax.nn.relu),
+                    eqx.nn.MaxPool2d(2, 2),
+                    eqx.nn.Lambda(jnp.ravel),
+                    eqx.nn.Linear(size, out, key=keys[2]),
+                ]
+            )
+        )
+
+
+class ImageFocus(AbstractFocusModel):
+    """A focus network, shared by the segments, and a classification network."""
+
+    focus: Network
+    classifier: Network
+
+    def scores(self, mosaics: ImageMosaics):
+        return _map(self.focus, mosaics.images)[:, 0][mosaics.index]
+
+    def each(self, mosaics: ImageMosaics):
+        return _map(self.classifier, mosaics.images)[mosaics.index]
+
+    def averaged(self, mosaics: ImageMosaics, attention):
+        def logits(weights_index):
+            weights, index = weights_index
+            return self.classifier(jnp.tensordot(weights, mosaics.images[index], 1))
+
+        return _map(logits, (attention, mosaics.index))
+
+
+def _map(function: Callable, over: Any) -> Array:
+    """A function of one entry, for all of them; memory for so many at once."""
+    if len(jax.tree.leaves(over)[0]) <= 4 * _TOGETHER:
+        return jax.vmap(function)(over)
+    return jax.lax.map(jax.checkpoint(function), over, batch_size=_TOGETHER)

@@ -1,0 +1,181 @@
+"""The loss of focus models, and what is observed of them."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+from ..losses import (
+    AbstractBatchLoss,
+    accuracy,
+    cross_entropy,
+    hard_attention_loss,
+    marginal_attention_loss,
+)
+from ..models import AbstractFocusModel
+from ..observables import Observable
+from ..tasks import MosaicSplits
+from .focus_reduced import (
+    ATTENTION,
+    PROBABILITY,
+    Focus2D,
+    Loss,
+    coordinate_observables,
+)
+
+# Focus true or false (the largest attention is on the foreground) and prediction true
+# or false, as shares; the paper's table.
+MEASURES = ("loss", "accuracy", "ftpt", "ffpt", "ftpf", "ffpf", "alpha")
+
+
+class FocusLoss(AbstractBatchLoss):
+    """Soft, hard or marginal loss over mosaics.
+
+    The attention is that of the model's scores, or `alpha` on the foreground and the
+    rest shared by the background. `batch_size`: mosaics that a step of descent sees,
+    drawn anew for each; None: all.
+    """
+
+    frozen: AbstractFocusModel
+    mosaics: Any
+    alpha: Float[Array, ""] | None
+    kind: Loss = eqx.field(static=True)
+    batch_size: int | None = eqx.field(static=True)
+    key_data: Array
+
+    def __call__(self, params: AbstractFocusModel) -> Float[Array, ""]:
+        mosaics = self.mosaics
+        model: Any = eqx.combine(params, self.frozen)
+        log_attention = self.log_attention(model)
+        labels, weights = mosaics.labels, mosaics.weights
+        if self.kind == "soft":
+            logits = model.averaged(mosaics, jnp.exp(log_attention))
+            return cross_entropy(logits, labels, weights)
+        of = hard_attention_loss if self.kind == "hard" else marginal_attention_loss
+        return of(log_attention, model.each(mosaics), labels, weights)
+
+    def log_attention(
+        self, model: AbstractFocusModel
+    ) -> Float[Array, "mosaics segments"]:
+        """The logarithm of the attention on each segment."""
+        mosaics = self.mosaics
+        if self.alpha is None:
+            return jax.nn.log_softmax(model.scores(mosaics), axis=1)
+        rest = jnp.log1p(-self.alpha) - jnp.log(mosaics.segments - 1.0)
+        at_front = jnp.arange(mosaics.segments) == mosaics.place[:, None]
+        return jnp.where(at_front, jnp.log(self.alpha), rest)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every step sees all mosaics."""
+        return self.batch_size is None
+
+    def batch(self, step: Int[Array, ""]) -> "FocusLoss":
+        """The loss over mosaics drawn for a step."""
+        if self.batch_size is None:
+            return self
+        key = jr.fold_in(jr.wrap_key_data(self.key_data), step)
+        drawn = self.mosaics.drawn(key, self.batch_size)
+        return eqx.tree_at(lambda loss: loss.mosaics, self, drawn)
+
+    def predicted(self, model: AbstractFocusModel) -> Float[Array, "mosaics classes"]:
+        """What the label is predicted from: the logits of the averaged segments (soft),
+        of the segment with the largest attention (hard), or the marginal's logarithm.
+        """
+        mosaics, log_attention = self.mosaics, self.log_attention(model)
+        if self.kind == "soft":
+            return model.averaged(mosaics, jnp.exp(log_attention))
+        logits = model.each(mosaics)
+        if self.kind == "hard":
+            most = jnp.argmax(log_attention, axis=1)[:, None, None]
+            return jnp.take_along_axis(logits, most, axis=1)[:, 0]
+        given = jax.nn.log_softmax(logits, axis=2)
+        return jax.nn.logsumexp(log_attention[..., None] + given, axis=1)
+
+
+def linear_observables(
+    loss: FocusLoss, project: Any, held: Focus2D
+) -> dict[str, Observable]:
+    """Of the linear task: loss, μ, ν, and what the mosaics see of them."""
+    named = coordinate_observables(Partial(_projected, project, held))
+    return {
+        "loss": Observable(loss, (), "nat", "training loss"),
+        **named,
+        "alpha": Observable(Partial(_foreground_attention, loss), (), "1", ATTENTION),
+        "beta": Observable(
+            Partial(_foreground_probability, loss), (), "1", PROBABILITY
+        ),
+        "accuracy": Observable(
+            Partial(_accuracy, loss), (), "1", "training accuracy", discrete=True
+        ),
+    }
+
+
+def selection(
+    loss: FocusLoss, splits: MosaicSplits, params: AbstractFocusModel
+) -> Float[Array, "split measure"]:
+    """The measures of each split, in the order of `MEASURES`."""
+    return jnp.stack([_measures(_over(loss, mosaics), params) for mosaics in splits])
+
+
+def _over(loss: FocusLoss, mosaics: Any) -> FocusLoss:
+    return eqx.tree_at(lambda loss: loss.mosaics, loss, mosaics)
+
+
+def _measures(loss: FocusLoss, params) -> Float[Array, " measure"]:
+    model, mosaics = eqx.combine(params, loss.frozen), loss.mosaics
+    log_attention, predicted = loss.log_attention(model), loss.predicted(model)
+    focus = _largest(log_attention, mosaics.place)
+    right = _largest(predicted, mosaics.labels)
+
+    def share(event):
+        return jnp.mean(event.astype(predicted.dtype))
+
+    return jnp.stack(
+        [
+            loss(params),
+            share(right),
+            share(focus & right),
+            share(~focus & right),
+            share(focus & ~right),
+            share(~focus & ~right),
+            _foreground_attention(loss, params),
+        ]
+    )
+
+
+def _largest(values, number):
+    """Whether the largest of each row has that number."""
+    return jax.lax.argmax(values, 1, number.dtype) == number
+
+
+def _mean(values, weights):
+    return jnp.mean(values) if weights is None else weights @ values
+
+
+def _foreground_attention(loss, params):
+    model, mosaics = eqx.combine(params, loss.frozen), loss.mosaics
+    attention = jnp.exp(loss.log_attention(model))
+    front = jnp.take_along_axis(attention, mosaics.place[:, None], axis=1)[:, 0]
+    return _mean(front, mosaics.weights)
+
+
+def _foreground_probability(loss, params):
+    model, mosaics = eqx.combine(params, loss.frozen), loss.mosaics
+    logits = mosaics.foreground @ model.classifier.weight
+    probability = jax.nn.softmax(logits)
+    found = jnp.take_along_axis(probability, mosaics.labels[:, None], axis=1)[:, 0]
+    return _mean(found, mosaics.weights)
+
+
+def _accuracy(loss, params):
+    model: Any = eqx.combine(params, loss.frozen)
+    return accuracy(loss.predicted(model), loss.mosaics.labels)
+
+
+def _projected(project, held, params):
+    return eqx.combine(project(params), held)

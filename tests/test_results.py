@@ -142,6 +142,16 @@ def test_the_table_of_a_summary():
                 "descent_drift": 1e-16,
             }
         ],
+        "reductions": [
+            {
+                "name": "small",
+                "kind": "exact",
+                "defect": 1e-16,
+                "max_relative": 3e-6,
+                "numerical_error": None,
+            }
+        ],
+        "closed_forms": [{"name": "score", "descent": 0.01}],
         "sharpness": {
             "start": 44.7,
             "learning_rate": 0.1,
@@ -158,16 +168,21 @@ descent  25 gradients to t = 2.5 (gradient descent, 25 steps); the loss became \
 non-finite after t = 2.5
 gap      2.0e-01 of the largest value at most, numerical error unknown; beyond 5% \
 from t = 0.3
+theory   small (exact, defect 1.0e-16): 3.0e-06 of the largest value at most from the \
+full flow, numerical error –
+theory   closed form of score: descent 1.0e-02 from it
 edge     sharpness at the start 44.7: learning rate 0.1 is past gradient descent's \
 stability edge 0.0447 (0.01 is not): it must leave the flow
          largest sharpness of the flow 45, 2 / learning rate 20: past the edge from \
 t = 3
 
-observable      flow  descent  gap      at the end  numerical error
-───────────────────────────────────────────────────────────────────
-accuracy train  –     0.5      –        –           –
-accuracy test   –     –        –        –           –
-score           –     1 … 2    1.0e-01  5.0e-02     –
+observable  flow  descent  gap      at the end  numerical error
+───────────────────────────────────────────────────────────────
+score       –     1 … 2    1.0e-01  5.0e-02     –
+
+by split  run      train  test
+──────────────────────────────
+accuracy  descent  0.5    –
 
 law    kind   drift of the flow  of the descent  regime
 ───────────────────────────────────────────────────────

@@ -18,7 +18,6 @@ from ..laws import Law
 from ..models import (
     AbstractFocusModel,
     ImageFocus,
-    LinearClassifier,
     LinearFocus,
     Network,
 )
@@ -276,7 +275,7 @@ class Focus(AbstractSystem):
         start, held = self._start()
         fixed = self.fixed_focus is not None
         model = lifted(self.classes, eqx.combine(start, Focus2D(None, jnp.zeros(()))))
-        spec = LinearFocus(not fixed, LinearClassifier(True))  # pyright: ignore
+        spec = self._spec(model)
         params, frozen = eqx.partition(model, spec)
         loss, then, validation = self._losses(frozen, splits, batch_key)
         last = loss if then is None else then.loss
@@ -326,6 +325,14 @@ class Focus(AbstractSystem):
         validation = FocusLoss(frozen, splits.validation, alpha, last, None, seen)
         return loss, then, validation
 
+    def _spec(self, model: LinearFocus | ImageFocus) -> Any:
+        """What of a model is trained: all, but for a focus that is held."""
+        spec = jax.tree.map(eqx.is_inexact_array, model)
+        if self.fixed_focus is None:
+            return spec
+        held = jax.tree.map(lambda _: False, model.focus)
+        return eqx.tree_at(lambda m: m.focus, spec, held)
+
     def _image_problem(self, key: PRNGKeyArray, data: str | None) -> Problem:
         images = digits() if self.task == "digits" else cifar10(data)
         default = 5000 if self.task == "digits" else 30_000
@@ -339,11 +346,7 @@ class Focus(AbstractSystem):
         model = ImageFocus(
             make(shape, 1, key=keys[0]), make(shape, task.foreground, key=keys[1])
         )
-        spec = jax.tree.map(eqx.is_inexact_array, model)
-        if self.fixed_focus is not None:
-            held = jax.tree.map(lambda _: False, model.focus)
-            spec = eqx.tree_at(lambda m: m.focus, spec, held)
-        params, frozen = eqx.partition(model, spec)
+        params, frozen = eqx.partition(model, self._spec(model))
         loss, then, validation = self._losses(frozen, splits, batch_key)
         last = loss if then is None else then.loss
         observables = {

@@ -4,7 +4,7 @@ Vashisht & Ramaswamy, "On the Learning Dynamics of Attention Networks" (ECAI 202
 arXiv 2307.13421): the linear orthogonal task, and mosaics of images.
 """
 
-from typing import Generic, NamedTuple, SupportsFloat, TypeVar
+from typing import Any, NamedTuple, SupportsFloat
 
 import equinox as eqx
 import jax
@@ -17,15 +17,14 @@ from ..errors import InputError
 from .images import ImageSet
 
 FOREGROUND_SD, BACKGROUND_SD = 1e-5, 0.1
-Mosaics = TypeVar("Mosaics")
 
 
-class MosaicSplits(NamedTuple, Generic[Mosaics]):
+class MosaicSplits(NamedTuple):
     """Mosaics to train with, to watch, and to test."""
 
-    train: Mosaics
-    validation: Mosaics
-    test: Mosaics
+    train: Any
+    validation: Any
+    test: Any
 
 
 class OrthogonalMosaics(eqx.Module):
@@ -97,7 +96,7 @@ class OrthogonalMosaicsTask(eqx.Module):
         return isinstance(self.noise, int | float) and self.noise == 0
 
     @eqx.filter_jit
-    def sample(self, key: PRNGKeyArray) -> MosaicSplits[OrthogonalMosaics]:
+    def sample(self, key: PRNGKeyArray) -> MosaicSplits:
         """Draw mosaics, and a fifth as many to watch, and to test."""
         few = max(1, self.mosaics // 5)
         keys = jr.split(key, 3)
@@ -191,7 +190,7 @@ class ImageMosaicsTask(eqx.Module):
         few = max(1, self.mosaics // 3)
         return self.mosaics, max(1, self.mosaics // 10), few
 
-    def sample(self, key: PRNGKeyArray) -> MosaicSplits[ImageMosaics]:
+    def sample(self, key: PRNGKeyArray) -> MosaicSplits:
         """Deal the images to the splits, and make mosaics of each."""
         deal_key, *keys = jr.split(key, 4)
         dealt = self.images.deal(deal_key)

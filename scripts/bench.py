@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import jax
 import tyro
+from benchmarks.focus import focus_euler
 from benchmarks.measure import processor
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
 from benchmarks.topic_words import (
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "sst2-gradient": sst2_gradient,
     "sst2-stiff": sst2_stiff,
     "stiff-quadratic": stiff_quadratic,
+    "focus-euler": focus_euler,
 }
 
 

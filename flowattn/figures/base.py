@@ -79,18 +79,22 @@ class Runs:
                 self._given_up.set()
                 raise
 
-    def _go_on(self, progress: Progress) -> None:
+    def go_on(self, progress: Progress) -> None:
         """Ends a run in another thread, which hears no Ctrl-C."""
         del progress
         if self._given_up.is_set():
             raise KeyboardInterrupt
 
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all figures that ask for this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
     def problem(self, system: AbstractSystem, seed: int = 0) -> Problem:
         """An instance of a system."""
         key = ("problem", repr(system), seed)
-        if key not in self._made:
-            self._made[key] = system.problem(jr.key(seed), self.data)
-        return self._made[key]
+        return self.once(key, lambda: system.problem(jr.key(seed), self.data))
 
     def flow(
         self,
@@ -122,7 +126,7 @@ class Runs:
                 solver=solver,
                 observe=_observed(problem, laws),
                 save_params=path,
-                progress=self._go_on,
+                progress=self.go_on,
             )
             self._made[key] = self._whole(made, name)
         return self._made[key]
@@ -142,10 +146,12 @@ class Runs:
         ts: np.ndarray,
         seed: int = 0,
         laws: bool = False,
+        momentum: float = 0.0,
     ) -> Trajectory:
-        """Plain gradient descent, observed at the steps next to some times."""
-        steps = np.unique(np.round(ts / rate).astype(int))
-        key = ("descent", repr(system), rate, steps.tobytes(), seed, laws)
+        """Gradient descent, observed at the steps next to some times."""
+        time_per_step = rate / (1 - momentum)
+        steps = np.unique(np.round(ts / time_per_step).astype(int))
+        key = ("descent", repr(system), rate, momentum, steps.tobytes(), seed, laws)
         if key not in self._made:
             problem = self.problem(system, seed)
             name = f"gradient descent of {_described(system)}, seed {seed}"
@@ -154,11 +160,13 @@ class Runs:
                 problem.loss,
                 problem.params,
                 learning_rate=rate,
+                momentum=momentum,
+                **problem.descent(time_per_step),
                 steps=int(steps[-1]),
                 every=steps,
                 observe=_observed(problem, laws),
                 throw=False,
-                progress=self._go_on,
+                progress=self.go_on,
             )
             self._made[key] = self._whole(made, name)
         return self._made[key]

@@ -16,6 +16,7 @@ from .base import plot_training as plot_training
 from .base import plot_work as plot_work
 from .base import positive as positive
 from .base import styled as styled
+from .focus import plot_attention as plot_attention
 from .focus import plot_focus as plot_focus
 from .panels import Curve as Curve
 from .panels import Panel as Panel

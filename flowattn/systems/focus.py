@@ -333,14 +333,23 @@ class Focus(AbstractSystem):
         held = jax.tree.map(lambda _: False, model.focus)
         return eqx.tree_at(lambda m: m.focus, spec, held)
 
+    def _image_task(self, data: str | None) -> ImageMosaicsTask:
+        small = self.task == "digits"
+        images = digits() if small else cifar10(data)
+        mosaics = (5000 if small else 30_000) if self.mosaics is None else self.mosaics
+        return ImageMosaicsTask(images, self._count, mosaics)
+
+    def mosaics_of(self, key: PRNGKeyArray, data: str | None = None) -> MosaicSplits:
+        """The mosaics that `problem` draws by a key."""
+        if self.images:
+            return self._image_task(data).sample(jr.split(key, 4)[0])
+        return self._linear_task().sample(jr.split(key)[0])
+
     def _image_problem(self, key: PRNGKeyArray, data: str | None) -> Problem:
-        images = digits() if self.task == "digits" else cifar10(data)
-        default = 5000 if self.task == "digits" else 30_000
-        mosaics = default if self.mosaics is None else self.mosaics
-        task = ImageMosaicsTask(images, self._count, mosaics)
+        task = self._image_task(data)
         data_key, batch_key, *keys = jr.split(key, 4)
         splits = task.sample(data_key)
-        shape = images.pixels.shape[1:]
+        shape = task.images.pixels.shape[1:]
         network = self.network or ("mlp" if self.task == "digits" else "cnn")
         make = Network.mlp if network == "mlp" else Network.cnn
         model = ImageFocus(

@@ -67,8 +67,8 @@ class LinearFocus(AbstractFocusModel):
 
 
 class Network(eqx.Module):
-    """A small network of images: an MLP of the pixels, or two convolutions with
-    pooling and a linear map.
+    """A small network of images: an MLP of the pixels, or two convolutions and a linear
+    map.
     """
 
     layers: eqx.nn.Sequential
@@ -96,19 +96,17 @@ class Network(eqx.Module):
 
     @classmethod
     def cnn(cls, shape: tuple[int, ...], out: int, *, key: PRNGKeyArray) -> "Network":
-        """Twice 3 × 3 filters (16, then 32), ReLU and 2 × 2 maxima; a linear map."""
+        """Twice 3 × 3 filters (16, then 32) in steps of 2, with ReLU; a linear map."""
         height, width, channels = shape
         keys = jr.split(key, 3)
-        size = 32 * (height // 4) * (width // 4)
+        size = 32 * -(-height // 4) * -(-width // 4)
         return cls(
             eqx.nn.Sequential(
                 [
-                    eqx.nn.Conv2d(channels, 16, 3, padding=1, key=keys[0]),
+                    eqx.nn.Conv2d(channels, 16, 3, stride=2, padding=1, key=keys[0]),
                     eqx.nn.Lambda(jax.nn.relu),
-                    eqx.nn.MaxPool2d(2, 2),
-                    eqx.nn.Conv2d(16, 32, 3, padding=1, key=keys[1]),
+                    eqx.nn.Conv2d(16, 32, 3, stride=2, padding=1, key=keys[1]),
                     eqx.nn.Lambda(jax.nn.relu),
-                    eqx.nn.MaxPool2d(2, 2),
                     eqx.nn.Lambda(jnp.ravel),
                     eqx.nn.Linear(size, out, key=keys[2]),
                 ]
@@ -123,10 +121,10 @@ class ImageFocus(AbstractFocusModel):
     classifier: Network
 
     def scores(self, mosaics: ImageMosaics):
-        return _map(self.focus, mosaics.images)[:, 0][mosaics.index]
+        return _of_each(self.focus, mosaics)[..., 0]
 
     def each(self, mosaics: ImageMosaics):
-        return _map(self.classifier, mosaics.images)[mosaics.index]
+        return _of_each(self.classifier, mosaics)
 
     def averaged(self, mosaics: ImageMosaics, attention):
         def logits(weights_index):
@@ -136,8 +134,18 @@ class ImageFocus(AbstractFocusModel):
         return _map(logits, (attention, mosaics.index))
 
 
+def _of_each(
+    network: Network, mosaics: ImageMosaics
+) -> Float[Array, "mosaics segments out"]:
+    """A network of every segment, applied to each image once."""
+    if mosaics.index.size >= len(mosaics.images):
+        return _map(network, mosaics.images)[mosaics.index]
+    shown = mosaics.images[mosaics.index.ravel()]
+    return _map(network, shown).reshape(*mosaics.index.shape, -1)
+
+
 def _map(function: Callable, over: Any) -> Array:
     """A function of one entry, for all of them; memory for so many at once."""
     if len(jax.tree.leaves(over)[0]) <= 4 * _TOGETHER:
         return jax.vmap(function)(over)
-    return jax.lax.map(jax.checkpoint(function), over, batch_size=_TOGETHER)
+    return jax.lax.map(eqx.filter_checkpoint(function), over, batch_size=_TOGETHER)

@@ -307,7 +307,7 @@ class Focus(AbstractSystem):
             {"focus": reduction},
             Partial(eqx.combine, frozen),
             then=then,
-            closed_forms=self._closed_forms() if exact else {},
+            closed_forms=self._closed_forms(),
         )
 
     def _losses(

@@ -48,15 +48,27 @@ class FocusLoss(AbstractBatchLoss):
     key_data: Array
 
     def __call__(self, params: AbstractFocusModel) -> Float[Array, ""]:
-        mosaics = self.mosaics
-        model: Any = eqx.combine(params, self.frozen)
+        return self.value(*self.outputs(eqx.combine(params, self.frozen)))
+
+    def outputs(
+        self, model: AbstractFocusModel
+    ) -> tuple[Float[Array, "mosaics segments"], Float[Array, "mosaics ... classes"]]:
+        """The logarithm of the attention, and the logits that the loss looks at: of the
+        averaged segments (soft), or of each.
+        """
         log_attention = self.log_attention(model)
-        labels, weights = mosaics.labels, mosaics.weights
         if self.kind == "soft":
-            logits = model.averaged(mosaics, jnp.exp(log_attention))
+            attention = jnp.exp(log_attention)
+            return log_attention, model.averaged(self.mosaics, attention)
+        return log_attention, model.each(self.mosaics)
+
+    def value(self, log_attention, logits) -> Float[Array, ""]:
+        """The loss, from what `outputs` gives."""
+        labels, weights = self.mosaics.labels, self.mosaics.weights
+        if self.kind == "soft":
             return cross_entropy(logits, labels, weights)
         of = hard_attention_loss if self.kind == "hard" else marginal_attention_loss
-        return of(log_attention, model.each(mosaics), labels, weights)
+        return of(log_attention, logits, labels, weights)
 
     def log_attention(
         self, model: AbstractFocusModel
@@ -82,14 +94,13 @@ class FocusLoss(AbstractBatchLoss):
         drawn = self.mosaics.drawn(key, self.batch_size)
         return eqx.tree_at(lambda loss: loss.mosaics, self, drawn)
 
-    def predicted(self, model: AbstractFocusModel) -> Float[Array, "mosaics classes"]:
-        """What the label is predicted from: the logits of the averaged segments (soft),
-        of the segment with the largest attention (hard), or the marginal's logarithm.
+    def predicted(self, log_attention, logits) -> Float[Array, "mosaics classes"]:
+        """What the label is predicted from, given `outputs`: the logits of the averaged
+        segments (soft), of the segment with the largest attention (hard), or the
+        logarithm of the marginal.
         """
-        mosaics, log_attention = self.mosaics, self.log_attention(model)
         if self.kind == "soft":
-            return model.averaged(mosaics, jnp.exp(log_attention))
-        logits = model.each(mosaics)
+            return logits
         if self.kind == "hard":
             most = jnp.argmax(log_attention, axis=1)[:, None, None]
             return jnp.take_along_axis(logits, most, axis=1)[:, 0]
@@ -127,8 +138,9 @@ def _over(loss: FocusLoss, mosaics: Any) -> FocusLoss:
 
 
 def _measures(loss: FocusLoss, params) -> Float[Array, " measure"]:
-    model, mosaics = eqx.combine(params, loss.frozen), loss.mosaics
-    log_attention, predicted = loss.log_attention(model), loss.predicted(model)
+    mosaics = loss.mosaics
+    log_attention, logits = loss.outputs(eqx.combine(params, loss.frozen))
+    predicted = loss.predicted(log_attention, logits)
     focus = _largest(log_attention, mosaics.place)
     right = _largest(predicted, mosaics.labels)
 
@@ -137,13 +149,13 @@ def _measures(loss: FocusLoss, params) -> Float[Array, " measure"]:
 
     return jnp.stack(
         [
-            loss(params),
+            loss.value(log_attention, logits),
             share(right),
             share(focus & right),
             share(~focus & right),
             share(focus & ~right),
             share(~focus & ~right),
-            _foreground_attention(loss, params),
+            _on_foreground(mosaics, log_attention),
         ]
     )
 
@@ -158,9 +170,14 @@ def _mean(values, weights):
 
 
 def _foreground_attention(loss, params):
-    model, mosaics = eqx.combine(params, loss.frozen), loss.mosaics
-    attention = jnp.exp(loss.log_attention(model))
-    front = jnp.take_along_axis(attention, mosaics.place[:, None], axis=1)[:, 0]
+    model = eqx.combine(params, loss.frozen)
+    return _on_foreground(loss.mosaics, loss.log_attention(model))
+
+
+def _on_foreground(mosaics, log_attention):
+    """The mean attention on the foreground."""
+    place = mosaics.place[:, None]
+    front = jnp.take_along_axis(jnp.exp(log_attention), place, axis=1)[:, 0]
     return _mean(front, mosaics.weights)
 
 
@@ -174,7 +191,7 @@ def _foreground_probability(loss, params):
 
 def _accuracy(loss, params):
     model: Any = eqx.combine(params, loss.frozen)
-    return accuracy(loss.predicted(model), loss.mosaics.labels)
+    return accuracy(loss.predicted(*loss.outputs(model)), loss.mosaics.labels)
 
 
 def _projected(project, held, params):

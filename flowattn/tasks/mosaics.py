@@ -4,6 +4,7 @@ Vashisht & Ramaswamy, "On the Learning Dynamics of Attention Networks" (ECAI 202
 arXiv 2307.13421): the linear orthogonal task, and mosaics of images.
 """
 
+import itertools
 from typing import Any, NamedTuple, SupportsFloat
 
 import equinox as eqx
@@ -200,6 +201,10 @@ class ImageMosaicsTask(eqx.Module):
 
     def _draw(self, key, pixels, rows, count) -> ImageMosaics:
         image_key, other_key, place_key = jr.split(key, 3)
+        # Each split holds its own images alone, numbered anew.
+        own = jnp.concatenate(rows)
+        ends = np.cumsum([0, *(len(one) for one in rows)])
+        rows = [jnp.arange(*pair) for pair in itertools.pairwise(ends)]
         fronts, others = (
             rows[: self.foreground],
             jnp.concatenate(rows[self.foreground :]),
@@ -215,7 +220,7 @@ class ImageMosaicsTask(eqx.Module):
         index = jnp.concatenate([front[:, None], back], axis=1)
         each = jnp.arange(count)
         index = index.at[each, 0].set(index[each, place]).at[each, place].set(front)
-        return ImageMosaics(pixels, index, place, labels)
+        return ImageMosaics(pixels[own], index, place, labels)
 
 
 def _distinct(key: PRNGKeyArray, rows: int, k: int, n: int) -> Int[Array, "rows k"]:

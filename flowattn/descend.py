@@ -108,6 +108,8 @@ def descend(
         raise InputError(
             f"validate_from must be from 0 to {steps - 1}, got {validate_from}"
         )
+    for rate in jax.tree.leaves(rates):
+        require_positive(rate=rate)
     dtype = float_dtype(params)
     plain = learning_rate is not None and not momentum
     rate = jnp.asarray(learning_rate, dtype) if plain else None
@@ -292,14 +294,15 @@ class _Descent(AbstractRun[_State]):
             value, gradient = eqx.filter_value_and_grad(loss)(params)
             return value, eqx.filter(gradient, eqx.is_inexact_array)
 
-        if self.then is None:
-            value, gradient = of(self.loss)
-        else:
-            at, second = self.then
-            value, gradient = jax.lax.cond(
-                step < at, lambda: of(self.loss), lambda: of(second)
-            )
+        value, gradient = self._at(step, of)
         return value, scaled(self.rates, gradient)
+
+    def _at(self, step: Array, of: Callable[[Any], Any]) -> Any:
+        """A function of the loss that is descended at a step."""
+        if self.then is None:
+            return of(self.loss)
+        at, second = self.then
+        return jax.lax.cond(step < at, lambda: of(self.loss), lambda: of(second))
 
     def observe(self, state: _State, row: Array) -> _State:
         """Write down the state as a record; in no row beyond the last."""
@@ -352,7 +355,8 @@ class _Descent(AbstractRun[_State]):
     def finish(self, state: _State, stopped: Any) -> Trajectory:
         """What a run leaves behind."""
         # A loss can also be lost by the very last step, which nothing has looked at.
-        lost = ~jnp.isfinite(self.loss(self.whole(state.params)))
+        value = self._at(state.step, lambda loss: loss(self.whole(state.params)))
+        lost = ~jnp.isfinite(value)
         lost &= state.result == RESULTS.successful
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, state.result)
         # The step that led to a non-finite loss was still taken; the one before was

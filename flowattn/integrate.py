@@ -82,7 +82,7 @@ class Solve(AbstractRun[SolveState]):
     def bounds(self) -> Float[Array, " bound"]:
         """The times between which the field does not jump."""
         jumps = [jnp.asarray(t, self.times.dtype) for t in self.flow.jumps]
-        return jnp.stack([-jnp.inf, *jumps, jnp.inf])
+        return jnp.sort(jnp.stack([-jnp.inf, *jumps, jnp.inf]))
 
     def term(self) -> diffrax.ODETerm:
         """The field in local time; its arguments are the time that has elapsed before

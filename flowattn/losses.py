@@ -112,7 +112,9 @@ def _mean(values, weights):
 
 
 def accuracy(
-    logits: Float[Array, "examples classes"], labels: Int[Array, " examples"]
+    logits: Float[Array, "examples classes"],
+    labels: Int[Array, " examples"],
+    weights: Float[Array, " examples"] | None = None,
 ) -> Float[Array, ""]:
     """Share of examples whose largest logit is the label's; nan for no examples.
 
@@ -121,4 +123,4 @@ def accuracy(
     0.5
     """
     right = jax.lax.argmax(logits, logits.ndim - 1, labels.dtype) == labels
-    return jnp.mean(right.astype(logits.dtype))
+    return _mean(right.astype(logits.dtype), weights)

@@ -17,7 +17,7 @@ class AbstractFlow(eqx.Module):
 
     @property
     def jumps(self) -> tuple[Any, ...]:
-        """Times at which the field jumps, in increasing order.
+        """Times at which the field jumps, or may jump, in any order.
 
         A solve steps up to each and begins anew from there, and on either side asks
         for times of that side alone.

@@ -29,7 +29,7 @@ class SwitchedFlow(AbstractFlow):
 
     @property
     def jumps(self) -> tuple[Any, ...]:
-        """The time of the switch, between those of the two flows."""
+        """The time of the switch, and those of the two flows."""
         return (*self.first.jumps, self.at, *self.then.jumps)
 
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:

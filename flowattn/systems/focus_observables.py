@@ -78,7 +78,7 @@ class FocusLoss(AbstractBatchLoss):
         if self.alpha is None:
             return jax.nn.log_softmax(model.scores(mosaics), axis=1)
         rest = jnp.log1p(-self.alpha) - jnp.log(mosaics.segments - 1.0)
-        at_front = jnp.arange(mosaics.segments) == mosaics.place[:, None]
+        at_front = jnp.arange(mosaics.segments)[None] == mosaics.place[:, None]
         return jnp.where(at_front, jnp.log(self.alpha), rest)
 
     @property
@@ -191,7 +191,9 @@ def _foreground_probability(loss, params):
 
 def _accuracy(loss, params):
     model: Any = eqx.combine(params, loss.frozen)
-    return accuracy(loss.predicted(*loss.outputs(model)), loss.mosaics.labels)
+    mosaics = loss.mosaics
+    predicted = loss.predicted(*loss.outputs(model))
+    return accuracy(predicted, mosaics.labels, mosaics.weights)
 
 
 def _projected(project, held, params):

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,27 +91,26 @@ def _read(reader: Callable[[Path], list[tuple[Any, Any]]], files: list[Path]):
     parts = []
     for file in files:
         try:
-            parts += reader(file)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            TypeError,
-            IndexError,
-        ) as error:
-            raise InputError(f"{file} is no CIFAR-10 file: {error}") from None
-        except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            raise InputError(f"{file} is no CIFAR-10 file: {error}") from None
-        for pixels, labels in parts[-1:]:
-            if pixels.shape != (len(labels), 32, 32, 3) or not len(labels):
-                raise InputError(
-                    f"{file} is no CIFAR-10 file: images of shape {pixels.shape}"
-                )
-            if labels.min() < 0 or labels.max() > 9:
-                raise InputError(f"{file} is no CIFAR-10 file: labels beyond 0 to 9")
+            read = [_checked(*part) for part in reader(file)]
+        except Exception as error:  # a damaged file may fail in any way
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{file} is no CIFAR-10 file: {reason}") from None
+        parts += read
     pixels, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     return ImageSet(pixels, labels, tested=len(parts[-1][1]))
+
+
+def _checked(pixels: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    pixels, labels = np.asarray(pixels), np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels of shape {labels.shape} and type {labels.dtype}")
+    if pixels.shape != (len(labels), 32, 32, 3) or pixels.dtype != np.uint8:
+        raise ValueError(f"images of shape {pixels.shape} and type {pixels.dtype}")
+    if labels.min() < 0 or labels.max() > 9:
+        raise ValueError("labels beyond 0 to 9")
+    return pixels, labels.astype(np.int64)
 
 
 def _planes(flat: Any) -> np.ndarray:
@@ -124,13 +122,13 @@ def _planes(flat: Any) -> np.ndarray:
 
 def _binary(file: Path):
     rows = np.fromfile(file, np.uint8).reshape(-1, 1 + 3072)
-    return [(_planes(rows[:, 1:]), rows[:, 0].astype(np.int64))]
+    return [(_planes(rows[:, 1:]), rows[:, 0])]
 
 
 def _python(file: Path):
     with file.open("rb") as stream:
         held = _PlainUnpickler(stream, encoding="bytes").load()
-    return [(_planes(held[b"data"]), np.asarray(held[b"labels"], np.int64))]
+    return [(_planes(held[b"data"]), held[b"labels"])]
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -158,17 +156,10 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _npz(file: Path):
-    with np.load(file, allow_pickle=False) as held:
-        return [
-            (held[f"x_{split}"], held[f"y_{split}"].ravel().astype(np.int64))
-            for split in ("train", "test")
-        ]
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
+        return [(held[f"x_{split}"], held[f"y_{split}"]) for split in ("train", "test")]
 
 
-_DAMAGED = (
-    *(OSError, ValueError, KeyError, EOFError, TypeError, IndexError, AttributeError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
-)
 _BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 _LAYOUTS = (
     (_python, _BATCHES),

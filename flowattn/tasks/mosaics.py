@@ -162,7 +162,7 @@ class ImageMosaicsTask(eqx.Module):
     Images are dealt to the splits by key, class by class, before mosaics are made of
     them, so no image is in two splits. A mosaic's background images are distinct.
 
-    Raises `InputError` where the smallest split has too few images for one mosaic.
+    Raises `InputError` where a split has too few images for one mosaic.
     """
 
     images: ImageSet
@@ -175,10 +175,13 @@ class ImageMosaicsTask(eqx.Module):
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"{name} must be at least {least}, got {value}")
-        others = min(
-            sum(len(rows) for rows in split[self.foreground :])
-            for split in self.images.deal(jr.key(0))
-        )
+        dealt = self.images.deal(jr.key(0))
+        for label in range(self.foreground):
+            if min(len(split[label]) for split in dealt) == 0:
+                raise InputError(
+                    f"a split has no image of the foreground class {label}"
+                )
+        others = min(sum(map(len, split[self.foreground :])) for split in dealt)
         if self.segments - 1 > others:
             raise InputError(
                 f"segments must be at most {others + 1}: the smallest split has "

@@ -144,16 +144,31 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
 
     Raises `InputError` for options that make no sense.
     """
-    defaults = system.defaults
-    rate, momentum = options.learning_rate, options.momentum
+    defaults, rate, momentum = system.defaults, options.learning_rate, options.momentum
     rate = defaults.learning_rate if rate is None else rate
     momentum = defaults.momentum if momentum is None else momentum
+    atol = options.rtol / 1000 if options.atol is None else options.atol
+    _require_sensible(options, rate, momentum, atol)
+    t1, steps, flow = _lengths(system, options, rate / (1 - momentum))
+    precision = options.precision
+    if precision is None:
+        precision = "float32" if jax.default_backend() == "tpu" else "float64"
+    require_resolved(options.rtol, precision)
+    jax.config.update("jax_enable_x64", precision == "float64")
+    descent = options.descent and steps > 0
+    settled = rate, momentum, max(1, steps), flow, descent, atol, precision
+    return Plan(system, options, t1, *settled)
+
+
+def _require_sensible(options: Options, rate: Any, momentum: float, atol: Any) -> None:
+    require_positive(learning_rate=rate, rtol=options.rtol, atol=atol)
+    require_positive(max_steps=options.max_steps)
     if not 0 <= momentum < 1:
         raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
-    require_positive(learning_rate=rate, rtol=options.rtol)
-    require_positive(max_steps=options.max_steps)
-    atol = options.rtol / 1000 if options.atol is None else options.atol
-    require_positive(atol=atol)
+    if options.t1 is not None:
+        require_positive(t1=options.t1)
+    if options.steps is not None:
+        require_positive(steps=options.steps)
     if options.patience is not None:
         require_positive(patience=options.patience)
     elif options.validate_from:
@@ -164,44 +179,37 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
         raise InputError("--no-flow and --no-descent together leave nothing to run")
     if not 0 <= options.seed < 2**32:
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {options.seed}")
-    step = rate / (1 - momentum)
+
+
+def _lengths(
+    system: AbstractSystem, options: Options, step: float
+) -> tuple[float, int, bool]:
+    """The end of the flow, the steps of the descent (0: none), whether there is a flow;
+    `step` is the flow time of a step.
+    """
+    defaults = system.defaults
     t1 = defaults.t1 if options.t1 is None else options.t1
     steps = defaults.steps if options.steps is None else options.steps
-    descent = options.descent and steps != 0
-    if t1 is None:
-        # A system without a flow of its own is run as long as its descent.
-        assert steps is not None
-        t1, flow = steps * step, False
-    else:
-        flow = options.flow
-        if options.t1 is not None and options.steps is None and steps != 0:
-            steps = None
-    require_positive(t1=t1)
+    if options.t1 is not None and options.steps is None and steps != 0:
+        steps = None  # as many as lead to what was asked for
     if steps is None:
+        assert t1 is not None
         steps = round(min(t1 / step, 1e18))
-        if descent and steps == 0:
-            raise InputError(f"t1 {t1} is shorter than a step of learning rate {rate}")
-    if options.steps is not None:
-        require_positive(steps=options.steps)
+        if options.descent and steps == 0:
+            raise InputError(f"t1 {t1} is shorter than a step of the descent, {step}")
+    descent, flow = options.descent and steps > 0, options.flow and t1 is not None
     if not (flow or descent):
-        lacks = "descent" if options.descent else "flow"
-        asks = "--steps" if options.descent else "--t1"
+        lacks, asks = ("descent", "--steps") if options.descent else ("flow", "--t1")
         raise InputError(
             f"nothing to run: {system.name} like this has no {lacks} unless {asks} is "
             "given"
         )
     if descent and steps > _MOST_STEPS:
         raise InputError(f"steps must be at most {_MOST_STEPS}, got {steps}")
+    # A system without a flow of its own is run as long as its descent.
+    t1 = steps * step if t1 is None else t1
     system.require_within(t1 if flow else min(t1, steps * step))
-    precision = options.precision
-    if precision is None:
-        precision = "float32" if jax.default_backend() == "tpu" else "float64"
-    require_resolved(options.rtol, precision)
-    jax.config.update("jax_enable_x64", precision == "float64")
-    steps = max(1, steps)
-    return Plan(
-        system, options, t1, rate, momentum, steps, flow, descent, atol, precision
-    )
+    return t1, steps, flow
 
 
 def _fields(instance: Any) -> dict[str, Any]:

@@ -269,7 +269,7 @@ def test_closed_forms_move_as_the_field(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_closed_forms_in_single_precision(loss):
     for c in (2, 10_000):
-        for alpha in np.float32(ALPHAS):
+        for alpha in np.asarray(ALPHAS, np.float32):
             ours = closed_form(loss, c, *map(jnp.asarray, (alpha, np.float32(TIMES))))
             exact = closed_form(loss, c, *map(jnp.asarray, (float(alpha), TIMES)))
             assert ours.dtype == jnp.float32

@@ -184,7 +184,7 @@ def one_line(capsys) -> str:
         (["--patience", "-3"], "patience must be positive"),
         (["--validate-from", "5"], "--validate-from needs --patience"),
         (["--no-flow", "--no-descent"], "leave nothing to run"),
-        (["--t1", "0.01"], "t1 0.01 is shorter than a step of learning rate 0.1"),
+        (["--t1", "0.01"], "t1 0.01 is shorter than a step of the descent, 0.1"),
         (["--learning-rate", "1e-300"], "steps must be at most 1000000000"),
         (["--seed", "99999999999999999999"], "seed must be from 0 to 4294967295"),
         (["--data", "~nosuchuser", "--corpus", "sst2"], "there is no folder"),

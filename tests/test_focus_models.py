@@ -355,7 +355,6 @@ def test_the_shapes_of_the_networks(shape):
         assert eqx.filter_eval_shape(network, image).shape == (5,)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("height, width", [(6, 4), (5, 7)])
 def test_convolutions_are_correlations_at_every_second_pixel(height, width):
     convolution = Convolution(2, 3, key=KEY)
@@ -370,6 +369,7 @@ def test_convolutions_are_correlations_at_every_second_pixel(height, width):
         np.testing.assert_allclose(found[..., out], whole[::2, ::2] + bias, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_little_training_on_digits():
     system = Focus(task="digits", segments=5, mosaics=40, batch=16)
     problem = system.problem(KEY)

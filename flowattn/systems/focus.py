@@ -229,13 +229,12 @@ class Focus(AbstractSystem):
     def _reduced_problem(self) -> Problem:
         start, frozen = self._start()
         loss, then = self._reduced_losses(frozen)
-        last = loss if then is None else then.loss
         whole = Partial(eqx.combine, frozen)
         return Problem(
             start,
             loss,
-            last,
-            reduced_observables(last, whole),
+            _last(loss, then),
+            reduced_observables(_last(loss, then), whole),
             self._laws(whole, "exact"),
             {},
             whole,
@@ -284,7 +283,6 @@ class Focus(AbstractSystem):
         spec = self._spec(model)
         params, frozen = eqx.partition(model, spec)
         loss, then, validation = self._losses(frozen, splits, batch_key)
-        last = loss if then is None else then.loss
         exact = task.noiseless and self.balanced
         kind = "exact" if exact else "approximate"
         project = Partial(coordinates, frozen, fixed)
@@ -298,15 +296,14 @@ class Focus(AbstractSystem):
             scaling="" if exact else _SCALING,
             citation=self.citation,
             observables=reduced_observables(
-                small if small_then is None else small_then.loss,
-                Partial(eqx.combine, held),
+                _last(small, small_then), Partial(eqx.combine, held)
             ),
         )
         return Problem(
             params,
             loss,
             validation,
-            linear_observables(last, project, held),
+            linear_observables(_last(loss, then), project, held),
             self._laws(project, kind),
             {"focus": reduction},
             Partial(eqx.combine, frozen),
@@ -325,7 +322,7 @@ class Focus(AbstractSystem):
         loss, then = self._trained_on(
             lambda kind: FocusLoss(frozen, splits.train, alpha, kind, batch, seen)
         )
-        last = loss.kind if then is None else then.loss.kind
+        last = _last(loss, then).kind
         validation = FocusLoss(frozen, splits.validation, alpha, last, None, seen)
         return loss, then, validation
 
@@ -361,10 +358,9 @@ class Focus(AbstractSystem):
         )
         params, frozen = eqx.partition(model, self._spec(model))
         loss, then, validation = self._losses(frozen, splits, batch_key)
-        last = loss if then is None else then.loss
         observables = {
             "selection": Observable(
-                Partial(selection, last, splits),
+                Partial(selection, _last(loss, then), splits),
                 ("split", "measure"),
                 "1",
                 "loss, accuracy, shares of focus and prediction, attention",
@@ -391,6 +387,11 @@ class Focus(AbstractSystem):
             for name, column in zip(MEASURES, np.transpose(table), strict=True):
                 values[name] = dict(zip(splits, column.tolist(), strict=True))
         return values
+
+
+def _last(loss: Any, then: Then | None) -> Any:
+    """The loss that is trained on at the end."""
+    return loss if then is None else then.loss
 
 
 def _mu_at(kind, classes, alpha, start, ts):

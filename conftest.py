@@ -47,6 +47,17 @@ def _compile_quickly(request, monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_mappings():
+    """Compiled programs hold memory mappings, of which Linux grants a process 65,530:
+    a worker that runs hundreds of tests lets them go in time.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _double_precision():
     """The command line sets the precision of its process: put it back."""

@@ -142,6 +142,7 @@ def test_laws_and_list(capsys):
     assert "topic-words: Lu, Mao & Nayak" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_own_sentences(tmp_path):
     lines = [f"{i % 2} {'good' if i % 2 else 'bad'} thing{i % 7}" for i in range(60)]
     path = tmp_path / "own.txt"
@@ -285,6 +286,7 @@ def test_progress_is_plain_lines_without_a_terminal(capsys):
     assert lines[0].startswith("gradient descent (gradient descent) t = 20, loss 0.")
 
 
+@pytest.mark.slow
 def test_log_spaced_times_and_sharpness(tmp_path):
     out = tmp_path / "out"
     assert run(*SHORT, "--spacing", "log", "--sharpness", "2", "--out", out) == 0

@@ -65,6 +65,7 @@ def test_figures_without_their_data_are_skipped(tmp_path, monkeypatch, capsys):
     assert missing(FIGURES["topic-words-sen"], None) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["mask", "attend"])
 def test_seeds_side_by_side_are_those_of_single_runs(tmp_path, padding, monkeypatch):
     monkeypatch.setattr("flowattn.tasks.sentences._MANY_TOKENS", 10)

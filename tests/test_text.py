@@ -98,6 +98,7 @@ def test_words_and_sentences_that_are_not_there(corpus):
         system.problem(jr.key(0))
 
 
+@pytest.mark.slow
 def test_logits_form_is_the_same_model_step_for_step(corpus):
     """Loss, scores, norms and accuracies of whole embeddings, from their logits."""
     for system in (

@@ -355,7 +355,8 @@ class _Descent(AbstractRun[_State]):
     def finish(self, state: _State, stopped: Any) -> Trajectory:
         """What a run leaves behind."""
         # A loss can also be lost by the very last step, which nothing has looked at.
-        value = self._at(state.step, lambda loss: loss(self.whole(state.params)))
+        last, whole = state.step - 1, self.whole(state.params)
+        value = self._at(last, lambda loss: loss(whole))
         lost = ~jnp.isfinite(value)
         lost &= state.result == RESULTS.successful
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, state.result)

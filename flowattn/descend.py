@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, PyTree, Scalar
 
-from .errors import InputError, require_positive
+from .errors import InputError, require_choice, require_positive
 from .flows import scaled
 from .losses import AbstractBatchLoss
 from .observables import Recorder, blank
@@ -27,6 +28,9 @@ from .segments import (
 )
 from .trajectory import RESULTS, Trajectory
 
+OPTIMIZERS = ("sgd", "adam")
+Optimizer = Literal["sgd", "adam"]
+
 
 def descend(
     loss: Callable[[Any], Scalar],
@@ -34,8 +38,8 @@ def descend(
     *,
     steps: int,
     learning_rate: float | Array | None = None,
-    momentum: float = 0.0,
-    optimizer: optax.GradientTransformation | None = None,
+    momentum: float | Array = 0.0,
+    optimizer: optax.GradientTransformation | Optimizer = "sgd",
     time_per_step: float | Array | None = None,
     rates: PyTree | None = None,
     then: tuple[int | Array, Callable[[Any], Scalar]] | None = None,
@@ -51,10 +55,10 @@ def descend(
 ) -> Trajectory:
     """Run gradient descent, or any optax optimiser, on `loss` from `params`.
 
-    - `learning_rate`: plain gradient descent with that rate, or with heavy-ball
-      `momentum` β; or `optimizer`. `time_per_step`: the flow time that one of its steps
-      stands for, so that runs compare with flows; without an `optimizer`
-      learning rate / (1 − β).
+    - `learning_rate`: of plain gradient descent, with heavy-ball `momentum` β if any,
+      or of `optimizer="adam"`; or `optimizer`, one of optax, instead. `time_per_step`:
+      the flow time that one of its steps stands for, so that runs compare with flows;
+      where there is a learning rate learning rate / (1 − β).
     - `rates`: factors of the gradient, as those of `GradientFlow`.
     - `then`: a step, and the loss that is descended from there on, by an optimiser
       whose state is fresh, as a `SwitchedFlow` is flown.
@@ -82,18 +86,20 @@ def descend(
     >>> run.ts.tolist(), run.observed["x"].tolist()
     ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
     """
-    if (learning_rate is None) == (optimizer is None):
+    named = isinstance(optimizer, str)
+    if named:
+        require_choice("optimizer", optimizer, OPTIMIZERS)
+    if named == (learning_rate is None):
         raise InputError("give either learning_rate or an optimizer of optax")
+    has_momentum = isinstance(momentum, Tracer) or momentum != 0
+    if has_momentum and optimizer != "sgd":
+        raise InputError("momentum is of gradient descent; other optimizers have none")
+    if not isinstance(momentum, Tracer) and not 0 <= momentum < 1:
+        raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
     if learning_rate is not None:
         require_positive(learning_rate=learning_rate)
-        if not 0 <= momentum < 1:
-            raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
-        if momentum:
-            optimizer = optax.sgd(learning_rate, momentum)
         if time_per_step is None:
             time_per_step = learning_rate / (1 - momentum)
-    elif momentum:
-        raise InputError("momentum is of learning_rate; the optimizer has its own")
     if time_per_step is None:
         raise InputError("an optimizer needs time_per_step, the flow time of a step")
     require_positive(time_per_step=time_per_step, steps=steps)
@@ -111,12 +117,11 @@ def descend(
     for rate in jax.tree.leaves(rates):
         require_positive(rate=rate)
     dtype = float_dtype(params)
-    plain = learning_rate is not None and not momentum
-    rate = jnp.asarray(learning_rate, dtype) if plain else None
     whole = _Descent(
         loss,
         params,
-        rate,
+        None if learning_rate is None else jnp.asarray(learning_rate, dtype),
+        jnp.asarray(momentum, dtype) if has_momentum else None,
         optimizer,
         jnp.asarray(time_per_step, dtype),
         rates,
@@ -171,7 +176,8 @@ class _Descent(AbstractRun[_State]):
     loss: Callable[[Any], Scalar]
     params: PyTree
     rate: Array | None
-    transformation: optax.GradientTransformation | None
+    momentum: Array | None
+    how: optax.GradientTransformation | Optimizer
     time_per_step: Array
     rates: PyTree | None
     then: tuple[int | Array, Callable[[Any], Scalar]] | None
@@ -183,14 +189,28 @@ class _Descent(AbstractRun[_State]):
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """Plain gradient descent, where nothing else was given."""
-        given = self.transformation
-        return optax.sgd(self._rate) if given is None else given
+        """Made here of its numbers, so that one program serves all of them."""
+        if not isinstance(self.how, str):
+            return self.how
+        assert self.rate is not None
+        if self.how == "adam":
+            return optax.adam(self.rate)
+        return optax.sgd(self.rate, self.momentum)
 
     @property
-    def _rate(self) -> Array:
-        assert self.rate is not None
-        return self.rate
+    def name(self) -> str:
+        """What is done, in results."""
+        if not isinstance(self.how, str):
+            return "optax"
+        if self.how == "adam":
+            return self.how
+        with_momentum = "" if self.momentum is None else " with momentum"
+        return f"gradient descent{with_momentum}"
+
+    @property
+    def plain_rate(self) -> Array | None:
+        """The learning rate of plain gradient descent, None for all others."""
+        return self.rate if self.how == "sgd" and self.momentum is None else None
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -208,7 +228,7 @@ class _Descent(AbstractRun[_State]):
             "the parameters": self.params,
             "the learning rate": (self.rate, self.time_per_step, self.rates),
             "the second loss": self.then,
-            "the optimizer": self.transformation,
+            "the optimizer": (self.how, self.momentum),
             "the steps": self.planned,
             "the observables": self.recorder,
             "the validation loss": (
@@ -253,9 +273,11 @@ class _Descent(AbstractRun[_State]):
         if self.then is not None:
             fresh = self.optimizer.init(state.params)
             optimizer_state = _where(state.step == self.then[0], fresh, optimizer_state)
-        updates, optimizer_state = self.optimizer.update(
-            gradient, optimizer_state, state.params
-        )
+        # Optax counts steps in integers and multiplies them with floats.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer_state = self.optimizer.update(
+                gradient, optimizer_state, state.params
+            )
         moved = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(value)
         best, best_loss, best_step = state.best, state.best_loss, state.best_step
@@ -333,7 +355,7 @@ class _Descent(AbstractRun[_State]):
         step, rate = int(state.step), float(self.time_per_step)
         done = step / int(self.planned[-1]) if self.going(state) else 1.0
         loss = latest_loss(state.record, int(np.sum(np.asarray(state.reached) >= 0)))
-        return Progress(done, step * rate, rate, "gradient descent", loss)
+        return Progress(done, step * rate, rate, self.name, loss)
 
     def advance(self, state: _State, number: int, limit: Any, length: Any) -> _State:
         """Up to `length` steps, observed where planned, or until the run has ended."""
@@ -386,9 +408,9 @@ class _Descent(AbstractRun[_State]):
                 "rejected": jnp.array(0),
             },
             finer=None,
-            solver="gradient descent" if self.transformation is None else "optax",
+            solver=self.name,
             labels=self.recorder.labels,
-            learning_rate=self.rate,
+            learning_rate=self.plain_rate,
         )
 
 

@@ -39,19 +39,40 @@ def test_gradient_descent_is_the_plain_loop():
     assert run.stats["gradient_evaluations"] == 50 and run.saved == 9
 
 
-def test_any_optimizer_with_its_own_time():
-    # Momentum and an adaptive scale; optax's Adam itself mixes dtypes.
-    optimizer = optax.chain(optax.scale_by_rss(), optax.sgd(1e-2, momentum=0.9))
+@pytest.mark.parametrize(
+    "how, optimizer",
+    [
+        (
+            dict(optimizer=optax.chain(optax.scale_by_rss(), optax.sgd(1e-2, 0.9))),
+            optax.chain(optax.scale_by_rss(), optax.sgd(1e-2, 0.9)),
+        ),
+        (dict(learning_rate=0.02, optimizer="adam"), optax.adam(0.02)),
+        (dict(learning_rate=0.02, momentum=0.9), optax.sgd(0.02, 0.9)),
+    ],
+)
+def test_any_optimizer_with_its_own_time(how, optimizer):
     x = jnp.array([1.0, -0.5])
     state = optimizer.init(x)
     for _ in range(30):
-        update, state = optimizer.update(jax.grad(bowl)(x), state, x)
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = optimizer.update(jax.grad(bowl)(x), state, x)
         x = optax.apply_updates(x, update)
-    run = fa.descend(
-        bowl, jnp.array([1.0, -0.5]), optimizer=optimizer, time_per_step=0.5, steps=30
-    )
+    run = fa.descend(bowl, jnp.array([1.0, -0.5]), **how, time_per_step=0.5, steps=30)
     np.testing.assert_allclose(run.params, x, rtol=1e-12)
-    assert run.t_end == 15.0
+    assert run.t_end == 15.0 and run.learning_rate is None
+
+
+@pytest.mark.parametrize("rates", ["momentum", "learning_rate"])
+def test_numbers_of_an_optimizer_are_traced(rates):
+    values = jnp.array([0.1, 0.3, 0.5])
+
+    def end(value):
+        numbers = {"learning_rate": 0.05, "momentum": 0.5, rates: value}
+        return fa.descend(bowl, jnp.array([1.0, 0.5]), steps=10, **numbers).params
+
+    together = jax.vmap(end)(values)
+    alone = jnp.stack([end(float(value)) for value in values])
+    np.testing.assert_allclose(together, alone, rtol=1e-13)
 
 
 def test_patience_stops_and_best_is_the_best():
@@ -167,6 +188,8 @@ def test_jit_vmap_and_grad():
             dict(learning_rate=None, optimizer=optax.sgd(0.1)),
             "an optimizer needs time_per_step",
         ),
+        (dict(momentum=1.0), "momentum must be from 0 to below 1, got 1.0"),
+        (dict(optimizer="adam", momentum=0.5), "momentum is of gradient descent"),
         (dict(steps=0), "steps must be positive"),
         (dict(every=0), "every must be positive"),
         (dict(patience=5), "patience needs a validation loss"),

@@ -148,10 +148,12 @@ def compare(flow: Trajectory, run: Trajectory) -> Gap:
             error,
         )
     params = params_error = path = path_error = None
-    if np.isclose(flow.t_end, run.t_end, rtol=1e-6, atol=0):
+    # A full model and a reduction of it have parameters of their own.
+    alike = _shapes(flow.params) == _shapes(run.params)
+    if alike and np.isclose(flow.t_end, run.t_end, rtol=1e-6, atol=0):
         params = _distance(flow.params, run.params)
         params_error = None if finer is None else _distance(flow.params, finer.params)
-    if flow.path is not None and run.path is not None:
+    if alike and flow.path is not None and run.path is not None:
         path = _distances(flow.path, run.path, at_flow, at_run)
         if finer is not None:
             path_error = _distances(flow.path, finer.path, at_flow, at_flow)
@@ -201,6 +203,10 @@ def _over_entries(values: np.ndarray, undefined: float) -> Float[np.ndarray, " t
 def _floating(tree: PyTree) -> list[np.ndarray]:
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
     return [np.asarray(leaf) for leaf in leaves]
+
+
+def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in _floating(tree)]
 
 
 def _norm(arrays: list[np.ndarray]) -> float:

@@ -1,5 +1,7 @@
 """Integrate: one segment of a solve. The only file that calls `diffrax.diffeqsolve`."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -7,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .flows import AbstractFlow
@@ -48,6 +51,7 @@ class Solve(AbstractRun[SolveState]):
     atol: Float[Array, ""]
     recorder: Recorder
     methods: tuple[Method, ...]
+    events: dict[str, Callable[[Any], Any]]
 
     @property
     def span(self) -> Float[Array, ""]:
@@ -72,6 +76,7 @@ class Solve(AbstractRun[SolveState]):
             "the tolerances": (self.rtol, self.atol),
             "the solver": self.methods,
             "the observables": self.recorder,
+            "the events": self.events,
         }
 
     def static(self) -> PyTree:
@@ -122,7 +127,13 @@ class Solve(AbstractRun[SolveState]):
             max_steps,
             pause,
             changeable=len(self.methods) > 1,
+            events=len(self.events),
         )
+
+    def watching(self, number: int) -> Method:
+        """The method of that number, watching for the events."""
+        watched = [Partial(_at_state, fn, self.static()) for fn in self.events.values()]
+        return dataclasses.replace(self.methods[number], watched=tuple(watched))
 
     def before(self, elapsed: Time, phase: Int[Array, ""]) -> tuple[Any, Any, Any]:
         """The arguments of the field in a segment."""
@@ -183,7 +194,7 @@ class Solve(AbstractRun[SolveState]):
         self, state: SolveState, number: int, limit: Any, length: Any
     ) -> SolveState:
         """Integrate a segment with the method of that number, in local time from 0."""
-        method, term = self.methods[number], self.term()
+        method, term = self.watching(number), self.term()
         zero, before = (
             jnp.zeros_like(self.span),
             self.before(state.elapsed, state.phase),
@@ -312,6 +323,7 @@ class Solve(AbstractRun[SolveState]):
         if not all(method.counted for method in self.methods):
             counts = {k: counts[k] for k in ("steps", "rejected")}
         names = tuple(method.name for method in self.methods)
+        crossed = jnp.where(jnp.isfinite(control.crossed), control.crossed, jnp.nan)
         return Trajectory(
             ts=times,
             observed=written.values,
@@ -329,7 +341,13 @@ class Solve(AbstractRun[SolveState]):
             changes=times[0] + state.changes,
             sharpness=_sharpness(self.methods, state.solver),
             labels=self.recorder.labels,
+            events=dict(zip(self.events, times[0] + crossed, strict=True)),
         )
+
+
+def _at_state(event, static, y):
+    """An event of the parameters, given their arrays."""
+    return event(eqx.combine(y, static))
 
 
 def _zeros(shapes: PyTree) -> PyTree:

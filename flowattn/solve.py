@@ -36,6 +36,7 @@ def solve(
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     save_params: bool = False,
     error: bool = False,
+    events: Mapping[str, Callable[[Any], Any]] | None = None,
     max_steps: int = 10**6,
     throw: bool = True,
     progress: Callable[[Progress], None] | None = None,
@@ -58,6 +59,11 @@ def solve(
     - `error`: solve again at a tenth of the tolerances; the difference estimates the
       global error of everything observed (`Trajectory.error`), nan where the finer
       solve did not get.
+    - `events`: named `params -> number` functions; the first time at which each
+      changes sign is `Trajectory.events[name]`, nan where it never does. Found within
+      the steps that are made anyway, at the exactness of the observables; of two
+      changes within one step neither is seen, and a start at which an event is exactly
+      0 has no sign yet.
     - `max_steps`: steps tried, rejected ones included.
     - `throw`: raise where the solve does not reach the end; otherwise the result code
       says so and what came before is kept.
@@ -82,6 +88,10 @@ def solve(
     >>> traj = fa.solve(flow, jnp.array([1.0]), t1=1.0, observe={"x": lambda x: x[0]})
     >>> round(float(traj.observed["x"][-1]), 5)  # 1/e
     0.36788
+    >>> half = {"half": lambda x: x[0] - 0.5}
+    >>> traj = fa.solve(flow, jnp.array([1.0]), t1=1.0, events=half)
+    >>> round(float(traj.events["half"]), 5)  # log 2
+    0.69315
     """
     dtype = float_dtype(params)
     times = _output_times(ts, t1, dtype)
@@ -94,7 +104,7 @@ def solve(
             stacklevel=2,
         )
     recorder = Recorder(observe, save_params)
-    in_trace = traced((flow, params, times, rtol, atol, recorder))
+    in_trace = traced((flow, params, times, rtol, atol, recorder, events))
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
     chosen = methods(solver, rtol)
@@ -109,6 +119,7 @@ def solve(
             at,
             recorder,
             chosen,
+            dict(events or {}),
         )
         if in_trace:
             require_alone(progress, checkpoint)

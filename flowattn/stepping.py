@@ -47,7 +47,8 @@ class ControlState(eqx.Module):
       tried have cost;
     - `nonfinite`: whether the last step met something that is not finite;
     - `unfit`: steps that did not suit the method, less those that did;
-    - `changes`: how often the method changed.
+    - `changes`: how often the method changed;
+    - `crossed`: the time elapsed at each event, inf before it.
     """
 
     pid: Any
@@ -59,6 +60,7 @@ class ControlState(eqx.Module):
     nonfinite: Bool[Array, ""]
     unfit: Int[Array, ""]
     changes: Int[Array, ""]
+    crossed: Float[Array, " event"]
 
 
 class StepControl(diffrax.AbstractAdaptiveStepSizeController):
@@ -71,7 +73,8 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
       no longer resolves a step, and where the method does not fit.
 
     `span` is the time of the whole solve, `left` that from the start of the segment,
-    `first` the steps tried before it.
+    `first` the steps tried before it, `events` how many are looked for. The field's
+    arguments begin with the time that has elapsed before the segment.
     """
 
     rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -83,6 +86,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     max_steps: Int[Array, ""]
     pause: Int[Array, ""] | None
     changeable: bool = eqx.field(static=True)
+    events: int = eqx.field(static=True)
 
     @property
     def pid(self) -> diffrax.PIDController:
@@ -113,6 +117,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
             nonfinite=jnp.array(False),
             unfit=none,
             changes=none,
+            crossed=jnp.full(self.events, jnp.inf, step.dtype),
         )
         return t0 + step, state
 
@@ -158,6 +163,11 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
             ~finite,
             unfit,
             state.changes,
+            jnp.where(
+                keep & jnp.isinf(state.crossed),
+                args[0] + made.crossed,
+                state.crossed,
+            ),
         )
         return keep, start, end, jump, state, result
 

@@ -1,5 +1,6 @@
 """Trajectory: what a run leaves behind. The only file that knows xarray."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import diffrax
@@ -46,6 +47,8 @@ class Trajectory(eqx.Module):
     - `sharpness`: the last estimate of the Jacobian's spectral radius, where a solver
       made one: the largest Hessian eigenvalue in size, for a gradient flow.
     - `learning_rate`: of plain gradient descent.
+    - `events[name]`: of a flow the first time at which an event changed sign, nan where
+      it never did.
     """
 
     ts: Float[Array, " time"]
@@ -65,6 +68,7 @@ class Trajectory(eqx.Module):
     changes: Float[Array, " change"] | None = None
     sharpness: Float[Array, ""] | None = None
     learning_rate: Float[Array, ""] | None = None
+    events: dict[str, Float[Array, ""]] = eqx.field(default_factory=dict)
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -116,6 +120,14 @@ class Trajectory(eqx.Module):
         return {name: jnp.abs(x - finer[name]) for name, x in self.observed.items()}
 
     @property
+    def event_error(self) -> dict[str, Array] | None:
+        """Estimated error of the time of each event; None without `error=True`."""
+        if self.finer is None:
+            return None
+        finer = self.finer.events
+        return {name: jnp.abs(t - finer[name]) for name, t in self.events.items()}
+
+    @property
     def reached(self) -> Bool[Array, " time"]:
         """Which of the output times the run reached."""
         return jnp.arange(self.ts.shape[0]) < self.saved
@@ -150,6 +162,7 @@ class Trajectory(eqx.Module):
             variables |= _arrays("params_best", self.best, ())
         stats = {k: v.item() if eqx.is_array(v) else v for k, v in self.stats.items()}
         attrs = {**stats, "result": self.outcome, "t_end": float(self.t_end)}
+        attrs |= {f"event {name}": float(t) for name, t in self.events.items()}
         return xr.Dataset(variables, coords, attrs)
 
     @property
@@ -172,6 +185,22 @@ def outcome_name(result: Any) -> str:
         if result == getattr(RESULTS, name):
             return name
     return str(result)
+
+
+def columns_dataset(
+    columns: Mapping[str, tuple[Any, tuple[str, ...], str, str]],
+    coords: Mapping[str, Any],
+) -> "xr.Dataset":
+    """An xarray data set of named arrays, each with its dims, units and long name."""
+    import xarray as xr
+
+    return xr.Dataset(
+        {
+            name: (dims, np.asarray(values), {"units": units, "long_name": text})
+            for name, (values, dims, units, text) in columns.items()
+        },
+        dict(coords),
+    )
 
 
 def _dims(label: Label, name: str, count: int) -> tuple[str, ...]:

@@ -63,8 +63,9 @@ def _implicit() -> diffrax.Kvaerno5:
 
 
 class Tried(eqx.Module):
-    """What a step tells the step size control: its error, and beside it its cost, and
-    whether (1 or 0) another method fits better.
+    """What a step tells the step size control: its error, and beside it its cost,
+    whether (1 or 0) another method fits better, and when within it the events were
+    (inf: not).
 
     All of it floats: diffrax puts inf for any nan in what a step gives for its error.
     """
@@ -73,15 +74,18 @@ class Tried(eqx.Module):
     evaluations: Float[Array, ""]
     products: Float[Array, ""]
     unfit: Float[Array, ""]
+    crossed: Float[Array, " event"]
 
 
 class Method(diffrax.AbstractWrappedSolver):
     """A diffrax solver whose steps report a `Tried` where others have an error.
 
-    Costs are known for explicit Runge-Kutta methods and for RKC (`counted`).
+    Costs are known for explicit Runge-Kutta methods and for RKC (`counted`). `watched`
+    are functions of the state whose changes of sign are looked for in each step.
     """
 
     solver: diffrax.AbstractAdaptiveSolver  # pyright: ignore
+    watched: tuple[Callable[[PyTree], Float[Array, ""]], ...] = ()
 
     @property
     def name(self) -> str:
@@ -158,10 +162,54 @@ class Method(diffrax.AbstractWrappedSolver):
             products = state.products - solver_state.products
             stiffness = jnp.abs(t1 - t0).astype(state.radius.dtype) * state.radius
             unfit = evaluations.astype(stiffness.dtype) > _CHEAP * stiffness
-        told = (
-            jnp.asarray(x, jnp.result_type(t0)) for x in (evaluations, products, unfit)
+        dtype = jnp.result_type(t0)
+        path = self.interpolation_cls(t0=t0, t1=t1, **dense)
+        crossed = [crossing(event, path, y0, y1) for event in self.watched]
+        tried = Tried(
+            error,
+            jnp.asarray(evaluations, dtype),
+            jnp.asarray(products, dtype),
+            jnp.asarray(unfit, dtype),
+            jnp.asarray(crossed, dtype),
         )
-        return y1, Tried(error, *told), dense, state, result
+        return y1, tried, dense, state, result
+
+
+def crossing(
+    event: Callable[[PyTree], Float[Array, ""]],
+    path: diffrax.AbstractPath,
+    y0: PyTree,
+    y1: PyTree,
+) -> Float[Array, ""]:
+    """When an event changes sign on a path from y0 to y1; inf where its signs at both
+    ends agree.
+
+    A start at which it is 0 has no sign to change. On the method's interpolant, so as
+    exact as what is observed; differentiable, by the implicit function theorem.
+    """
+    before, after = jnp.sign(event(y0)), jnp.sign(event(y1))
+    changes = (before != 0) & (before != after) & ~jnp.isnan(after)
+
+    def root() -> Float[Array, ""]:
+        start, end = jnp.asarray(path.t0), jnp.asarray(path.t1)
+        tolerance = 4 * float(jnp.finfo(start.dtype).eps)
+
+        def along(share, _):
+            value = event(path.evaluate(start + share * (end - start)))
+            value = jnp.asarray(value, share.dtype)
+            # Of runs side by side those without a change find a root all the same.
+            return jnp.where(changes, value, share - 0.5)
+
+        found = optx.root_find(
+            along,
+            optx.Bisection(tolerance, tolerance, expand_if_necessary=False),
+            jnp.asarray(0.5, start.dtype),
+            options={"lower": jnp.zeros_like(start), "upper": jnp.ones_like(start)},
+            throw=False,
+        )
+        return start + found.value * (end - start)
+
+    return jax.lax.cond(changes, root, lambda: jnp.full_like(path.t1, jnp.inf))
 
 
 def _tableau(solver) -> diffrax.ButcherTableau:

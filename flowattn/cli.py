@@ -29,19 +29,20 @@ from .experiment import (
 )
 from .figures import FIGURES, Runs, missing
 from .figures import Figure as FigureOf
-from .plotting import Drawing, plot_run
+from .plotting import DRAWINGS, Drawing, plot_run, plot_survey
 from .provenance import provenance, version
 from .report import law_table, table
 from .segments import Progress
 from .store import staged, write_json, write_runs
-from .systems import SYSTEMS, AbstractSystem
+from .systems import SYSTEMS, AbstractSystem, Part
 from .tasks import WordTable
+from .trajectory import columns_dataset
 
 # What a run writes: from an earlier run they would be out of date.
 _FILES = (
     "summary.json",
     "trajectory.zarr",
-    *(f"{name}.png" for name in ("training", "sen", "gap", "laws", "sharpness")),
+    *(f"{name}.png" for name in DRAWINGS),
 )
 
 
@@ -57,16 +58,13 @@ def _watch(label: str) -> Iterator[Callable[[Progress], None]]:
     bar.set_description(label)
     last, name = 0.0, label
 
-    def update(progress: Progress) -> None:
+    def update(progress: Progress | Part) -> None:
         nonlocal last, name
         percent = 100 * progress.done
         if percent < last:  # the second, finer solve
             last, name = 0.0, f"{label}, error estimate"
             bar.reset()
-        state = f"{name} ({progress.solver}) t = {progress.t:.4g}"
-        if progress.loss is not None:
-            state += f", loss {progress.loss:.4g}"
-        state += f", step {progress.step:.2g}"
+        state = f"{name} {progress}"
         bar.set_description(state)
         bar.update(percent - last)
         quarters = int(percent / 25 + 1e-6)
@@ -185,9 +183,10 @@ class Laws:
 
     def __call__(self) -> int:
         result = execute(plan(self.system, self.options), _watch)
-        if not result.problem.laws:
+        known = {} if result.problem is None else result.problem.laws
+        if not known:
             print("this system, trained like this, has no known law")
-        for law in result.problem.laws.values():
+        for law in known.values():
             regime = f"; {law.regime}" if law.regime else ""
             print(f"{law.name}: {law.label.long_name}, {law.kind}{regime}")
             print(f"    {law.citation}")
@@ -254,28 +253,33 @@ def _defined(values: np.ndarray) -> list[float | None]:
 def _write(stage: Path, result: Result) -> None:
     runs = {"flow": result.flow, "descent": result.descent, **result.beside}
     datasets = {k: run.to_dataset() for k, run in runs.items() if run is not None}
-    corpus = result.problem.corpus
+    summary, problem, survey = result.summary, result.problem, result.survey
+    corpus = None if problem is None else problem.corpus
     if corpus is not None and corpus.words is not None:
         datasets["words"] = WordTable.of(corpus).to_dataset()
-    summary = result.summary
+    drawings = {}
+    if survey is not None:
+        datasets["runs"] = columns_dataset(survey.columns, survey.coords)
+        drawings = plot_survey(summary["system"], survey)
     write_runs(
         stage / "trajectory.zarr",
         datasets,
         {"system": summary["system"], "config": summary["config"]}
         | {"provenance": summary["provenance"]},
     )
-    if any(run is not None and run.saved > 1 for run in runs.values()):
+    seen = any(run is not None and run.saved > 1 for run in runs.values())
+    if problem is not None and seen:
         drawings = plot_run(
             summary["system"],
-            result.problem,
+            problem,
             result.flow,
             result.descent,
             result.gap,
             result.beside,
             summary["config"]["learning_rate"],
         )
-        for name, drawing in drawings.items():
-            drawing.save(stage / f"{name}.png")
+    for name, drawing in drawings.items():
+        drawing.save(stage / f"{name}.png")
     write_json(stage / "summary.json", summary)
 
 

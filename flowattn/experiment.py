@@ -18,12 +18,11 @@ from .descend import descend
 from .errors import InputError, require_positive
 from .precision import require_resolved
 from .provenance import provenance
-from .report import stability, summarise
-from .segments import Progress
+from .report import stability, summarise, summarise_survey
 from .sharpness import sharpness
 from .solve import solve
 from .solvers import SOLVERS
-from .systems import AbstractSystem, Problem
+from .systems import AbstractSystem, Problem, Settings, Survey
 from .trajectory import Trajectory
 
 _MOST_STEPS = 10**9
@@ -31,7 +30,9 @@ _MOST_STEPS = 10**9
 # Ends of a run that can be gone on with.
 UNFINISHED = ("interrupted", "max_steps_reached")
 
-Watch = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
+# Told of a run by its name, gives a context whose value is called with how far it is
+# (a `Progress`, or a survey's `Part`).
+Watch = Callable[[str], AbstractContextManager[Callable[[Any], None]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,14 +221,15 @@ def _fields(instance: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One run of a system from the command line."""
+    """One run of a system from the command line, or one survey."""
 
-    problem: Problem
-    flow: Trajectory | None
-    descent: Trajectory | None
-    gap: Gap | None
-    beside: dict[str, Trajectory]
     summary: dict[str, Any]
+    problem: Problem | None = None
+    flow: Trajectory | None = None
+    descent: Trajectory | None = None
+    gap: Gap | None = None
+    beside: dict[str, Trajectory] = dataclasses.field(default_factory=dict)
+    survey: Survey | None = None
 
     @property
     def outcomes(self) -> list[str]:
@@ -241,6 +243,8 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
     `watch` gives, for the name of each, a context to run it in, whose value is called
     with its progress. What Ctrl-C leaves is reported like any other result.
     """
+    if plan.system.surveys:
+        return _survey(plan, watch)
     options, rate = plan.options, plan.learning_rate
     problem = plan.system.problem(jr.key(options.seed), options.data)
     observe = {**problem.observables, **problem.laws}
@@ -281,6 +285,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
                 max_steps=options.max_steps,
                 observe=observe,
                 error=True,
+                events=problem.events,
                 throw=False,
                 progress=progress,
                 checkpoint=checkpoint,
@@ -296,10 +301,39 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
         top = float(largest(problem.params)[0])
     summary = summarise(plan.system, problem, traj, run, gap, beside)
     summary["sharpness"] = stability(traj, run, gap, top, rate, plan.momentum)
+    summary |= _origin(plan, seconds)
+    return Result(summary, problem, traj, run, gap, beside)
+
+
+def _origin(plan: Plan, seconds: dict[str, float]) -> dict[str, Any]:
+    """What was chosen, and what it was run with."""
     origin = {**provenance(plan.precision), "seconds": seconds}
     origin["command"] = sys.argv[1:]
-    summary = {**summary, "config": plan.config, "provenance": origin}
-    return Result(problem, traj, run, gap, beside, summary)
+    return {"config": plan.config, "provenance": origin}
+
+
+def _survey(plan: Plan, watch: Watch) -> Result:
+    """Make the many runs of a system, and put their numbers together."""
+    options, begin = plan.options, time.perf_counter()
+    if options.sharpness or options.patience:
+        asked = "sharpness" if options.sharpness else "patience"
+        raise InputError(f"--{asked} is of a flow or a descent; these are many runs")
+    with watch("runs") as progress:
+        settings = Settings(
+            plan.t1,
+            options.rtol,
+            plan.atol,
+            options.max_steps,
+            plan.learning_rate,
+            plan.steps,
+            progress,
+        )
+        survey = plan.system.survey(jr.key(options.seed), options.data, settings)
+    summary = summarise_survey(plan.system, survey)
+    none = stability(None, None, None, None, plan.learning_rate, plan.momentum)
+    seconds = {"runs": time.perf_counter() - begin}
+    summary |= {"sharpness": none, **_origin(plan, seconds)}
+    return Result(summary, survey=survey)
 
 
 def _beside(plan: Plan, problem: Problem, flow: Trajectory) -> dict[str, Trajectory]:
@@ -315,6 +349,8 @@ def _beside(plan: Plan, problem: Problem, flow: Trajectory) -> dict[str, Traject
                 atol=plan.atol,
                 max_steps=plan.options.max_steps,
                 observe=reduction.observables,
+                events=reduction.events,
+                error=True,
                 throw=False,
             )
     return found

@@ -19,7 +19,7 @@ class Reduction(eqx.Module):
     - `flow`: f; `full`: F.
     - `project`: θ ↦ z, what the theory keeps; `lift`: z ↦ θ, what it says of the rest.
     - `observables`: what can be observed of z, under the names that the full model's
-      observables have, so that the two solutions compare.
+      observables have, so that the two solutions compare; `events` likewise.
     - `kind`: "exact" where project∘F∘lift = f everywhere, "approximate" else, with
       `scaling` saying how the difference falls; `citation` where it is derived.
 
@@ -35,6 +35,7 @@ class Reduction(eqx.Module):
     scaling: str = eqx.field(static=True, default="")
     citation: str = eqx.field(static=True, default="")
     observables: dict[str, Observable] = eqx.field(default_factory=dict)
+    events: dict[str, Callable[[Any], Any]] = eqx.field(default_factory=dict)
 
 
 @eqx.filter_jit

@@ -8,7 +8,7 @@ import numpy as np
 from .compare import NO_ERROR, Gap, compare
 from .laws import drift
 from .reductions import defect
-from .systems import AbstractSystem, Problem
+from .systems import AbstractSystem, Problem, Survey
 from .trajectory import Trajectory
 
 # A gap beyond this share of an observable's largest value counts as a departure.
@@ -26,7 +26,7 @@ def summarise(
     """The numbers of a run, ready for JSON: flow, descent, gap, laws, theory."""
     summary = {
         "system": system.name,
-        "flow": None if flow is None else {**_run(system, flow), "events": {}},
+        "flow": None if flow is None else {**_run(system, flow), **_events(flow)},
         "descent": None if descent is None else _run(system, descent),
         "gap": None if gap is None else _gap(gap),
         "laws": [_law(system, law, flow, descent) for law in problem.laws.values()],
@@ -39,8 +39,25 @@ def summarise(
             _closed_form(name, of_time, {"flow": flow, "descent": descent})
             for name, of_time in problem.closed_forms.items()
         ],
+        "metrics": system.metrics(problem, flow),
     }
     return _undefined_to_none(summary)
+
+
+def summarise_survey(system: AbstractSystem, survey: Survey) -> dict[str, Any]:
+    """The numbers of many runs, in the form that one run's have."""
+    summary = {"system": system.name, "flow": None, "descent": None, "gap": None}
+    nothing = {name: [] for name in ("laws", "reductions", "closed_forms")}
+    return _undefined_to_none({**summary, **nothing, "metrics": survey.metrics})
+
+
+def _events(run: Trajectory) -> dict[str, Any]:
+    """When the events of a run were, and how exactly that is known."""
+    errors = run.event_error or {}
+    return {
+        "events": {name: float(t) for name, t in run.events.items()},
+        "event_errors": {name: float(error) for name, error in errors.items()},
+    }
 
 
 def _reduction(problem, name, flow, small) -> dict[str, Any]:
@@ -58,9 +75,10 @@ def _reduction(problem, name, flow, small) -> dict[str, Any]:
         "max_relative": None if gap is None else gap.max_relative,
         "numerical_error": None if gap is None else gap.numerical_error,
         "final": {
-            key: float(values[int(small.saved) - 1])
+            key: np.asarray(values[int(small.saved) - 1]).tolist()
             for key, values in small.observed.items()
         },
+        **_events(small),
     }
 
 
@@ -190,6 +208,7 @@ def table(summary: dict[str, Any]) -> str:
         ]
     if summary["laws"]:
         parts.append(law_table(summary))
+    parts += _metrics(summary["metrics"])
     return "\n\n".join(parts)
 
 
@@ -215,6 +234,8 @@ def _header(summary) -> str:
         if left["time"] is not None:
             line += f"; beyond {left['fraction']:.0%} from t = {left['time']:g}"
         lines.append(line)
+    if summary["flow"] is not None:
+        lines += _event_lines(summary["flow"])
     lines += _theory(summary)
     sharp = summary["sharpness"]
     rate, edge = sharp["learning_rate"], sharp["largest_stable_learning_rate"]
@@ -236,6 +257,34 @@ def _header(summary) -> str:
     return "\n".join(lines)
 
 
+def _event_lines(run) -> list[str]:
+    """When the events of a flow, or of a reduction, were."""
+    lines = []
+    for name, t in run["events"].items():
+        words, error = name.replace("_", " "), run["event_errors"].get(name)
+        when = "never" if t is None else f"t = {t:.8g}"
+        known = "" if t is None or error is None else f", error {error:.1e}"
+        lines.append(f"event    {words}: {when}{known}")
+    return lines
+
+
+def _metrics(metrics: dict[str, Any]) -> list[str]:
+    """Numbers by name, then tables of those that come in groups of the same names."""
+    single = {k: v for k, v in metrics.items() if not isinstance(v, dict)}
+    rows = [(k.replace("_", " "), _show(v)) for k, v in single.items()]
+    found = [_columns([("metric", ""), *rows])] if rows else []
+    for name, group in metrics.items():
+        if isinstance(group, dict):
+            columns = list(next(iter(group.values())))
+            head = (name.replace("_", " "), *(c.replace("_", " ") for c in columns))
+            body = [
+                (k.replace("_", " "), *(_show(row.get(c)) for c in columns))
+                for k, row in group.items()
+            ]
+            found.append(_columns([head, *body]))
+    return found
+
+
 def _theory(summary) -> list[str]:
     """Reductions and closed forms beside the full model."""
     lines = []
@@ -246,7 +295,7 @@ def _theory(summary) -> list[str]:
             line += (
                 f" full flow, numerical error {_number(one['numerical_error'], '.1e')}"
             )
-        lines.append(line)
+        lines += [line, *_event_lines(one)]
     for one in summary["closed_forms"]:
         apart = ", ".join(
             f"{kind} {one[kind]:.1e}" for kind in ("flow", "descent") if kind in one
@@ -361,6 +410,10 @@ def _number(value: float | None, form: str = ".4g") -> str:
 
 def _show(value: Any) -> str:
     """A number, or the range of several."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
     if isinstance(value, list):
         known = [v for v in np.ravel(value) if v is not None]
         return f"{min(known):.4g} … {max(known):.4g}" if known else "–"

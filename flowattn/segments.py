@@ -40,6 +40,10 @@ class Progress(NamedTuple):
     solver: str
     loss: float | None
 
+    def __str__(self) -> str:
+        loss = "" if self.loss is None else f", loss {self.loss:.4g}"
+        return f"({self.solver}) t = {self.t:.4g}{loss}, step {self.step:.2g}"
+
 
 def latest_loss(record: Any, saved: int) -> float | None:
     """The last of `saved` values of an observable called "loss", if there is one."""

@@ -5,9 +5,11 @@ from .base import Runs as Runs
 from .base import missing as missing
 from .digits import FIGURES as _DIGITS
 from .focus import FIGURES as _FOCUS
+from .heads import FIGURES as _HEADS
 from .sentiment import FIGURES as _SENTIMENT
 from .topic_words import FIGURES as _TOPIC_WORDS
 
 FIGURES: dict[str, Figure] = {
-    figure.name: figure for figure in (*_TOPIC_WORDS, *_SENTIMENT, *_FOCUS, *_DIGITS)
+    figure.name: figure
+    for figure in (*_TOPIC_WORDS, *_SENTIMENT, *_FOCUS, *_DIGITS, *_HEADS)
 }

@@ -125,6 +125,7 @@ class Runs:
                 max_steps=max_steps,
                 solver=solver,
                 observe=_observed(problem, laws),
+                events=problem.events,
                 save_params=path,
                 progress=self.go_on,
             )

@@ -8,3 +8,7 @@ from .focus import AbstractFocusModel as AbstractFocusModel
 from .focus import ImageFocus as ImageFocus
 from .focus import LinearFocus as LinearFocus
 from .focus import Network as Network
+from .heads import FactorisedScores as FactorisedScores
+from .heads import FreeScores as FreeScores
+from .heads import PositionalHeads as PositionalHeads
+from .sequence import SequenceModel as SequenceModel

@@ -1,7 +1,7 @@
 """Plots of runs. Nothing is solved here; every function returns what it drew."""
 
 from ..compare import Gap
-from ..systems import Problem
+from ..systems import Problem, Survey
 from ..trajectory import Trajectory
 from .base import COLOURS as COLOURS
 from .base import MARKERS as MARKERS
@@ -18,12 +18,36 @@ from .base import positive as positive
 from .base import styled as styled
 from .focus import plot_attention as plot_attention
 from .focus import plot_focus as plot_focus
+from .heads import accuracy_panels as accuracy_panels
+from .heads import agreement_panel as agreement_panel
+from .heads import plot_agreement as plot_agreement
+from .heads import plot_models as plot_models
+from .heads import plot_starts as plot_starts
 from .panels import Curve as Curve
 from .panels import Panel as Panel
 from .panels import drawn as drawn
 from .panels import lines as lines
+from .theory import plot_theory as plot_theory
 from .topic_words import plot_sen as plot_sen
 from .topic_words import plot_topic_words as plot_topic_words
+
+# All that the drawings of a run are called.
+DRAWINGS = ("training", "sen", "gap", "laws", "sharpness")
+DRAWINGS += ("starts", "accuracy", "agreement")
+
+_SHOWN = {
+    "keyword": ("p", "margin", "beta0", "beta1"),
+    "copying": ("loss", "probability", "s", "w"),
+}
+
+
+def plot_survey(system: str, survey: Survey) -> dict[str, Drawing]:
+    """The figures of many runs of a system, by name."""
+    if system == "ktiw":
+        return plot_agreement(survey)
+    if "success" in survey.columns:
+        return plot_starts(survey)
+    return plot_models(survey)
 
 
 def plot_run(
@@ -38,6 +62,9 @@ def plot_run(
     """The figures of one run of a system, by name."""
     if system == "focus":
         own = plot_focus(flow, descent, beside, problem.closed_forms)
+    elif system in _SHOWN:
+        theory = beside, problem.closed_forms
+        own = plot_theory(_SHOWN[system], flow, descent, *theory)
     else:
         own = plot_topic_words(flow, descent)
     return own | plot_common(flow, descent, gap, problem.laws, learning_rate)

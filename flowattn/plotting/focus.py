@@ -1,6 +1,6 @@
 """Plots of one run of focus."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from ..trajectory import Trajectory
 from .base import COLOURS, TIME, Drawing, one_of, reached, styled
 from .panels import Curve, Panel, drawn
+from .theory import plot_theory
 
 _SHOWN = ("loss", "mu", "nu", "alpha")
 
@@ -25,32 +26,7 @@ def plot_focus(
     first = one_of(flow, descent)
     if "selection" in first.observed:
         return {"training": _shares(first)}
-    panels = []
-    for name in _SHOWN:
-        label = dict(first.labels)[name]
-        units = "" if label.units == "1" else f"  [{label.units}]"
-        curves = list(_curves(name, flow, descent, beside, closed_forms))
-        panels.append(Panel("", TIME, label.long_name + units, curves))
-    return {"training": drawn(panels, columns=2)}
-
-
-def _curves(name, flow, descent, beside, closed_forms) -> Iterator[Curve]:
-    for run, label, style in (
-        (flow, "flow", "line"),
-        (descent, "gradient descent", "points"),
-    ):
-        if run is not None:
-            times, values = reached(run, name)
-            yield Curve(label, times, values[:, 0], style, int(style == "points"))
-    for theory, small in beside.items():
-        times, values = reached(small, name)
-        text = f"reduction ({theory})"
-        yield Curve(text, times, values[:, 0], "dashed", "black", width=1.0)
-    if name in closed_forms:
-        first = one_of(flow, descent)
-        times = reached(first, name)[0]
-        values = np.asarray(closed_forms[name](times))
-        yield Curve("closed form", times, values, "dotted", "#D55E00", width=2.2)
+    return plot_theory(_SHOWN, flow, descent, beside, closed_forms)
 
 
 def _shares(run: Trajectory) -> Drawing:

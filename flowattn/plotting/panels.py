@@ -29,7 +29,9 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Axes with their curves; `log` names the logarithmic ones, as "x", "y" or "xy"."""
+    """Axes with their curves; `log` names the logarithmic ones, as "x", "y" or "xy".
+    `names` are those of the places 0, 1, … of the horizontal axis.
+    """
 
     title: str
     xlabel: str
@@ -39,6 +41,7 @@ class Panel(NamedTuple):
     columns: int = 1
     bottom: float | None = None
     top: float | None = None
+    names: Sequence[str] = ()
 
 
 def lines(
@@ -71,7 +74,10 @@ def drawn(panels: Sequence[Panel], title: str = "", columns: int = 3) -> Drawing
                 curves[f"{name}, error"] = (np.asarray(curve.x), curve.error)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
         axes.set_title(panel.title, fontsize=9)
-        if "x" in panel.log:
+        if panel.names:
+            axes.set_xticks(range(len(panel.names)), panel.names, rotation=25)
+            axes.tick_params(axis="x", labelsize=7)
+        elif "x" in panel.log:
             axes.set_xscale("log")
             _ticks_at(axes, np.asarray(panel.curves[0].x, float))
         else:
@@ -79,7 +85,7 @@ def drawn(panels: Sequence[Panel], title: str = "", columns: int = 3) -> Drawing
         if "y" in panel.log:
             axes.set_yscale("log")
         axes.set_ylim(bottom=panel.bottom, top=panel.top)
-        if any(not c.label.startswith("_") for c in panel.curves):
+        if any(c.label and not c.label.startswith("_") for c in panel.curves):
             axes.legend(ncols=panel.columns)
     if title:
         canvas.suptitle(title, fontsize=10)

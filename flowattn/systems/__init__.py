@@ -2,9 +2,17 @@
 
 from .base import AbstractSystem as AbstractSystem
 from .base import Defaults as Defaults
+from .base import Part as Part
 from .base import Problem as Problem
+from .base import Settings as Settings
+from .base import Survey as Survey
 from .base import Then as Then
+from .copying import Copying as Copying
 from .focus import Focus as Focus
+from .keyword import Keyword as Keyword
+from .ktiw import KTIW as KTIW
 from .topic_words import TopicWords as TopicWords
 
-SYSTEMS: dict[str, type[AbstractSystem]] = {s.name: s for s in (TopicWords, Focus)}
+SYSTEMS: dict[str, type[AbstractSystem]] = {
+    system.name: system for system in (TopicWords, Focus, Keyword, Copying, KTIW)
+}

@@ -42,6 +42,47 @@ class Defaults(NamedTuple):
     outputs: int = 100
 
 
+class Settings(NamedTuple):
+    """How the runs of a survey are made; `progress` is told how far they are."""
+
+    t1: float
+    rtol: float
+    atol: float
+    max_steps: int
+    learning_rate: float
+    steps: int
+    progress: Callable[["Part"], None]
+
+
+class Part(NamedTuple):
+    """How far a survey is: the part `done`, from 0 to 1, and what that is."""
+
+    done: float
+    what: str
+
+    def __str__(self) -> str:
+        return self.what
+
+
+class Column(NamedTuple):
+    """One array of a survey, with what it is."""
+
+    values: np.ndarray
+    dims: tuple[str, ...]
+    units: str = "1"
+    long_name: str = ""
+
+
+class Survey(NamedTuple):
+    """Many runs of a system: `metrics`, numbers ready for JSON (in nested
+    dictionaries), and the arrays that they come from, with the `coords` of their dims.
+    """
+
+    metrics: dict[str, Any]
+    columns: dict[str, Column]
+    coords: dict[str, Any]
+
+
 class Problem(eqx.Module):
     """One instance of a system: drawn data and initial parameters.
 
@@ -50,7 +91,7 @@ class Problem(eqx.Module):
     whole model for parameters, `corpus` the sentences, where there are any. `rates`
     are factors of the gradient (see `GradientFlow`), `then` a loss that takes over at
     a time. `closed_forms`: observables by name as functions of time, where they are
-    known.
+    known. `events` are what `solve` should look for.
 
     `flow` is what `solve` integrates; `descent` what `descend` needs beside a learning
     rate and steps to follow it.
@@ -67,6 +108,7 @@ class Problem(eqx.Module):
     rates: PyTree | None = None
     then: Then | None = None
     closed_forms: dict[str, Callable[[Any], Any]] = eqx.field(default_factory=dict)
+    events: dict[str, Callable[[Any], Any]] = eqx.field(default_factory=dict)
 
     @property
     def flow(self) -> AbstractFlow:
@@ -118,6 +160,20 @@ class AbstractSystem(eqx.Module):
     @abc.abstractmethod
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
         """An instance drawn by `key`; `data` is the folder of named corpora."""
+
+    @property
+    def surveys(self) -> bool:
+        """Whether it is many runs, made by `survey`, not a flow and a descent."""
+        return False
+
+    def survey(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+        """The runs of a system that `surveys`."""
+        raise NotImplementedError(f"{self.name} is no survey")
+
+    def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
+        """Numbers of a run that are no observable's, ready for JSON."""
+        del problem, flow
+        return {}
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
         """The last output time before a kink of the model; None where it met none."""

@@ -1,9 +1,11 @@
 """Tasks: what generates or holds the data."""
 
 from .bags import Bag as Bag
+from .copying import CopyingTask as CopyingTask
 from .images import ImageSet as ImageSet
 from .images import cifar10 as cifar10
 from .images import digits as digits
+from .keywords import KeywordTask as KeywordTask
 from .mosaics import ImageMosaics as ImageMosaics
 from .mosaics import ImageMosaicsTask as ImageMosaicsTask
 from .mosaics import MosaicSplits as MosaicSplits

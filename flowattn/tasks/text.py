@@ -48,6 +48,8 @@ class TextTask(eqx.Module):
     corpus: str = eqx.field(static=True)
     padding: Literal["mask", "attend"] = eqx.field(static=True, default="mask")
     data: str | None = eqx.field(static=True, default=None)
+    made: str = eqx.field(static=True, default="synthetic")
+    """What the corpus that is made, not read, is called: a choice to tell of."""
 
     def sample(self, key: PRNGKeyArray) -> Corpus:
         """Read the corpus; `key` splits it where it is a single file."""
@@ -98,7 +100,7 @@ class TextTask(eqx.Module):
 
     def path(self) -> Path:
         """The file or folder of the corpus; `InputError` where there is none."""
-        choices = f"choose from: synthetic, {', '.join(NAMED_CORPORA)}, or a path"
+        choices = f"choose from: {self.made}, {', '.join(NAMED_CORPORA)}, or a path"
         if self.corpus not in NAMED_CORPORA:
             path = _existing(self.corpus) if self.corpus else None
             if path is None:

@@ -276,7 +276,7 @@ SMALL = KTIWTraining(
 @pytest.fixture(scope="module")
 def corpus():
     task = KeywordTask(
-        keywords=2, vocabulary=20, shortest=8, longest=14, misleading=0, sentences=400
+        keywords=2, vocabulary=20, shortest=8, longest=14, misleading=0.0, sentences=400
     )
     return task.sample(jr.key(0))
 

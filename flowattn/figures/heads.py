@@ -219,8 +219,10 @@ def _successes(runs: Runs) -> Drawing:
     fine = np.geomspace(_SCALES[0], _SCALES[-1], 100)
     for colour, m in enumerate((4, 5, 6)):
         found = [
-            _survey(runs, Copying(length=4, vocabulary=m, starts=count, start_scale=x))
-            for x in _SCALES
+            _survey(
+                runs, Copying(length=4, vocabulary=m, starts=count, start_scale=x), k
+            )
+            for k, x in enumerate(_SCALES)
         ]
         rates = np.array([one["success_rate"] for one in found])
         errors = np.array([one["standard_error"] for one in found])
@@ -230,7 +232,7 @@ def _successes(runs: Runs) -> Drawing:
         theory = np.array([success_theory(4, m, float(scale)) for scale in fine])
         curves.append(Curve(f"_{text}, theory", fine, theory, "dashed", colour, 1.0))
     panel = Panel(
-        f"n = 4, {count:,} starts each; dashed: Φ(n(m − n)/(mσ√(2(n − 1))))",
+        f"n = 4, {count:,} starts each; dashed: first order",
         "standard deviation σ of the start",
         "share of starts with success",
         curves,
@@ -241,21 +243,22 @@ def _successes(runs: Runs) -> Drawing:
     return drawn([panel], columns=1)
 
 
-def _survey(runs: Runs, system: Copying) -> dict[str, Any]:
+def _survey(runs: Runs, system: Copying, seed: int = 0) -> dict[str, Any]:
     """The metrics of random starts."""
     t1 = system.defaults.t1
     assert t1 is not None
 
     def made():
-        runs.tell(f"{system.starts} random starts of {system.task}, to t = {t1:g}")
+        task = _task(system.task.length, system.task.vocabulary)
+        runs.tell(f"{system.starts} random starts, {task}, to t = {t1:g}")
         how = Settings(t1, 1e-5, 1e-8, 5000, 0.0, 0, lambda part: None)
-        return system.survey(jr.key(0), None, how).metrics
+        return system.survey(jr.key(seed), None, how).metrics
 
-    return runs.once(("starts", repr(system)), made)
+    return runs.once(("starts", repr(system), seed), made)
 
 
 def _heads(runs: Runs) -> Drawing:
-    ts = np.append(0.0, np.geomspace(1e3, 4e5, 200))
+    ts = np.append(0.0, np.geomspace(30, 4e5, 300))
     cases = {
         "one good head": (1, 1),
         "eight heads, one good": (8, 1),
@@ -291,6 +294,7 @@ def _heads(runs: Runs) -> Drawing:
                     starts=count,
                     start_scale=0.05,
                 ),
+                seed=int(h),
             )
             for h in heads
         ]

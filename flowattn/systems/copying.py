@@ -148,8 +148,8 @@ class Copying(AbstractSystem):
             raise InputError(
                 f"there are {count:.1e} sequences of {self.task.length} of "
                 f"{self.task.vocabulary} words, too many for the exact expectation "
-                f"(at most {_MOST_SEQUENCES:,}): draw some with sequences, or use "
-                "reduced"
+                f"(at most {_MOST_SEQUENCES:,}): draw some with --sequences, or use "
+                "--reduced"
             )
 
     @property

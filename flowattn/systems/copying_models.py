@@ -62,15 +62,11 @@ def sequence_survey(
             values.append(np.concatenate([getattr(run, name) for run in runs]))
     settings.progress(Part(1.0, "all models"))
     measures = {k: np.stack(v) for k, v in zip(_MEASURES, found, strict=True)}
+    accuracies = zip(
+        tasks, measures["token_accuracy"], measures["attention_accuracy"], strict=True
+    )
     return Survey(
-        {
-            name: _summary(
-                steps_seen,
-                measures["token_accuracy"][number],
-                measures["attention_accuracy"][number],
-            )
-            for number, name in enumerate(tasks)
-        },
+        {"tasks": {name: _summary(steps_seen, *both) for name, *both in accuracies}},
         {
             name: Column(values, ("task", "seed", "step"), *_MEASURES[name])
             for name, values in measures.items()
@@ -82,7 +78,7 @@ def sequence_survey(
 _MEASURES = {
     "loss": ("nat", "loss of held-out sequences"),
     "token_accuracy": ("1", "share of tokens right"),
-    "attention_accuracy": ("1", "share of targets that attend to their own position"),
+    "attention_accuracy": ("1", "share of attention on the right position"),
 }
 
 

@@ -126,7 +126,12 @@ def kendall_tau(a: Entries, b: Entries, real: Words) -> Float[np.ndarray, " sent
     from scipy.stats import kendalltau
 
     rows = zip(*(np.asarray(x) for x in (a, b, real)), strict=True)
-    return np.array([kendalltau(x[kept], y[kept])[0] for x, y, kept in rows])
+    return np.array(
+        [
+            kendalltau(x[kept], y[kept])[0] if kept.sum() > 1 else np.nan
+            for x, y, kept in rows
+        ]
+    )
 
 
 def xi(

@@ -83,7 +83,12 @@ def test_reduction_is_exact(n, m, fields):
 
 
 @pytest.mark.parametrize(
-    "n, m", [(4, 4), (4, 6), pytest.param(5, 5, marks=pytest.mark.slow)]
+    "n, m",
+    [
+        (4, 4),
+        pytest.param(4, 6, marks=pytest.mark.slow),
+        pytest.param(5, 5, marks=pytest.mark.slow),
+    ],
 )
 def test_full_flow_lands_on_the_reduction(n, m):
     made = problem(n, m, start=0.1)
@@ -271,6 +276,7 @@ def test_the_default_time_is_long_enough(n, m, start):
     assert float(escapes(n, m, start, 4e6)[0]) < system.defaults.t1
 
 
+@pytest.mark.slow
 def test_a_sample_leaves_the_reduction_as_one_over_its_size():
     apart = []
     for count in (100, 1600):
@@ -288,10 +294,11 @@ def test_a_sample_leaves_the_reduction_as_one_over_its_size():
     assert 5 < apart[0] / apart[1] < 50
 
 
-def settings(t1):
-    return fa.systems.Settings(t1, 1e-6, 1e-9, 5000, 1.0, 1, lambda part: None)
+def settings(t1, rtol=1e-6):
+    return fa.systems.Settings(t1, rtol, rtol / 1000, 5000, 1.0, 1, lambda part: None)
 
 
+@pytest.mark.slow
 def test_random_starts_are_single_flows():
     system = fa.systems.Copying(length=3, vocabulary=4, starts=5, start_scale=1.0)
     found = system.survey(jr.key(0), None, settings(system.defaults.t1))
@@ -317,7 +324,7 @@ def test_random_starts_are_single_flows():
 @pytest.mark.parametrize("m, rate", [(4, 0.488), (5, 0.761)])
 def test_success_rates(m, rate):
     system = fa.systems.Copying(length=4, vocabulary=m, starts=2000, start_scale=0.5)
-    found = system.survey(jr.key(0), None, settings(160.0))
+    found = system.survey(jr.key(0), None, settings(160.0, rtol=1e-4))
     assert abs(found.metrics["success_rate"] - rate) < 0.03
     assert found.metrics["standard_error"] < 0.012
 

@@ -43,7 +43,7 @@ def test_a_keyword_run(tmp_path, capsys):
 
 def test_a_copying_run_beside_its_reduction(tmp_path):
     sizes = ("--length", 3, "--vocabulary", 4, "--heads", 2, "--good-heads", 1)
-    assert run("copying", *sizes, "--start", 0.1, "--steps", 40, "--out", tmp_path) == 0
+    assert run("copying", *sizes, "--start", 0.1, "--out", tmp_path) == 0
     found = summary(tmp_path)
     flow, (reduction,) = found["flow"], found["reductions"]
     assert reduction["kind"] == "exact" and reduction["defect"] < 1e-13
@@ -55,7 +55,7 @@ def test_a_copying_run_beside_its_reduction(tmp_path):
     escape = flow["events"]["escape_time"]
     assert abs(reduction["events"]["escape_time"] - escape) < 1e-3 * escape
     assert found["metrics"]["escape_time_over_heads"] == escape / 2
-    assert found["descent"]["stats"]["gradient_evaluations"] == 40
+    assert found["descent"] is None
     assert (tmp_path / "training.png").exists()
 
 

@@ -276,7 +276,7 @@ def _write(stage: Path, result: Result) -> None:
             result.descent,
             result.gap,
             result.beside,
-            summary["config"]["learning_rate"],
+            summary["sharpness"]["edge"],
         )
     for name, drawing in drawings.items():
         drawing.save(stage / f"{name}.png")

@@ -296,7 +296,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
             gap = compare(traj, run)
     beside = {} if traj is None else _beside(plan, problem, traj)
     top = None
-    if plan.descent and problem.edge:
+    if plan.descent and problem.has_edge:
         largest = sharpness(problem.loss, rates=problem.rates)
         top = float(largest(problem.params)[0])
     summary = summarise(plan.system, problem, traj, run, gap, beside)
@@ -347,6 +347,7 @@ def _beside(plan: Plan, problem: Problem, flow: Trajectory) -> dict[str, Traject
                 ts=flow.ts,
                 rtol=plan.options.rtol,
                 atol=plan.atol,
+                solver=plan.options.solver,
                 max_steps=plan.options.max_steps,
                 observe=reduction.observables,
                 events=reduction.events,

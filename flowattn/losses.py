@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 
 class AbstractBatchLoss(eqx.Module):
@@ -60,7 +60,7 @@ def cross_entropy(
     """
     log_probability = jax.nn.log_softmax(logits, axis=-1)
     chosen = jnp.take_along_axis(log_probability, labels[:, None], axis=-1)
-    return -_mean(chosen[:, 0], weights)
+    return -weighted_mean(chosen[:, 0], weights)
 
 
 def hard_attention_loss(
@@ -79,7 +79,7 @@ def hard_attention_loss(
     4.0
     """
     given = _log_probability(logits, labels)
-    return -_mean(jnp.sum(jnp.exp(log_attention) * given, axis=1), weights)
+    return -weighted_mean(jnp.sum(jnp.exp(log_attention) * given, axis=1), weights)
 
 
 def marginal_attention_loss(
@@ -98,7 +98,7 @@ def marginal_attention_loss(
     4.0
     """
     given = _log_probability(logits, labels)
-    return -_mean(jax.nn.logsumexp(log_attention + given, axis=1), weights)
+    return -weighted_mean(jax.nn.logsumexp(log_attention + given, axis=1), weights)
 
 
 def _log_probability(logits, labels):
@@ -107,8 +107,18 @@ def _log_probability(logits, labels):
     return jnp.take_along_axis(log_probability, labels[:, None, None], axis=2)[..., 0]
 
 
-def _mean(values, weights):
+def weighted_mean(
+    values: Float[Array, " examples"], weights: Float[Array, " examples"] | None
+) -> Float[Array, ""]:
+    """The mean, or the one with weights that sum to 1."""
     return jnp.mean(values) if weights is None else weights @ values
+
+
+def largest_is(
+    values: Float[Array, "examples entries"], number: Int[Array, " examples"]
+) -> Bool[Array, " examples"]:
+    """Whether the (first) largest entry of each row has that number."""
+    return jax.lax.argmax(values, values.ndim - 1, number.dtype) == number
 
 
 def accuracy(
@@ -122,5 +132,5 @@ def accuracy(
     >>> float(accuracy(jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([0, 1])))
     0.5
     """
-    right = jax.lax.argmax(logits, logits.ndim - 1, labels.dtype) == labels
-    return _mean(right.astype(logits.dtype), weights)
+    right = largest_is(logits, labels)
+    return weighted_mean(right.astype(logits.dtype), weights)

@@ -249,7 +249,7 @@ def _header(summary) -> str:
         lines.append(line)
     for kind, largest in sharp["largest"].items():
         line = f"         largest sharpness of the {kind} {largest:.4g}, "
-        line += f"2 / learning rate {sharp['edge']:.4g}"
+        line += f"the descent's edge {sharp['edge']:.4g}"
         since = sharp["past_edge_since"]
         if kind == "flow" and since is not None:
             line += f": past the edge from t = {since:g}"

@@ -288,10 +288,18 @@ def test_a_fixed_focus_moves_as_the_field(loss):
         assert found.nu is None and not problem.laws
 
 
-def test_a_closed_form_is_the_flow():
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "marginal",
+        pytest.param("soft", marks=pytest.mark.slow),
+        pytest.param("hard", marks=pytest.mark.slow),
+    ],
+)
+def test_a_closed_form_is_the_flow(loss):
     ts = np.append(0.0, np.geomspace(0.1, 1e6, 8))
     for alpha, start in ((0.05, 0.0), (0.5, -1.0), (1.0, 0.0)):
-        system = Focus(loss="marginal", fixed_focus=alpha, start_mu=start, reduced=True)
+        system = Focus(loss=loss, fixed_focus=alpha, start_mu=start, reduced=True)
         problem = system.problem(KEY)
         traj = fa.solve(
             problem.flow,

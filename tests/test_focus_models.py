@@ -158,7 +158,7 @@ def test_a_batch_is_an_unbiased_estimate():
     sizes = dict(classes=3, segments=4, mosaics=60, noise=5.0)
     problem = Focus(loss="marginal", batch=8, **sizes).problem(KEY)
     params = generic(problem, scale=1.0)
-    assert not problem.loss.whole and not problem.edge
+    assert not problem.loss.whole and not problem.has_edge
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, None, None))

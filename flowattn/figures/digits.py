@@ -37,14 +37,12 @@ def _trained(runs: Runs) -> dict[str, list[Trajectory]]:
     def learned(kind):
         switch = 0.2 * t1 if kind == "hybrid" else None
         system = _system(loss=kind, switch_time=switch)
-        return [runs.descent(system, rate, ts, n, momentum=momentum) for n in _all()]
+        return [
+            runs.descent(system, rate, ts, n, momentum=momentum) for n in range(_SEEDS)
+        ]
 
     made = runs.together(*(partial(learned, kind) for kind in _KINDS))
     return dict(zip(_KINDS, made, strict=True))
-
-
-def _all() -> range:
-    return range(_SEEDS)
 
 
 def _table(runs: Runs) -> Drawing:
@@ -124,7 +122,7 @@ def _signatures(runs: Runs) -> Drawing:
 
     made = runs.together(*(partial(signature, kind) for kind in LOSSES))
     found = dict(zip(LOSSES, made, strict=True))
-    panels = signature_panels(lambda kind, _: found[kind], ts)
+    panels = signature_panels(found, ts)
     return drawn(panels, "digits, m = 9, focus held at α: loss, and gain of more focus")
 
 

@@ -1,5 +1,6 @@
 """Figures of the linear focus task: Vashisht & Ramaswamy 2023, and what is new."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import equinox as eqx
@@ -12,7 +13,12 @@ from scipy.special import wrightomega
 from ..plotting import Curve, Drawing, Panel, drawn
 from ..solve import solve
 from ..systems import Focus
-from ..systems.focus_reduced import Focus2D, Loss, closed_form
+from ..systems.focus_reduced import (
+    Focus2D,
+    Loss,
+    closed_form,
+    coordinates_by_class,
+)
 from .base import Figure, Runs
 
 PAPER = "Vashisht & Ramaswamy 2023"
@@ -66,7 +72,8 @@ STEP = 0.01
 def _signatures(runs: Runs) -> Drawing:
     del runs  # closed forms: nothing is solved
     ts = np.geomspace(1.0, 1e6, 300)
-    return drawn(signature_panels(_closed_signature, ts), _SIGNATURES)
+    found = {kind: _closed_signature(kind, ts) for kind in LOSSES}
+    return drawn(signature_panels(found, ts), _SIGNATURES)
 
 
 _SIGNATURES = (
@@ -74,13 +81,12 @@ _SIGNATURES = (
 )
 
 
-def signature_panels(signature, ts: np.ndarray) -> list[Panel]:
-    """Loss above, gain below, for the three losses and five α; `signature` gives both
-    for a loss.
-    """
+def signature_panels(
+    signatures: Mapping[str, tuple[np.ndarray, np.ndarray]], ts: np.ndarray
+) -> list[Panel]:
+    """Loss above, gain below, both by α, for each loss."""
     above, below = [], []
-    for kind in LOSSES:
-        losses, gains = signature(kind, ts)
+    for kind, (losses, gains) in signatures.items():
         for panels, values, label in (
             (above, losses, "L(α)  [nat]"),
             (below, gains, "[L(α) − L(α + 0.01)] / 0.01  [nat]"),
@@ -236,10 +242,8 @@ def _apart(runs: Runs, system: Focus, seed: int) -> dict[str, float]:
     full = runs.flow(system, ts, seed, path=True)
     small = runs.once(("reduction", system.loss), lambda: _small(runs, system, ts))
     assert full.path is not None
-    weight = np.asarray(full.path.classifier.weight)[:, :-1]
-    right = np.diagonal(weight, axis1=1, axis2=2)
-    wrong = (weight.sum(axis=1) - right) / (weight.shape[1] - 1)
-    classes = {"μ": right - wrong, "ν": np.asarray(full.path.focus)[:, :-1]}
+    by_class = jax.vmap(coordinates_by_class)(full.path)
+    classes = {"μ": np.asarray(by_class.mu), "ν": np.asarray(by_class.nu)}
     found = {}
     for name, key in (("μ", "mu"), ("ν", "nu")):
         theory = np.asarray(small.observed[key])

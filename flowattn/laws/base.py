@@ -81,7 +81,8 @@ def drift(
     Of a law that holds from a time on, 0 is the first output time from there. The
     scale is the larger of max |h(0)| and the largest single term of h over the run;
     where both are 0 the drift is absolute, and where h becomes nan it is nan. `until`
-    ends the look at a time. The trajectory must have observed the law.
+    ends the look at a time. Where it was looked at nowhere the drift is nan. The
+    trajectory must have observed the law.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> law = fa.Law(lambda x: x, "total", "exact", dims=())
@@ -95,7 +96,8 @@ def drift(
 
 @eqx.filter_jit
 def _largest(path, law, trajectory, until):
-    return jnp.max(jnp.where(_seen(law, trajectory, until), path, 0.0))
+    seen = _seen(law, trajectory, until)
+    return jnp.where(jnp.any(seen), jnp.max(jnp.where(seen, path, 0.0)), jnp.nan)
 
 
 def _seen(law: Law, trajectory: Trajectory, until: Any) -> Bool[Array, " time"]:

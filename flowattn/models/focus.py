@@ -68,7 +68,7 @@ class LinearFocus(AbstractFocusModel):
 
 class Convolution(eqx.Module):
     """3 × 3 filters in steps of 2, as one matrix product: XLA's own convolutions are
-    forty times slower on CPUs inside a loop, which every run is.
+    far slower on CPUs inside a loop, which every run is.
     """
 
     filters: eqx.nn.Linear

@@ -57,7 +57,7 @@ def plot_run(
     descent: Trajectory | None,
     gap: Gap | None,
     beside: dict[str, Trajectory],
-    learning_rate: float,
+    edge: float,
 ) -> dict[str, Drawing]:
     """The figures of one run of a system, by name."""
     if system == "focus":
@@ -67,4 +67,4 @@ def plot_run(
         own = plot_theory(_SHOWN[system], flow, descent, *theory)
     else:
         own = plot_topic_words(flow, descent)
-    return own | plot_common(flow, descent, gap, problem.laws, learning_rate)
+    return own | plot_common(flow, descent, gap, problem.laws, edge)

@@ -235,14 +235,13 @@ def plot_gap(gap: Gap) -> Drawing:
 
 @styled
 def plot_sharpness(
-    flow: Trajectory | None, descent: Trajectory | None, learning_rate: float
+    flow: Trajectory | None, descent: Trajectory | None, edge: float
 ) -> Drawing:
-    """The observable "sharpness" over time, and gradient descent's edge 2/η."""
+    """The observable "sharpness" over time, and gradient descent's stability edge."""
     figure, [axes] = canvas_of(1, width=5.6, height=3.6)
     first = one_of(flow, descent)
     drawn = plot_observable("sharpness", flow, descent, axes)
-    edge = 2 / learning_rate
-    axes.axhline(edge, color="black", ls=":", lw=1, label=f"2/η, η = {learning_rate:g}")
+    axes.axhline(edge, color="black", ls=":", lw=1, label=f"edge {edge:.4g}")
     times, values = reached(first, "sharpness")
     if np.nanmin(values) > 0:
         axes.set_yscale("log")
@@ -323,7 +322,7 @@ def plot_common(
     descent: Trajectory | None,
     gap: Gap | None,
     laws: Mapping[str, Law],
-    learning_rate: float,
+    edge: float,
 ) -> dict[str, Drawing]:
     """The figures that every system's run has, by name: gap, laws, sharpness."""
     drawings = {}
@@ -332,5 +331,5 @@ def plot_common(
     if laws:
         drawings["laws"] = plot_drift(laws, flow, descent)
     if "sharpness" in one_of(flow, descent).observed:
-        drawings["sharpness"] = plot_sharpness(flow, descent, learning_rate)
+        drawings["sharpness"] = plot_sharpness(flow, descent, edge)
     return drawings

@@ -116,7 +116,7 @@ class Problem(eqx.Module):
         return flow_of(self.loss, self.rates, self.then)
 
     @property
-    def edge(self) -> bool:
+    def has_edge(self) -> bool:
         """Whether the whole gradient is descended, which has a stability edge."""
         loss = self.loss
         return not isinstance(loss, AbstractBatchLoss) or loss.whole

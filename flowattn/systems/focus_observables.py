@@ -14,7 +14,9 @@ from ..losses import (
     accuracy,
     cross_entropy,
     hard_attention_loss,
+    largest_is,
     marginal_attention_loss,
+    weighted_mean,
 )
 from ..models import AbstractFocusModel
 from ..observables import Observable
@@ -141,8 +143,8 @@ def _measures(loss: FocusLoss, params) -> Float[Array, " measure"]:
     mosaics = loss.mosaics
     log_attention, logits = loss.outputs(eqx.combine(params, loss.frozen))
     predicted = loss.predicted(log_attention, logits)
-    focus = _largest(log_attention, mosaics.place)
-    right = _largest(predicted, mosaics.labels)
+    focus = largest_is(log_attention, mosaics.place)
+    right = largest_is(predicted, mosaics.labels)
 
     def share(event):
         return jnp.mean(event.astype(predicted.dtype))
@@ -160,15 +162,6 @@ def _measures(loss: FocusLoss, params) -> Float[Array, " measure"]:
     )
 
 
-def _largest(values, number):
-    """Whether the largest of each row has that number."""
-    return jax.lax.argmax(values, 1, number.dtype) == number
-
-
-def _mean(values, weights):
-    return jnp.mean(values) if weights is None else weights @ values
-
-
 def _foreground_attention(loss, params):
     model = eqx.combine(params, loss.frozen)
     return _on_foreground(loss.mosaics, loss.log_attention(model))
@@ -178,7 +171,7 @@ def _on_foreground(mosaics, log_attention):
     """The mean attention on the foreground."""
     place = mosaics.place[:, None]
     front = jnp.take_along_axis(jnp.exp(log_attention), place, axis=1)[:, 0]
-    return _mean(front, mosaics.weights)
+    return weighted_mean(front, mosaics.weights)
 
 
 def _foreground_probability(loss, params):
@@ -186,7 +179,7 @@ def _foreground_probability(loss, params):
     logits = mosaics.foreground @ model.classifier.weight
     probability = jax.nn.softmax(logits)
     found = jnp.take_along_axis(probability, mosaics.labels[:, None], axis=1)[:, 0]
-    return _mean(found, mosaics.weights)
+    return weighted_mean(found, mosaics.weights)
 
 
 def _accuracy(loss, params):

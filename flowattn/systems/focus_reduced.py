@@ -148,13 +148,17 @@ def coordinates(frozen: LinearFocus, fixed: bool, params: LinearFocus) -> Focus2
     """μ and ν of the parameters of a linear model, as means over the classes; no ν
     where the focus is fixed.
     """
-    model = eqx.combine(params, frozen)
+    found = coordinates_by_class(eqx.combine(params, frozen))
+    nu = None if fixed else jnp.mean(found.nu)
+    return Focus2D(jnp.mean(found.mu), nu)
+
+
+def coordinates_by_class(model: LinearFocus) -> Focus2D:
+    """μ and ν of every class."""
     weight = model.classifier.weight[:-1]
-    classes = weight.shape[1]
-    right = jnp.trace(weight)
-    wrong = (jnp.sum(weight) - right) / (classes - 1)
-    nu = None if fixed else jnp.mean(model.focus[:-1])
-    return Focus2D((right - wrong) / classes, nu)
+    right = jnp.diagonal(weight)
+    wrong = (jnp.sum(weight, axis=0) - right) / (weight.shape[1] - 1)
+    return Focus2D(right - wrong, model.focus[:-1])
 
 
 @eqx.filter_jit

@@ -32,19 +32,33 @@ class ImageSet(eqx.Module):
     def deal(self, key: PRNGKeyArray) -> list[list[Int[Array, " rows"]]]:
         """For each split and class the numbers of its images, dealt by `key`."""
         splits: list[list[Any]] = [[], [], []]
-        first = len(self.labels) - self.tested
-        keys = jr.split(key, int(self.labels.max()) + 1)
-        for label, label_key in enumerate(keys):
+        first, counts = len(self.labels) - self.tested, self.counts
+        for label, label_key in enumerate(jr.split(key, counts.shape[1])):
             rows = np.flatnonzero(self.labels == label)
             own, kept = rows[rows < first], rows[rows >= first]
             mixed = jr.permutation(label_key, jnp.asarray(own))
-            share = 1 - _VALIDATION if self.tested else _TRAIN
-            train, watched = round(share * len(own)), round(_VALIDATION * len(own))
+            train, watched, _ = counts[:, label]
             splits[0].append(mixed[:train])
             splits[1].append(mixed[train : train + watched])
             test = jnp.asarray(kept) if self.tested else mixed[train + watched :]
             splits[2].append(test)
         return splits
+
+    @property
+    def counts(self) -> Int[np.ndarray, "split label"]:
+        """How many images of each class `deal` gives to each split."""
+        first = len(self.labels) - self.tested
+        classes = int(self.labels.max()) + 1
+        own, kept = (
+            np.bincount(part, minlength=classes)
+            for part in (self.labels[:first], self.labels[first:])
+        )
+        share = 1 - _VALIDATION if self.tested else _TRAIN
+        train = np.round(share * own).astype(int)
+        watched = np.minimum(np.round(_VALIDATION * own).astype(int), own - train)
+        return np.stack(
+            [train, watched, kept if self.tested else own - train - watched]
+        )
 
     def standardised(
         self, rows: Int[Array, " rows"]

@@ -175,13 +175,13 @@ class ImageMosaicsTask(eqx.Module):
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"{name} must be at least {least}, got {value}")
-        dealt = self.images.deal(jr.key(0))
+        counts = self.images.counts
         for label in range(self.foreground):
-            if min(len(split[label]) for split in dealt) == 0:
+            if counts[:, label].min() == 0:
                 raise InputError(
                     f"a split has no image of the foreground class {label}"
                 )
-        others = min(sum(map(len, split[self.foreground :])) for split in dealt)
+        others = counts[:, self.foreground :].sum(axis=1).min()
         if self.segments - 1 > others:
             raise InputError(
                 f"segments must be at most {others + 1}: the smallest split has "

@@ -9,7 +9,7 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +108,20 @@ class Checkpoint:
     def due(self) -> bool:
         """Whether enough time has gone by that saving costs little."""
         return time.monotonic() - self._saved > self._cost / _SAVING
+
+
+def kept(path: Path, parts: dict[str, Any], make: Callable[[], State]) -> State:
+    """What `make` gives (arrays of shapes that can be traced), or what an earlier call
+    of the same `parts` has left in a file; else it is left there.
+    """
+    checkpoint = Checkpoint(path, parts)
+    state = None
+    if path.exists():
+        state = checkpoint.load(eqx.filter_eval_shape(make))
+    if state is None:
+        state = make()
+        checkpoint.save(state)
+    return state
 
 
 def reached(tree: PyTree, depth: int = 4) -> Iterator[Any]:

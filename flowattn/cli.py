@@ -159,9 +159,14 @@ class Run:
                 print(table(done))
                 print(f"\nnothing to resume: the run in {self.out} is complete")
                 return _status(outcomes(done))
-        with staged(self.out, _FILES) as stage:
-            result = execute(planned, _watch, checkpoint)
-            _write(stage, result)
+        try:
+            with staged(self.out, _FILES) as stage:
+                result = execute(planned, _watch, checkpoint)
+                _write(stage, result)
+        except KeyboardInterrupt:
+            if checkpoint.exists():
+                _say("the run is unfinished: the same command with --resume goes on")
+            raise
         if not set(result.outcomes) & set(UNFINISHED):
             shutil.rmtree(checkpoint, ignore_errors=True)
         print(table(result.summary))

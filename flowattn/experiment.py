@@ -13,6 +13,7 @@ import jax
 import jax.random as jr
 import numpy as np
 
+from .checkpoint import kept
 from .compare import Gap, compare
 from .descend import descend
 from .errors import InputError, require_positive
@@ -244,7 +245,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
     with its progress. What Ctrl-C leaves is reported like any other result.
     """
     if plan.system.surveys:
-        return _survey(plan, watch)
+        return _survey(plan, watch, checkpoint)
     options, rate = plan.options, plan.learning_rate
     problem = plan.system.problem(jr.key(options.seed), options.data)
     observe = {**problem.observables, **problem.laws}
@@ -312,8 +313,15 @@ def _origin(plan: Plan, seconds: dict[str, float]) -> dict[str, Any]:
     return {"config": plan.config, "provenance": origin}
 
 
-def _survey(plan: Plan, watch: Watch) -> Result:
+def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Result:
     """Make the many runs of a system, and put their numbers together."""
+
+    def keep(name: str, make: Callable[[], Any]) -> Any:
+        if checkpoint is None:
+            return make()
+        parts = {"the settings": json.dumps(plan.config, sort_keys=True)}
+        return kept(checkpoint / f"{name}.state", parts, make)
+
     options, begin = plan.options, time.perf_counter()
     if options.sharpness or options.patience:
         asked = "sharpness" if options.sharpness else "patience"
@@ -327,6 +335,7 @@ def _survey(plan: Plan, watch: Watch) -> Result:
             plan.learning_rate,
             plan.steps,
             progress,
+            keep,
         )
         survey = plan.system.survey(jr.key(options.seed), options.data, settings)
     summary = summarise_survey(plan.system, survey)

@@ -2,11 +2,14 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
 from flowattn.cli import main
+from flowattn.systems import copying_starts
 
 
 def run(*arguments):
@@ -145,3 +148,34 @@ def test_wrong_input(arguments, message, one_class, tmp_path, capsys):
     said = " ".join(captured.err.replace("│", " ").split())
     assert status == 2 and message in said
     assert not out.exists()
+
+
+def test_random_starts_that_are_broken_off_go_on(tmp_path, capsys, monkeypatch):
+    few = ("copying", "--length", 3, "--vocabulary", 3, "--starts", 40)
+    few += ("--rtol", 1e-4)
+    monkeypatch.setattr(copying_starts, "_MOST_LANES", 10)
+    assert run(*few, "--out", tmp_path / "whole") == 0
+    calls: list[tuple] = []
+
+    def ends(*arguments, whole=copying_starts._ends):
+        if isinstance(jnp.zeros(()) + 0, jax.core.Tracer):
+            return whole(*arguments)  # asked for its shape alone
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(copying_starts, "_ends", ends)
+    out = tmp_path / "out"
+    assert run(*few, "--out", out) == 130
+    assert "with --resume goes on" in capsys.readouterr().err
+    assert not (out / "summary.json").exists()
+    # Neither thrown away unasked, nor gone on with under other settings.
+    assert run(*few, "--out", out) == 2
+    assert run(*few, "--seed", 1, "--out", out, "--resume") == 2
+    assert "differs in the settings" in capsys.readouterr().err
+    assert run(*few, "--out", out, "--resume") == 0
+    # Two of four parts were there.
+    assert len(calls) == 3 + 2
+    assert summary(out)["metrics"] == summary(tmp_path / "whole")["metrics"]
+    assert not (out / "checkpoint").exists()

@@ -121,7 +121,7 @@ def _signatures(runs: Runs) -> Drawing:
         return np.array(losses), np.array(gains)
 
     made = runs.together(*(partial(signature, kind) for kind in LOSSES))
-    found = dict(zip(LOSSES, made, strict=True))
+    found: dict[str, Any] = dict(zip(LOSSES, made, strict=True))
     panels = signature_panels(found, ts)
     return drawn(panels, "digits, m = 9, focus held at α: loss, and gain of more focus")
 

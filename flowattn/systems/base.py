@@ -42,8 +42,20 @@ class Defaults(NamedTuple):
     outputs: int = 100
 
 
+def _unwatched(part: "Part") -> None:
+    del part
+
+
+def _unkept(name: str, make: Callable[[], Any]) -> Any:
+    del name
+    return make()
+
+
 class Settings(NamedTuple):
-    """How the runs of a survey are made; `progress` is told how far they are."""
+    """How the runs of a survey are made; `progress` is told how far they are. `keep`
+    is given each piece of the work by name, so that one that is broken off can be gone
+    on with: it calls the function, or has its result from before.
+    """
 
     t1: float
     rtol: float
@@ -51,7 +63,8 @@ class Settings(NamedTuple):
     max_steps: int
     learning_rate: float
     steps: int
-    progress: Callable[["Part"], None]
+    progress: Callable[["Part"], None] = _unwatched
+    keep: Callable[[str, Callable[[], Any]], Any] = _unkept
 
 
 class Part(NamedTuple):

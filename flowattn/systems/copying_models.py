@@ -1,5 +1,6 @@
 """Copying by sequence models: permutations beside draws of more words, seed by seed."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.random as jr
@@ -8,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..tasks import CopyingTask
 from .base import Column, Part, Settings, Survey
-from .copying_sequence import train
+from .copying_sequence import one_by_one, train
 
 # A task counts as solved where so many of the tokens are right, attention as formed
 # where it is so often largest on the right position.
@@ -46,22 +47,27 @@ def sequence_survey(
     alike = CopyingTask(task.length, task.length)
     tasks.setdefault(_called(alike), alike)
     every, keys = max(1, steps // _RECORDS), jr.split(key, count)
-    found = [[], [], []]
-    steps_seen = np.zeros(0, int)
+    # One at a time they can be told of, and kept.
+    groups = np.split(np.arange(count), count) if one_by_one() else [np.arange(count)]
+    parts, steps_seen = [], np.zeros(0, int)
     for number, one in enumerate(tasks.values()):
         runs = []
-        for seed in range(count):
-            done = number * count + seed
+        for seeds_of in groups:
+            done = number * count + int(seeds_of[0])
             what = f"{done} of {len(tasks) * count} models"
             settings.progress(Part(done / (len(tasks) * count), what))
-            # One at a time: they are no faster together, and this way they are told of.
-            rate, chosen = settings.learning_rate, keys[seed : seed + 1]
-            runs.append(train(one, size.width, size.batch, steps, rate, chosen, every))
+            rate = settings.learning_rate
+            how = size.width, size.batch, steps, rate, keys[seeds_of], every
+            runs.append(settings.keep(f"model-{done}", partial(train, one, *how)))
         steps_seen = np.asarray(runs[0].steps)
-        for values, name in zip(found, _MEASURES, strict=True):
-            values.append(np.concatenate([getattr(run, name) for run in runs]))
+        parts.append(runs)
     settings.progress(Part(1.0, "all models"))
-    measures = {k: np.stack(v) for k, v in zip(_MEASURES, found, strict=True)}
+    measures = {
+        name: np.stack(
+            [np.concatenate([getattr(run, name) for run in runs]) for runs in parts]
+        )
+        for name in _MEASURES
+    }
     accuracies = zip(
         tasks, measures["token_accuracy"], measures["attention_accuracy"], strict=True
     )

@@ -133,6 +133,13 @@ def train(
     return SequenceRuns(times, *jnp.moveaxis(measures, 2, 0))
 
 
+def one_by_one() -> bool:
+    """Whether seeds are better trained one after the other: on CPUs products of many
+    networks at once are slower than those of one.
+    """
+    return jax.default_backend() == "cpu"
+
+
 @eqx.filter_jit
 def _train(task, width, batch, steps, learning_rate, keys, every):
     def one(key):
@@ -150,7 +157,5 @@ def _train(task, width, batch, steps, learning_rate, keys, every):
         )
         return run.ts, run.observed["measures"]
 
-    # One after the other in one program: on CPUs, products of many networks at once
-    # are slower than those of one.
-    times, measures = jax.lax.map(one, keys)
+    times, measures = jax.lax.map(one, keys) if one_by_one() else jax.vmap(one)(keys)
     return times[0].astype(int), measures

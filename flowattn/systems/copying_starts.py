@@ -1,6 +1,7 @@
 """Copying from many random starts: how often attention finds its way."""
 
 import math
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -53,7 +54,9 @@ def random_starts(
         rows = np.minimum(np.arange(first, first + lanes), count - 1)
         part = jax.tree.map(lambda x, rows=rows: x[rows], starts)
         t1, rtol, atol = map(jnp.asarray, (settings.t1, settings.rtol, settings.atol))
-        ends = _ends(problem, part, t1, rtol, atol, settings.max_steps)
+        most = settings.max_steps
+        make = partial(_ends, problem, part, t1, rtol, atol, most)
+        ends = settings.keep(f"starts-{first}", make)
         found.append([np.asarray(x)[: count - first] for x in ends])
         done = min(first + lanes, count)
         settings.progress(Part(done / count, f"{done} of {count} starts"))

@@ -235,7 +235,7 @@ def _header(summary) -> str:
             line += f"; beyond {left['fraction']:.0%} from t = {left['time']:g}"
         lines.append(line)
     if summary["flow"] is not None:
-        lines += _event_lines(summary["flow"])
+        lines += _event_lines(summary["flow"], "event")
     lines += _theory(summary)
     sharp = summary["sharpness"]
     rate, edge = sharp["learning_rate"], sharp["largest_stable_learning_rate"]
@@ -257,14 +257,14 @@ def _header(summary) -> str:
     return "\n".join(lines)
 
 
-def _event_lines(run) -> list[str]:
+def _event_lines(run, lead: str) -> list[str]:
     """When the events of a flow, or of a reduction, were."""
     lines = []
     for name, t in run["events"].items():
         words, error = name.replace("_", " "), run["event_errors"].get(name)
         when = "never" if t is None else f"t = {t:.8g}"
         known = "" if t is None or error is None else f", error {error:.1e}"
-        lines.append(f"event    {words}: {when}{known}")
+        lines.append(f"{lead:9}{words}: {when}{known}")
     return lines
 
 
@@ -272,7 +272,7 @@ def _metrics(metrics: dict[str, Any]) -> list[str]:
     """Numbers by name, then tables of those that come in groups of the same names."""
     single = {k: v for k, v in metrics.items() if not isinstance(v, dict)}
     rows = [(k.replace("_", " "), _show(v)) for k, v in single.items()]
-    found = [_columns([("metric", ""), *rows])] if rows else []
+    found = [_columns([("metric", "value"), *rows])] if rows else []
     for name, group in metrics.items():
         if isinstance(group, dict):
             columns = list(next(iter(group.values())))
@@ -295,7 +295,7 @@ def _theory(summary) -> list[str]:
             line += (
                 f" full flow, numerical error {_number(one['numerical_error'], '.1e')}"
             )
-        lines += [line, *_event_lines(one)]
+        lines += [line, *_event_lines(one, "")]
     for one in summary["closed_forms"]:
         apart = ", ".join(
             f"{kind} {one[kind]:.1e}" for kind in ("flow", "descent") if kind in one

@@ -149,8 +149,15 @@ def test_the_table_of_a_summary():
                 "defect": 1e-16,
                 "max_relative": 3e-6,
                 "numerical_error": None,
+                "events": {"half_way": 1.25, "end": None},
+                "event_errors": {"half_way": 2e-6, "end": None},
             }
         ],
+        "metrics": {
+            "share_found": 0.25,
+            "found": True,
+            "by_task": {"easy": {"right": [0.5, None, 1.0]}, "hard": {"right": None}},
+        },
         "closed_forms": [{"name": "score", "descent": 0.01}],
         "sharpness": {
             "start": 44.7,
@@ -170,6 +177,8 @@ gap      2.0e-01 of the largest value at most, numerical error unknown; beyond 5
 from t = 0.3
 theory   small (exact, defect 1.0e-16): 3.0e-06 of the largest value at most from the \
 full flow, numerical error –
+         half way: t = 1.25, error 2.0e-06
+         end: never
 theory   closed form of score: descent 1.0e-02 from it
 edge     sharpness at the start 44.7: learning rate 0.1 is past gradient descent's \
 stability edge 0.0447 (0.01 is not): it must leave the flow
@@ -186,5 +195,15 @@ accuracy  descent  0.5    –
 
 law    kind   drift of the flow  of the descent  regime
 ───────────────────────────────────────────────────────
-total  exact  –                  1.0e-16"""
+total  exact  –                  1.0e-16
+
+metric       value
+──────────────────
+share found  0.25
+found        yes
+
+by task  right
+────────────────
+easy     0.5 … 1
+hard     –"""
     assert report.table(summary) == expected

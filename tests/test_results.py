@@ -203,7 +203,7 @@ share found  0.25
 found        yes
 
 by task  right
-────────────────
+──────────────
 easy     0.5 … 1
 hard     –"""
     assert report.table(summary) == expected

@@ -84,7 +84,7 @@ def sequence_survey(
 _MEASURES = {
     "loss": ("nat", "loss of held-out sequences"),
     "token_accuracy": ("1", "share of tokens right"),
-    "attention_accuracy": ("1", "share of attention on the right position"),
+    "attention_accuracy": ("1", "share of targets that attend right"),
 }
 
 

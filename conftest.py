@@ -39,8 +39,8 @@ flowattn.plotting.STYLE |= {
 
 @pytest.fixture(autouse=True)
 def _compile_quickly(request, monkeypatch):
-    """Small tests only compile: do that fast. Slow ones run what users would run."""
-    quickly = request.node.get_closest_marker("slow") is None
+    """Most tests only compile: do that fast. Those that compute run as users would."""
+    quickly = request.node.get_closest_marker("computes") is None
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(quickly))
     jax.config.update("jax_disable_most_optimizations", quickly)
     yield

@@ -321,6 +321,7 @@ def test_random_starts_are_single_flows():
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 @pytest.mark.parametrize("m, rate", [(4, 0.488), (5, 0.761)])
 def test_success_rates(m, rate):
     system = fa.systems.Copying(length=4, vocabulary=m, starts=2000, start_scale=0.5)

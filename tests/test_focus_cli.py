@@ -86,6 +86,7 @@ def test_the_reduced_equations_alone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_digits(tmp_path, capsys):
     sizes = ("--task", "digits", "--segments", 5, "--mosaics", 30, "--batch", 8)
     assert run(*sizes, "--steps", 20, "--out", tmp_path) == 0

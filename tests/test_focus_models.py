@@ -370,6 +370,7 @@ def test_convolutions_are_correlations_at_every_second_pixel(height, width):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_a_little_training_on_digits():
     system = Focus(task="digits", segments=5, mosaics=40, batch=16)
     problem = system.problem(KEY)

@@ -163,6 +163,7 @@ def test_exact_laws_along_the_papers_flow(system):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_two_layer_laws_up_to_the_first_kink():
     """At rtol 1e-10, to the last time before any unit switches, 100 at most.
 

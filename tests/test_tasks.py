@@ -208,6 +208,7 @@ def test_sst_has_its_sentences():
 
 @needs_data
 @pytest.mark.slow
+@pytest.mark.computes
 def test_sst2_sharpness_with_attended_padding():
     """The padding word, in every sentence, makes the start too sharp for lr 0.1."""
     system = fa.systems.TopicWords(corpus="sst2", padding="attend")
@@ -219,6 +220,7 @@ def test_sst2_sharpness_with_attended_padding():
 
 @needs_data
 @pytest.mark.slow
+@pytest.mark.computes
 def test_sst2_flow_and_descent():
     system = fa.systems.TopicWords(corpus="sst2", classifier="linear")
     problem = system.problem(jr.key(0))

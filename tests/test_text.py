@@ -99,6 +99,7 @@ def test_words_and_sentences_that_are_not_there(corpus):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_logits_form_is_the_same_model_step_for_step(corpus):
     """Loss, scores, norms and accuracies of whole embeddings, from their logits."""
     for system in (

@@ -369,6 +369,7 @@ def paper():
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_paper_flow_takes_few_gradients_and_keeps_sen(paper):
     system, _, traj, _ = paper
     assert traj.stats["gradient_evaluations"] <= 250
@@ -377,6 +378,7 @@ def test_paper_flow_takes_few_gradients_and_keeps_sen(paper):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_paper_descent_ends_on_the_flow(paper):
     _, _, traj, run = paper
     gap = fa.compare(traj, run)
@@ -387,6 +389,7 @@ def test_paper_descent_ends_on_the_flow(paper):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_paper_per_word_reduction(paper):
     """Within 0.5 % of the scores, and nearer as the vocabulary grows."""
 
@@ -406,6 +409,7 @@ def test_paper_per_word_reduction(paper):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_paper_tolerances_and_global_error():
     problem = fa.systems.TopicWords().problem(jr.key(1))
     flow = fa.GradientFlow(problem.loss)

@@ -123,6 +123,7 @@ class Copying(AbstractSystem):
         fields = dataclasses.fields(self)
         given = [f.name for f in fields if getattr(self, f.name) != f.default]
         lstm = {"size", "seeds"}
+        wrong, why = set(), ""
         if self.model == "lstm":
             wrong = set(given) - {"length", "vocabulary", "model", *lstm}
             why = "is of model='free'"
@@ -133,8 +134,6 @@ class Copying(AbstractSystem):
             wrong, why = {"start_scale"}, "needs starts, the number of random starts"
         elif self.reduced:
             wrong, why = {"sequences"}, "does not go with reduced"
-        else:
-            wrong, why = lstm, "is of model='lstm'"
         for name in given:
             if name in wrong:
                 raise InputError(f"{name} {why}")

@@ -146,6 +146,8 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
 
     Raises `InputError` for options that make no sense.
     """
+    if system.surveys:
+        _require_of_survey(system, options)
     defaults, rate, momentum = system.defaults, options.learning_rate, options.momentum
     rate = defaults.learning_rate if rate is None else rate
     momentum = defaults.momentum if momentum is None else momentum
@@ -181,6 +183,25 @@ def _require_sensible(options: Options, rate: Any, momentum: float, atol: Any) -
         raise InputError("--no-flow and --no-descent together leave nothing to run")
     if not 0 <= options.seed < 2**32:
         raise InputError(f"seed must be from 0 to {2**32 - 1}, got {options.seed}")
+
+
+def _require_of_survey(system: AbstractSystem, options: Options) -> None:
+    """Raises `InputError` for options that say nothing to the runs of a survey."""
+    said = {
+        "sharpness": options.sharpness > 0,
+        "patience": options.patience is not None,
+        "momentum": options.momentum is not None,
+        "no-flow": not options.flow,
+        "no-descent": not options.descent,
+    }
+    if system.defaults.t1 is None:
+        said["t1"], kind = options.t1 is not None, "networks that are trained"
+    else:
+        said["steps"], kind = options.steps is not None, "flows from many starts"
+        said["learning-rate"] = options.learning_rate is not None
+    for name, given in said.items():
+        if given:
+            raise InputError(f"--{name} says nothing here: these are {kind}")
 
 
 def _lengths(
@@ -323,9 +344,6 @@ def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Result:
         return kept(checkpoint / f"{name}.state", parts, make)
 
     options, begin = plan.options, time.perf_counter()
-    if options.sharpness or options.patience:
-        asked = "sharpness" if options.sharpness else "patience"
-        raise InputError(f"--{asked} is of a flow or a descent; these are many runs")
     with watch("runs") as progress:
         settings = Settings(
             plan.t1,

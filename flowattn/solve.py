@@ -79,7 +79,7 @@ def solve(
     `progress` and `checkpoint` there. In single precision segments are also of local
     time, so that steps stay resolved however large the time is.
 
-    Raises `InputError` for times or tolerances that make no sense, and an
+    Raises `InputError` for times, tolerances or events that make no sense, and an
     `equinox.EquinoxRuntimeError` for a solve that fails while `throw` is set. Warns
     of tolerances that are below what the dtype can give.
 
@@ -104,6 +104,7 @@ def solve(
             stacklevel=2,
         )
     recorder = Recorder(observe, save_params)
+    watched = _events(events, params)
     in_trace = traced((flow, params, times, rtol, atol, recorder, events))
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
@@ -119,7 +120,7 @@ def solve(
             at,
             recorder,
             chosen,
-            dict(events or {}),
+            watched,
         )
         if in_trace:
             require_alone(progress, checkpoint)
@@ -153,6 +154,21 @@ def solve(
 
 def _given_up(result) -> bool:
     return bool((result == RESULTS.max_steps_reached) | (result == RESULTS.interrupted))
+
+
+def _events(events, params) -> dict[str, Callable[[Any], Any]]:
+    """Events by name; `InputError` for one that gives no number."""
+    named = dict(events or {})
+    for name, fn in named.items():
+        if not callable(fn):
+            raise InputError(f"event {name!r} must be a function of the parameters")
+        given = eqx.filter_eval_shape(lambda fn=fn: jnp.asarray(fn(params)))
+        if given.shape != () or not jnp.issubdtype(given.dtype, jnp.floating):
+            raise InputError(
+                f"event {name!r} must give one floating-point number, got "
+                f"{given.dtype} of shape {given.shape}"
+            )
+    return named
 
 
 def _output_times(ts, t1, dtype) -> Float[Array, " time"]:

@@ -141,6 +141,15 @@ def test_first_slope(m, g):
     assert abs(first_slope(4, m) - g) < 5e-7
 
 
+@pytest.mark.parametrize("fields", [{}, dict(heads=3), dict(scores="factorised")])
+def test_permutations_never_leave_the_saddle_by_themselves(fields):
+    start = {"start": 0.0} if fields.get("scores") else {}
+    made = problem(40, 40, reduced=True, **start, **fields)
+    for velocity in jax.tree.leaves(made.flow(made.params)):
+        # Exactly: rounding would be a start, and grow.
+        np.testing.assert_array_equal(velocity, 0.0)
+
+
 def test_permutations_teach_nothing_before_attention_forms():
     made = problem(4, 4)
     values = jr.normal(jr.key(1), (1, 4, 4))

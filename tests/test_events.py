@@ -154,3 +154,15 @@ def test_events_are_in_data_sets():
     traj = fa.solve(DECAY, jnp.ones(1), t1=2.0, events={"half": half})
     attrs = traj.to_dataset().attrs
     assert abs(attrs["event half"] - np.log(2)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "event, message",
+    [
+        (lambda x: x, "one floating-point number, got float64 of shape .1,."),
+        (lambda x: x[0] > 0, "one floating-point number, got bool"),
+    ],
+)
+def test_bad_events(event, message):
+    with pytest.raises(fa.InputError, match=message):
+        fa.solve(DECAY, jnp.ones(1), t1=1.0, events={"bad": event})

@@ -52,7 +52,7 @@ def _phase(runs: Runs) -> Drawing:
             "softmax of one logit: all return",
             "margin D = β₁ − β₀",
             "attention on the keyword p",
-            _paths("softmax", soft, 100.0, 4.0),
+            _paths("softmax", soft, 1000.0, 4.0),
             bottom=0.0,
             top=1.0,
         ),

@@ -15,7 +15,7 @@ def plot_starts(survey: Survey) -> dict[str, Drawing]:
     middle = (edges[1:] + edges[:-1]) / 2
     rate = survey.metrics["success_rate"]
     panel = Panel(
-        f"{len(kept):,} random starts, {rate:.3f} of them with success (s > 0)",
+        f"s > 0 in {rate:.3f} of {len(kept):,} starts",
         survey.columns["score_margin"].long_name,
         "starts",
         [Curve("", middle, counts, "both")],
@@ -52,10 +52,10 @@ def plot_agreement(survey: Survey) -> dict[str, Drawing]:
 
 
 _ROWS = {
-    "alpha_betauf": "α, β^uf",
-    "betapx_betauf": "β^px, β^uf",
-    "delta_betauf": "Δ, β^uf",
-    "alpha_beta": "α, β",
+    "alpha_betauf": r"$\alpha, \beta^{uf}$",
+    "betapx_betauf": r"$\beta^{px}, \beta^{uf}$",
+    "delta_betauf": r"$\Delta, \beta^{uf}$",
+    "alpha_beta": r"$\alpha, \beta$",
 }
 
 

@@ -32,6 +32,7 @@ def plot_theory(
 
 
 def _curves(name, flow, descent, beside, closed_forms) -> Iterator[Curve]:
+    dims = dict(one_of(flow, descent).labels)[name].dims
     for run, label, style in (
         (flow, "flow", "line"),
         (descent, "gradient descent", "points"),
@@ -41,7 +42,9 @@ def _curves(name, flow, descent, beside, closed_forms) -> Iterator[Curve]:
         times, values = reached(run, name)
         for entry, each in enumerate(values.T[:_MOST]):
             colour = entry if values.shape[1] > 1 else int(style == "points")
-            yield Curve(_entry(label, entry), times, each, style, colour)
+            text = f"{label}, {dims[0]} {entry + 1}" if dims else label
+            shown = text if run is one_of(flow, descent) else _entry(label, entry)
+            yield Curve(shown, times, each, style, colour)
     for theory, small in beside.items():
         times, values = reached(small, name)
         text = f"reduction ({theory})"

@@ -74,28 +74,23 @@ class ReducedCopying(eqx.Module):
 
     def attention(self, at: CopyingPoint) -> Float[Array, " head"]:
         """p, the attention of a target on its own position, of every head."""
-        return jax.nn.sigmoid(at.scores - self._others(at))
-
-    def _others(self, at: CopyingPoint) -> Float[Array, ""]:
-        """What outweighs the score of one position: log(n − 1)."""
-        return jnp.log(jnp.asarray(self.length - 1, at.scores.dtype))
-
-    def logits(self, at: CopyingPoint) -> Float[Array, " 3"]:
-        """A, B and 0: of the right word, of one other word in the sequence, and of one
-        that is not.
-        """
-        own = self.attention(at)
-        others = jax.nn.sigmoid(self._others(at) - at.scores)
-        right = jnp.mean(at.value * own)
-        wrong = jnp.mean(at.value * others / jnp.asarray(self.length - 1, right.dtype))
-        return jnp.stack([right, wrong, jnp.zeros_like(right)])
+        others = jnp.log(jnp.asarray(self.length - 1, at.scores.dtype))
+        return jax.nn.sigmoid(at.scores - others)
 
     def log_probability(self, at: CopyingPoint) -> Float[Array, ""]:
-        """log q, of the right word."""
-        logits = self.logits(at)
+        """log q, of the right word.
+
+        log q = −log(1 + (n − 1)e^{−(A − B)} + (m − n)e^{−A}), with the difference
+        p − r = (e^s − 1)/(e^s + n − 1) = (1 − e^{−s})p taken whole: it is exactly 0 at
+        s = 0, so that permutations stay at their saddle however long.
+        """
+        own = self.attention(at)
+        right = jnp.mean(at.value * own)
+        apart = jnp.mean(at.value * -jnp.expm1(-at.scores) * own)
         counts = [1, self.length - 1, self.vocabulary - self.length]
-        counts = jnp.stack([jnp.asarray(x, logits.dtype) for x in counts])
-        return logits[0] - jax.nn.logsumexp(logits, b=counts)
+        counts = jnp.stack([jnp.asarray(x, right.dtype) for x in counts])
+        logits = jnp.stack([jnp.zeros_like(right), -apart, -right])
+        return -jax.nn.logsumexp(logits, b=counts)
 
     def __call__(self, params: CopyingPoint) -> Float[Array, ""]:
         return -self.log_probability(params)

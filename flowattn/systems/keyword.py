@@ -89,6 +89,8 @@ class Keyword(AbstractSystem):
         p, softmax = self.p, self.attention == "softmax"
         if isinstance(p, int | float) and softmax and not 0 < p < 1:
             raise InputError(f"p must be in (0, 1) for softmax attention, got {p}")
+        if isinstance(p, int | float) and not p < 1:
+            raise InputError(f"p must be below 1, which it is to reach, got {p}")
 
     @property
     def defaults(self) -> Defaults:

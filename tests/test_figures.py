@@ -110,7 +110,6 @@ SENTENCES = """
 
 
 @pytest.mark.slow
-@pytest.mark.computes
 def test_every_figure_of_real_sentences_with_the_authors_protocol(
     tmp_path, monkeypatch
 ):

@@ -145,7 +145,6 @@ np.savez(sys.argv[2], **arrays)
 
 
 @pytest.mark.slow
-@pytest.mark.computes
 def test_killed_at_random_moments_and_resumed_bit_for_bit(tmp_path):
     """One kill in the single-precision run, one in the double-precision run."""
     seed = time.time_ns() % 2**32

@@ -64,7 +64,7 @@ def _paths(attention: Any, starts: list[tuple[float, float]], t1: float, widest:
     """Flows in the plane as curves, as far as |D| is in the picture, and their starts;
     in one colour those that end in attention, in another those that do not.
     """
-    ts = jnp.append(0.0, jnp.geomspace(1e-3 * t1, t1, 150))
+    ts = jnp.append(0.0, jnp.geomspace(1e-4 * t1, t1, 600))
 
     def flow(margin, p):
         system = Keyword(-margin / 2, margin / 2, p, attention=attention)

@@ -162,7 +162,7 @@ def time_to_attend(margin: float, p: float) -> float:
     e^{√2 t} is the root of a x² − x + b = 0 that is above 1: with a > 0 and
     a + b = p₀ < 1 the larger one.
 
-    >>> [round(time_to_attend(*x), 7) for x in ((0, 0.5), (-0.5, 0.4), (-0.5, 0.6))]
+    >>> [round(time_to_attend(*x), 7) for x in ((0.0, 0.5), (-0.5, 0.4), (-0.5, 0.6))]
     [0.9312299, 2.6542893, 1.4347395]
     """
     a, b = (p + margin / _ROOT2) / 2, (p - margin / _ROOT2) / 2

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
 import flowattn as fa
 
@@ -15,6 +16,17 @@ class Quadratic(eqx.Module):
 
     def __call__(self, x):
         return 0.5 * jnp.sum(self.rates * x**2)
+
+
+def ripples(x):
+    """A nonlinear loss of two numbers, whose flow is `ripples_field`."""
+    return jnp.cos(x[0] * x[1]) + 0.1 * jnp.sum(x**4)
+
+
+def ripples_field(t, x):
+    """−∇ of `ripples`, written out in NumPy."""
+    s = np.sin(x[0] * x[1])
+    return np.array([s * x[1], s * x[0]]) - 0.4 * x**3
 
 
 def identity(x):

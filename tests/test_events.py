@@ -9,6 +9,8 @@ import scipy.integrate
 import flowattn as fa
 from flowattn.solvers.methods import SOLVERS
 
+from .systems import ripples, ripples_field
+
 DECAY = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
 
 
@@ -52,20 +54,13 @@ def test_decay_by_every_solver(solver):
 
 
 def test_nonlinear_flow_against_scipy():
-    def loss(x):
-        return jnp.cos(x[0] * x[1]) + 0.1 * jnp.sum(x**4)
-
-    def field(t, x):
-        s = np.sin(x[0] * x[1])
-        return np.array([s * x[1], s * x[0]]) - 0.4 * x**3
-
     start = np.array([1.0, 0.3])
     crosses = lambda t, x: x[1] - x[0] + 0.2  # noqa: E731
     oracle = scipy.integrate.solve_ivp(
-        field, (0, 8), start, "DOP853", rtol=1e-12, atol=1e-14, events=crosses
+        ripples_field, (0, 8), start, "DOP853", rtol=1e-12, atol=1e-14, events=crosses
     )
     traj = fa.solve(
-        fa.GradientFlow(loss),
+        fa.GradientFlow(ripples),
         jnp.asarray(start),
         t1=8.0,
         rtol=1e-9,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flowattn as fa
-from flowattn.models import AttentionClassifier, LinearClassifier
+from flowattn.models import AffineClassifier, AttentionClassifier, LinearClassifier
 from flowattn.systems.ktiw_metrics import (
     agreement,
     attention,
@@ -22,7 +22,7 @@ from flowattn.systems.ktiw_metrics import (
     word_scores,
     xi,
 )
-from flowattn.systems.ktiw_training import NETWORKS, AffineClassifier, KTIWTraining
+from flowattn.systems.ktiw_training import NETWORKS, KTIWTraining
 from flowattn.tasks import Sentences, TextTask
 from flowattn.tasks.keywords import KeywordTask
 

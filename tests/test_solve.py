@@ -12,7 +12,7 @@ import scipy.integrate
 
 import flowattn as fa
 
-from .systems import Quadratic, identity
+from .systems import Quadratic, identity, ripples, ripples_field
 
 
 @pytest.mark.parametrize("solver", ["tsit5", "dopri8", diffrax.Bosh3()])
@@ -34,20 +34,13 @@ def test_exponential_decay_to_the_tolerance(solver):
 
 
 def test_nonlinear_flow_against_scipy():
-    def loss(x):
-        return jnp.cos(x[0] * x[1]) + 0.1 * jnp.sum(x**4)
-
-    def field(t, x):
-        s = np.sin(x[0] * x[1])
-        return np.array([s * x[1], s * x[0]]) - 0.4 * x**3
-
     ts = np.linspace(0, 4, 9)
     start = np.array([1.0, 0.3])
     oracle = scipy.integrate.solve_ivp(
-        field, (0, 4), start, "DOP853", ts, rtol=1e-12, atol=1e-14
+        ripples_field, (0, 4), start, "DOP853", ts, rtol=1e-12, atol=1e-14
     )
     traj = fa.solve(
-        fa.GradientFlow(loss),
+        fa.GradientFlow(ripples),
         jnp.asarray(start),
         ts=ts,
         rtol=1e-9,

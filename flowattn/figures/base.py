@@ -113,7 +113,7 @@ class Runs:
         key = ("flow", repr(system), seed, *how)
         if key not in self._made:
             problem = self.problem(system, seed)
-            name = f"flow of {_described(system)}, seed {seed}"
+            name = f"flow of {described(system)}, seed {seed}"
             self.tell(f"{name}, to t = {ts[-1]:g}")
             made = solve(
                 problem.flow,
@@ -155,7 +155,7 @@ class Runs:
         key = ("descent", repr(system), rate, momentum, steps.tobytes(), seed, laws)
         if key not in self._made:
             problem = self.problem(system, seed)
-            name = f"gradient descent of {_described(system)}, seed {seed}"
+            name = f"gradient descent of {described(system)}, seed {seed}"
             self.tell(f"{name}, {steps[-1]} steps at {rate:g}")
             made = descend(
                 problem.loss,
@@ -183,7 +183,7 @@ class Runs:
     ) -> Seeds:
         """Plain gradient descent from several seeds, side by side under vmap."""
         self.tell(
-            f"gradient descent of {_described(system)}, {seeds} seeds side by side, "
+            f"gradient descent of {described(system)}, {seeds} seeds side by side, "
             f"{'at most ' if patience else ''}{steps} steps at {rate:g}"
         )
 
@@ -232,7 +232,7 @@ def _observed(problem: Problem, laws: bool) -> dict[str, Any]:
     return {**problem.observables, **(problem.laws if laws else {})}
 
 
-def _described(system: AbstractSystem) -> str:
+def described(system: AbstractSystem) -> str:
     """The name of a system and what is not its default."""
     parts = [system.name]
     for field in dataclasses.fields(system):

@@ -22,7 +22,7 @@ from ..solve import solve
 from ..systems import KTIW, AbstractSystem, Copying, Keyword, Settings, Survey
 from ..systems.copying_reduced import CopyingPoint, ReducedCopying, copying_rates
 from ..systems.copying_starts import success_theory
-from .base import Figure, Runs
+from .base import Figure, Runs, described
 
 PAPER = "Snell et al. 2021"
 _TIME = "flow time t"
@@ -219,13 +219,12 @@ def _successes(runs: Runs) -> Drawing:
     fine = np.geomspace(_SCALES[0], _SCALES[-1], 100)
     for colour, m in enumerate((4, 5, 6)):
         found = [
-            _survey(
+            _success(
                 runs, Copying(length=4, vocabulary=m, starts=count, start_scale=x), k
             )
             for k, x in enumerate(_SCALES)
         ]
-        rates = np.array([one["success_rate"] for one in found])
-        errors = np.array([one["standard_error"] for one in found])
+        rates, errors = np.array(found).T
         x = np.array(_SCALES)
         text = f"m = {m}"
         curves.append(Curve(text, x, rates, "points", colour, 1.4, errors))
@@ -241,20 +240,6 @@ def _successes(runs: Runs) -> Drawing:
         top=1.03,
     )
     return drawn([panel], columns=1)
-
-
-def _survey(runs: Runs, system: Copying, seed: int = 0) -> dict[str, Any]:
-    """The metrics of random starts."""
-    t1 = system.defaults.t1
-    assert t1 is not None
-
-    def made():
-        task = _task(system.task.length, system.task.vocabulary)
-        runs.tell(f"{system.starts} random starts, {task}, to t = {t1:g}")
-        how = Settings(t1, 1e-5, 1e-8, 5000, 0.0, 0, lambda part: None)
-        return system.survey(jr.key(seed), None, how).metrics
-
-    return runs.once(("starts", repr(system), seed), made)
 
 
 def _heads(runs: Runs) -> Drawing:
@@ -284,7 +269,7 @@ def _heads(runs: Runs) -> Drawing:
     right = []
     for colour, shared in enumerate((False, True)):
         found = [
-            _survey(
+            _success(
                 runs,
                 Copying(
                     length=4,
@@ -298,8 +283,7 @@ def _heads(runs: Runs) -> Drawing:
             )
             for h in heads
         ]
-        rates = np.array([one["success_rate"] for one in found])
-        errors = np.array([one["standard_error"] for one in found])
+        rates, errors = np.array(found).T
         text = "shared values" if shared else "own values"
         right.append(Curve(text, heads, rates, "points", colour, 1.4, errors))
         theory = np.full(len(heads), 0.5) if shared else 1 - 0.5**heads
@@ -335,21 +319,32 @@ def _sst2_agreements(runs: Runs) -> Drawing:
     return drawn([agreement_panel(_surveyed(runs, KTIW(corpus="sst2")), "SST2")])
 
 
-def _surveyed(runs: Runs, system: AbstractSystem) -> Survey:
+def _surveyed(
+    runs: Runs, system: AbstractSystem, seed: int = 0, rtol: float = 1e-6
+) -> Survey:
     """A survey by the system's defaults."""
     defaults = system.defaults
-    assert defaults.steps is not None
+
+    def tell(part):
+        runs.tell(f"{described(system)}: {part}")
+
     how = Settings(
-        1.0,
-        1e-6,
-        1e-9,
+        defaults.t1 or 1.0,
+        rtol,
+        rtol / 1000,
         5000,
         defaults.learning_rate,
-        defaults.steps,
-        lambda part: runs.tell(f"{system.name}: {part}"),
+        defaults.steps or 1,
+        tell,
     )
-    key = ("survey", repr(system))
-    return runs.once(key, lambda: system.survey(jr.key(0), runs.data, how))
+    key = ("survey", repr(system), seed, rtol)
+    return runs.once(key, lambda: system.survey(jr.key(seed), runs.data, how))
+
+
+def _success(runs: Runs, system: Copying, seed: int) -> tuple[float, float]:
+    """The share of random starts that succeed, and its standard error."""
+    metrics = _surveyed(runs, system, seed, rtol=1e-5).metrics
+    return metrics["success_rate"], metrics["standard_error"]
 
 
 FIGURES = (

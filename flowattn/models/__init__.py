@@ -2,6 +2,7 @@
 
 from .attention import AttentionClassifier as AttentionClassifier
 from .classifiers import AbstractClassifier as AbstractClassifier
+from .classifiers import AffineClassifier as AffineClassifier
 from .classifiers import LinearClassifier as LinearClassifier
 from .classifiers import TwoLayerClassifier as TwoLayerClassifier
 from .focus import AbstractFocusModel as AbstractFocusModel

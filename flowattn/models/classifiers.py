@@ -58,6 +58,24 @@ class LinearClassifier(AbstractClassifier):
         return cls(_uniform(key, (dimension, classes), dimension))
 
 
+class AffineClassifier(AbstractClassifier):
+    """Logits v W + b."""
+
+    weight: Float[Array, "dimension classes"]
+    bias: Float[Array, " classes"]
+
+    @classmethod
+    def of(cls, linear: LinearClassifier) -> "AffineClassifier":
+        """That of a linear one, with b = 0."""
+        return cls(linear.weight, jnp.zeros_like(linear.weight[0]))
+
+    def project(self, vectors):
+        return vectors @ self.weight
+
+    def finish(self, projected):
+        return projected + jnp.expand_dims(self.bias, tuple(range(projected.ndim - 1)))
+
+
 class TwoLayerClassifier(AbstractClassifier):
     """Logits ReLU(v A + b) B + c (Attn-TL)."""
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from ..errors import InputError
 from ..flows import AbstractFlow, GradientFlow, SwitchedFlow
 from ..laws import Law
 from ..losses import AbstractBatchLoss
@@ -143,6 +144,11 @@ class Problem(eqx.Module):
         return {"rates": self.rates, "then": (first.astype(int), self.then.loss)}
 
 
+def itself(params: PyTree) -> PyTree:
+    """The model of parameters that are all of it."""
+    return params
+
+
 def flow_of(loss: Any, rates: PyTree | None, then: Then | None) -> AbstractFlow:
     """The gradient flow of a loss, and from a time on of another."""
     first = GradientFlow(loss, rates)
@@ -181,7 +187,7 @@ class AbstractSystem(eqx.Module):
 
     def survey(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
         """The runs of a system that `surveys`."""
-        raise NotImplementedError(f"{self.name} is no survey")
+        raise InputError(f"{self.name} like this is one run: use `problem`")
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
         """Numbers of a run that are no observable's, ready for JSON."""

@@ -23,7 +23,7 @@ from ..observables import Observable
 from ..reductions import Reduction
 from ..tasks import CopyingTask
 from ..trajectory import Trajectory
-from .base import AbstractSystem, Defaults, Problem, Settings, Survey
+from .base import AbstractSystem, Defaults, Problem, Settings, Survey, itself
 from .copying_full import CopyingLoss, coordinates, full_observables, lifted
 from .copying_models import SIZES, sequence_survey
 from .copying_reduced import (
@@ -260,7 +260,7 @@ class Copying(AbstractSystem):
                 observables,
                 self._laws(_factors_of_point),
                 {},
-                _same,
+                itself,
                 rates=rates,
                 events=_escape(observables),
             )
@@ -291,18 +291,18 @@ class Copying(AbstractSystem):
             observables,
             self._laws(_factors),
             {} if random else {"copying": reduction},
-            _same,
+            itself,
             events=_escape(observables),
         )
 
     def _laws(self, factors: Any) -> dict[str, Law]:
         known = []
-        if not self.reduced:
-            known += [laws.score_sum(_score_matrix), laws.logit_sum(_values)]
         if self.factorised:
-            # The scores' rows are no longer parameters.
-            known = [law for law in known if law.name != "score-sum"]
             known.append(laws.factor_balance(factors))
+        elif not self.reduced:
+            known.append(laws.score_sum(_score_matrix))
+        if not self.reduced:
+            known.append(laws.logit_sum(_values))
         return {law.name: law for law in known}
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
@@ -345,10 +345,6 @@ def _escape(observables: Mapping[str, Observable]) -> dict[str, Any]:
 
 def _beyond_half(probability, params):
     return probability(params) - 0.5
-
-
-def _same(params):
-    return params
 
 
 def _score_matrix(params: PositionalHeads):

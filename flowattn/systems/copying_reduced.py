@@ -41,6 +41,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from ..observables import Observable
+from .base import itself
 
 
 class CopyingPoint(eqx.Module):
@@ -143,12 +144,8 @@ def reduced_observables(loss: ReducedCopying, heads: int) -> dict[str, Observabl
     return {
         "loss": Observable(loss, (), "nat", "loss"),
         "probability": Observable(Partial(_probability, loss), (), "1", PROBABILITY),
-        **coordinate_observables(_same, Partial(_attention, loss), heads),
+        **coordinate_observables(itself, Partial(_attention, loss), heads),
     }
-
-
-def _same(params):
-    return params
 
 
 def _probability(loss, params):

@@ -14,9 +14,6 @@ from ..losses import AbstractBatchLoss, accuracy, cross_entropy
 from ..models.sequence import SequenceModel
 from ..tasks.copying import CopyingTask
 
-# Token accuracy is the share of targets that are right, given the right words before;
-# attention accuracy that of words whose largest attention is on their own position.
-MEASURES = ("loss", "token accuracy", "attention accuracy")
 # A share of the words of so many sequences is known to a percent.
 _HELD_OUT = 256
 
@@ -52,7 +49,7 @@ class SequenceLoss(AbstractBatchLoss):
         return eqx.tree_at(lambda loss: loss.words, self, drawn)
 
     def measures(self, params: SequenceModel) -> Float[Array, " measure"]:
-        """The `MEASURES` of `words`, by one pass through the model."""
+        """Loss and accuracies of `words`, by one pass through the model."""
         model = eqx.combine(params, self.frozen)
         return sequence_measures(*model(self.words), model.targets(self.words))
 
@@ -62,7 +59,8 @@ def sequence_measures(
     log_attention: Float[Array, "sequences targets length"],
     targets: Int[Array, "sequences targets"],
 ) -> Float[Array, " measure"]:
-    """Loss and accuracies, in the order of `MEASURES`.
+    """The loss; the share of targets that are right, given the right words before; and
+    that of words whose largest attention is on their own position.
 
     >>> logits, log_attention = jnp.zeros((1, 3, 5)), jnp.zeros((1, 3, 2))
     >>> found = sequence_measures(logits, log_attention, jnp.array([[0, 2, 4]]))

@@ -48,15 +48,14 @@ def random_starts(
     """
     count = len(starts.values)
     lanes = max(1, min(_MOST_LANES, count, _NUMBERS // _size(problem, starts)))
-    found = []
+    # Arrays are arguments of the program, numbers would be constants in it.
+    t1, rtol, atol = map(jnp.asarray, (settings.t1, settings.rtol, settings.atol))
+    how, found = (t1, rtol, atol, settings.max_steps), []
     for first in range(0, count, lanes):
         # The last ones are filled up, so that one compiled program serves all.
         rows = np.minimum(np.arange(first, first + lanes), count - 1)
         part = jax.tree.map(lambda x, rows=rows: x[rows], starts)
-        t1, rtol, atol = map(jnp.asarray, (settings.t1, settings.rtol, settings.atol))
-        most = settings.max_steps
-        make = partial(_ends, problem, part, t1, rtol, atol, most)
-        ends = settings.keep(f"starts-{first}", make)
+        ends = settings.keep(f"starts-{first}", partial(_ends, problem, part, *how))
         found.append([np.asarray(x)[: count - first] for x in ends])
         done = min(first + lanes, count)
         settings.progress(Part(done / count, f"{done} of {count} starts"))

@@ -16,7 +16,7 @@ from .. import laws
 from ..errors import InputError, require_choice
 from ..observables import Observable
 from ..trajectory import Trajectory
-from .base import AbstractSystem, Defaults, Problem
+from .base import AbstractSystem, Defaults, Problem, itself
 
 _ROOT2 = math.sqrt(2)
 
@@ -127,7 +127,7 @@ class Keyword(AbstractSystem):
             _observables(start),
             {law.name: law for law in known},
             {},
-            _same,
+            itself,
             rates=rates,
             events={"time_to_attend": event},
             closed_forms=_closed_forms(start) if start.logit is None else {},
@@ -213,10 +213,6 @@ def _closed_forms(start: KeywordPoint) -> dict[str, Any]:
 
 def _hyperbolic(even, odd, ts):
     return even * jnp.cosh(_ROOT2 * ts) + odd * jnp.sinh(_ROOT2 * ts)
-
-
-def _same(params):
-    return params
 
 
 def _beta0(params):

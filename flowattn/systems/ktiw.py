@@ -4,6 +4,7 @@ Steinhardt, arXiv 2103.07601)."""
 from typing import ClassVar
 
 import equinox as eqx
+import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -82,9 +83,10 @@ class KTIW(AbstractSystem):
             steps=settings.steps,
             checkpoints=min(_TRAINING.checkpoints, settings.steps),
         )
-        corpus = self.sentences(key, data)
+        data_key, training_key = jr.split(key)
+        corpus = self.sentences(data_key, data)
         settings.progress(Part(0.0, f"networks of {corpus.vocabulary} words"))
-        found = measure(corpus, key, training, others=self.others)
+        found = measure(corpus, training_key, training, others=self.others)
         settings.progress(Part(1.0, "networks compared"))
         rows = found["rows"]
         columns = {

@@ -16,36 +16,18 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from ..descend import descend
 from ..errors import InputError, require_choice, require_positive
-from ..models import AbstractClassifier, AttentionClassifier, LinearClassifier
+from ..models import AffineClassifier, AttentionClassifier, LinearClassifier
 from ..tasks import Corpus
 from ..trajectory import Trajectory
 from .topic_words_observables import run_observables
-from .topic_words_reductions import SentenceLoss, join
+from .topic_words_reductions import SentenceLoss, join, split
 
 Network = Literal["standard", "uniform", "proxy"]
 NETWORKS = ("standard", "uniform", "proxy")
-
-
-class AffineClassifier(AbstractClassifier):
-    """Logits v W + b."""
-
-    weight: Float[Array, "dimension classes"]
-    bias: Float[Array, " classes"]
-
-    @classmethod
-    def of(cls, linear: LinearClassifier) -> "AffineClassifier":
-        """That of a linear one, with b = 0."""
-        return cls(linear.weight, jnp.zeros_like(linear.weight[0]))
-
-    def project(self, vectors):
-        return vectors @ self.weight
-
-    def finish(self, projected):
-        return projected + jnp.expand_dims(self.bias, tuple(range(projected.ndim - 1)))
 
 
 class Checkpoints(eqx.Module):
@@ -162,13 +144,7 @@ class KTIWTraining(eqx.Module):
             assert isinstance(linear, LinearClassifier)
             affine = AffineClassifier.of(linear)
             start = eqx.tree_at(lambda m: m.classifier, start, affine)
-        trained = jax.tree.map(lambda _: False, start)
-        trained = eqx.tree_at(
-            lambda m: [getattr(m, part) for part in moving],
-            trained,
-            [True] * len(moving),
-        )
-        params, frozen = eqx.partition(start, trained)
+        params, frozen = split(start, tuple(moving))
         loss = SentenceLoss(frozen, corpus.train)
         # Attention and word scores change most at the beginning.
         part = np.linspace(0, 1, self.checkpoints + 1)

@@ -4,7 +4,6 @@
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -35,6 +34,7 @@ from .topic_words_reductions import (
     logits_reduction,
     per_word_reduction,
     scores_reduction,
+    split,
 )
 
 Part = Literal["query", "keys", "embeddings", "classifier"]
@@ -168,7 +168,7 @@ class TopicWords(AbstractSystem):
         form = self.form or ("keys" if "query" in self.parts else "scores")
         if form != "keys":
             start = along_query(start)
-        params, frozen = _split(start, self.parts)
+        params, frozen = split(start, self.parts)
         loss = SentenceLoss(frozen, corpus.train)
         model_of = full_of = Partial(join, frozen)
         reductions = {}
@@ -278,11 +278,3 @@ class TopicWords(AbstractSystem):
 
 def _is_zero(value) -> bool:
     return isinstance(value, int | float) and value == 0
-
-
-def _split(model: AttentionClassifier, parts: tuple[str, ...]):
-    """The model as (trained, frozen): the same tree, with None on the other side."""
-    frozen = jax.tree.map(lambda _: False, model)
-    trained = [True] * len(parts)
-    spec = eqx.tree_at(lambda m: [getattr(m, part) for part in parts], frozen, trained)
-    return eqx.partition(model, spec)

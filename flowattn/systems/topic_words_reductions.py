@@ -23,6 +23,16 @@ from ..tasks import Sentences, TopicWordsTask
 _LU = "Lu, Mao & Nayak 2021 (arXiv 2011.10036), Sec. 4"
 
 
+def split(
+    model: AttentionClassifier, parts: tuple[str, ...]
+) -> tuple[AttentionClassifier, AttentionClassifier]:
+    """The model as (trained, frozen): the same tree, with None on the other side."""
+    frozen = jax.tree.map(lambda _: False, model)
+    trained = [True] * len(parts)
+    spec = eqx.tree_at(lambda m: [getattr(m, part) for part in parts], frozen, trained)
+    return eqx.partition(model, spec)
+
+
 def join(frozen: AttentionClassifier, params: AttentionClassifier) -> Any:
     """The model of trained and frozen parameters."""
     return eqx.combine(params, frozen)

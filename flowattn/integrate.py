@@ -20,7 +20,7 @@ from .stepping import ControlState, StepControl, Time
 from .trajectory import RESULTS, Trajectory
 
 # How a segment ends that another follows.
-_ENDED = diffrax.RESULTS.event_occurred
+ENDED = diffrax.RESULTS.event_occurred
 # Changes of the method that are remembered.
 _CHANGES = 32
 
@@ -271,7 +271,7 @@ class Solve(AbstractRun[SolveState]):
             jax.tree.map(_append(state.saved, new), state.record, records),
             state.saved + new,
             state.changes,
-            RESULTS.where(jumps, RESULTS.promote(_ENDED), result),
+            RESULTS.where(jumps, RESULTS.promote(ENDED), result),
         )
         return following if len(self.methods) == 1 else self._change(following)
 

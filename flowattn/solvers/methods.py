@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ..errors import InputError
+from .explicit import tableau_of
 from .rkc import RKC, RKCState
 
 SOLVERS = ("auto", "tsit5", "dopri8", "rkc", "kvaerno5")
@@ -101,7 +102,7 @@ class Method(diffrax.AbstractWrappedSolver):
     def stages(self) -> int:
         """Evaluations of a step, or a guess at them where steps differ."""
         if isinstance(self.solver, diffrax.AbstractERK):
-            tableau = _tableau(self.solver)
+            tableau = tableau_of(self.solver)
             return tableau.num_stages - int(tableau.fsal)
         return 20
 
@@ -152,7 +153,7 @@ class Method(diffrax.AbstractWrappedSolver):
         evaluations = products = unfit = 0
         if isinstance(self.solver, diffrax.AbstractERK):
             evaluations = self.stages
-            if _tableau(self.solver).fsal:
+            if tableau_of(self.solver).fsal:
                 # The first stage is the last of the step before, if there is one.
                 evaluations += jnp.where(solver_state[0] | made_jump, 1, 0)
             held_up = _HELD_UP * stability_limit(type(self.solver))
@@ -212,12 +213,6 @@ def crossing(
     return jax.lax.cond(changes, root, lambda: jnp.full_like(path.t1, jnp.inf))
 
 
-def _tableau(solver) -> diffrax.ButcherTableau:
-    """An explicit method's."""
-    assert isinstance(solver.tableau, diffrax.ButcherTableau)
-    return solver.tableau
-
-
 def _stiffness(solver, y0, dense) -> Float[Array, ""]:
     """h ρ as seen by a step whose last two stages are both at its end, else 0.
 
@@ -225,7 +220,7 @@ def _stiffness(solver, y0, dense) -> Float[Array, ""]:
     direction that the method is about to lose (Hairer & Wanner, Solving Ordinary
     Differential Equations II, section IV.2). Costs no evaluation.
     """
-    tableau = _tableau(solver)
+    tableau = tableau_of(solver)
     if not (tableau.fsal and tableau.ssal and tableau.c[-2] == tableau.c[-1]):
         return jnp.array(0.0)
     row = tableau.a_lower[-2]
@@ -248,7 +243,7 @@ def stability_limit(solver: type[diffrax.AbstractERK]) -> float:
     >>> round(stability_limit(diffrax.Tsit5), 2)
     3.51
     """
-    tableau = _tableau(solver)
+    tableau = tableau_of(solver)
     stages = tableau.num_stages
     a = np.zeros((stages, stages))
     for row, entries in enumerate(tableau.a_lower):

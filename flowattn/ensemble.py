@@ -1,0 +1,266 @@
+"""Ensemble: one flow from many starts, on all cores and devices."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .dealing import deal
+from .errors import InputError, require_positive
+from .flows import AbstractFlow
+from .integrate import Solve
+from .lanes import Lanes
+from .observables import Recorder
+from .precision import float_dtype, require_resolved
+from .segments import traced
+from .solvers import methods
+from .trajectory import Trajectory
+
+# Lanes of small problems: a few loops over so many numbers each keep a core busy.
+_WIDEST, _WIDEST_ELSEWHERE = 256, 2**16
+# Lanes of large ones: so many share what is read of the data.
+_NARROWEST = 16
+# A pool should have no more numbers than this: they are gone through in every stage.
+_NUMBERS, _NUMBERS_ELSEWHERE = 2**17, 2**28
+# Members are cut into so many blocks at most, for as many cores; each has so many times
+# as many as lanes, for these to be busy.
+_BLOCKS, _FILLINGS = 16, 32
+
+
+def ensemble(
+    flow: AbstractFlow,
+    params: PyTree,
+    *,
+    ts: Any = None,
+    t1: Any = None,
+    rtol: Any = 1e-6,
+    atol: Any = None,
+    solver: str | diffrax.AbstractERK = "tsit5",
+    observe: Mapping[str, Callable[[Any], Array]] | None = None,
+    save_params: bool = False,
+    error: bool = False,
+    events: Mapping[str, Callable[[Any], Any]] | None = None,
+    max_steps: int = 10**6,
+    flow_axes: PyTree = None,
+    lanes: int | None = None,
+) -> Trajectory:
+    """Integrate a flow from many starts, each at its own pace: `vmap` of `solve`, but
+    no member waits for the slowest.
+
+    - `params`: as in `solve`, every array with the members as its first axis.
+    - `flow`: one for all; or with `flow_axes` (a prefix PyTree of 0 and None, as for
+      `vmap`) arrays of its own for each member.
+    - `ts`, `t1`, `rtol`, `atol`: as in `solve`, or with the members as first axis;
+      `t1` alone stands for start and end, [0, t1].
+    - `solver`: "tsit5", "dopri8" or any explicit Runge-Kutta method of diffrax that
+      estimates its error.
+    - `observe`, `save_params`, `error`, `events`, `max_steps`: as in `solve`.
+    - `lanes`: how many are at work at once in a loop; None: by size and platform.
+
+    Returns a `Trajectory` whose arrays have the members as first axis; none is
+    raised for, `result` says of each how it ended. Members are dealt to all
+    devices, and to the cores of a processor, in blocks whose size and numbers do
+    not depend on how many there are. Works under `jit`, in one block; for `grad` use
+    `vmap` of `solve`.
+
+    Raises `InputError` for times, tolerances and solvers that make no sense.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> flow = fa.GradientFlow(lambda x: 0.5 * x**2)
+    >>> ends = fa.ensemble(flow, jnp.array([1.0, 2.0, 3.0]), t1=1.0).params
+    >>> [round(float(x), 4) for x in ends]
+    [0.3679, 0.7358, 1.1036]
+    """
+    dtype = float_dtype(params)
+    count = members(params)
+    solves, own = _solves(
+        flow, params, flow_axes, ts, t1, rtol, atol, solver, observe, save_params, events
+    )
+    require_positive(max_steps=max_steps)
+    if not traced((flow, params, rtol, atol, ts, t1)):
+        require_resolved(float(np.min(np.asarray(rtol))), dtype)
+
+    def run(scale: float) -> Trajectory:
+        scaled = eqx.tree_at(
+            lambda s: (s.rtol, s.atol),
+            solves,
+            (
+                jnp.maximum(solves.rtol * scale, jnp.finfo(dtype).eps),
+                solves.atol * scale,
+            ),
+        )
+        return together(scaled, own, count, max_steps, lanes)[0]
+
+    trajectory = run(1.0)
+    if error:
+        trajectory = eqx.tree_at(
+            lambda traj: traj.finer,
+            trajectory,
+            run(0.1),
+            is_leaf=lambda x: x is None,
+        )
+    return trajectory
+
+
+def members(params: PyTree) -> int:
+    """How many there are: the common length of the first axis of all arrays.
+
+    Raises `InputError` where there is none.
+    """
+    lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(eqx.filter(params, _moves))}
+    if len(lengths) != 1 or lengths == {()}:
+        raise InputError(
+            "the arrays of params must share their first axis, the members; got "
+            + ", ".join(str(length) for length in sorted(lengths))
+        )
+    [(count,)] = lengths
+    if count == 0:
+        raise InputError("params hold no member")
+    return count
+
+
+def _moves(leaf: Any) -> bool:
+    return eqx.is_inexact_array(leaf)
+
+
+def _solves(
+    flow, params, flow_axes, ts, t1, rtol, atol, solver, observe, save_params, events
+) -> tuple[Solve, PyTree]:
+    """All solves as one, and which of its arrays have the members as first axis."""
+    dtype = float_dtype(params)
+    if (ts is None) == (t1 is None):
+        raise InputError("give either ts (output times) or t1 (the end time)")
+    if t1 is not None:
+        require_positive(t1=t1)
+        end = jnp.asarray(t1, dtype)
+        times = jnp.stack([jnp.zeros_like(end), end], axis=-1)
+    else:
+        times = jnp.asarray(ts, dtype)
+        if times.ndim not in (1, 2) or times.shape[-1] < 2:
+            raise InputError(
+                f"ts must hold at least two times, got shape {times.shape}"
+            )
+        if not traced(times):
+            values = np.asarray(times)
+            if not (np.all(np.isfinite(values)) and np.all(np.diff(values) > 0)):
+                raise InputError(f"ts must be finite and increase, in {dtype}")
+    rtol = jnp.asarray(rtol, dtype)
+    atol = rtol / 1000 if atol is None else jnp.asarray(atol, dtype)
+    require_positive(rtol=rtol, atol=atol)
+    solves = Solve(
+        flow,
+        params,
+        times,
+        rtol,
+        atol,
+        Recorder(observe, save_params),
+        explicit(solver, rtol),
+        dict(events or {}),
+    )
+    shared = jax.tree.map(lambda _: False, solves)
+    moves = jax.tree.map(_moves, params)
+    own_flow = jax.tree.map(
+        lambda axis, part: jax.tree.map(lambda x: axis == 0 and eqx.is_array(x), part),
+        flow_axes,
+        flow,
+        is_leaf=lambda x: x is None,
+    )
+    own = eqx.tree_at(
+        lambda s: (s.flow, s.params, s.times, s.rtol, s.atol),
+        shared,
+        (own_flow, moves, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
+    )
+    return solves, own
+
+
+def explicit(solver: Any, rtol: Any) -> Any:
+    """The method of a solver by its name, where lanes can step by it.
+
+    Raises `InputError` where they cannot.
+    """
+    if solver == "auto":
+        solver = "tsit5"
+    [method] = methods(solver, rtol)
+    if not isinstance(method.solver, diffrax.AbstractERK):
+        raise InputError(
+            f"solver {method.name!r} is not explicit Runge-Kutta; choose from: tsit5, "
+            "dopri8, or such a solver of diffrax"
+        )
+    return (method,)
+
+
+def together(
+    solves: Solve, own: PyTree, count: int, max_steps: int, width: int | None
+) -> tuple[Trajectory, float]:
+    """Many solves as one, the arrays of which are `own` having the members as first
+    axis: the trajectories, and the share of the lanes' steps that were of use.
+    """
+    mine, shared = eqx.partition(solves, own)
+    width = min(count, lanes_for(float_count(mine.params) // count, width))
+    engine = Lanes(shared, jnp.asarray(max_steps), width, solves.times.shape[-1] - 2)
+    if traced((solves, own)):
+        return engine.run(_members_last(mine), count)
+    blocks = 1
+    while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
+        blocks *= 2
+    size = -(-count // blocks)
+
+    def block(number: int, device: Any) -> tuple[Trajectory, float]:
+        rows = np.minimum(np.arange(number * size, (number + 1) * size), count - 1)
+        part = jax.tree.map(lambda x: np.asarray(x)[rows], mine)
+        real = min(size, count - number * size)
+        return run_block(engine, part, real, device)
+
+    found = sorted(deal(block, range(blocks)))
+    parts = [trajectories for _, (trajectories, _) in found]
+    whole = jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)), *parts)
+    return whole, float(np.mean([busy for _, (_, busy) in found]))
+
+
+def lanes_for(numbers: int, asked: int | None = None) -> int:
+    """How many lanes are at work in a loop, for solves of so many numbers each."""
+    if asked is not None:
+        require_positive(lanes=asked)
+        return asked
+    on_cpu = jax.default_backend() == "cpu"
+    widest = _WIDEST if on_cpu else _WIDEST_ELSEWHERE
+    room = (_NUMBERS if on_cpu else _NUMBERS_ELSEWHERE) // max(1, numbers)
+    return int(np.clip(2 ** max(0, room.bit_length() - 1), _NARROWEST, widest))
+
+
+def float_count(tree: PyTree) -> int:
+    """How many numbers the floating-point arrays of a tree hold."""
+    return sum(x.size for x in jax.tree.leaves(eqx.filter(tree, _moves)))
+
+
+def run_block(
+    engine: Lanes, own: PyTree, count: int, device: Any
+) -> tuple[Trajectory, float]:
+    """One loop on one device: the trajectories of the first `count` of its cells, as
+    NumPy arrays.
+    """
+    arrays, static = eqx.partition((engine, own, np.asarray(count)), eqx.is_array)
+    arguments = eqx.combine(jax.device_put(arrays, device), static)
+    with _COMPILING:
+        # Threads that come to a program at once would each compile it.
+        _run.lower(*arguments).compile()
+    trajectories, busy = _run(*arguments)
+    return jax.tree.map(lambda x: np.asarray(x)[:count], trajectories), float(busy)
+
+
+_COMPILING = threading.Lock()
+
+
+@eqx.filter_jit
+def _run(engine: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
+    return engine.run(_members_last(own), count)
+
+
+def _members_last(own: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), own)

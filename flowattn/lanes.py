@@ -1,0 +1,524 @@
+"""Lanes: many solves side by side, each at its own pace.
+
+`vmap` of an adaptive solve keeps every lane until the slowest has ended. Here each lane
+of a pool takes steps of its own solve, and one that has ended is given the next solve
+of the queue, inside the compiled loop. The lanes are the last axis of every array, so
+that the small arrays of small flows are long in the direction that is vectorised.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .integrate import ENDED, Solve, SolveState
+from .precision import highest_precision
+from .solvers import ExplicitStep, Tried, crossing, explicit_step, tableau_of
+from .stepping import ControlState, Time
+from .trajectory import RESULTS, Trajectory
+
+# Steps of all lanes between two looks at which have ended: a lane waits for half of
+# them, and looking costs about as much as one.
+_STEPS = 4
+
+
+class Dense(eqx.Module):
+    """A step that outputs or events are still to be read from."""
+
+    since: Float[Array, ""]
+    h: Float[Array, ""]
+    y0: PyTree
+    y1: PyTree
+    k: PyTree
+
+
+class Pace(eqx.Module):
+    """Of `ControlState` what an explicit method, at its own pace, has to carry on."""
+
+    step: Float[Array, ""]
+    tried: Int[Array, ""]
+    accepted: Int[Array, ""]
+    nonfinite: Bool[Array, ""]
+    crossed: Float[Array, " event"]
+
+    @classmethod
+    def of(cls, state: ControlState) -> "Pace":
+        """What there is of it in a state of control."""
+        names = (field.name for field in dataclasses.fields(cls))
+        return cls(**{name: getattr(state, name) for name in names})
+
+    def state(self, evaluations: Int[Array, ""]) -> ControlState:
+        """The state of control; what it lacks has no say in its decisions."""
+        one, none = jnp.ones_like(self.step), jnp.zeros_like(self.tried)
+        return ControlState(
+            (one, one, jnp.array(False)),
+            self.step,
+            self.tried,
+            self.accepted,
+            evaluations,
+            none,
+            self.nonfinite,
+            none,
+            none,
+            self.crossed,
+        )
+
+
+class Lane(eqx.Module):
+    """One solve under way; in a pool, every array has the lanes as its last axis.
+
+    - `own`: what of the solve is not shared by all;
+    - `slope`: the field at y, where the method can go on with it;
+    - `written`: outputs between start and end so far;
+    - `signs`, `crosses`: of each event, its sign at y, and whether the last step has
+      changed it.
+    """
+
+    own: PyTree
+    y: PyTree
+    slope: PyTree
+    elapsed: Time
+    phase: Int[Array, ""]
+    pace: Pace
+    result: Any
+    written: Int[Array, ""]
+    signs: Float[Array, " event"]
+    crosses: Bool[Array, " event"]
+    dense: Dense | None
+
+
+class End(eqx.Module):
+    """What a lane leaves behind."""
+
+    cell: Int[Array, ""]
+    y: PyTree
+    elapsed: Time
+    pace: Pace
+    result: Any
+    written: Int[Array, ""]
+
+
+class Pool(eqx.Module):
+    """The lanes, the cells they work on (past the last: none), the cells begun and
+    ended so far, what ended ones left (in the order in which they ended), outputs
+    between start and end by cell, and how many steps of lanes were made in all.
+    """
+
+    lanes: Lane
+    cell: Int[Array, " lane"]
+    begun: Int[Array, ""]
+    ended: Int[Array, ""]
+    ends: End
+    between: PyTree
+    rounds: Int[Array, ""]
+
+
+class Lanes(eqx.Module):
+    """Many solves by one explicit method. `shared` is a `Solve` without what differs
+    from cell to cell; with `own` of a cell it is that cell's.
+    """
+
+    shared: Solve
+    max_steps: Int[Array, ""]
+    width: int = eqx.field(static=True)
+    outputs: int = eqx.field(static=True)
+
+    @property
+    def tableau(self) -> diffrax.ButcherTableau:
+        """The method's."""
+        return tableau_of(self.solver)
+
+    @property
+    def solver(self) -> Any:
+        """The method."""
+        return self.shared.methods[0].solver
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a step can begin with the slope that ended the one before."""
+        return self.tableau.fsal and not self.shared.flow.jumps
+
+    @property
+    def reads(self) -> bool:
+        """Whether anything is read from within steps."""
+        return self.outputs > 0 or bool(self.shared.events)
+
+    def solve(self, own: PyTree) -> Solve:
+        """The solve of a cell."""
+        return eqx.combine(own, self.shared)
+
+    # One lane.
+
+    def begin(self, own: PyTree) -> Lane:
+        """A cell at its start."""
+        whole = self.solve(own)
+        state = whole.begin()
+        zero = jnp.zeros_like(whole.span)
+        slope = None
+        if self.goes_on:
+            before = whole.before(state.elapsed, state.phase)
+            slope = whole.term().vf(zero, state.y, before)
+        return Lane(
+            own,
+            state.y,
+            slope,
+            state.elapsed,
+            state.phase,
+            Pace.of(state.control),
+            RESULTS.promote(ENDED),
+            jnp.array(0),
+            self._signs(whole, state.y),
+            jnp.zeros(len(whole.events), bool),
+            self._no_dense(state.y, zero),
+        )
+
+    def _evaluations(self, tried: Int[Array, ""]) -> Int[Array, ""]:
+        """How often the field was evaluated for so many steps: two for the length of
+        the first, and one for its slope where that is not part of it.
+        """
+        stages = self.tableau.num_stages - int(self.goes_on)
+        return tried * stages + 2 + int(self.goes_on)
+
+    def _signs(self, whole: Solve, y: PyTree) -> Float[Array, " event"]:
+        watched = whole.watching(0).watched
+        signs = [jnp.sign(event(y)) for event in watched]
+        return jnp.asarray(signs, whole.times.dtype)
+
+    def _no_dense(self, y: PyTree, zero: Float[Array, ""]) -> Dense | None:
+        if not self.reads:
+            return None
+        stages = self.tableau.num_stages
+        k = jax.tree.map(lambda x: jnp.zeros((stages, *x.shape), x.dtype), y)
+        return Dense(zero, zero, y, y, k)
+
+    def since(self, lane: Lane) -> tuple[Any, Any, Any]:
+        """The arguments of the field: the time elapsed, and the bounds of the phase."""
+        return self.solve(lane.own).before(lane.elapsed, lane.phase)
+
+    def stride(self, lane: Lane) -> Float[Array, ""]:
+        """The length of a lane's next step."""
+        left = jnp.minimum(*self._left(self.solve(lane.own), lane))
+        # A sliver that would be left is taken along.
+        lands = lane.pace.step >= left * (1 - 1e-6)
+        return jnp.where(lands, left, lane.pace.step)
+
+    @staticmethod
+    def _left(whole: Solve, lane: Lane) -> tuple[Array, Array]:
+        """The time to the end, and to the next jump of the field."""
+        jump = whole.before(lane.elapsed, lane.phase)[2] - whole.times[0]
+        return lane.elapsed.until(whole.span), lane.elapsed.until(jump)
+
+    def judge(self, lane: Lane, before: Any, h: Array, made: ExplicitStep) -> Lane:
+        """A lane after a step that it has tried; unchanged where it is not under way."""
+        whole, method = self.solve(lane.own), self.shared.methods[0]
+        to_end, to_jump = self._left(whole, lane)
+        left = jnp.minimum(to_end, to_jump)
+        zero = jnp.zeros_like(h)
+        tried = Tried(
+            made.error,
+            zero,
+            zero,
+            zero,
+            jnp.full(len(whole.events), jnp.inf, h.dtype),
+        )
+        control = whole.control(left, jnp.array(0), self.max_steps, None)
+        order = method.error_order(whole.term())
+        keep, _, _, _, state, result = control.adapt_step_size(
+            zero,
+            h,
+            lane.y,
+            made.y1,
+            before,
+            tried,
+            order,
+            lane.pace.state(jnp.zeros_like(lane.pace.tried)),
+        )
+        goes = self.goes(lane)
+        keep &= goes
+        lands = keep & (h == left)
+        ends = lands & (to_end <= to_jump)
+        elapsed = lane.elapsed + jnp.where(keep, h, 0)
+        bound = jnp.where(ends, whole.span, whole.span - to_end + to_jump)
+        result = RESULTS.promote(result)
+        failed = (result != RESULTS.successful) & (result != RESULTS.event_occurred)
+        result = RESULTS.where(failed, result, RESULTS.promote(ENDED))
+        result = RESULTS.where(ends, RESULTS.successful, result)
+        y = _where(keep, made.y1, lane.y)
+        signs, crosses, dense = lane.signs, lane.crosses, lane.dense
+        if whole.events:
+            signs = self._signs(whole, y)
+            crosses = keep & (lane.signs != 0) & (signs != lane.signs)
+            crosses &= ~jnp.isnan(signs) & jnp.isinf(state.crossed)
+            crosses |= lane.crosses
+        if dense is not None:
+            k = jax.tree.map(lambda slopes: h * slopes, made.slopes)
+            seen = Dense(lane.elapsed.high, h, lane.y, made.y1, k)
+            dense = _where(keep, seen, dense)
+        return Lane(
+            lane.own,
+            y,
+            _where(keep, made.last, lane.slope) if self.goes_on else None,
+            Time(
+                jnp.where(lands, bound, elapsed.high), jnp.where(lands, 0, elapsed.low)
+            ),
+            lane.phase + jnp.where(lands & ~ends, 1, 0),
+            _where(goes, Pace.of(state), lane.pace),
+            RESULTS.where(goes, result, lane.result),
+            lane.written,
+            signs,
+            crosses,
+            dense,
+        )
+
+    def goes(self, lane: Lane) -> Bool[Array, ""]:
+        """Whether a lane is under way, and nothing is to be read from its last step."""
+        under_way = lane.result == RESULTS.event_occurred
+        return under_way & ~self.waits(lane) if self.reads else under_way
+
+    def waits(self, lane: Lane) -> Bool[Array, ""]:
+        """Whether something is to be read from the last step."""
+        return self._due(lane) | jnp.any(lane.crosses)
+
+    def _due(self, lane: Lane) -> Bool[Array, ""]:
+        """Whether the last step has passed an output time."""
+        if self.outputs == 0:
+            return jnp.array(False)
+        return (lane.written < self.outputs) & (self._wanted(lane) <= 0)
+
+    def _wanted(self, lane: Lane) -> Float[Array, ""]:
+        """The time to the next output."""
+        times = self.solve(lane.own).times
+        row = jnp.minimum(lane.written + 1, self.outputs)
+        return lane.elapsed.until(times[row] - times[0])
+
+    def find(self, lane: Lane) -> Lane:
+        """A lane with the events of its last step found."""
+        dense, times = lane.dense, []
+        assert dense is not None
+        for event in self.solve(lane.own).watching(0).watched:
+            found = crossing(event, self._path(dense), dense.y0, dense.y1)
+            times.append(dense.since + found)
+        crossed = jnp.where(lane.crosses, jnp.stack(times), lane.pace.crossed)
+        return eqx.tree_at(
+            lambda lane: (lane.pace.crossed, lane.crosses),
+            lane,
+            (crossed, jnp.zeros_like(lane.crosses)),
+        )
+
+    def _path(self, dense: Dense) -> Any:
+        zero = jnp.zeros_like(dense.h)
+        return self.solver.interpolation_cls(
+            t0=zero, t1=dense.h, y0=dense.y0, y1=dense.y1, k=dense.k
+        )
+
+    def output(self, lane: Lane) -> PyTree:
+        """What is observed at the next output time, which the last step has passed."""
+        dense = lane.dense
+        assert dense is not None
+        at = jnp.clip(dense.h + self._wanted(lane), 0, dense.h)
+        y = self._path(dense).evaluate(at)
+        return self.solve(lane.own).record(None, y, None)
+
+    def finish(self, own: PyTree, start: PyTree, end: End, between: PyTree) -> Any:
+        """The trajectory of a cell."""
+        whole = self.solve(own)
+        first, last = (whole.record(None, y, None) for y in (start, end.y))
+        if self.outputs > 0:
+            rows = jax.tree.map(
+                lambda a, b, c: jnp.concatenate([a[None], b, c[None]]),
+                first,
+                between,
+                last,
+            )
+        else:
+            rows = jax.tree.map(lambda *ends: jnp.stack(ends), first, last)
+        done = end.result == RESULTS.successful
+        none = jnp.array(0)
+        state = SolveState(
+            y=end.y,
+            elapsed=end.elapsed,
+            phase=none,
+            method=none,
+            fresh=jnp.array(False),
+            solver=(None,),
+            control=end.pace.state(self._evaluations(end.pace.tried)),
+            record=rows,
+            saved=jnp.where(done, self.outputs + 2, 1 + end.written),
+            changes=jnp.zeros(0, whole.times.dtype),
+            result=end.result,
+        )
+        return whole.finish(state, RESULTS.interrupted)
+
+    # All of them.
+
+    def run(self, own: PyTree, count: Any) -> tuple[Trajectory, Float[Array, ""]]:
+        """The trajectories of the first `count` cells (cells are the last axis of
+        `own`), cells first, and the share of the lanes' steps that were of use.
+        """
+        cells = jax.tree.leaves(own)[0].shape[-1]
+        with highest_precision():
+            queue = self._in_blocks(self.begin, own, -1)
+            pool = jax.lax.while_loop(
+                lambda pool: pool.ended < count,
+                lambda pool: self._round(pool, queue, count),
+                self._fill(queue, count),
+            )
+            row = jnp.arange(cells + self.width)
+            cell = jnp.where(row < count, pool.ends.cell, cells)
+            order = jnp.zeros(cells, row.dtype).at[cell].set(row, mode="drop")
+            ends = _take(pool.ends, order)
+            trajectories = self._in_blocks(
+                lambda args: self.finish(*args),
+                (own, queue.y, ends, pool.between),
+                0,
+            )
+        tried = jnp.where(jnp.arange(cells) < count, ends.pace.tried, 0)
+        return trajectories, jnp.sum(tried) / (pool.rounds * self.width)
+
+    def _in_blocks(self, fn: Any, tree: PyTree, out: int) -> PyTree:
+        """`fn` of every cell (last axis), as many at a time as there are lanes."""
+        cells = jax.tree.leaves(tree)[0].shape[-1]
+        count = math.ceil(cells / self.width)
+
+        def block(number):
+            index = jnp.minimum(number * self.width + jnp.arange(self.width), cells - 1)
+            made = jax.vmap(fn, in_axes=-1, out_axes=out)(_take(tree, index))
+            return made
+
+        made = jax.lax.map(block, jnp.arange(count))
+
+        def joined(x):
+            # Blocks first, lanes first or last.
+            if out == 0:
+                return x.reshape(count * self.width, *x.shape[2:])[:cells]
+            x = jnp.moveaxis(x, 0, -2)
+            return x.reshape(*x.shape[:-2], count * self.width)[..., :cells]
+
+        return jax.tree.map(joined, made)
+
+    def _fill(self, queue: Lane, count: Any) -> Pool:
+        first = jnp.arange(self.width)
+        cells = jax.tree.leaves(queue.y)[0].shape[-1]
+        lanes = _take(queue, jnp.minimum(first, cells - 1))
+        room = cells + self.width
+        ends = jax.tree.map(
+            lambda x: jnp.zeros((*x.shape[:-1], room), x.dtype),
+            self._end(lanes, first),
+        )
+        between = None
+        if self.outputs > 0:
+            own, y = jax.tree.map(lambda x: x[..., 0], (queue.own, queue.y))
+            like = jax.eval_shape(
+                lambda own, y: self.solve(own).record(None, y, None), own, y
+            )
+            between = jax.tree.map(
+                lambda x: jnp.zeros((self.outputs, *x.shape, cells), x.dtype), like
+            )
+        zero = jnp.array(0)
+        cell = jnp.where(first < count, first, room)
+        return Pool(lanes, cell, zero + self.width, zero, ends, between, zero)
+
+    @staticmethod
+    def _end(lanes: Lane, cell: Int[Array, " lane"]) -> End:
+        return End(
+            cell, lanes.y, lanes.elapsed, lanes.pace, lanes.result, lanes.written
+        )
+
+    def _round(self, pool: Pool, queue: Lane, count: Any) -> Pool:
+        """A few steps of all lanes, and other cells for those that have ended."""
+        steps = 1 if self.outputs > 0 else _STEPS
+        lanes = jax.lax.fori_loop(
+            0, steps, lambda _, lanes: self._advance(lanes), pool.lanes
+        )
+        room = pool.ends.cell.shape[-1]
+        at_work, between = pool.cell < room, pool.between
+        if self.reads:
+            lanes, between = self._read(lanes, pool.cell, at_work, between)
+        ended = at_work & (lanes.result != RESULTS.event_occurred)
+        so_far = jnp.cumsum(ended)
+        # Those that ended come first; what is written after them is written over.
+        place = jnp.where(ended, so_far - 1, self.width)
+        order = jnp.zeros_like(place).at[place].set(
+            jnp.arange(self.width), mode="drop", unique_indices=True
+        )
+        ends = jax.tree.map(
+            lambda log, x: jax.lax.dynamic_update_slice_in_dim(
+                log, x[..., order], pool.ended, axis=-1
+            ),
+            pool.ends,
+            self._end(lanes, pool.cell),
+        )
+        following = jnp.where(ended, pool.begun + so_far - 1, 0)
+        fresh = _take(queue, jnp.minimum(following, room - self.width - 1))
+        lanes = jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, lanes)
+        following = jnp.where(following < count, following, room)
+        return Pool(
+            lanes,
+            jnp.where(ended, following, pool.cell),
+            pool.begun + so_far[-1],
+            pool.ended + so_far[-1],
+            ends,
+            between,
+            pool.rounds + steps,
+        )
+
+    def _advance(self, lanes: Lane) -> Lane:
+        """All lanes after a step each."""
+        before = jax.vmap(self.since, in_axes=-1, out_axes=-1)(lanes)
+
+        def field(t, y):
+            def slope(own, before, t, y):
+                return self.solve(own).term().vf(t, y, before)
+
+            mapped = jax.vmap(slope, in_axes=-1, out_axes=-1)
+            return mapped(lanes.own, before, t, y)
+
+        h = jax.vmap(self.stride, in_axes=-1)(lanes)
+        first = lanes.slope if self.goes_on else field(jnp.zeros_like(h), lanes.y)
+        made = explicit_step(self.tableau, field, lanes.y, h, first)
+        return jax.vmap(self.judge, in_axes=-1, out_axes=-1)(lanes, before, h, made)
+
+    def _read(self, lanes, cell, at_work, between):
+        """Find the events of all last steps, and write the outputs that they passed."""
+        if self.shared.events:
+            lanes = jax.lax.cond(
+                jnp.any(lanes.crosses),
+                jax.vmap(self.find, in_axes=-1, out_axes=-1),
+                lambda lanes: lanes,
+                lanes,
+            )
+        if self.outputs == 0:
+            return lanes, between
+
+        def due(lanes):
+            return jax.vmap(self._due, in_axes=-1)(lanes) & at_work
+
+        def write(carry):
+            lanes, log = carry
+            now, records = due(lanes), jax.vmap(self.output, in_axes=-1)(lanes)
+            row = jnp.where(now, lanes.written, self.outputs)
+            log = jax.tree.map(
+                lambda x, new: x.at[row, ..., cell].set(new, mode="drop"), log, records
+            )
+            written = lanes.written + now.astype(lanes.written.dtype)
+            return eqx.tree_at(lambda lanes: lanes.written, lanes, written), log
+
+        return jax.lax.while_loop(
+            lambda carry: jnp.any(due(carry[0])), write, (lanes, between)
+        )
+
+
+def _where(choice: Any, new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(choice, a, b), new, old)
+
+
+def _take(tree: PyTree, index: Int[Array, " lane"]) -> PyTree:
+    """The cells of an index, along the last axis."""
+    return jax.tree.map(
+        lambda x: x.at[..., index].get(mode="promise_in_bounds"), tree
+    )

@@ -7,6 +7,7 @@ from . import tasks as tasks
 from .compare import Gap as Gap
 from .compare import compare as compare
 from .descend import descend as descend
+from .ensemble import ensemble as ensemble
 from .errors import InputError as InputError
 from .flows import AbstractFlow as AbstractFlow
 from .flows import GradientFlow as GradientFlow
@@ -14,6 +15,7 @@ from .flows import SwitchedFlow as SwitchedFlow
 from .laws import Law as Law
 from .laws import drift as drift
 from .losses import AbstractBatchLoss as AbstractBatchLoss
+from .losses import AbstractExplicitLoss as AbstractExplicitLoss
 from .observables import Observable as Observable
 from .reductions import Reduction as Reduction
 from .reductions import defect as defect

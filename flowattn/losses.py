@@ -10,6 +10,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 
+class AbstractExplicitLoss(eqx.Module):
+    """A loss whose gradient is written out, for small flows that are solved often.
+
+    `GradientFlow` takes `gradient` instead of differentiating, and the loss itself is
+    then not evaluated (in double precision a logarithm costs as much as all the rest):
+    the gradient must not be finite where the loss is not.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, params: PyTree) -> Scalar:
+        """The loss."""
+
+    @abc.abstractmethod
+    def gradient(self, params: PyTree) -> PyTree:
+        """Its gradient, shaped as `params`."""
+
+
 class AbstractBatchLoss(eqx.Module):
     """A loss over data of which a step of stochastic descent sees a part.
 

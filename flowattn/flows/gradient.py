@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree, Scalar
 
 from ..errors import require_positive
+from ..losses import AbstractExplicitLoss
 from .base import AbstractFlow
 
 
@@ -25,7 +26,8 @@ class GradientFlow(AbstractFlow):
 
     Where the loss is not finite the velocity is nan, also where its gradient happens
     to be finite: an adaptive solver then refuses the step and shortens it, so no run
-    passes through a place where the loss is undefined.
+    passes through a place where the loss is undefined. A loss whose gradient is written
+    out (`AbstractExplicitLoss`) is not evaluated.
 
     Raises `InputError` for a rate that is not positive and finite.
 
@@ -44,6 +46,9 @@ class GradientFlow(AbstractFlow):
 
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         del t
+        if isinstance(self.loss, AbstractExplicitLoss):
+            slope = self.loss.gradient(params)
+            return scaled(self.rates, jax.tree.map(jnp.negative, slope))
         value, gradient = eqx.filter_value_and_grad(self.loss)(params)
         sign = jnp.where(jnp.isfinite(value), -1.0, jnp.nan)
         downhill = jax.tree.map(lambda g: sign.astype(g.dtype) * g, gradient)

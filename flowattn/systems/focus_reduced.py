@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from ..losses import AbstractExplicitLoss
 from ..models import LinearClassifier, LinearFocus
 from ..observables import Observable
 
@@ -40,7 +41,7 @@ class Focus2D(eqx.Module):
     nu: Any
 
 
-class ReducedLoss(eqx.Module):
+class ReducedLoss(AbstractExplicitLoss):
     """The loss as a function of μ and ν; of μ alone where ν is `frozen`."""
 
     frozen: Focus2D
@@ -60,6 +61,32 @@ class ReducedLoss(eqx.Module):
             )
         found = jax.nn.log_sigmoid(at.nu - few) - wrong
         return -jnp.logaddexp(found, jax.nn.log_sigmoid(few - at.nu) - many)
+
+    def gradient(self, params: Focus2D) -> Focus2D:
+        """The slopes by μ and ν.
+
+        With α' = α(1 − α), β' = β(1 − β), and s the probability of all wrong labels,
+
+            soft      −α s, −α' μ s,  s = σ(log(C − 1) − αμ)
+            hard      −α (1 − β), α' (log(1 + (C − 1)e^{−μ}) − log C)
+            marginal  −α β'/Z, −α' (β − 1/C)/Z,  Z = αβ + (1 − α)/C
+        """
+        at = eqx.combine(params, self.frozen)
+        few, others = jnp.log(self.segments - 1.0), jnp.log(self.classes - 1.0)
+        alpha, rest = jax.nn.sigmoid(at.nu - few), jax.nn.sigmoid(few - at.nu)
+        if self.kind == "soft":
+            wrong = jax.nn.sigmoid(others - alpha * at.mu)
+            slope = Focus2D(-alpha * wrong, -alpha * rest * at.mu * wrong)
+        elif self.kind == "hard":
+            worse = jax.nn.softplus(others - at.mu) - jnp.log(float(self.classes))
+            wrong = jax.nn.sigmoid(others - at.mu)
+            slope = Focus2D(-alpha * wrong, alpha * rest * worse)
+        else:
+            beta, wrong = jax.nn.sigmoid(at.mu - others), jax.nn.sigmoid(others - at.mu)
+            z = alpha * beta + rest / self.classes
+            better = beta - 1 / self.classes
+            slope = Focus2D(-alpha * beta * wrong / z, -alpha * rest * better / z)
+        return slope if params.nu is not None else Focus2D(slope.mu, None)
 
 
 def rates(classes: int, fixed: bool) -> Focus2D:

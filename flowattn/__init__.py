@@ -23,5 +23,6 @@ from .segments import Progress as Progress
 from .sharpness import sharpness as sharpness
 from .solve import solve as solve
 from .solvers import RKC as RKC
+from .sweeps import sweep as sweep
 from .trajectory import RESULTS as RESULTS
 from .trajectory import Trajectory as Trajectory

@@ -1,6 +1,5 @@
 """Training dynamics of attention models as flows, beside gradient descent."""
 
-import contextlib
 import dataclasses
 import io
 import os
@@ -8,15 +7,16 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, SupportsFloat, Union
+from typing import Annotated, Any, Literal, Union
 
 import jax
 import numpy as np
 import tyro
-from tqdm import tqdm
 
+from .cli_sweeps import Plot, Sweep
+from .console import SystemChoice, number_rule, say, watch
 from .errors import InputError
 from .experiment import (
     UNFINISHED,
@@ -30,11 +30,11 @@ from .experiment import (
 from .figures import FIGURES, Runs, missing
 from .figures import Figure as FigureOf
 from .plotting import DRAWINGS, Drawing, plot_run, plot_survey
+from .precision import set_precision
 from .provenance import provenance, version
 from .report import law_table, table
-from .segments import Progress
 from .store import staged, write_json, write_runs
-from .systems import SYSTEMS, AbstractSystem, Part
+from .systems import SYSTEMS
 from .tasks import WordTable
 from .trajectory import columns_dataset
 
@@ -50,53 +50,6 @@ _FILES = (
 _CHECKPOINT = "checkpoint"
 
 
-@contextlib.contextmanager
-def _watch(label: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal, a line each quarter elsewhere; on standard error."""
-    terminal = sys.stderr.isatty()
-    bar = tqdm(total=100, leave=False, bar_format=_BAR, disable=not terminal)
-    bar.set_description(label)
-    last, name = 0.0, label
-
-    def update(progress: Progress | Part) -> None:
-        nonlocal last, name
-        percent = 100 * progress.done
-        if percent < last:  # the second, finer solve
-            last, name = 0.0, f"{label}, error estimate"
-            bar.reset()
-        state = f"{name} {progress}"
-        bar.set_description(state)
-        bar.update(percent - last)
-        quarters = int(percent / 25 + 1e-6)
-        if quarters > int(last / 25 + 1e-6) and not terminal:
-            print(f"{state}: {25 * quarters} %", file=sys.stderr, flush=True)
-        last = percent
-
-    try:
-        yield update
-    finally:
-        bar.close()
-
-
-_BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
-
-
-def _about(system: type[AbstractSystem]) -> str:
-    """The first line of a system's docstring, and where it comes from."""
-    return f"{(system.__doc__ or '').splitlines()[0]}\n\n{system.citation}"
-
-
-def _choice() -> Any:
-    """One system as a subcommand of the command that has it as a field."""
-    # A union of one would be no choice to tyro; the suppressed None makes two.
-    union: Any = Annotated[None, tyro.conf.Suppress]
-    for name, system in SYSTEMS.items():
-        subcommand = tyro.conf.subcommand(name, description=_about(system))
-        union = union | Annotated[system, subcommand]
-    return Annotated[union, tyro.conf.arg(name="")]
-
-
-_SystemChoice = _choice()
 _Options = Annotated[Options, tyro.conf.arg(name="")]
 
 
@@ -128,7 +81,7 @@ class Run:
     Example: flowattn run topic-words --classifier linear --out results
     """
 
-    system: _SystemChoice  # pyright: ignore[reportInvalidTypeForm]
+    system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
     options: _Options
     out: Path | None = None
     """Folder for results; files of ours are replaced, others stay."""
@@ -142,7 +95,7 @@ class Run:
         if self.out is None:
             if self.resume:
                 raise InputError("--resume needs --out, the folder of the run")
-            result = execute(planned, _watch)
+            result = execute(planned, watch)
             print(table(result.summary))
             return _status(result.outcomes)
         checkpoint = self.out / _CHECKPOINT
@@ -161,11 +114,11 @@ class Run:
                 return _status(outcomes(done))
         try:
             with staged(self.out, _FILES) as stage:
-                result = execute(planned, _watch, checkpoint)
+                result = execute(planned, watch, checkpoint)
                 _write(stage, result)
         except KeyboardInterrupt:
             if checkpoint.exists():
-                _say("the run is unfinished: the same command with --resume goes on")
+                say("the run is unfinished: the same command with --resume goes on")
             raise
         if not set(result.outcomes) & set(UNFINISHED):
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -183,11 +136,11 @@ class Laws:
     Example: flowattn laws topic-words --classifier two-layer --t1 50
     """
 
-    system: _SystemChoice  # pyright: ignore[reportInvalidTypeForm]
+    system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
     options: _Options
 
     def __call__(self) -> int:
-        result = execute(plan(self.system, self.options), _watch)
+        result = execute(plan(self.system, self.options), watch)
         known = {} if result.problem is None else result.problem.laws
         if not known:
             print("this system, trained like this, has no known law")
@@ -216,12 +169,12 @@ class Figure:
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 
     def __call__(self) -> int:
-        jax.config.update("jax_enable_x64", jax.default_backend() != "tpu")
-        runs = Runs(self.paper, self.data, _say)
+        set_precision(None)
+        runs = Runs(self.paper, self.data, say)
         for figure in FIGURES.values() if self.name == "all" else [FIGURES[self.name]]:
             absent = missing(figure, self.data)
             if absent is not None:
-                _say(f"{figure.name}: skipped, {absent}")
+                say(f"{figure.name}: skipped, {absent}")
                 continue
             files = (f"{figure.name}.png", f"{figure.name}.json")
             with staged(self.out, files) as stage:
@@ -230,12 +183,6 @@ class Figure:
                 write_json(stage / files[1], _as_data(figure, drawing, self.paper))
             print(self.out / files[0], flush=True)
         return 0
-
-
-def _say(line: str) -> None:
-    # In one piece, since runs side by side speak at once.
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 def _as_data(figure: FigureOf, drawing: Drawing, paper: bool) -> dict[str, Any]:
@@ -293,27 +240,16 @@ def _status(outcomes: list[str]) -> int:
     return int(any(end not in ("successful", "out_of_patience") for end in outcomes))
 
 
-def _number_rule(info: tyro.constructors.PrimitiveTypeInfo):
-    """Fields that in Python may be arrays are plain numbers here."""
-    if info.type is not SupportsFloat:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="FLOAT",
-        instance_from_str=lambda args: float(args[0]),
-        is_instance=lambda value: isinstance(value, float),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(_number_rule)
+    registry.primitive_rule(number_rule)
     commands = Union[  # noqa: UP007
         Annotated[List, tyro.conf.subcommand("list")],
         Annotated[Run, tyro.conf.subcommand("run")],
         Annotated[Laws, tyro.conf.subcommand("laws")],
+        Annotated[Sweep, tyro.conf.subcommand("sweep")],
+        Annotated[Plot, tyro.conf.subcommand("plot")],
         Annotated[Figure, tyro.conf.subcommand("figure")],
     ]
     arguments = sys.argv[1:] if argv is None else list(argv)

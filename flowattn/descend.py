@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, PyTree, Scalar
+from jaxtyping import Array, Int, PyTree, Scalar
 
 from .errors import InputError, require_choice, require_positive
 from .flows import scaled
@@ -141,6 +141,45 @@ def descend(
     if throw:
         run = run.result.error_if(run, run.result == RESULTS.loss_nonfinite)
     return run
+
+
+def descend_to(
+    loss: Callable[[Any], Scalar],
+    params: PyTree,
+    optimizer: Optimizer,
+    learning_rate: Any,
+    momentum: Any,
+    planned: Int[Array, " record"],
+    *,
+    observe: Mapping[str, Callable[[Any], Array]] | None = None,
+    rates: PyTree | None = None,
+    then: tuple[Any, Callable[[Any], Scalar]] | None = None,
+) -> Trajectory:
+    """`descend` where the steps to observe, from 0 to the last, are traced numbers as
+    all others are: one program for learning rates that take as many steps as they like
+    to the same time. For `jit` and `vmap`; not for `grad`.
+    """
+    dtype = float_dtype(params)
+    rate, inertia = jnp.asarray(learning_rate, dtype), jnp.asarray(momentum, dtype)
+    has_momentum = isinstance(momentum, Tracer) or momentum != 0
+    whole = _Descent(
+        loss,
+        params,
+        rate,
+        inertia if optimizer == "sgd" and has_momentum else None,
+        optimizer,
+        rate / (1 - inertia),
+        rates,
+        then,
+        Recorder(observe, False),
+        None,
+        None,
+        0,
+        planned,
+    )
+    with highest_precision():
+        state = whole.advance(whole.begin(), 0, None, planned[-1])
+        return whole.finish(state, RESULTS.interrupted)
 
 
 def _observed_steps(steps: int, every: Any) -> np.ndarray:

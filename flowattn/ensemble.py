@@ -80,7 +80,17 @@ def ensemble(
     dtype = float_dtype(params)
     count = members(params)
     solves, own = _solves(
-        flow, params, flow_axes, ts, t1, rtol, atol, solver, observe, save_params, events
+        flow,
+        params,
+        flow_axes,
+        ts,
+        t1,
+        rtol,
+        atol,
+        solver,
+        observe,
+        save_params,
+        events,
     )
     require_positive(max_steps=max_steps)
     if not traced((flow, params, rtol, atol, ts, t1)):
@@ -197,7 +207,7 @@ def explicit(solver: Any, rtol: Any) -> Any:
 
 def together(
     solves: Solve, own: PyTree, count: int, max_steps: int, width: int | None
-) -> tuple[Trajectory, float]:
+) -> tuple[Trajectory, Any]:
     """Many solves as one, the arrays of which are `own` having the members as first
     axis: the trajectories, and the share of the lanes' steps that were of use.
     """
@@ -249,7 +259,7 @@ def run_block(
     arguments = eqx.combine(jax.device_put(arrays, device), static)
     with _COMPILING:
         # Threads that come to a program at once would each compile it.
-        _run.lower(*arguments).compile()
+        _run.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
     trajectories, busy = _run(*arguments)
     return jax.tree.map(lambda x: np.asarray(x)[:count], trajectories), float(busy)
 

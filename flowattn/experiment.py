@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import jax.random as jr
 import numpy as np
 
@@ -17,7 +16,7 @@ from .checkpoint import kept
 from .compare import Gap, compare
 from .descend import descend
 from .errors import InputError, require_positive
-from .precision import require_resolved
+from .precision import require_resolved, set_precision, settled_precision
 from .provenance import provenance
 from .report import stability, summarise, summarise_survey
 from .sharpness import sharpness
@@ -154,11 +153,9 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
     atol = options.rtol / 1000 if options.atol is None else options.atol
     _require_sensible(options, rate, momentum, atol)
     t1, steps, flow = _lengths(system, options, rate / (1 - momentum))
-    precision = options.precision
-    if precision is None:
-        precision = "float32" if jax.default_backend() == "tpu" else "float64"
+    precision = settled_precision(options.precision)
     require_resolved(options.rtol, precision)
-    jax.config.update("jax_enable_x64", precision == "float64")
+    set_precision(precision)
     descent = options.descent and steps > 0
     settled = rate, momentum, max(1, steps), flow, descent, atol, precision
     return Plan(system, options, t1, *settled)

@@ -21,6 +21,7 @@ from .trajectory import RESULTS, Trajectory
 
 # How a segment ends that another follows.
 ENDED = diffrax.RESULTS.event_occurred
+DONE = diffrax.RESULTS.successful
 # Changes of the method that are remembered.
 _CHANGES = 32
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .integrate import ENDED, Solve, SolveState
+from .integrate import DONE, ENDED, Solve, SolveState
 from .precision import highest_precision
 from .solvers import ExplicitStep, Tried, crossing, explicit_step, tableau_of
 from .stepping import ControlState, Time
@@ -214,7 +214,7 @@ class Lanes(eqx.Module):
         return lane.elapsed.until(whole.span), lane.elapsed.until(jump)
 
     def judge(self, lane: Lane, before: Any, h: Array, made: ExplicitStep) -> Lane:
-        """A lane after a step that it has tried; unchanged where it is not under way."""
+        """A lane after a step that it has tried; as it was if it is not under way."""
         whole, method = self.solve(lane.own), self.shared.methods[0]
         to_end, to_jump = self._left(whole, lane)
         left = jnp.minimum(to_end, to_jump)
@@ -227,7 +227,7 @@ class Lanes(eqx.Module):
             jnp.full(len(whole.events), jnp.inf, h.dtype),
         )
         control = whole.control(left, jnp.array(0), self.max_steps, None)
-        order = method.error_order(whole.term())
+        order: Any = method.error_order(whole.term())
         keep, _, _, _, state, result = control.adapt_step_size(
             zero,
             h,
@@ -247,9 +247,10 @@ class Lanes(eqx.Module):
         result = RESULTS.promote(result)
         failed = (result != RESULTS.successful) & (result != RESULTS.event_occurred)
         result = RESULTS.where(failed, result, RESULTS.promote(ENDED))
-        result = RESULTS.where(ends, RESULTS.successful, result)
+        result = RESULTS.where(ends, RESULTS.promote(DONE), result)
         y = _where(keep, made.y1, lane.y)
-        signs, crosses, dense = lane.signs, lane.crosses, lane.dense
+        signs, dense = lane.signs, lane.dense
+        crosses: Any = lane.crosses
         if whole.events:
             signs = self._signs(whole, y)
             crosses = keep & (lane.signs != 0) & (signs != lane.signs)
@@ -443,8 +444,10 @@ class Lanes(eqx.Module):
         so_far = jnp.cumsum(ended)
         # Those that ended come first; what is written after them is written over.
         place = jnp.where(ended, so_far - 1, self.width)
-        order = jnp.zeros_like(place).at[place].set(
-            jnp.arange(self.width), mode="drop", unique_indices=True
+        order = (
+            jnp.zeros_like(place)
+            .at[place]
+            .set(jnp.arange(self.width), mode="drop", unique_indices=True)
         )
         ends = jax.tree.map(
             lambda log, x: jax.lax.dynamic_update_slice_in_dim(
@@ -519,6 +522,4 @@ def _where(choice: Any, new: PyTree, old: PyTree) -> PyTree:
 
 def _take(tree: PyTree, index: Int[Array, " lane"]) -> PyTree:
     """The cells of an index, along the last axis."""
-    return jax.tree.map(
-        lambda x: x.at[..., index].get(mode="promise_in_bounds"), tree
-    )
+    return jax.tree.map(lambda x: x.at[..., index].get(mode="promise_in_bounds"), tree)

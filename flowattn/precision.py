@@ -19,6 +19,18 @@ def highest_precision():
     return jax.default_matmul_precision(MATMUL_PRECISION)
 
 
+def settled_precision(asked: str | None) -> str:
+    """The precision of a command's runs: float64 where the platform has it."""
+    if asked is not None:
+        return asked
+    return "float32" if jax.default_backend() == "tpu" else "float64"
+
+
+def set_precision(asked: str | None) -> None:
+    """Run in a precision from here on. For commands; libraries leave it to users."""
+    jax.config.update("jax_enable_x64", settled_precision(asked) == "float64")
+
+
 def float_dtype(params: PyTree) -> jnp.dtype:
     """The common floating-point dtype of a PyTree's arrays: what a run computes in.
 

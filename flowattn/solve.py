@@ -124,7 +124,7 @@ def solve(
         )
         if in_trace:
             require_alone(progress, checkpoint)
-            return _in_one_piece(whole, max_steps)
+            return in_one_piece(whole, max_steps)
         return in_segments(
             whole,
             limit=max_steps,
@@ -188,7 +188,7 @@ def _output_times(ts, t1, dtype) -> Float[Array, " time"]:
 
 
 @eqx.filter_jit
-def _in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
+def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
     """The whole solve as one traced program."""
 
     def segment(state: SolveState) -> SolveState:

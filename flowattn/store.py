@@ -1,4 +1,5 @@
-"""Store: results on disk, each appearing whole or not at all."""
+"""Store: results on disk, each appearing whole or not at all. The only file that knows
+zarr."""
 
 import contextlib
 import json
@@ -7,9 +8,12 @@ import shutil
 import socket
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from .errors import InputError
 
@@ -85,8 +89,183 @@ def write_runs(
 
     tree = xr.DataTree.from_dict(dict(runs))
     tree.attrs.update(attrs)
+    with _quiet():
+        tree.to_zarr(path, mode="w", consolidated=True)
+
+
+class Grid(NamedTuple):
+    """The cells of a sweep, and how they are cut into chunks."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many chunks lie along each dim."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
+
+    def boxes(self) -> list[tuple[slice, ...]]:
+        """The cells of every chunk, as slices of the dims.
+
+        >>> Grid(("a", "b"), (3, 2), (2, 2)).boxes()
+        [(slice(0, 2, None), slice(0, 2, None)), (slice(2, 3, None), slice(0, 2, None))]
+        """
+        sizes = list(zip(self.shape, self.chunk, strict=True))
+        return [
+            tuple(
+                slice(i * c, min(n, (i + 1) * c))
+                for i, (n, c) in zip(at, sizes, strict=True)
+            )
+            for at in product(*map(range, self.counts))
+        ]
+
+
+class Array(NamedTuple):
+    """One array of a store: a data variable (filled in later) or a coordinate."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    attrs: dict[str, Any]
+    values: np.ndarray | None = None
+
+
+# The variable whose chunk is written last: a chunk counts once it is there.
+MARKER = "result"
+# What it holds until then.
+MISSING = -1
+
+
+def memory() -> Any:
+    """A store that is nowhere but in memory."""
+    from zarr.storage import MemoryStore
+
+    return MemoryStore()
+
+
+class CellStore:
+    """The arrays of a sweep in a zarr store: a path, or any URL that fsspec knows.
+
+    Writers may be many, on many machines: each writes chunks of its own. What was
+    written of a chunk without its marker is written over.
+    """
+
+    def __init__(self, place: Any, grid: Grid):
+        self.place, self.grid = place, grid
+        self._arrays = None
+
+    @staticmethod
+    def config(place: Any) -> dict[str, Any] | None:
+        """What the sweep in a store is, and its "chunk"; None where there is nothing.
+
+        Raises `InputError` for a place that holds something else.
+        """
+        import zarr
+        from zarr.errors import GroupNotFoundError
+
+        local = isinstance(place, str) and "://" not in place
+        if local:
+            path = Path(place)
+            if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+                return None
+        try:
+            attrs = dict(zarr.open_group(place, mode="r").attrs)
+        except (GroupNotFoundError, FileNotFoundError):
+            if not local:
+                return None
+            attrs = {}
+        except (OSError, ValueError, ImportError) as error:
+            if isinstance(error, NotADirectoryError):
+                attrs = {}
+            else:
+                raise InputError(f"cannot read {place}: {error}") from None
+        if "sweep" not in attrs:
+            raise InputError(f"{place} is not the store of a sweep")
+        return attrs["sweep"]  # pyright: ignore[reportReturnType]
+
+    def create(
+        self, arrays: Mapping[str, Array], sweep: dict[str, Any], attrs: dict[str, Any]
+    ) -> None:
+        """Make all arrays, with nothing in those of cells yet.
+
+        Raises `InputError` where that cannot be written.
+        """
+        import zarr
+
+        def filling(dtype: str) -> Any:
+            return np.nan if np.dtype(dtype).kind == "f" else 0
+
+        try:
+            with _quiet():
+                root = zarr.open_group(self.place, mode="w")
+                for name, array in arrays.items():
+                    whole = root.create_array(
+                        name,
+                        shape=array.shape,
+                        chunks=self._chunk(array),
+                        dtype=str if array.dtype == "str" else array.dtype,
+                        fill_value=(
+                            MISSING
+                            if name == MARKER
+                            else ""
+                            if array.dtype == "str"
+                            else filling(array.dtype)
+                        ),
+                        dimension_names=array.dims,
+                        attributes=array.attrs,
+                        config={"write_empty_chunks": True},
+                    )
+                    if array.values is not None:
+                        whole[...] = array.values
+                root.attrs.update({**attrs, "sweep": sweep})
+                zarr.consolidate_metadata(self.place)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise InputError(f"cannot write to {self.place}: {reason}") from None
+
+    def _chunk(self, array: Array) -> tuple[int, ...]:
+        count = len(self.grid.dims)
+        if array.dims[:count] == self.grid.dims:
+            return (*self.grid.chunk, *array.shape[count:])
+        return array.shape
+
+    def _open(self) -> Any:
+        """The arrays by name, opened once."""
+        import zarr
+
+        if self._arrays is None:
+            with zarr.config.set({"array.write_empty_chunks": True}), _quiet():
+                root = zarr.open_group(self.place, mode="r+")
+                self._arrays = dict(root.arrays())
+        return self._arrays
+
+    def missing(self) -> list[int]:
+        """The numbers of the chunks that are not whole."""
+        steps = tuple(slice(None, None, c) for c in self.grid.chunk)
+        marks = np.asarray(self._open()[MARKER][...])[steps]
+        return np.flatnonzero(marks.ravel() == MISSING).tolist()
+
+    def write(self, number: int, values: Mapping[str, np.ndarray]) -> None:
+        """Write a chunk: cells in row-major order are the first axis of all values."""
+        box, arrays = self.grid.boxes()[number], self._open()
+        shape = tuple(part.stop - part.start for part in box)
+        for name in sorted(values.keys() & arrays.keys(), key=lambda n: n == MARKER):
+            array = np.asarray(values[name])
+            arrays[name][box] = array.reshape(*shape, *array.shape[1:])
+
+    def dataset(self) -> "xr.Dataset":
+        """The data set, its arrays read when they are used."""
+        import xarray as xr
+
+        with _quiet():
+            return xr.open_zarr(self.place, consolidated=True, chunks=None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without zarr's words on what version 3 of its format has not settled."""
     with warnings.catch_warnings():
-        # Zarr 3 has no final word yet on the layout of string axes.
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 spec.*")
         warnings.filterwarnings("ignore", message=".*onsolidated metadata.*")
-        tree.to_zarr(path, mode="w", consolidated=True)
+        yield

@@ -171,8 +171,8 @@ class Trajectory(eqx.Module):
         return outcome_name(self.result)
 
 
-_OUTCOMES = ("successful", "max_steps_reached", "loss_nonfinite", "blow_up")
-_OUTCOMES += ("out_of_patience", "interrupted")
+OUTCOMES = ("successful", "max_steps_reached", "loss_nonfinite", "blow_up")
+OUTCOMES += ("out_of_patience", "interrupted")
 
 
 def outcome_name(result: Any) -> str:
@@ -181,10 +181,18 @@ def outcome_name(result: Any) -> str:
     >>> outcome_name(RESULTS.blow_up)
     'blow_up'
     """
-    for name in _OUTCOMES:
+    for name in OUTCOMES:
         if result == getattr(RESULTS, name):
             return name
     return str(result)
+
+
+def outcome_codes(result: Any) -> Int[np.ndarray, " run"]:
+    """The places in `OUTCOMES` of the results of many runs; their number where a
+    result is none of these.
+    """
+    is_one = [np.asarray(result == getattr(RESULTS, name)) for name in OUTCOMES]
+    return np.argmax([*is_one, np.ones_like(is_one[0])], axis=0)
 
 
 def columns_dataset(

@@ -42,8 +42,11 @@ ORDER = [
     "systems",
     "report",
     "plotting",
+    "sweeps",
     "experiment",
     "figures",
+    "console",
+    "cli_sweeps",
     "cli",
 ]
 

@@ -25,7 +25,9 @@ class ExplicitStep(NamedTuple):
         return jax.tree.map(lambda k: k[-1], self.slopes)
 
 
-def tableau_of(solver: diffrax.AbstractERK) -> diffrax.ButcherTableau:
+def tableau_of(
+    solver: diffrax.AbstractERK | type[diffrax.AbstractERK],
+) -> diffrax.ButcherTableau:
     """The tableau of an explicit method."""
     assert isinstance(solver.tableau, diffrax.ButcherTableau)
     return solver.tableau
@@ -74,7 +76,9 @@ def explicit_step(
 
     def stage(number, carry):
         slopes, _ = carry
-        row, t = (jax.lax.dynamic_index_in_dim(x, number, keepdims=False) for x in (a, c))
+        row, t = (
+            jax.lax.dynamic_index_in_dim(x, number, keepdims=False) for x in (a, c)
+        )
         up = rise([row[j] for j in range(stages - 1)], slopes)
         at = jax.tree.map(jnp.add, y, up)
 

@@ -1,0 +1,4 @@
+"""Sweeps: a system at every point of a product of axes and seeds."""
+
+from .run import counted as counted
+from .run import sweep as sweep

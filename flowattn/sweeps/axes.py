@@ -1,0 +1,171 @@
+"""Axes: what a sweep varies, and how it is written."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, SupportsFloat
+
+import numpy as np
+
+from ..errors import InputError
+from ..systems import AbstractSystem
+
+# What can be varied of the descent.
+DESCENT = ("learning_rate", "momentum")
+
+
+class Axis(NamedTuple):
+    """One thing that is varied, and its values.
+
+    `traced`: it is an argument of one compiled program; others have programs or data
+    of their own for each value. `long_name` says what it is.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    traced: bool
+    long_name: str
+
+    @property
+    def array(self) -> np.ndarray:
+        """The values as a coordinate; text where they are not all numbers."""
+        if all(isinstance(v, bool | int | float) for v in self.values):
+            return np.asarray(self.values)
+        return np.asarray([str(value) for value in self.values], dtype=object)
+
+
+def axis_of(system: AbstractSystem, name: str, values: Any) -> Axis:
+    """An axis of a system, its flow or its descent, from values or their spec.
+
+    Raises `InputError` for a name that is unknown, and for values that make no axis.
+
+    >>> from flowattn.systems import Copying
+    >>> axis_of(Copying(reduced=True), "start", "-1:1:3").values
+    (-1.0, 0.0, 1.0)
+    """
+    kind, traced, long_name = _kind(system, name)
+    if isinstance(values, str):
+        values = _parsed(name, values, kind)
+    values = tuple(_plain(value) for value in values)
+    if not values:
+        raise InputError(f"axis {name} has no values")
+    if len(set(values)) < len(values):
+        raise InputError(f"axis {name} has a value twice: {_shown(values)}")
+    if traced:
+        values = tuple(_number(name, value) for value in values)
+    return Axis(name, values, traced, long_name)
+
+
+def _kind(system: AbstractSystem, name: str) -> tuple[Any, bool, str]:
+    """The type of what is named, whether it is traced, and what it is."""
+    fields = {field.name: field for field in dataclasses.fields(system)}
+    if name in fields:
+        static = fields[name].metadata.get("static", False)
+        hint = typing.get_type_hints(type(system))[name]
+        return hint, not static, f"{system.name}: {name.replace('_', ' ')}"
+    known: dict[str, tuple[Any, bool, str]] = {
+        "t1": (float, True, "end of the flow"),
+        "rtol": (float, True, "relative tolerance"),
+        "atol": (float, True, "absolute tolerance"),
+        "solver": (str, False, "solver"),
+        "learning_rate": (float, True, "learning rate of the descent"),
+        "momentum": (float, True, "momentum of the descent"),
+    }
+    if name in known:
+        return known[name]
+    raise InputError(
+        f"axis {name!r} is unknown; choose from: {', '.join([*fields, *known])}"
+    )
+
+
+def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
+    """Values from lo:hi:n (linear), lo:hi:n:log, or a,b,c."""
+    if ":" not in spec:
+        return [_value(name, text.strip(), kind) for text in spec.split(",")]
+    parts = spec.split(":")
+    try:
+        low, high = float(parts[0]), float(parts[1])
+        count = int(parts[2])
+        spacing = parts[3] if len(parts) > 3 else "linear"
+        if len(parts) > 4 or spacing not in ("linear", "log"):
+            raise ValueError
+    except (ValueError, IndexError):
+        raise InputError(
+            f"axis {name}={spec} is no spec; write lo:hi:n, lo:hi:n:log or a,b,c"
+        ) from None
+    if count < 1:
+        raise InputError(f"axis {name}={spec} has no values: n must be at least 1")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(f"axis {name}={spec} must have finite ends")
+    if spacing == "log" and not (low > 0 and high > 0):
+        raise InputError(f"axis {name}={spec} is logarithmic: its ends must be above 0")
+    make = np.geomspace if spacing == "log" else np.linspace
+    values = make(low, high, count).tolist()
+    choices = _choices(kind)
+    if float in choices or SupportsFloat in choices:
+        return values
+    if int in choices and all(value == round(value) for value in values):
+        return [round(value) for value in values]
+    wanted = "whole numbers" if int in choices else "a list, a,b,c"
+    raise InputError(f"axis {name}={spec}: {name} takes {wanted}")
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type; choices of a literal as they are."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return tuple(c for part in typing.get_args(kind) for c in _choices(part))
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)
+    return (kind,)
+
+
+def _value(name: str, text: str, kind: Any) -> Any:
+    """One value of a list."""
+    choices = _choices(kind)
+    for choice in choices:
+        if isinstance(choice, str) and choice == text:
+            return choice
+        if choice is type(None) and text.lower() == "none":
+            return None
+        if choice is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if choice is str and text:
+            return text
+        try:
+            if choice is int:
+                return int(text)
+            if choice in (float, SupportsFloat):
+                return float(text)
+        except ValueError:
+            continue
+    names = {SupportsFloat: "a number", float: "a number", int: "a whole number"}
+    names |= {bool: "true or false", str: "text", type(None): "none"}
+    shown = dict.fromkeys(names.get(c, str(c)) for c in choices)
+    raise InputError(f"axis {name} cannot be {text!r}; choose from: {', '.join(shown)}")
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"axis {name} takes numbers, got {value!r}") from None
+    if not math.isfinite(number):
+        raise InputError(f"axis {name} must have finite values, got {number}")
+    return number
+
+
+def _shown(values: Sequence[Any]) -> str:
+    text = ", ".join(map(str, values[:6]))
+    return text + (", …" if len(values) > 6 else "")
+
+
+def axes_of(system: AbstractSystem, vary: Mapping[str, Any]) -> tuple[Axis, ...]:
+    """All axes, in the order in which they are given."""
+    return tuple(axis_of(system, name, values) for name, values in vary.items())

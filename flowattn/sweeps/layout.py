@@ -1,0 +1,115 @@
+"""Layout: the arrays of a sweep's data set, and how its cells are cut into chunks."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..ensemble import float_count, lanes_for
+from ..errors import InputError
+from ..store import MARKER, Array, Grid
+from .axes import DESCENT
+from .cells import Cell, Variable, cell_of, variables_of
+from .settings import Sweep
+
+# A chunk has so many times as many cells as there are lanes, at most: what is lost of
+# a run that is killed, against lanes that wait for the last cell of a chunk.
+_FILLINGS = 64
+# A sweep has so many chunks at least, if they are not too small.
+_CHUNKS = 16
+# Cells whose own data hold no more numbers than this are lanes of one program, data
+# and all; others come with their data, seed by seed.
+_OWN_DATA = 2**14
+
+
+def planned(sweep: Sweep) -> tuple[Grid, bool, dict[str, Array]]:
+    """The grid of cells, whether seeds are lanes, and all arrays of the data set.
+
+    Of the sweep alone, not of the machine: the same wherever it is run.
+    """
+    found: dict[str, Variable] = {}
+    left_out, coords, numbers, in_lanes = set(), {}, 1, True
+    for static in sweep.statics:
+        cell = _one_cell(sweep, static)
+        numbers = max(numbers, float_count(cell.solve.params))
+        in_lanes &= _seeds_are_lanes(sweep, static)
+        for name, variable in variables_of(cell, sweep.how).items():
+            if found.setdefault(name, variable)[:2] != variable[:2]:
+                left_out.add(name)
+            for dim, entries in variable.coords.items():
+                if coords.setdefault(dim, entries) != entries:
+                    coords[dim] = ()
+    clash = set(found) & set(sweep.dims)
+    if clash:
+        raise InputError(f"{min(clash)} is both an axis and an observable")
+    grid = _grid(sweep, lanes_for(numbers), in_lanes)
+    arrays = {}
+    for axis in sweep.axes:
+        values = axis.array
+        dtype = "str" if values.dtype == object else str(values.dtype)
+        attrs = {"long_name": axis.long_name, "units": "1"}
+        arrays[axis.name] = Array((axis.name,), values.shape, dtype, attrs, values)
+    seeds = np.asarray(sweep.seeds)
+    attrs = {"long_name": "seed of data and start", "units": "1"}
+    arrays["seed"] = Array(("seed",), seeds.shape, "int64", attrs, seeds)
+    if sweep.how.outputs:
+        arrays["time"] = _time(sweep)
+    for dim, entries in coords.items():
+        if entries:
+            values = np.asarray(entries, dtype=object)
+            arrays[dim] = Array((dim,), values.shape, "str", {}, values)
+    for name in sorted(found, key=lambda name: name == MARKER):
+        if name not in left_out:
+            one = found[name]
+            shape = (*grid.shape, *one.shape)
+            arrays[name] = Array((*grid.dims, *one.dims), shape, one.dtype, one.attrs)
+    return grid, in_lanes, arrays
+
+
+def _time(sweep: Sweep) -> Array:
+    """The output times, or shares of the end where it is not the same for all."""
+    varied = any(axis.name == "t1" for axis in sweep.axes)
+    values = np.linspace(0, 1 if varied else sweep.how.t1, sweep.how.outputs + 2)
+    text = "flow time, as a share of t1" if varied else "flow time"
+    if sweep.how.descent is not None:
+        text += ", to the nearest step of the descent"
+    attrs = {"long_name": text, "units": "1"}
+    return Array(("time",), values.shape, str(values.dtype), attrs, values)
+
+
+def _grid(sweep: Sweep, lanes: int, in_lanes: bool) -> Grid:
+    """Chunks that cut axes of one program as evenly as they can."""
+    cut = [axis.traced and axis.name not in DESCENT for axis in sweep.axes] + [in_lanes]
+    chunk = [n if c else 1 for n, c in zip(sweep.shape, cut, strict=True)]
+    total = math.prod(sweep.shape)
+    most = min(max(-(-total // _CHUNKS), lanes), _FILLINGS * lanes)
+    while math.prod(chunk) > most:
+        longest = int(np.argmax(chunk))
+        chunk[longest] = -(-chunk[longest] // 2)
+    return Grid(sweep.dims, sweep.shape, tuple(chunk))
+
+
+def _one_cell(sweep: Sweep, static: Mapping[str, Any]) -> Cell:
+    first = {a.name: a.values[0] for a in sweep.axes if a.traced}
+    return cell_of(
+        sweep.system, sweep.how, {**first, **static}, sweep.seeds[0], sweep.data
+    )
+
+
+def _seeds_are_lanes(sweep: Sweep, static: Mapping[str, Any]) -> bool:
+    """Whether the draw of a problem can be traced, and the data it makes are small."""
+    first = {a.name: a.values[0] for a in sweep.axes if a.traced}
+
+    def drawn(seed):
+        cell = cell_of(sweep.system, sweep.how, {**first, **static}, seed, sweep.data)
+        return eqx.filter(cell.solve, eqx.is_array)
+
+    try:
+        shapes = jax.eval_shape(drawn, jnp.array(0, jnp.uint32))
+    except Exception:  # whatever looks at a traced number, or reads files by it
+        return False
+    return sum(x.size for x in jax.tree.leaves(shapes)) <= _OWN_DATA

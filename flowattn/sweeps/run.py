@@ -1,0 +1,236 @@
+"""Run: the chunks of a sweep, computed, written and gone on with."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ..dealing import deal
+from ..errors import InputError
+from ..provenance import provenance
+from ..store import MARKER, CellStore, Grid, memory
+from ..systems import AbstractSystem
+from .cells import Cell, Rows, cell_of, run_cells
+from .layout import planned
+from .settings import Sweep, settled
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class Part(NamedTuple):
+    """How a sweep goes on: chunks and cells done, cells of these that failed, steps of
+    flows a second, and how long it has taken.
+    """
+
+    done: float
+    cells: int
+    of: int
+    failed: int
+    steps: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.steps / self.seconds if self.seconds else 0.0
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.cells} of {self.of} cells{failed}, {rate:.2g} steps/s"
+
+
+def run_chunk(
+    sweep: Sweep, grid: Grid, in_lanes: bool, number: int, device: Any = None
+) -> Rows:
+    """The cells of one chunk."""
+    box = grid.boxes()[number]
+    index = np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij")
+    flat = [places.ravel() for places in index]
+    fixed, cells = {}, {}
+    for axis, places in zip(sweep.axes, flat[:-1], strict=True):
+        if axis.traced:
+            cells[axis.name] = axis.array[places]
+        else:
+            fixed[axis.name] = axis.values[int(places[0])]
+    seeds = np.asarray(sweep.seeds)[flat[-1]]
+    if in_lanes:
+        cells["seed"] = seeds.astype(np.uint32)
+    seed = int(seeds[0])
+
+    def make(cell: dict[str, Any]) -> Cell:
+        numbers = dict(cell)
+        mine = numbers.pop("seed", seed)
+        return cell_of(sweep.system, sweep.how, {**fixed, **numbers}, mine, sweep.data)
+
+    room = math.prod(grid.chunk)
+    device = jax.local_devices()[0] if device is None else device
+    return run_cells(make, cells, len(seeds), room, sweep.how, device)
+
+
+class Done(NamedTuple):
+    """What is told of a chunk: its cells, those that failed, and steps of flows."""
+
+    cells: int
+    failed: int
+    steps: int
+
+
+def write_chunk(
+    sweep: Sweep, store: CellStore, in_lanes: bool, number: int, device: Any = None
+) -> Done:
+    """Run the cells of one chunk, and write them."""
+    rows = run_chunk(sweep, store.grid, in_lanes, number, device)
+    store.write(number, rows.values)
+    results = rows.values[MARKER]
+    return Done(len(results), int(np.sum(results != 0)), rows.steps)
+
+
+def opened(sweep: Sweep, place: Any) -> tuple[CellStore, bool]:
+    """The store of a sweep, made where there is none; whether seeds are lanes.
+
+    Raises `InputError` where there is one of another sweep, or something else.
+    """
+    known = CellStore.config(place)
+    if known is None:
+        grid, in_lanes, arrays = planned(sweep)
+        store = CellStore(place, grid)
+        told = {"config": sweep.config, "chunk": list(grid.chunk), "lanes": in_lanes}
+        origin = provenance(sweep.config["dtype"])
+        attrs = {"title": f"sweep of {sweep.system.name}"}
+        attrs |= {"source": sweep.system.citation, "provenance": origin}
+        attrs["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        store.create(arrays, told, attrs)
+        return store, in_lanes
+    differs = _difference(known["config"], sweep.config)
+    if differs:
+        raise InputError(f"{place} is of another sweep: {differs}")
+    return CellStore(place, Grid(sweep.dims, sweep.shape, tuple(known["chunk"]))), (
+        known["lanes"]
+    )
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first thing in which two configurations differ, in words."""
+    for name in dict.fromkeys([*here, *there]):
+        old, new = (config.get(name, "absent") for config in (there, here))
+        if isinstance(old, dict) and isinstance(new, dict):
+            if inner := _difference(old, new):
+                return inner
+            if list(old) != list(new):
+                return f"the order of {name} is {', '.join(old)} there"
+        elif old != new:
+            return f"{name} is {_short(old)} there, {_short(new)} here"
+    return ""
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 4:
+        return f"[{value[0]}, …, {value[-1]}] ({len(value)} values)"
+    return str(value)
+
+
+Dealer = Callable[[Callable[[int, Any], Done], list[int]], Iterator[tuple[int, Done]]]
+
+
+def execute(
+    sweep: Sweep,
+    store: CellStore,
+    in_lanes: bool,
+    progress: Callable[[Part], None] | None = None,
+    dealer: Any = None,
+) -> int:
+    """Run what is missing in a store; the number of cells that failed meanwhile.
+
+    `dealer` hands out the numbers of chunks where that is not to be done on this
+    machine's own devices and cores.
+    """
+    todo, begin = store.missing(), time.monotonic()
+    total = math.prod(sweep.shape)
+    boxes = store.grid.boxes()
+    left = sum(math.prod(b.stop - b.start for b in boxes[n]) for n in todo)
+    cells, failed, steps = total - left, 0, 0
+    if dealer is None:
+        found = deal(
+            lambda number, device: write_chunk(sweep, store, in_lanes, number, device),
+            todo,
+        )
+    else:
+        found = dealer(sweep, store, in_lanes, todo)
+    for _, done in found:
+        cells, failed, steps = (
+            cells + done.cells,
+            failed + done.failed,
+            steps + done.steps,
+        )
+        if progress is not None:
+            seconds = time.monotonic() - begin
+            progress(Part(cells / total, cells, total, failed, steps, seconds))
+    return failed
+
+
+def counted(dataset: "xr.Dataset") -> dict[str, int]:
+    """How many cells ended in each way, by its name."""
+    names = dataset[MARKER].attrs["flag_meanings"].split()
+    codes, counts = np.unique(dataset[MARKER].values, return_counts=True)
+    found = zip(codes.tolist(), counts.tolist(), strict=True)
+    return {names[code] if code >= 0 else "missing": n for code, n in found}
+
+
+def sweep(
+    system: AbstractSystem,
+    vary: Mapping[str, Any] | None = None,
+    seeds: int | tuple[int, ...] = 1,
+    *,
+    out: str | Path | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: Callable[[Part], None] | None = None,
+    **how: Any,
+) -> "xr.Dataset":
+    """Run a system at every point of a product of axes and seeds: one data set.
+
+    - `vary`: axes by name, any field of the system, of the flow (t1, rtol, atol,
+      solver) or of the descent (learning_rate, momentum); values, or their spec
+      ("lo:hi:n", "lo:hi:n:log", "a,b,c").
+    - `seeds`: so many, from 0 on, or these.
+    - `t1`, `rtol`, `atol`, `solver` (explicit: "tsit5", "dopri8"), `max_steps`: as for
+      `solve`; None: the paper's.
+    - `outputs`: at how many times between start and end cells are observed; None: only
+      at the end, beside a descent 19. `observe`: names of observables; None: all that
+      are not long. `error`: solve again at a tenth of the tolerances; None: beside a
+      descent.
+    - `descent`: "sgd:RATE", "sgd:RATE:MOMENTUM" or "adam:RATE": a discrete run beside
+      each flow, and the gap.
+    - `out`: a zarr store, a path or any URL that fsspec knows; None: in memory. Chunks
+      are written as they are done, and the same call again goes on from there.
+    - `workers`, `scheduler`: Dask, so many processes here or a cluster at an address.
+    - `progress`: called with a `Part` after each chunk.
+
+    Each cell has a row, also where its flow failed: `result` says how it ended, and
+    observables are nan. A flow that runs out of steps is tried once more by RKC
+    (`solver_used`). The numbers do not depend on workers, devices or interruptions.
+
+    Raises `InputError` for what makes no sweep, and for a store of another one.
+
+    >>> import flowattn as fa
+    >>> system = fa.systems.Focus(reduced=True)
+    >>> ends = fa.sweep(system, {"start_nu": "-2:2:5"}, t1=100.0)
+    >>> ends.mu.dims, bool((ends.result == 0).all())
+    (('start_nu', 'seed'), True)
+    """
+    whole = settled(system, vary or {}, seeds, **how)
+    if out is None and (workers is not None or scheduler is not None):
+        raise InputError(
+            "workers and scheduler need out, a store that all can write to"
+        )
+    place = memory() if out is None else str(out)
+    store, in_lanes = opened(whole, place)
+    dealer = None
+    if workers is not None or scheduler is not None:
+        from .cluster import dealer_of
+
+        dealer = dealer_of(workers, scheduler)
+    execute(whole, store, in_lanes, progress, dealer)
+    dataset = store.dataset()
+    return dataset.load() if out is None else dataset

@@ -1,0 +1,205 @@
+"""Settings: what a sweep is, settled and looked at before anything is run."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..ensemble import explicit
+from ..errors import InputError, require_positive
+from ..precision import require_resolved
+from ..systems import AbstractSystem
+from .axes import DESCENT, Axis, axes_of
+from .cells import Descent, How
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep whose numbers are settled: the product of axes and seeds."""
+
+    system: AbstractSystem
+    axes: tuple[Axis, ...]
+    seeds: tuple[int, ...]
+    how: How
+    data: str | None = None
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The axes, and the seeds."""
+        return (*(axis.name for axis in self.axes), "seed")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many values there are along each."""
+        return (*(len(axis.values) for axis in self.axes), len(self.seeds))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that determines the numbers, ready for JSON."""
+        system = {f.name: _plain(getattr(self.system, f.name)) for f in _fields(self)}
+        vary = {axis.name: list(axis.values) for axis in self.axes}
+        how = {**self.how._asdict(), "descent": None}
+        if self.how.descent is not None:
+            how["descent"] = self.how.descent._asdict()
+        whole = {
+            "system": {"name": self.system.name, **system},
+            "vary": vary,
+            "seeds": list(self.seeds),
+            **how,
+            "dtype": str(jnp.zeros(()).dtype),
+        }
+        return json.loads(json.dumps(whole))
+
+    @property
+    def statics(self) -> list[dict[str, Any]]:
+        """Every combination of what has programs of its own."""
+        outer = [axis for axis in self.axes if not axis.traced]
+        names = [axis.name for axis in outer]
+        values = product(*(axis.values for axis in outer))
+        return [dict(zip(names, at, strict=True)) for at in values]
+
+
+def _fields(sweep: Sweep) -> tuple[Any, ...]:
+    return dataclasses.fields(sweep.system)
+
+
+def _plain(value: Any) -> Any:
+    return (
+        value
+        if value is None or isinstance(value, str | bool | int)
+        else (list(value) if isinstance(value, tuple) else float(value))
+    )
+
+
+def settled(
+    system: AbstractSystem,
+    vary: Mapping[str, Any],
+    seeds: int | tuple[int, ...] = 1,
+    *,
+    t1: float | None = None,
+    rtol: float = 1e-6,
+    atol: float | None = None,
+    solver: str = "tsit5",
+    max_steps: int = 5000,
+    outputs: int | None = None,
+    observe: tuple[str, ...] | None = None,
+    error: bool | None = None,
+    descent: str | None = None,
+    data: str | None = None,
+) -> Sweep:
+    """A sweep with all that is left open settled.
+
+    Raises `InputError` for settings that make no sense, and for cells that make no
+    system.
+    """
+    if system.surveys:
+        raise InputError(
+            f"{system.name} like this is a survey, many runs in itself, and not swept; "
+            "use run"
+        )
+    axes = axes_of(system, vary)
+    names = [axis.name for axis in axes]
+    end = system.defaults.t1 if t1 is None else t1
+    if end is None and "t1" not in names:
+        raise InputError(f"{system.name} like this has no flow unless t1 is given")
+    end = 1.0 if end is None else end
+    require_positive(t1=end, rtol=rtol, max_steps=max_steps)
+    if atol is not None:
+        require_positive(atol=atol)
+    numbers = seeds if isinstance(seeds, tuple) else tuple(range(_count(seeds)))
+    for number in numbers:
+        if not 0 <= number < 2**32:
+            raise InputError(f"seeds must be from 0 to {2**32 - 1}, got {number}")
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise InputError("seeds must be one or more, each once")
+    optimizer = None if descent is None else descent_of(system, descent)
+    for name in set(names) & set(DESCENT):
+        if optimizer is None:
+            raise InputError(f"axis {name} is of a descent; give one, as sgd:0.1")
+    if outputs is None:
+        outputs = 0 if optimizer is None else 19
+    if outputs < 0:
+        raise InputError(f"outputs must be 0 or more, got {outputs}")
+    how = How(
+        float(end),
+        float(rtol),
+        None if atol is None else float(atol),
+        "tsit5" if solver == "auto" else solver,
+        max_steps,
+        outputs,
+        observe,
+        optimizer is not None if error is None else error,
+        optimizer,
+    )
+    sweep = Sweep(system, axes, numbers, how, data)
+    _require_sensible(sweep)
+    return sweep
+
+
+def _count(seeds: int) -> int:
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds}")
+    return seeds
+
+
+def descent_of(system: AbstractSystem, text: str) -> Descent:
+    """A descent from text: optimiser, and learning rate where it is not the paper's.
+
+    >>> from flowattn.systems import Focus
+    >>> descent_of(Focus(), "sgd:0.5").learning_rate
+    0.5
+    """
+    name, *rest = text.split(":")
+    rate, momentum = system.defaults.learning_rate, 0.0
+    try:
+        if name not in ("sgd", "adam") or len(rest) > 2:
+            raise ValueError
+        rate = float(rest[0]) if rest else rate
+        momentum = float(rest[1]) if len(rest) > 1 else momentum
+    except ValueError:
+        raise InputError(
+            f"descent {text!r} is unknown; write sgd:RATE, sgd:RATE:MOMENTUM or "
+            "adam:RATE"
+        ) from None
+    require_positive(learning_rate=rate)
+    if not 0 <= momentum < 1:
+        raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
+    if momentum and name != "sgd":
+        raise InputError("momentum is of gradient descent; other optimizers have none")
+    return Descent(name, rate, momentum)
+
+
+def _require_sensible(sweep: Sweep) -> None:
+    """Raises `InputError` for values of axes, and combinations, that make no system."""
+    fields = {field.name for field in _fields(sweep)}
+    dtype = jnp.zeros(()).dtype
+    for static in sweep.statics:
+        mine = {name: value for name, value in static.items() if name in fields}
+        system = dataclasses.replace(sweep.system, **mine)
+        if system.surveys:
+            raise InputError(f"{_named(mine)} is a survey, and not swept")
+        solver = static.get("solver", sweep.how.solver)
+        explicit(solver, sweep.how.rtol)
+        for axis in sweep.axes:
+            for value in axis.values if axis.traced and axis.name in fields else ():
+                dataclasses.replace(system, **{axis.name: value})
+        ends = next((a.values for a in sweep.axes if a.name == "t1"), (sweep.how.t1,))
+        for end in ends:
+            system.require_within(end)
+    for axis in sweep.axes:
+        if axis.name in ("t1", "rtol", "atol", "learning_rate"):
+            for value in axis.values:
+                require_positive(**{axis.name: value})
+        if axis.name == "momentum":
+            for value in axis.values:
+                if not 0 <= value < 1:
+                    raise InputError(f"momentum must be from 0 to below 1, got {value}")
+    finest = next((a.values for a in sweep.axes if a.name == "rtol"), (sweep.how.rtol,))
+    require_resolved(min(finest), dtype)
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in values.items())

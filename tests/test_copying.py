@@ -352,7 +352,7 @@ def test_success_rates(m, rate):
         (dict(starts=5, reduced=True), "reduced does not go with random starts"),
         (dict(start_scale=0.5), "start_scale needs starts"),
         (dict(starts=5, start_scale=-1.0), "start_scale must be positive"),
-        (dict(seeds=2), "seeds is of model='lstm'"),
+        (dict(networks=2), "networks is of model='lstm'"),
         (dict(starts=2, size="paper"), "size is of model='lstm'"),
         (dict(model="lstm", heads=2), "heads is of model='free'"),
     ],

@@ -83,7 +83,7 @@ def test_random_starts_leave_a_data_set(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_sequence_models_of_both_tasks(tmp_path):
-    small = ("--model", "lstm", "--length", 3, "--seeds", 2, "--steps", 8)
+    small = ("--model", "lstm", "--length", 3, "--networks", 2, "--steps", 8)
     assert run("copying", *small, "--out", tmp_path) == 0
     tasks = summary(tmp_path)["metrics"]["tasks"]
     assert set(tasks) == {"3 of 4", "permutations of 3"}

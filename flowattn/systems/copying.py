@@ -93,8 +93,8 @@ class Copying(AbstractSystem):
     """Heads with free positional scores; or a sequence model, trained by Adam."""
     size: Literal["quick", "paper"] | None = eqx.field(static=True, default=None)
     """LSTM: what shows the split within minutes, or the paper's size; None: quick."""
-    seeds: int | None = eqx.field(static=True, default=None)
-    """LSTM: models to train of each task; None: what its size says."""
+    networks: int | None = eqx.field(static=True, default=None)
+    """LSTM: how many to train of each task, a seed each; None: what its size says."""
 
     def __check_init__(self):
         require_choice("scores", self.scores, ("free", "factorised"))
@@ -104,7 +104,7 @@ class Copying(AbstractSystem):
             value = getattr(self, name)
             if isinstance(value, int | float) and not np.isfinite(value):
                 raise InputError(f"{name} must be finite, got {value}")
-        for name in ("heads", "sequences", "starts", "seeds"):
+        for name in ("heads", "sequences", "starts", "networks"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
@@ -122,7 +122,7 @@ class Copying(AbstractSystem):
         """Raises `InputError` for fields that do not go together."""
         fields = dataclasses.fields(self)
         given = [f.name for f in fields if getattr(self, f.name) != f.default]
-        lstm = {"size", "seeds"}
+        lstm = {"size", "networks"}
         wrong, why = set(), ""
         if self.model == "lstm":
             wrong = set(given) - {"length", "vocabulary", "model", *lstm}
@@ -320,7 +320,7 @@ class Copying(AbstractSystem):
         del data
         if self.model == "lstm":
             size = SIZES[self.size or "quick"]
-            return sequence_survey(self.task, size, self.seeds, key, settings)
+            return sequence_survey(self.task, size, self.networks, key, settings)
         problem_key, start_key = jr.split(key)
         assert self.starts is not None
         starts = jax.vmap(self.drawn)(jr.split(start_key, self.starts))

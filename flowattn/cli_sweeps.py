@@ -8,8 +8,13 @@ import tyro
 
 from .console import SystemChoice, watch
 from .errors import InputError
+from .plotting import plot_sweep
 from .precision import set_precision
-from .sweeps import counted, sweep
+from .store import staged
+from .sweeps import counted, opened_dataset, sweep
+
+# What a picture may be written as.
+_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Sweep:
     """The zarr store: a path, or any URL that fsspec knows."""
     vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """FIELD=SPEC, once for each axis: lo:hi:n, lo:hi:n:log or a,b,c. Any field of the
-    system, of the flow (t1, rtol, atol, solver) or descent (learning_rate, momentum)."""
+    system, of the flow (t1, rtol, atol, solver) or of the descent (learning_rate,
+    momentum)."""
     seeds: int = 1
     """Number of seeds, from 0 on: each draws its own data and start."""
     t1: float | None = None
@@ -121,12 +127,23 @@ class Plot:
     """The picture, .png, .pdf or .svg; None: named after the store."""
 
     def __call__(self) -> int:
-        dataset = opened_dataset(self.store)
-        drawing = plot_sweep(
-            dataset, x=self.x, y=self.y, color=self.color, where=_pairs(self.where)
-        )
         name = self.store.rstrip("/").split("/")[-1].removesuffix(".zarr")
         out = Path(f"{name}.png") if self.out is None else self.out
-        save_drawing(drawing, out)
+        if out.suffix.lower() not in _SUFFIXES:
+            raise InputError(f"--out {out} must end in one of: {', '.join(_SUFFIXES)}")
+        if out.is_dir():
+            raise InputError(f"--out {out} is a folder, not a picture")
+        where = {}
+        for entry in self.where:
+            axis, equals, value = entry.partition("=")
+            if not (axis and equals and value):
+                raise InputError(f"--where {entry} is no value; write AXIS=VALUE")
+            if axis in where:
+                raise InputError(f"--where {axis} is given twice")
+            where[axis] = value
+        dataset = opened_dataset(self.store)
+        drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
+        with staged(out.parent) as stage:
+            drawing.save(stage / out.name)
         print(out)
         return 0

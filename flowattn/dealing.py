@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from .precision import same_precision
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -38,11 +40,14 @@ def deal(
     free, waiting = threading.local(), places()
     lock, queue = threading.Lock(), iter(items)
 
+    precision = same_precision()
+
     def take(item: Item) -> Result:
         if not hasattr(free, "device"):
             with lock:
                 free.device = waiting.pop(0)
-        return work(item, free.device)
+        with precision():
+            return work(item, free.device)
 
     with ThreadPoolExecutor(len(waiting)) as pool:
         doing = {}

@@ -255,13 +255,24 @@ def run_block(
     """One loop on one device: the trajectories of the first `count` of its cells, as
     NumPy arrays.
     """
-    arrays, static = eqx.partition((engine, own, np.asarray(count)), eqx.is_array)
-    arguments = eqx.combine(jax.device_put(arrays, device), static)
-    with _COMPILING:
-        # Threads that come to a program at once would each compile it.
-        _run.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
-    trajectories, busy = _run(*arguments)
+    arguments = on_device(device, (engine, own, np.asarray(count)))
+    trajectories, busy = compiled_once(_run, *arguments)
     return jax.tree.map(lambda x: np.asarray(x)[:count], trajectories), float(busy)
+
+
+def on_device(device: Any, tree: PyTree) -> PyTree:
+    """A tree with its arrays on a device."""
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, device), static)
+
+
+def compiled_once(fn: Any, *arguments: Any) -> Any:
+    """A call of a jitted function, which of threads that come to it at once one alone
+    compiles.
+    """
+    with _COMPILING:
+        fn.lower(*arguments).compile()
+    return fn(*arguments)
 
 
 _COMPILING = threading.Lock()

@@ -93,14 +93,14 @@ class Lane(eqx.Module):
 
 
 class End(eqx.Module):
-    """What a lane leaves behind."""
+    """What a lane leaves behind; of a pool, what all lanes would."""
 
-    cell: Int[Array, ""]
+    cell: Int[Array, "*lane"]
     y: PyTree
     elapsed: Time
     pace: Pace
     result: Any
-    written: Int[Array, ""]
+    written: Int[Array, "*lane"]
 
 
 class Pool(eqx.Module):

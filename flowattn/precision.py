@@ -1,5 +1,7 @@
 """Precision: the dtype a run computes in, and exact matrix products inside runs."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -29,6 +31,17 @@ def settled_precision(asked: str | None) -> str:
 def set_precision(asked: str | None) -> None:
     """Run in a precision from here on. For commands; libraries leave it to users."""
     jax.config.update("jax_enable_x64", settled_precision(asked) == "float64")
+
+
+def same_precision() -> Callable[[], AbstractContextManager[None]]:
+    """A context for other threads, to which jax's own contexts do not reach: whether
+    there is double precision here and now.
+    """
+    enable = getattr(jax, "enable_x64", None)
+    if enable is None:  # before jax 0.8
+        from jax.experimental import enable_x64 as enable
+    wide = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+    return lambda: enable(wide)
 
 
 def float_dtype(params: PyTree) -> jnp.dtype:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import jax
 import tyro
+from benchmarks.ensemble import ensemble, sweep_full
 from benchmarks.focus import focus_euler
 from benchmarks.measure import processor
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
@@ -33,6 +34,8 @@ BENCHMARKS = {
     "sst2-stiff": sst2_stiff,
     "stiff-quadratic": stiff_quadratic,
     "focus-euler": focus_euler,
+    "ensemble": ensemble,
+    "sweep-full": sweep_full,
 }
 
 

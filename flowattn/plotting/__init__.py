@@ -27,6 +27,7 @@ from .panels import Curve as Curve
 from .panels import Panel as Panel
 from .panels import drawn as drawn
 from .panels import lines as lines
+from .sweeps import plot_sweep as plot_sweep
 from .theory import plot_theory as plot_theory
 from .topic_words import plot_sen as plot_sen
 from .topic_words import plot_topic_words as plot_topic_words

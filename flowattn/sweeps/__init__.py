@@ -1,4 +1,5 @@
 """Sweeps: a system at every point of a product of axes and seeds."""
 
 from .run import counted as counted
+from .run import opened_dataset as opened_dataset
 from .run import sweep as sweep

@@ -13,7 +13,8 @@ from ..ensemble import float_count, lanes_for
 from ..errors import InputError
 from ..store import MARKER, Array, Grid
 from .axes import DESCENT
-from .cells import Cell, Variable, cell_of, variables_of
+from .cell import Cell, cell_of
+from .rows import Variable, variables_of
 from .settings import Sweep
 
 # A chunk has so many times as many cells as there are lanes, at most: what is lost of

@@ -14,7 +14,8 @@ from ..errors import InputError
 from ..provenance import provenance
 from ..store import MARKER, CellStore, Grid, memory
 from ..systems import AbstractSystem
-from .cells import Cell, Rows, cell_of, run_cells
+from .cell import Cell, cell_of
+from .cells import Rows, run_cells
 from .layout import planned
 from .settings import Sweep, settled
 
@@ -219,6 +220,11 @@ def sweep(
     >>> ends.mu.dims, bool((ends.result == 0).all())
     (('start_nu', 'seed'), True)
     """
+    dealer = None
+    if workers is not None or scheduler is not None:
+        from .cluster import dealer_of
+
+        dealer = dealer_of(workers, scheduler)
     whole = settled(system, vary or {}, seeds, **how)
     if out is None and (workers is not None or scheduler is not None):
         raise InputError(
@@ -226,11 +232,21 @@ def sweep(
         )
     place = memory() if out is None else str(out)
     store, in_lanes = opened(whole, place)
-    dealer = None
-    if workers is not None or scheduler is not None:
-        from .cluster import dealer_of
-
-        dealer = dealer_of(workers, scheduler)
     execute(whole, store, in_lanes, progress, dealer)
     dataset = store.dataset()
     return dataset.load() if out is None else dataset
+
+
+def opened_dataset(place: str | Path) -> "xr.Dataset":
+    """The data set of a sweep from its store: a path, or any URL that fsspec knows.
+
+    Raises `InputError` for a place that is not the store of a sweep.
+    """
+    known = CellStore.config(str(place))
+    if known is None:
+        raise InputError(f"{place} is not the store of a sweep")
+    config, chunk = known["config"], tuple(known["chunk"])
+    counts = [len(values) for values in config["vary"].values()]
+    shape = (*counts, len(config["seeds"]))
+    grid = Grid((*config["vary"], "seed"), shape, chunk)
+    return CellStore(str(place), grid).dataset()

@@ -13,7 +13,7 @@ from ..errors import InputError, require_positive
 from ..precision import require_resolved
 from ..systems import AbstractSystem
 from .axes import DESCENT, Axis, axes_of
-from .cells import Descent, How
+from .cell import Descent, How
 
 
 @dataclasses.dataclass(frozen=True)

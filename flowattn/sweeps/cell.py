@@ -1,0 +1,121 @@
+"""Cell: one run of a sweep, made of a system, what is varied of it, and a seed."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array
+
+from ..descend import Optimizer
+from ..ensemble import explicit
+from ..errors import InputError
+from ..integrate import Solve
+from ..observables import Recorder
+from ..precision import float_dtype
+from ..systems import AbstractSystem, Problem
+
+# Longer observables are left out of a sweep unless they are asked for.
+_LONGEST = 100
+
+
+class Descent(NamedTuple):
+    """A discrete run beside each flow: optimiser, learning rate, momentum."""
+
+    optimizer: Optimizer
+    learning_rate: float
+    momentum: float = 0.0
+
+
+class How(NamedTuple):
+    """How every cell of a sweep is run, but for what is varied.
+
+    `outputs`: times between the start and the end at which cells are observed.
+    """
+
+    t1: float
+    rtol: float
+    atol: float | None
+    solver: str
+    max_steps: int
+    outputs: int
+    observe: tuple[str, ...] | None
+    error: bool
+    descent: Descent | None
+
+
+class Cell(NamedTuple):
+    """What a run of one cell is made of."""
+
+    solve: Solve
+    problem: Problem
+    descent: Descent | None
+
+
+def cell_of(
+    system: AbstractSystem,
+    how: How,
+    fields: Mapping[str, Any],
+    seed: Any,
+    data: str | None,
+) -> Cell:
+    """The run of one cell; `fields` are of the system, the flow or the descent, and
+    may be traced.
+    """
+    names = {field.name for field in dataclasses.fields(system)}
+    mine = {name: value for name, value in fields.items() if name in names}
+    numbers = {name: value for name, value in fields.items() if name not in names}
+    problem = dataclasses.replace(system, **mine).problem(jr.key(seed), data)
+    dtype = float_dtype(problem.params)
+    end = jnp.asarray(numbers.get("t1", how.t1), dtype)
+    rtol = jnp.asarray(numbers.get("rtol", how.rtol), dtype)
+    atol = rtol / 1000 if how.atol is None else how.atol
+    atol = jnp.asarray(numbers.get("atol", atol), dtype)
+    descent, times = how.descent, end * jnp.linspace(0, 1, how.outputs + 2, dtype=dtype)
+    if descent is not None:
+        given = {k: v for k, v in numbers.items() if k in Descent._fields}
+        descent = descent._replace(**given)
+        times = planned_steps(descent, end, how).astype(dtype) * time_per_step(descent)
+    observe = {**_observed(problem, how), **problem.laws}
+    solve = Solve(
+        problem.flow,
+        problem.params,
+        times,
+        rtol,
+        atol,
+        Recorder(observe, False),
+        explicit(numbers.get("solver", how.solver), how.rtol),
+        problem.events,
+    )
+    return Cell(solve, problem, descent)
+
+
+def time_per_step(descent: Descent) -> Any:
+    """The flow time that a step of the descent stands for."""
+    return descent.learning_rate / (1 - descent.momentum)
+
+
+def planned_steps(descent: Descent, end: Any, how: How) -> Array:
+    """The steps of the descent to observe, equally far apart but for rounding."""
+    steps = jnp.round(end / time_per_step(descent))
+    shares = jnp.linspace(0, 1, how.outputs + 2, dtype=steps.dtype)
+    return jnp.round(steps * shares).astype(int)
+
+
+def _observed(problem: Problem, how: How) -> dict[str, Any]:
+    """The observables that are asked for, or all short ones.
+
+    Raises `InputError` for one that there is not.
+    """
+    known = problem.observables
+    for name in how.observe or ():
+        if name not in known:
+            raise InputError(
+                f"observable {name!r} is unknown; choose from: {', '.join(known)}"
+            )
+    if how.observe is not None:
+        return {name: known[name] for name in how.observe}
+    shapes = {k: eqx.filter_eval_shape(fn, problem.params) for k, fn in known.items()}
+    return {k: fn for k, fn in known.items() if shapes[k].size <= _LONGEST}

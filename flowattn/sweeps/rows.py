@@ -1,0 +1,152 @@
+"""Rows: what a sweep keeps of each cell."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ..compare import compare
+from ..errors import InputError
+from ..laws import Law
+from ..observables import Label
+from ..trajectory import OUTCOMES, Trajectory, outcome_codes
+from .cell import Cell, How
+
+# What a row says of its solver.
+SOLVED_BY = ("tsit5", "dopri8", "rkc")
+# A gap beyond this share of an observable's largest value counts as a departure.
+DEPARTURE = 0.05
+
+
+class Variable(NamedTuple):
+    """A data variable of a sweep: what it is for each cell."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    attrs: dict[str, Any]
+    coords: dict[str, tuple[str, ...]]
+
+
+def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
+    """The data variables of a cell, by name."""
+    recorder, found = cell.solve.recorder, {}
+    record = eqx.filter_eval_shape(recorder, cell.solve.params)
+    real = str(cell.solve.times.dtype)
+    time = (("time",), (how.outputs + 2,)) if how.outputs else ((), ())
+
+    def scalar(dtype: str, units: str, long_name: str, **attrs: Any) -> Variable:
+        return Variable(
+            (), (), dtype, {"units": units, "long_name": long_name, **attrs}, {}
+        )
+
+    def flags(names: tuple[str, ...], long_name: str) -> Variable:
+        codes = {
+            "flag_values": list(range(len(names))),
+            "flag_meanings": " ".join(names),
+        }
+        return scalar("int8", "1", long_name, **codes)
+
+    for name, label in recorder.labels:
+        fn = recorder.observe[name]
+        if isinstance(fn, Law):
+            text = f"drift of {fn.label.long_name}"
+            found[f"{name}_drift"] = scalar(real, "1", text)
+            continue
+        shape = record.values[name].shape
+        own = _dims(label, name, shape)
+        attrs = {"units": label.units, "long_name": label.long_name or name}
+        coords = dict(label.coords)
+        whole = Variable(time[0] + own, time[1] + shape, real, attrs, coords)
+        found[name] = whole
+        if how.error:
+            text = f"estimated error of {attrs['long_name']}"
+            found[f"{name}_error"] = whole._replace(attrs={**attrs, "long_name": text})
+        if cell.descent is not None:
+            text = f"{attrs['long_name']}, descent"
+            found[f"descent_{name}"] = whole._replace(
+                attrs={**attrs, "long_name": text}
+            )
+            if not label.discrete:
+                text = f"largest relative gap of {attrs['long_name']} over time"
+                found[f"gap_{name}"] = scalar(real, "1", text)
+    for name in cell.solve.events:
+        found[name] = scalar(real, "1", f"time of {name.replace('_', ' ')}")
+    if cell.descent is not None:
+        found["gap"] = scalar(real, "1", "largest relative gap, over time and all")
+        if how.error:
+            found["gap_error"] = scalar(real, "1", "numerical error within the gap")
+        found["departure"] = scalar(
+            real, "1", f"time at which a gap passes {DEPARTURE}"
+        )
+        found["descent_result"] = flags(OUTCOMES, "how the descent ended")
+    found["t_end"] = scalar(real, "1", "last time that the flow reached")
+    found["steps"] = scalar("int32", "1", "steps of the flow")
+    found["rejected"] = scalar("int32", "1", "steps that were rejected")
+    found["gradient_evaluations"] = scalar("int32", "1", "gradients of the flow")
+    found["solver_used"] = flags(SOLVED_BY, "solver that ended the flow")
+    found["result"] = flags(OUTCOMES, "how the flow ended")
+    return found
+
+
+def _dims(label: Label, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    if label.dims is not None and len(label.dims) == len(shape):
+        return label.dims
+    return tuple(f"{name}_{axis}" for axis in range(len(shape)))
+
+
+def of_flow(runs: Trajectory, how: How) -> dict[str, np.ndarray]:
+    """Observables, events and counts of flows, by the names of `variables_of`."""
+    rows = slice(None) if how.outputs else -1
+    values = {}
+    for name, observed in runs.observed.items():
+        if name in runs.scales:
+            continue
+        values[name] = np.array(observed)[:, rows]
+        if runs.finer is not None:
+            finer = np.asarray(runs.finer.observed[name])[:, rows]
+            values[f"{name}_error"] = np.abs(values[name] - finer)
+    values |= {name: np.array(times) for name, times in runs.events.items()}
+    counts = ("steps", "rejected", "gradient_evaluations")
+    values |= {name: np.array(runs.counts[name]) for name in counts}
+    values["t_end"] = np.array(runs.t_end)
+    values["result"] = outcome_codes(runs.result)
+    return values
+
+
+def of_descents(
+    flows: Sequence[tuple[Trajectory, int]], runs: Trajectory, how: How
+) -> dict[str, np.ndarray]:
+    """What is kept of descents, and their gaps from the flows: of each cell the
+    trajectories that hold its own, and its place there.
+    """
+    one, _ = flows[0]
+    rows = slice(None) if how.outputs else -1
+    values = {"descent_result": outcome_codes(runs.result)}
+    for name in one.observed:
+        if name not in one.scales:
+            values[f"descent_{name}"] = np.asarray(runs.observed[name])[:, rows]
+    smooth = [n for n, x in one.labels if n not in one.scales and not x.discrete]
+    gaps = ["gap", "departure", *(f"gap_{name}" for name in smooth)]
+    gaps += ["gap_error"] if how.error else []
+    values |= {name: np.full(len(flows), np.nan) for name in gaps}
+    for row, (many, place) in enumerate(flows):
+        try:
+            gap = compare(_row(many, place), _row(runs, row))
+        except InputError:  # nothing in common after the start
+            continue
+        values["gap"][row] = gap.max_relative
+        if gap.numerical_error is not None:
+            values["gap_error"][row] = gap.numerical_error
+        left = gap.departure(DEPARTURE)
+        values["departure"][row] = np.nan if left is None else left
+        for name, observable in gap.observables.items():
+            values[f"gap_{name}"][row] = observable.relative.max()
+    return values
+
+
+def _row(runs: Trajectory, row: int) -> Trajectory:
+    """One of many runs."""
+    return jax.tree.map(lambda x: x[row], runs)

@@ -1,0 +1,265 @@
+"""Sweeps: rows against single runs, failures, the store, what is refused."""
+
+import json
+
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import flowattn as fa
+from flowattn.cli import main
+from flowattn.errors import InputError
+from flowattn.systems import Focus, TopicWords
+from flowattn.trajectory import OUTCOMES
+
+from .sweeps import Ends
+
+RTOL = 1e-6
+
+
+def test_rows_are_single_runs():
+    """Fields, seeds and numbers of the flow vary; each cell is what `solve` gives."""
+    found = fa.sweep(
+        Ends(), {"start": [1.0, 3.0], "t1": [1.0, 2.0], "rtol": "1e-7,1e-5"}, (0, 5)
+    )
+    assert found.x.dims == ("start", "t1", "rtol", "seed")
+    assert found.both.dims == (*found.x.dims, "which")
+    assert found.which.values.tolist() == ["x", "y"]
+    for cell in found.x.stack(cell=found.x.dims).cell.values:
+        at = dict(zip(found.x.dims, cell, strict=True))
+        problem = Ends(start=at["start"]).problem(jr.key(at["seed"]))
+        one = fa.solve(
+            problem.flow,
+            problem.params,
+            ts=[0, at["t1"]],
+            rtol=at["rtol"],
+            solver="tsit5",
+            observe=problem.observables,
+            events=problem.events,
+        )
+        row = found.sel(at)
+        np.testing.assert_allclose(row.both, one.params, rtol=10 * at["rtol"])
+        np.testing.assert_allclose(row.half, one.events["half"], rtol=10 * at["rtol"])
+        for name in ("steps", "rejected", "gradient_evaluations"):
+            assert row[name] == one.stats[name]
+    assert (found.result == 0).all()
+    assert np.isnan(found.half.sel(start=3.0, t1=1.0)).all()
+
+
+def test_failed_cells_say_why_and_touch_no_other():
+    """Blow-up, a loss that ends, and stiffness, beside cells that are well."""
+    found = fa.sweep(
+        Ends(),
+        {"kind": "decay,explode,vanish", "start": "0.25,3", "rate": "1,1e5"},
+        max_steps=800,
+    )
+    reason = np.asarray(OUTCOMES)[found.result.values[..., 0]]
+    assert reason[0, :, 0].tolist() == ["successful"] * 2
+    assert reason[1, :, 0].tolist() == ["successful", "blow_up"]
+    assert reason[2, :, 0].tolist() == ["loss_nonfinite", "successful"]
+    # Stable steps of Tsit5 at rate 1e5 are 60,000; RKC takes few.
+    used = found.solver_used
+    names = np.asarray(used.attrs["flag_meanings"].split())[used.values[..., 0]]
+    assert names[0].tolist() == [["tsit5", "rkc"]] * 2
+    assert reason[0, :, 1].tolist() == ["successful"] * 2
+    ill = found.result != 0
+    assert np.isnan(found.x.values[ill.values]).all()
+    assert np.isfinite(found.x.values[~ill.values]).all()
+    # 1/3 is the time at which x' = x² from 3 has left every bound.
+    np.testing.assert_allclose(found.t_end.sel(kind="explode", start=3), 1 / 3, 1e-6)
+    well = found.sel(kind="decay", rate=1.0)
+    np.testing.assert_allclose(well.x[:, 0], well.start * np.exp(-2.0), rtol=10 * RTOL)
+
+
+def test_steps_that_run_out_are_rows():
+    found = fa.sweep(Ends(), {"rate": [1.0, 50.0]}, max_steps=9)
+    assert [OUTCOMES[i] for i in found.result[:, 0]] == [
+        "successful",
+        "max_steps_reached",
+    ]
+    assert found.t_end[1, 0] < 2 and np.isnan(found.x[1, 0])
+
+
+def test_outputs_over_time_and_their_errors():
+    found = fa.sweep(Ends(), {"start": "1:2:3"}, outputs=3, error=True)
+    assert found.x.dims == ("start", "seed", "time")
+    np.testing.assert_allclose(found.time, [0, 0.5, 1, 1.5, 2])
+    exact = found.start.values[:, None] * np.exp(-found.time.values)
+    apart = np.abs(found.x.values[:, 0] - exact)
+    assert np.all(apart <= 10 * RTOL * exact)
+    # The estimate is nearly the whole error.
+    seen = found.x_error.values[:, 0, 1:]
+    assert np.all(seen > 0.5 * apart[:, 1:]) and np.all(seen < 2 * apart[:, 1:] + 1e-15)
+
+
+def test_descents_and_gaps_are_those_of_single_runs():
+    found = fa.sweep(
+        Ends(), {"start": [1.0, 2.0], "learning_rate": [0.1, 0.05]}, descent="sgd"
+    )
+    for start in (1.0, 2.0):
+        for rate in (0.1, 0.05):
+            row = found.sel(start=start, learning_rate=rate, seed=0)
+            problem = Ends(start=start).problem(jr.key(0))
+            steps = round(2 / rate)
+            every = np.unique(np.round(np.linspace(0, steps, 21)).astype(int))
+            run = fa.descend(
+                problem.loss,
+                problem.params,
+                learning_rate=rate,
+                steps=steps,
+                every=every,
+                observe=problem.observables,
+            )
+            flow = fa.solve(
+                problem.flow,
+                problem.params,
+                ts=run.ts,
+                solver="tsit5",
+                observe=problem.observables,
+                error=True,
+            )
+            gap = fa.compare(flow, run)
+            np.testing.assert_allclose(row.gap, gap.max_relative, rtol=1e-3)
+            np.testing.assert_allclose(
+                row.descent_x[-1], start * (1 - rate) ** steps, rtol=1e-12
+            )
+            assert row.gap_error < row.gap
+            left = gap.departure(0.05)
+            assert np.isnan(row.departure) if left is None else row.departure == left
+
+
+def test_data_of_seeds_that_cannot_be_traced():
+    """Sentences are counted into bags outside of traces: seed by seed."""
+    system = TopicWords(vocabulary=30, sentences=60, words_per_topic=1)
+    found = fa.sweep(
+        system,
+        {"classifier": "fixed,linear", "embedding_scale": "1e-3,0.3"},
+        2,
+        t1=20.0,
+    )
+    at = {"classifier": "linear", "embedding_scale": 0.3, "seed": 1}
+    whole = TopicWords(
+        vocabulary=30,
+        sentences=60,
+        words_per_topic=1,
+        classifier="linear",
+        embedding_scale=0.3,
+    )
+    problem = whole.problem(jr.key(1))
+    one = fa.solve(
+        problem.flow,
+        problem.params,
+        ts=[0, 20.0],
+        solver="tsit5",
+        observe={**problem.observables, **problem.laws},
+    )
+    row = found.sel(at)
+    np.testing.assert_allclose(row.loss, one.observed["loss"][-1], rtol=10 * RTOL)
+    np.testing.assert_allclose(
+        row["key-sum_drift"], fa.drift(problem.laws["key-sum"], one), atol=10 * RTOL
+    )
+    # A law that the fixed classifier does not have is nan there.
+    balance = found["embedding-output-balance_drift"]
+    assert np.isnan(balance.sel(classifier="fixed")).all()
+    assert np.isfinite(balance.sel(classifier="linear")).all()
+
+
+def test_the_same_command_goes_on_or_does_nothing(tmp_path, capsys):
+    store = tmp_path / "basin.zarr"
+    command = ["sweep", "focus", "--reduced", "--vary", "start_mu=-2:2:40", "--vary"]
+    command += ["start_nu=-3:3:30", "--t1", "50", "--out", str(store)]
+    assert main(command) == 0
+    assert "1200 cells" in capsys.readouterr().out
+    whole = xr.open_zarr(store).load()
+    assert whole.start_mu.attrs["units"] == "1" and whole.mu.attrs["long_name"]
+    config = whole.attrs["sweep"]["config"]
+    assert config["system"]["name"] == "focus" and config["t1"] == 50
+    json.dumps(whole.attrs)  # nothing but plain values
+    marks = store / "result" / "c"
+    before = {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
+    assert main(command) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
+    # A chunk without its marker is not whole, whatever else is there.
+    lost = sorted(p for p in marks.rglob("*") if p.is_file())[1]
+    lost.unlink()
+    broken = xr.open_zarr(store).load()
+    assert (broken.result == -1).sum() > 0
+    other = next(p for p in (store / "mu" / "c").rglob("*") if p.is_file())
+    kept = other.stat().st_mtime_ns
+    assert main(command) == 0
+    xr.testing.assert_identical(xr.open_zarr(store).load(), whole)
+    assert other.stat().st_mtime_ns == kept
+
+
+def test_stores_of_other_sweeps_are_refused(tmp_path, capsys):
+    store = tmp_path / "a.zarr"
+    command = ["sweep", "focus", "--reduced", "--t1", "5", "--out", str(store)]
+    assert main([*command, "--vary", "start_mu=0:1:3"]) == 0
+    capsys.readouterr()
+    for change, told in (
+        (["--vary", "start_mu=0:1:3", "--rtol", "1e-8"], "rtol is 1e-06 there, 1e-08"),
+        (["--vary", "start_mu=0:1:4"], "start_mu is"),
+        (["--vary", "start_nu=0:1:3"], "start_nu is absent there"),
+        (["--vary", "start_mu=0:1:3", "--loss", "hard"], "loss is soft there, hard"),
+        (["--vary", "start_mu=0:1:3", "--precision", "float32"], "dtype is float64"),
+    ):
+        assert main([*command, *change]) == 2
+        line = capsys.readouterr().err
+        assert told in line and "is of another sweep" in line and line.count("\n") == 1
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x").write_text("x")
+    zarr.open_group(tmp_path / "group", mode="w")
+    for name in ("file", "folder", "group"):
+        assert main([*command[:-1], str(tmp_path / name)]) == 2
+        assert "is not the store of a sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--vary", "speed=1:2:3"], "axis 'speed' is unknown; choose from: loss,"),
+        (["--vary", "start_mu=1:2"], "write lo:hi:n, lo:hi:n:log or a,b,c"),
+        (["--vary", "start_mu=1:2:0"], "axis start_mu=1:2:0 has no values"),
+        (["--vary", "start_mu=0:2:3:log"], "its ends must be above 0"),
+        (["--vary", "start_mu=a,b"], "axis start_mu cannot be 'a'"),
+        (["--vary", "start_mu=1,1"], "has a value twice"),
+        (["--vary", "start_mu"], "write FIELD=SPEC"),
+        (["--vary", "loss=soft,sift"], "axis loss cannot be 'sift'"),
+        (["--vary", "segments=2:3:3"], "segments takes whole numbers"),
+        (["--vary", "learning_rate=0.1:1:3"], "is of a descent; give one"),
+        (["--vary", "t1=-1:1:3"], "t1 must be positive"),
+        (["--vary", "start_mu=0:1:2", "--seeds", "0"], "seeds must be at least 1"),
+        (["--descent", "sgd:x"], "write sgd:RATE"),
+        (["--observe", "speed"], "observable 'speed' is unknown; choose from: loss"),
+        (["--workers", "0"], "workers must be positive"),
+        (["--vary", "start_mu=0:1:2", "--vary", "start_mu=0:1:3"], "is given twice"),
+    ],
+)
+def test_what_makes_no_sweep_is_one_line(tmp_path, capsys, arguments, told):
+    store = tmp_path / "a.zarr"
+    command = ["sweep", "focus", "--reduced", "--t1", "5", "--out", str(store)]
+    assert main([*command, *arguments]) == 2
+    line = capsys.readouterr().err
+    assert told in line and line.count("\n") == 1
+    assert not store.exists()
+
+
+def test_a_survey_is_not_swept():
+    with pytest.raises(InputError, match="is a survey"):
+        fa.sweep(fa.systems.Copying(starts=5), {"length": [3, 4]})
+
+
+def test_single_precision():
+    """Also in the threads that chunks are dealt to."""
+    vary = {"start_nu": "-1:1:5", "rtol": [1e-4, 1e-5]}
+    with jax.enable_x64(False):
+        found = fa.sweep(Focus(reduced=True), vary, t1=100.0)
+    wide = fa.sweep(Focus(reduced=True), vary, t1=100.0)
+    assert found.mu.dtype == np.float32 and wide.mu.dtype == np.float64
+    for rtol in vary["rtol"]:
+        at = dict(rtol=rtol)
+        np.testing.assert_allclose(found.mu.sel(at), wide.mu.sel(at), rtol=10 * rtol)

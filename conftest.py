@@ -18,6 +18,13 @@ _COMPILED = {
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
+# Two thirds of the time to compile for a processor go to the emitters of fused loops
+# that are XLA's default, and to code that is made in parts. `XLA_FLAGS= pytest` tests
+# what users get.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 for _name, _value in _COMPILED.items():
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)
@@ -37,14 +44,24 @@ flowattn.plotting.STYLE |= {
 }
 
 
-@pytest.fixture(autouse=True)
-def _compile_quickly(request, monkeypatch):
-    """Most tests only compile: do that fast. Those that compute run as users would."""
-    quickly = request.node.get_closest_marker("computes") is None
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(quickly))
+def _compile(quickly: bool):
     jax.config.update("jax_disable_most_optimizations", quickly)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quickly)
+
+
+# Most tests, and the fixtures of modules, only compile: do that fast.
+_compile(quickly=True)
+
+
+@pytest.fixture(autouse=True)
+def _compile_what_computes_with_optimizations(request):
+    """Tests that compute run as users would."""
+    if request.node.get_closest_marker("computes"):
+        _compile(quickly=False)
+        yield
+        _compile(quickly=True)
+    else:
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -344,9 +344,13 @@ def test_sharpness_of_a_loss_with_few_directions():
     assert np.isnan(flat[2])
 
 
-@pytest.fixture(scope="module")
-def paper():
-    """The paper's synthetic setting with the fixed classifier, run once."""
+@pytest.mark.slow
+@pytest.mark.computes
+def test_the_papers_synthetic_setting_with_the_fixed_classifier():
+    """Its flow takes few gradients and keeps SEN, descent ends on it, and the theory of
+    single words is near, the nearer the larger the vocabulary. One test, for its runs
+    are long.
+    """
     system = fa.systems.TopicWords()
     problem = system.problem(jr.key(0))
     observe = {**problem.observables, **problem.laws}
@@ -365,42 +369,24 @@ def paper():
         error=True,
         observe=observe,
     )
-    return system, problem, traj, run
-
-
-@pytest.mark.slow
-@pytest.mark.computes
-def test_paper_flow_takes_few_gradients_and_keeps_sen(paper):
-    system, _, traj, _ = paper
     assert traj.stats["gradient_evaluations"] <= 250
     assert max(system.final(traj)["sen_error"]) <= 0.005
     assert system.final(traj)["accuracy"]["test"] == 1.0
 
-
-@pytest.mark.slow
-@pytest.mark.computes
-def test_paper_descent_ends_on_the_flow(paper):
-    _, _, traj, run = paper
     gap = fa.compare(traj, run)
     score = gap.observables["topic_score"]
     assert score.absolute[-1] <= 5e-4
     assert score.numerical_error[-1] < score.absolute[-1]
     assert gap.resolved
 
-
-@pytest.mark.slow
-@pytest.mark.computes
-def test_paper_per_word_reduction(paper):
-    """Within 0.5 % of the scores, and nearer as the vocabulary grows."""
-
     def error(problem, params):
+        """Of the scores of the per-word reduction."""
         reduction = problem.reductions["per-word"]
         start = reduction.project(problem.params)
         theory = fa.solve(reduction.flow, start, t1=500.0)
         scores = reduction.project(params).keys
         return np.abs(theory.params.keys / scores - 1).max()
 
-    _, problem, traj, _ = paper
     at_5000 = error(problem, traj.params)
     assert at_5000 < 5e-3
     fewer = fa.systems.TopicWords(vocabulary=1000).problem(jr.key(0))

@@ -25,7 +25,7 @@ from .trajectory import Trajectory
 # Lanes of small problems: a few loops over so many numbers each keep a core busy.
 _WIDEST, _WIDEST_ELSEWHERE = 256, 2**16
 # Lanes of large ones: so many share what is read of the data.
-_NARROWEST = 16
+_NARROWEST = 8
 # A pool should have no more numbers than this: they are gone through in every stage.
 _NUMBERS, _NUMBERS_ELSEWHERE = 2**17, 2**28
 # Members are cut into so many blocks at most, for as many cores; each has so many times
@@ -233,12 +233,16 @@ def together(
     return whole, float(np.mean([busy for _, (_, busy) in found]))
 
 
-def lanes_for(numbers: int, asked: int | None = None) -> int:
-    """How many lanes are at work in a loop, for solves of so many numbers each."""
+def lanes_for(
+    numbers: int, asked: int | None = None, platform: str | None = None
+) -> int:
+    """How many lanes are at work in a loop, for solves of so many numbers each, on a
+    platform (None: this one).
+    """
     if asked is not None:
         require_positive(lanes=asked)
         return asked
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = (platform or jax.default_backend()) == "cpu"
     widest = _WIDEST if on_cpu else _WIDEST_ELSEWHERE
     room = (_NUMBERS if on_cpu else _NUMBERS_ELSEWHERE) // max(1, numbers)
     return int(np.clip(2 ** max(0, room.bit_length() - 1), _NARROWEST, widest))

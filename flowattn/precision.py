@@ -39,7 +39,7 @@ def same_precision() -> Callable[[], AbstractContextManager[None]]:
     """
     enable = getattr(jax, "enable_x64", None)
     if enable is None:  # before jax 0.8
-        from jax.experimental import enable_x64 as enable
+        from jax.experimental import enable_x64 as enable  # pyright: ignore
     wide = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
     return lambda: enable(wide)
 

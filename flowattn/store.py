@@ -3,13 +3,13 @@ zarr."""
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,20 +105,19 @@ class Grid(NamedTuple):
         """How many chunks lie along each dim."""
         return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
 
-    def boxes(self) -> list[tuple[slice, ...]]:
-        """The cells of every chunk, as slices of the dims.
+    def box(self, number: int) -> tuple[slice, ...]:
+        """The cells of a chunk, as slices of the dims.
 
-        >>> Grid(("a", "b"), (3, 2), (2, 2)).boxes()
-        [(slice(0, 2, None), slice(0, 2, None)), (slice(2, 3, None), slice(0, 2, None))]
+        >>> Grid(("a", "b"), (3, 2), (2, 2)).box(1)
+        (slice(2, 3, None), slice(0, 2, None))
         """
-        sizes = list(zip(self.shape, self.chunk, strict=True))
-        return [
-            tuple(
-                slice(i * c, min(n, (i + 1) * c))
-                for i, (n, c) in zip(at, sizes, strict=True)
-            )
-            for at in product(*map(range, self.counts))
-        ]
+        at = np.unravel_index(number, self.counts)
+        sizes = zip(at, self.shape, self.chunk, strict=True)
+        return tuple(slice(int(i) * c, min(n, (int(i) + 1) * c)) for i, n, c in sizes)
+
+    def cells(self, number: int) -> int:
+        """How many cells a chunk has."""
+        return math.prod(part.stop - part.start for part in self.box(number))
 
 
 class Array(NamedTuple):
@@ -135,6 +134,8 @@ class Array(NamedTuple):
 MARKER = "result"
 # What it holds until then.
 MISSING = -1
+# Whether all arrays have been made.
+_MADE = "arrays_made"
 
 
 def memory() -> Any:
@@ -152,12 +153,15 @@ class CellStore:
     """
 
     def __init__(self, place: Any, grid: Grid):
-        self.place, self.grid = place, grid
+        local = isinstance(place, str) and place.startswith("file://")
+        self.place = place.removeprefix("file://") if local else place
+        self.grid = grid
         self._arrays = None
 
     @staticmethod
     def config(place: Any) -> dict[str, Any] | None:
-        """What the sweep in a store is, and its "chunk"; None where there is nothing.
+        """What the sweep in a store is; None where there is none, or one was being made
+        when its process was killed.
 
         Raises `InputError` for a place that holds something else.
         """
@@ -171,18 +175,15 @@ class CellStore:
                 return None
         try:
             attrs = dict(zarr.open_group(place, mode="r").attrs)
-        except (GroupNotFoundError, FileNotFoundError):
+        except (GroupNotFoundError, FileNotFoundError, NotADirectoryError):
             if not local:
                 return None
             attrs = {}
         except (OSError, ValueError, ImportError) as error:
-            if isinstance(error, NotADirectoryError):
-                attrs = {}
-            else:
-                raise InputError(f"cannot read {place}: {error}") from None
+            raise InputError(f"cannot read {place}: {error}") from None
         if "sweep" not in attrs:
             raise InputError(f"{place} is not the store of a sweep")
-        return attrs["sweep"]  # pyright: ignore[reportReturnType]
+        return attrs["sweep"] if attrs.get(_MADE) else None  # pyright: ignore
 
     def create(
         self, arrays: Mapping[str, Array], sweep: dict[str, Any], attrs: dict[str, Any]
@@ -198,7 +199,8 @@ class CellStore:
 
         try:
             with _quiet():
-                root = zarr.open_group(self.place, mode="w")
+                begun = {**attrs, "sweep": sweep, _MADE: False}
+                root = zarr.open_group(self.place, mode="w", attributes=begun)
                 for name, array in arrays.items():
                     whole = root.create_array(
                         name,
@@ -215,10 +217,12 @@ class CellStore:
                         dimension_names=array.dims,
                         attributes=array.attrs,
                         config={"write_empty_chunks": True},
+                        # One folder an array, not one a chunk.
+                        chunk_key_encoding={"name": "default", "separator": "."},
                     )
                     if array.values is not None:
                         whole[...] = array.values
-                root.attrs.update({**attrs, "sweep": sweep})
+                root.attrs[_MADE] = True
                 zarr.consolidate_metadata(self.place)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -246,9 +250,14 @@ class CellStore:
         marks = np.asarray(self._open()[MARKER][...])[steps]
         return np.flatnonzero(marks.ravel() == MISSING).tolist()
 
+    def marks(self, number: int) -> np.ndarray | None:
+        """The marker of a chunk, None where it is not whole."""
+        marks = np.asarray(self._open()[MARKER][self.grid.box(number)])
+        return None if (marks == MISSING).any() else marks
+
     def write(self, number: int, values: Mapping[str, np.ndarray]) -> None:
         """Write a chunk: cells in row-major order are the first axis of all values."""
-        box, arrays = self.grid.boxes()[number], self._open()
+        box, arrays = self.grid.box(number), self._open()
         shape = tuple(part.stop - part.start for part in box)
         for name in sorted(values.keys() & arrays.keys(), key=lambda n: n == MARKER):
             array = np.asarray(values[name])
@@ -259,7 +268,7 @@ class CellStore:
         import xarray as xr
 
         with _quiet():
-            return xr.open_zarr(self.place, consolidated=True, chunks=None)
+            return xr.open_zarr(self.place, chunks=None)
 
 
 @contextlib.contextmanager

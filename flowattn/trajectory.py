@@ -130,7 +130,7 @@ class Trajectory(eqx.Module):
     @property
     def reached(self) -> Bool[Array, " time"]:
         """Which of the output times the run reached."""
-        return jnp.arange(self.ts.shape[0]) < self.saved
+        return jnp.arange(self.ts.shape[-1]) < jnp.expand_dims(self.saved, -1)
 
     def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
         """An xarray data set: observables (with dims, units, long names), their

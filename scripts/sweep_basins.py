@@ -4,6 +4,16 @@
 
 The reduced equations of the linear focus task (20 segments, 20 classes) from a grid of
 starts (μ, ν), to t = 10,000, for soft, hard and marginal attention.
+
+A classifier that is wrong at the start (μ < 0) drives attention away from the
+foreground, until its own slow learning has brought μ to 0. Soft and hard attention have
+lost the foreground by then from the same 15.9 % of the starts, marginal attention from
+24.4 %: it alone loses it where attention was on the foreground (ν = 3), once μ is below
+−2.3, since the error teaches the classifier only in proportion to the likelihood of
+what it says. What is lost comes back late: from (−3, −3) soft and hard attention are at
+0.99 and more by t = 10⁷; marginal attention is at 2·10⁻⁷ at t = 10⁸, and still falls.
+
+About half a minute on two cores, with --size paper two and a half.
 """
 
 import dataclasses
@@ -12,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 import flowattn as fa
@@ -65,13 +76,12 @@ def main() -> None:
 @styled
 def draw(dataset: "xr.Dataset") -> Drawing:
     """The attention at the end, one panel for each loss."""
-    figure, curves = Figure(figsize=(11.0, 3.6)), {}
+    figure, curves = Figure(figsize=(11.0, 3.0)), {}
     for axes, loss in zip(figure.subplots(1, 3), LOSSES, strict=True):
         panel = plot_sweep(
             dataset, "start_mu", "start_nu", "alpha", {"loss": loss}, axes
         )
-        axes.collections[0].set_clim(0, 1)
-        axes.set_aspect("equal")
+        axes.collections[0].set_norm(Normalize(0, 1))
         axes.set_title(f"{loss} attention, t = 10,000", fontsize=9)
         axes.set(xlabel="μ at the start", ylabel="ν at the start")
         curves |= {f"{loss}: {name}": xy for name, xy in panel.curves.items()}

@@ -30,11 +30,11 @@ def test_rows_are_single_runs():
     assert found.which.values.tolist() == ["x", "y"]
     for cell in found.x.stack(cell=found.x.dims).cell.values:
         at = dict(zip(found.x.dims, cell, strict=True))
-        problem = Ends(start=at["start"]).problem(jr.key(at["seed"]))
+        problem = Ends(start=at["start"]).problem(jr.key(int(at["seed"])))
         one = fa.solve(
             problem.flow,
             problem.params,
-            ts=[0, at["t1"]],
+            ts=[0.0, at["t1"]],
             rtol=at["rtol"],
             solver="tsit5",
             observe=problem.observables,
@@ -44,7 +44,7 @@ def test_rows_are_single_runs():
         np.testing.assert_allclose(row.both, one.params, rtol=10 * at["rtol"])
         np.testing.assert_allclose(row.half, one.events["half"], rtol=10 * at["rtol"])
         for name in ("steps", "rejected", "gradient_evaluations"):
-            assert row[name] == one.stats[name]
+            assert int(row[name]) == int(one.stats[name])
     assert (found.result == 0).all()
     assert np.isnan(found.half.sel(start=3.0, t1=1.0)).all()
 
@@ -69,14 +69,16 @@ def test_failed_cells_say_why_and_touch_no_other():
     assert np.isnan(found.x.values[ill.values]).all()
     assert np.isfinite(found.x.values[~ill.values]).all()
     # 1/3 is the time at which x' = x² from 3 has left every bound.
-    np.testing.assert_allclose(found.t_end.sel(kind="explode", start=3), 1 / 3, 1e-6)
+    np.testing.assert_allclose(
+        found.t_end.sel(kind="explode", start=3), 1 / 3, 10 * RTOL
+    )
     well = found.sel(kind="decay", rate=1.0)
     np.testing.assert_allclose(well.x[:, 0], well.start * np.exp(-2.0), rtol=10 * RTOL)
 
 
 def test_steps_that_run_out_are_rows():
     found = fa.sweep(Ends(), {"rate": [1.0, 50.0]}, max_steps=9)
-    assert [OUTCOMES[i] for i in found.result[:, 0]] == [
+    assert [OUTCOMES[i] for i in found.result.values[:, 0]] == [
         "successful",
         "max_steps_reached",
     ]
@@ -152,7 +154,7 @@ def test_data_of_seeds_that_cannot_be_traced():
     one = fa.solve(
         problem.flow,
         problem.params,
-        ts=[0, 20.0],
+        ts=[0.0, 20.0],
         solver="tsit5",
         observe={**problem.observables, **problem.laws},
     )
@@ -178,16 +180,15 @@ def test_the_same_command_goes_on_or_does_nothing(tmp_path, capsys):
     config = whole.attrs["sweep"]["config"]
     assert config["system"]["name"] == "focus" and config["t1"] == 50
     json.dumps(whole.attrs)  # nothing but plain values
-    marks = store / "result" / "c"
     before = {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
     assert main(command) == 0
     assert before == {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
     # A chunk without its marker is not whole, whatever else is there.
-    lost = sorted(p for p in marks.rglob("*") if p.is_file())[1]
+    lost = sorted((store / "result").glob("c.*"))[1]
     lost.unlink()
     broken = xr.open_zarr(store).load()
     assert (broken.result == -1).sum() > 0
-    other = next(p for p in (store / "mu" / "c").rglob("*") if p.is_file())
+    other = min((store / "mu").glob("c.*"))
     kept = other.stat().st_mtime_ns
     assert main(command) == 0
     xr.testing.assert_identical(xr.open_zarr(store).load(), whole)

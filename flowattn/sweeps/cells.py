@@ -148,8 +148,9 @@ _TOGETHER = 8
 def _by_rkc(rest, solves, stuck, how: How, device) -> Trajectory:
     """The cells of an index, solved by RKC (and again at finer tolerances)."""
     rkc = (Method(RKC()),)
-    # Under vmap solves in one piece have a limit of steps that is not traced.
-    rest = eqx.tree_at(lambda s: s.methods, rest, rkc)
+    rest, solves = (
+        eqx.tree_at(lambda s: s.methods, part, rkc) for part in (rest, solves)
+    )
     parts = []
     for first in range(0, len(stuck), _TOGETHER):
         index = np.minimum(np.arange(first, first + _TOGETHER), len(stuck) - 1)

@@ -1,6 +1,7 @@
 """Cluster: the chunks of a sweep over Dask, here or at a scheduler."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,24 +12,24 @@ from ..store import CellStore, Grid
 from .run import Done, write_chunk
 from .settings import Sweep
 
-# How long a scheduler, or the first worker, may take to answer.
-_TIMEOUT = 30.0
-# A chunk whose worker has died so many times is what killed them.
+# How long a scheduler may take to answer.
+TIMEOUT = 30.0
+# How often a chunk that raises is tried again (a file system that was away). Of workers
+# that die Dask counts as many by itself.
 _RETRIES = 3
 
-Dealer = Callable[[Sweep, CellStore, bool, list[int]], Iterator[tuple[int, Done]]]
+Dealer = Callable[[Sweep, CellStore, bool, list[int]], Iterator[tuple[Any, Done]]]
 
 
-def dealer_of(
-    workers: int | None, scheduler: str | None, timeout: float = _TIMEOUT
-) -> Dealer:
+@contextlib.contextmanager
+def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
     """What hands the chunks of a sweep to `workers` processes of this machine, or to
     the workers of the scheduler at an address.
 
     Cells travel as the settings of the sweep, results do not travel: workers write
     their chunks to the store. A worker that dies costs the chunk it was at.
 
-    Raises `InputError` where Dask is not installed.
+    Raises `InputError` where Dask is not installed, and where no scheduler answers.
     """
     try:
         import distributed
@@ -43,31 +44,23 @@ def dealer_of(
 
     def deal_out(
         sweep: Sweep, store: CellStore, in_lanes: bool, todo: list[int]
-    ) -> Iterator[tuple[int, Done]]:
-        if not todo:
-            return
-        with contextlib.ExitStack() as stack:
-            client = stack.enter_context(
-                _client(distributed, workers, scheduler, timeout)
-            )
-            wide = bool(jax.config.read("jax_enable_x64"))
-            settings = client.scatter(
-                (sweep, store.place, store.grid, in_lanes, wide), broadcast=True
-            )
-            futures = {
-                client.submit(
-                    _chunk, settings, number, retries=_RETRIES, pure=False
-                ): number
-                for number in todo
-            }
-            for future in distributed.as_completed(futures):
-                yield futures[future], future.result()
-                future.release()
+    ) -> Iterator[tuple[Any, Done]]:
+        wide = bool(jax.config.read("jax_enable_x64"))
+        told = [sweep, store.place, store.grid, in_lanes, wide]
+        # A task, not scattered data: where its worker dies it is made again.
+        settings = client.submit(tuple, told, retries=_RETRIES, pure=False)
+        futures = client.map(
+            _chunk, todo, settings=settings, retries=_RETRIES, pure=False
+        )
+        for future in distributed.as_completed(futures):
+            yield future.key, future.result()
+            future.release()
 
-    return deal_out
+    with _client(distributed, workers, scheduler) as client:
+        yield deal_out
 
 
-def _client(distributed: Any, workers: int | None, address: str | None, timeout: float):
+def _client(distributed: Any, workers: int | None, address: str | None):
     """A client of a cluster of its own, or of the scheduler at an address.
 
     Raises `InputError` where none answers in time.
@@ -81,19 +74,23 @@ def _client(distributed: Any, workers: int | None, address: str | None, timeout:
             silence_logs="ERROR",
         )
     try:
-        client = distributed.Client(address, timeout=timeout)
-        client.wait_for_workers(1, timeout=timeout)
+        return distributed.Client(address, timeout=TIMEOUT)
     except (OSError, ValueError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise InputError(
-            f"no scheduler with workers answers at {address} within {timeout:g} s: "
+            f"no scheduler answers at {address} within {TIMEOUT:g} s: "
             f"{reason.splitlines()[0]}"
         ) from None
-    return client
 
 
-def _chunk(settings: tuple[Sweep, Any, Grid, bool, bool], number: int) -> Done:
+def _chunk(number: int, settings: tuple[Sweep, Any, Grid, bool, bool]) -> Done:
     """On a worker: run a chunk and write it."""
     sweep, place, grid, in_lanes, wide = settings
     jax.config.update("jax_enable_x64", wide)
-    return write_chunk(sweep, CellStore(place, grid), in_lanes, number)
+    return write_chunk(sweep, _store(place, grid), in_lanes, number)
+
+
+@functools.lru_cache(maxsize=1)
+def _store(place: Any, grid: Grid) -> CellStore:
+    """The store, opened once by each worker."""
+    return CellStore(place, grid)

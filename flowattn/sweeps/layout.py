@@ -19,9 +19,13 @@ from .settings import Sweep
 
 # A chunk has so many times as many cells as there are lanes, at most: what is lost of
 # a run that is killed, against lanes that wait for the last cell of a chunk.
-_FILLINGS = 64
-# A sweep has so many chunks at least, if they are not too small.
-_CHUNKS = 16
+_FILLINGS = 256
+# A chunk has so many times as many cells as lanes at least, or so many: lanes that are
+# never given another cell wait for the slowest.
+_LEAST, _SMALL = 4, 256
+# A sweep has so many chunks at least, if they are not too small, and at most, which
+# schedulers and file systems can take.
+_CHUNKS, _MOST_CHUNKS = 16, 8192
 # Cells whose own data hold no more numbers than this are lanes of one program, data
 # and all; others come with their data, seed by seed.
 _OWN_DATA = 2**14
@@ -47,7 +51,7 @@ def planned(sweep: Sweep) -> tuple[Grid, bool, dict[str, Array]]:
     clash = set(found) & set(sweep.dims)
     if clash:
         raise InputError(f"{min(clash)} is both an axis and an observable")
-    grid = _grid(sweep, lanes_for(numbers), in_lanes)
+    grid = _grid(sweep, lanes_for(numbers, platform="cpu"), in_lanes)
     arrays = {}
     for axis in sweep.axes:
         values = axis.array
@@ -87,7 +91,9 @@ def _grid(sweep: Sweep, lanes: int, in_lanes: bool) -> Grid:
     cut = [axis.traced and axis.name not in DESCENT for axis in sweep.axes] + [in_lanes]
     chunk = [n if c else 1 for n, c in zip(sweep.shape, cut, strict=True)]
     total = math.prod(sweep.shape)
-    most = min(max(-(-total // _CHUNKS), lanes), _FILLINGS * lanes)
+    least = min(_LEAST * lanes, _SMALL)
+    most = min(max(-(-total // _CHUNKS), least), _FILLINGS * lanes)
+    most = max(most, -(-total // _MOST_CHUNKS))
     while math.prod(chunk) > most:
         longest = int(np.argmax(chunk))
         chunk[longest] = -(-chunk[longest] // 2)

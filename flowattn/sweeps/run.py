@@ -1,5 +1,6 @@
 """Run: the chunks of a sweep, computed, written and gone on with."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ import numpy as np
 from ..dealing import deal
 from ..errors import InputError
 from ..provenance import provenance
-from ..store import MARKER, CellStore, Grid, memory
+from ..store import MARKER, MISSING, CellStore, Grid, memory
 from ..systems import AbstractSystem
 from .cell import Cell, cell_of
 from .cells import Rows, run_cells
@@ -45,7 +46,7 @@ def run_chunk(
     sweep: Sweep, grid: Grid, in_lanes: bool, number: int, device: Any = None
 ) -> Rows:
     """The cells of one chunk."""
-    box = grid.boxes()[number]
+    box = grid.box(number)
     index = np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij")
     flat = [places.ravel() for places in index]
     fixed, cells = {}, {}
@@ -80,11 +81,13 @@ class Done(NamedTuple):
 def write_chunk(
     sweep: Sweep, store: CellStore, in_lanes: bool, number: int, device: Any = None
 ) -> Done:
-    """Run the cells of one chunk, and write them."""
-    rows = run_chunk(sweep, store.grid, in_lanes, number, device)
-    store.write(number, rows.values)
-    results = rows.values[MARKER]
-    return Done(len(results), int(np.sum(results != 0)), rows.steps)
+    """Run the cells of one chunk and write them, if that has not been done."""
+    results, steps = store.marks(number), 0
+    if results is None:
+        rows = run_chunk(sweep, store.grid, in_lanes, number, device)
+        store.write(number, rows.values)
+        results, steps = rows.values[MARKER], rows.steps
+    return Done(results.size, int(np.sum(results != 0)), steps)
 
 
 def opened(sweep: Sweep, place: Any) -> tuple[CellStore, bool]:
@@ -148,8 +151,7 @@ def execute(
     """
     todo, begin = store.missing(), time.monotonic()
     total = math.prod(sweep.shape)
-    boxes = store.grid.boxes()
-    left = sum(math.prod(b.stop - b.start for b in boxes[n]) for n in todo)
+    left = sum(map(store.grid.cells, todo))
     cells, failed, steps = total - left, 0, 0
     if dealer is None:
         found = deal(
@@ -173,9 +175,9 @@ def execute(
 def counted(dataset: "xr.Dataset") -> dict[str, int]:
     """How many cells ended in each way, by its name."""
     names = dataset[MARKER].attrs["flag_meanings"].split()
-    codes, counts = np.unique(dataset[MARKER].values, return_counts=True)
-    found = zip(codes.tolist(), counts.tolist(), strict=True)
-    return {names[code] if code >= 0 else "missing": n for code, n in found}
+    counts = np.bincount(dataset[MARKER].values.ravel() - MISSING).tolist()
+    found = zip(["missing", *names], counts, strict=False)
+    return {name: count for name, count in found if count}
 
 
 def sweep(
@@ -220,19 +222,18 @@ def sweep(
     >>> ends.mu.dims, bool((ends.result == 0).all())
     (('start_nu', 'seed'), True)
     """
-    dealer = None
-    if workers is not None or scheduler is not None:
-        from .cluster import dealer_of
-
-        dealer = dealer_of(workers, scheduler)
     whole = settled(system, vary or {}, seeds, **how)
     if out is None and (workers is not None or scheduler is not None):
-        raise InputError(
-            "workers and scheduler need out, a store that all can write to"
-        )
+        raise InputError("workers and scheduler need out, a store for all to write to")
     place = memory() if out is None else str(out)
-    store, in_lanes = opened(whole, place)
-    execute(whole, store, in_lanes, progress, dealer)
+    with contextlib.ExitStack() as stack:
+        dealer = None
+        if workers is not None or scheduler is not None:
+            from .cluster import cluster
+
+            dealer = stack.enter_context(cluster(workers, scheduler))
+        store, in_lanes = opened(whole, place)
+        execute(whole, store, in_lanes, progress, dealer)
     dataset = store.dataset()
     return dataset.load() if out is None else dataset
 

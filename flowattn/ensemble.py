@@ -17,6 +17,7 @@ from .flows import AbstractFlow
 from .integrate import Solve
 from .lanes import Lanes
 from .observables import Recorder
+from .pool import run_pool
 from .precision import float_dtype, require_resolved
 from .segments import traced
 from .solvers import methods
@@ -24,8 +25,8 @@ from .trajectory import Trajectory
 
 # Lanes of small problems: a few loops over so many numbers each keep a core busy.
 _WIDEST, _WIDEST_ELSEWHERE = 256, 2**16
-# Lanes of large ones: so many share what is read of the data.
-_NARROWEST = 8
+# Lanes of large ones: more cost no less each, and wait for each other at the end.
+_NARROWEST = 4
 # A pool should have no more numbers than this: they are gone through in every stage.
 _NUMBERS, _NUMBERS_ELSEWHERE = 2**17, 2**28
 # Members are cut into so many blocks at most, for as many cores; each has so many times
@@ -215,7 +216,7 @@ def together(
     width = min(count, lanes_for(float_count(mine.params) // count, width))
     engine = Lanes(shared, jnp.asarray(max_steps), width, solves.times.shape[-1] - 2)
     if traced((solves, own)):
-        return engine.run(_members_last(mine), count)
+        return run_pool(engine, _members_last(mine), count)
     blocks = 1
     while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
         blocks *= 2
@@ -284,7 +285,7 @@ _COMPILING = threading.Lock()
 
 @eqx.filter_jit
 def _run(engine: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
-    return engine.run(_members_last(own), count)
+    return run_pool(engine, _members_last(own), count)
 
 
 def _members_last(own: PyTree) -> PyTree:

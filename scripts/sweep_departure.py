@@ -5,7 +5,13 @@
 Topic words with a fixed classifier: flows to t = 500 beside gradient descent, over the
 scale of the initial embeddings (10⁻⁶ to 1) and the learning rate (0.1 to 20).
 
-TEXT
+The gap is 0.013 × the learning rate, within 5 % from 0.1 to 9, and to 2 % the same for
+all scales up to 0.01: small embeddings are forgotten before anything is learned. At
+scale 0.1 it is up to 16 % smaller, at scale 1 up to a third larger. It passes 5 %
+between the rates 2 and 4, at t = 75, while the scores of the topic words grow fastest.
+These are what leaves the flow most, the loss two thirds as far; nothing diverges.
+
+About one and a half minutes on two cores at the quick size.
 """
 
 import dataclasses

@@ -34,6 +34,7 @@ ORDER = [
     "integrate",
     "solve",
     "lanes",
+    "pool",
     "dealing",
     "ensemble",
     "descend",

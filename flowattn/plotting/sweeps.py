@@ -281,17 +281,18 @@ def _pictured(dataset: "xr.Dataset", roles: _Roles, where: dict[str, Any]) -> _P
 
 
 def _notes(codes: np.ndarray, undefined: int, flat: bool, several: bool) -> str:
-    """How many of the cells have nothing to show, as a line of its own."""
+    """How many of the cells have nothing to show, as lines of their own."""
     failed, missing = int(np.sum(codes > 0)), int(np.sum(codes == MISSING))
     counts = [(failed, "failed"), (missing, "missing")]
     absent = ", ".join(f"{count} {text}" for count, text in counts if count)
-    parts = []
+    parts = [""]
     if absent:
         how = f" (hatched{': all seeds' if several else ''})" if flat else ""
         parts.append(f"{absent} of {codes.size} cells{how}")
     if undefined:
-        parts.append(f"{undefined} values undefined" + (" (blank)" if flat else ""))
-    return "".join(["\n", "; ".join(parts)]) if parts else ""
+        text = f"{undefined} value{'s' if undefined > 1 else ''} undefined"
+        parts.append(text + (" (blank)" if flat else ""))
+    return "\n".join(parts)
 
 
 def _axis(dataset: "xr.Dataset", name: str) -> _Axis:

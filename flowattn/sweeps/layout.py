@@ -22,7 +22,7 @@ from .settings import Sweep
 _FILLINGS = 256
 # A chunk has so many times as many cells as lanes at least, or so many: lanes that are
 # never given another cell wait for the slowest.
-_LEAST, _SMALL = 4, 256
+_LEAST, _SMALL = 8, 256
 # A sweep has so many chunks at least, if they are not too small, and at most, which
 # schedulers and file systems can take.
 _CHUNKS, _MOST_CHUNKS = 16, 8192

@@ -183,7 +183,9 @@ class CellStore:
             raise InputError(f"cannot read {place}: {error}") from None
         if "sweep" not in attrs:
             raise InputError(f"{place} is not the store of a sweep")
-        return attrs["sweep"] if attrs.get(_MADE) else None  # pyright: ignore
+        if _MADE not in attrs:
+            raise InputError(f"{place} is the store of a sweep of another version")
+        return attrs["sweep"] if attrs[_MADE] else None  # pyright: ignore
 
     def create(
         self, arrays: Mapping[str, Array], sweep: dict[str, Any], attrs: dict[str, Any]

@@ -17,7 +17,7 @@ from ..store import MARKER, MISSING
 from .base import COLOURS, MARKERS, Drawing, positive, styled
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from xarray import Dataset
 
 # Positive values that span more than this are drawn on a logarithmic scale.
 _SPAN = 1e3
@@ -121,7 +121,7 @@ class _Picture(NamedTuple):
 
 @styled
 def plot_sweep(
-    dataset: "xr.Dataset",
+    dataset: "Dataset",
     x: str | None = None,
     y: str | None = None,
     color: str | None = None,
@@ -164,7 +164,7 @@ def plot_sweep(
 
 
 def _roles(
-    dataset: "xr.Dataset", x: str | None, y: str | None, color: str | None
+    dataset: "Dataset", x: str | None, y: str | None, color: str | None
 ) -> _Roles:
     """Names given and names left open, settled.
 
@@ -205,11 +205,11 @@ def _roles(
     return roles
 
 
-def _axes(dataset: "xr.Dataset") -> list[str]:
+def _axes(dataset: "Dataset") -> list[str]:
     return list(map(str, dataset[MARKER].dims))
 
 
-def _default(dataset: "xr.Dataset") -> str:
+def _default(dataset: "Dataset") -> str:
     """The loss, or the first variable of real numbers."""
     names = [str(n) for n, v in dataset.data_vars.items() if v.dtype.kind == "f"]
     return "loss" if "loss" in names else [*names, MARKER][0]
@@ -219,7 +219,7 @@ def _unknown(role: str, name: str, choices: Sequence[str], why="is unknown") -> 
     return f"{role} {name!r} {why}; choose from: {', '.join(choices)}"
 
 
-def _pictured(dataset: "xr.Dataset", roles: _Roles, where: dict[str, Any]) -> _Picture:
+def _pictured(dataset: "Dataset", roles: _Roles, where: dict[str, Any]) -> _Picture:
     """What is drawn, read from the data set.
 
     Raises `InputError` for `where` that does not fix what is to be fixed.
@@ -295,7 +295,7 @@ def _notes(codes: np.ndarray, undefined: int, flat: bool, several: bool) -> str:
     return "\n".join(parts)
 
 
-def _axis(dataset: "xr.Dataset", name: str) -> _Axis:
+def _axis(dataset: "Dataset", name: str) -> _Axis:
     entries = np.arange(dataset.sizes[name])
     if name in dataset.coords:
         entries = dataset[name].values
@@ -309,7 +309,7 @@ def _axis(dataset: "xr.Dataset", name: str) -> _Axis:
     return _Axis(name, _label(dataset, name), places.astype(float), names, order, text)
 
 
-def _label(dataset: "xr.Dataset", name: str) -> str:
+def _label(dataset: "Dataset", name: str) -> str:
     """The long name of a variable or coordinate, with its units."""
     attrs = dataset[name].attrs if name in dataset.variables else {}
     units = attrs.get("units", "1")

@@ -9,7 +9,7 @@ import jax
 
 from ..errors import InputError, require_positive
 from ..store import CellStore, Grid
-from .run import Done, write_chunk
+from .chunks import Done, write_chunk
 from .settings import Sweep
 
 # How long a scheduler may take to answer.

@@ -50,7 +50,10 @@ def planned(sweep: Sweep) -> tuple[Grid, bool, dict[str, Array]]:
                     coords[dim] = ()
     clash = set(found) & set(sweep.dims)
     if clash:
-        raise InputError(f"{min(clash)} is both an axis and an observable")
+        raise InputError(
+            f"{min(clash)} is both an axis and an observable; keep others alone with "
+            "observe"
+        )
     grid = _grid(sweep, lanes_for(numbers, platform="cpu"), in_lanes)
     arrays = {}
     for axis in sweep.axes:

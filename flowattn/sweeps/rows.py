@@ -73,7 +73,7 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
                 text = f"largest relative gap of {attrs['long_name']} over time"
                 found[f"gap_{name}"] = scalar(real, "1", text)
     for name in cell.solve.events:
-        found[name] = scalar(real, "1", f"time of {name.replace('_', ' ')}")
+        found[name] = scalar(real, "1", f"time of {_event(name)}")
     if cell.descent is not None:
         found["gap"] = scalar(real, "1", "largest relative gap, over time and all")
         if how.error:
@@ -89,6 +89,10 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
     found["solver_used"] = flags(SOLVED_BY, "solver that ended the flow")
     found["result"] = flags(OUTCOMES, "how the flow ended")
     return found
+
+
+def _event(name: str) -> str:
+    return name.removesuffix("_time").replace("_", " ")
 
 
 def _dims(label: Label, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:

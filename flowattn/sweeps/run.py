@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 from ..dealing import deal
@@ -15,13 +14,13 @@ from ..errors import InputError
 from ..provenance import provenance
 from ..store import MARKER, MISSING, CellStore, Grid, memory
 from ..systems import AbstractSystem
-from .cell import Cell, cell_of
-from .cells import Rows, run_cells
+from .chunks import Done, write_chunk
+from .cluster import cluster
 from .layout import planned
 from .settings import Sweep, settled
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from xarray import Dataset
 
 
 class Part(NamedTuple):
@@ -40,54 +39,6 @@ class Part(NamedTuple):
         rate = self.steps / self.seconds if self.seconds else 0.0
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{self.cells} of {self.of} cells{failed}, {rate:.2g} steps/s"
-
-
-def run_chunk(
-    sweep: Sweep, grid: Grid, in_lanes: bool, number: int, device: Any = None
-) -> Rows:
-    """The cells of one chunk."""
-    box = grid.box(number)
-    index = np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij")
-    flat = [places.ravel() for places in index]
-    fixed, cells = {}, {}
-    for axis, places in zip(sweep.axes, flat[:-1], strict=True):
-        if axis.traced:
-            cells[axis.name] = axis.array[places]
-        else:
-            fixed[axis.name] = axis.values[int(places[0])]
-    seeds = np.asarray(sweep.seeds)[flat[-1]]
-    if in_lanes:
-        cells["seed"] = seeds.astype(np.uint32)
-    seed = int(seeds[0])
-
-    def make(cell: dict[str, Any]) -> Cell:
-        numbers = dict(cell)
-        mine = numbers.pop("seed", seed)
-        return cell_of(sweep.system, sweep.how, {**fixed, **numbers}, mine, sweep.data)
-
-    room = math.prod(grid.chunk)
-    device = jax.local_devices()[0] if device is None else device
-    return run_cells(make, cells, len(seeds), room, sweep.how, device)
-
-
-class Done(NamedTuple):
-    """What is told of a chunk: its cells, those that failed, and steps of flows."""
-
-    cells: int
-    failed: int
-    steps: int
-
-
-def write_chunk(
-    sweep: Sweep, store: CellStore, in_lanes: bool, number: int, device: Any = None
-) -> Done:
-    """Run the cells of one chunk and write them, if that has not been done."""
-    results, steps = store.marks(number), 0
-    if results is None:
-        rows = run_chunk(sweep, store.grid, in_lanes, number, device)
-        store.write(number, rows.values)
-        results, steps = rows.values[MARKER], rows.steps
-    return Done(results.size, int(np.sum(results != 0)), steps)
 
 
 def opened(sweep: Sweep, place: Any) -> tuple[CellStore, bool]:
@@ -172,7 +123,7 @@ def execute(
     return failed
 
 
-def counted(dataset: "xr.Dataset") -> dict[str, int]:
+def counted(dataset: "Dataset") -> dict[str, int]:
     """How many cells ended in each way, by its name."""
     names = dataset[MARKER].attrs["flag_meanings"].split()
     counts = np.bincount(dataset[MARKER].values.ravel() - MISSING).tolist()
@@ -190,7 +141,7 @@ def sweep(
     scheduler: str | None = None,
     progress: Callable[[Part], None] | None = None,
     **how: Any,
-) -> "xr.Dataset":
+) -> "Dataset":
     """Run a system at every point of a product of axes and seeds: one data set.
 
     - `vary`: axes by name, any field of the system, of the flow (t1, rtol, atol,
@@ -229,8 +180,6 @@ def sweep(
     with contextlib.ExitStack() as stack:
         dealer = None
         if workers is not None or scheduler is not None:
-            from .cluster import cluster
-
             dealer = stack.enter_context(cluster(workers, scheduler))
         store, in_lanes = opened(whole, place)
         execute(whole, store, in_lanes, progress, dealer)
@@ -238,7 +187,7 @@ def sweep(
     return dataset.load() if out is None else dataset
 
 
-def opened_dataset(place: str | Path) -> "xr.Dataset":
+def opened_dataset(place: str | Path) -> "Dataset":
     """The data set of a sweep from its store: a path, or any URL that fsspec knows.
 
     Raises `InputError` for a place that is not the store of a sweep.

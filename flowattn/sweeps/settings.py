@@ -13,7 +13,7 @@ from ..errors import InputError, require_positive
 from ..precision import require_resolved
 from ..systems import AbstractSystem
 from .axes import DESCENT, Axis, axes_of
-from .cell import Descent, How
+from .cell import Descent, How, time_per_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +197,26 @@ def _require_sensible(sweep: Sweep) -> None:
             for value in axis.values:
                 if not 0 <= value < 1:
                     raise InputError(f"momentum must be from 0 to below 1, got {value}")
+    if sweep.how.descent is not None:
+        _require_steps(sweep)
     finest = next((a.values for a in sweep.axes if a.name == "rtol"), (sweep.how.rtol,))
     require_resolved(min(finest), dtype)
+
+
+def _require_steps(sweep: Sweep) -> None:
+    """Raises `InputError` where a descent has fewer steps than are to be observed."""
+    known = {axis.name: axis.values for axis in sweep.axes}
+    descent = sweep.how.descent
+    assert descent is not None
+    end = min(known.get("t1", (sweep.how.t1,)))
+    rate = max(known.get("learning_rate", (descent.learning_rate,)))
+    momentum = max(known.get("momentum", (descent.momentum,)))
+    steps = round(end / time_per_step(Descent(descent.optimizer, rate, momentum)))
+    if steps < sweep.how.outputs + 1:
+        raise InputError(
+            f"learning_rate {rate:g} takes {steps} steps to t = {end:g}, of which "
+            f"{sweep.how.outputs + 1} are to be observed; choose fewer outputs"
+        )
 
 
 def _named(values: Mapping[str, Any]) -> str:

@@ -1,0 +1,60 @@
+"""Chunks: the part of a sweep that is run, written and, if lost, run again together."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ..store import MARKER, CellStore, Grid
+from .cell import Cell, cell_of
+from .cells import Rows, run_cells
+from .settings import Sweep
+
+
+def run_chunk(
+    sweep: Sweep, grid: Grid, in_lanes: bool, number: int, device: Any = None
+) -> Rows:
+    """The cells of one chunk."""
+    box = grid.box(number)
+    index = np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij")
+    flat = [places.ravel() for places in index]
+    fixed, cells = {}, {}
+    for axis, places in zip(sweep.axes, flat[:-1], strict=True):
+        if axis.traced:
+            cells[axis.name] = axis.array[places]
+        else:
+            fixed[axis.name] = axis.values[int(places[0])]
+    seeds = np.asarray(sweep.seeds)[flat[-1]]
+    if in_lanes:
+        cells["seed"] = seeds.astype(np.uint32)
+    seed = int(seeds[0])
+
+    def make(cell: dict[str, Any]) -> Cell:
+        numbers = dict(cell)
+        mine = numbers.pop("seed", seed)
+        return cell_of(sweep.system, sweep.how, {**fixed, **numbers}, mine, sweep.data)
+
+    room = math.prod(grid.chunk)
+    device = jax.local_devices()[0] if device is None else device
+    return run_cells(make, cells, len(seeds), room, sweep.how, device)
+
+
+class Done(NamedTuple):
+    """What is told of a chunk: its cells, those that failed, and steps of flows."""
+
+    cells: int
+    failed: int
+    steps: int
+
+
+def write_chunk(
+    sweep: Sweep, store: CellStore, in_lanes: bool, number: int, device: Any = None
+) -> Done:
+    """Run the cells of one chunk and write them, if that has not been done."""
+    results, steps = store.marks(number), 0
+    if results is None:
+        rows = run_chunk(sweep, store.grid, in_lanes, number, device)
+        store.write(number, rows.values)
+        results, steps = rows.values[MARKER], rows.steps
+    return Done(results.size, int(np.sum(results != 0)), steps)

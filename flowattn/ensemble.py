@@ -78,6 +78,9 @@ def ensemble(
     >>> [round(float(x), 4) for x in ends]
     [0.3679, 0.7358, 1.1036]
     """
+    params = jax.tree.map(
+        lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, params
+    )
     dtype = float_dtype(params)
     count = members(params)
     solves, own = _solves(
@@ -124,7 +127,8 @@ def members(params: PyTree) -> int:
 
     Raises `InputError` where there is none.
     """
-    lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(eqx.filter(params, _moves))}
+    arrays = jax.tree.leaves(eqx.filter(params, eqx.is_array))
+    lengths = {jnp.shape(x)[:1] for x in arrays}
     if len(lengths) != 1 or lengths == {()}:
         raise InputError(
             "the arrays of params must share their first axis, the members; got "
@@ -134,10 +138,6 @@ def members(params: PyTree) -> int:
     if count == 0:
         raise InputError("params hold no member")
     return count
-
-
-def _moves(leaf: Any) -> bool:
-    return eqx.is_inexact_array(leaf)
 
 
 def _solves(
@@ -164,6 +164,8 @@ def _solves(
     rtol = jnp.asarray(rtol, dtype)
     atol = rtol / 1000 if atol is None else jnp.asarray(atol, dtype)
     require_positive(rtol=rtol, atol=atol)
+    name, count = "ts" if t1 is None else "t1", members(params)
+    _require_members(count, {name: times[..., 0], "rtol": rtol, "atol": atol})
     solves = Solve(
         flow,
         params,
@@ -175,7 +177,7 @@ def _solves(
         dict(events or {}),
     )
     shared = jax.tree.map(lambda _: False, solves)
-    moves = jax.tree.map(_moves, params)
+    arrays = jax.tree.map(eqx.is_array, params)
     own_flow = jax.tree.map(
         lambda axis, part: jax.tree.map(lambda x: axis == 0 and eqx.is_array(x), part),
         flow_axes,
@@ -185,9 +187,19 @@ def _solves(
     own = eqx.tree_at(
         lambda s: (s.flow, s.params, s.times, s.rtol, s.atol),
         shared,
-        (own_flow, moves, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
+        (own_flow, arrays, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
     )
     return solves, own
+
+
+def _require_members(count: int, given: Mapping[str, Array]) -> None:
+    """Raises `InputError` for what is neither one for all nor one for each."""
+    for name, array in given.items():
+        if array.shape not in ((), (count,)):
+            raise InputError(
+                f"{name} must be one for all or one for each of the {count} members, "
+                f"got shape {array.shape}"
+            )
 
 
 def explicit(solver: Any, rtol: Any) -> Any:
@@ -215,8 +227,15 @@ def together(
     mine, shared = eqx.partition(solves, own)
     width = min(count, lanes_for(float_count(mine.params) // count, width))
     engine = Lanes(shared, jnp.asarray(max_steps), width, solves.times.shape[-1] - 2)
+    static = eqx.filter(solves.params, eqx.is_array, inverse=True)
+
+    def whole(found: Trajectory) -> Trajectory:
+        params = eqx.combine(found.params, static)
+        return eqx.tree_at(lambda traj: traj.params, found, params)
+
     if traced((solves, own)):
-        return run_pool(engine, _members_last(mine), count)
+        found, busy = run_pool(engine, _members_last(mine), count)
+        return whole(found), busy
     blocks = 1
     while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
         blocks *= 2
@@ -230,8 +249,8 @@ def together(
 
     found = sorted(deal(block, range(blocks)))
     parts = [trajectories for _, (trajectories, _) in found]
-    whole = jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)), *parts)
-    return whole, float(np.mean([busy for _, (_, busy) in found]))
+    all_of = jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)), *parts)
+    return whole(all_of), float(np.mean([busy for _, (_, busy) in found]))
 
 
 def lanes_for(
@@ -251,7 +270,7 @@ def lanes_for(
 
 def float_count(tree: PyTree) -> int:
     """How many numbers the floating-point arrays of a tree hold."""
-    return sum(x.size for x in jax.tree.leaves(eqx.filter(tree, _moves)))
+    return sum(x.size for x in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
 
 
 def run_block(

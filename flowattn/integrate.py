@@ -43,13 +43,15 @@ class SolveState(eqx.Module):
 
 
 class Solve(AbstractRun[SolveState]):
-    """A flow that is solved by diffrax, segment by segment."""
+    """A flow that is solved by diffrax, segment by segment (or one of many on lanes,
+    when arrays of all of them are held here as one).
+    """
 
     flow: AbstractFlow
     params: PyTree
-    times: Float[Array, " time"]
-    rtol: Float[Array, ""]
-    atol: Float[Array, ""]
+    times: Float[Array, "... time"]
+    rtol: Float[Array, "..."]
+    atol: Float[Array, "..."]
     recorder: Recorder
     methods: tuple[Method, ...]
     events: dict[str, Callable[[Any], Any]]

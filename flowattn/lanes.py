@@ -223,7 +223,7 @@ class Lanes(eqx.Module):
         lands = keep & (h == left)
         ends = lands & (to_end <= to_jump)
         elapsed = lane.elapsed + jnp.where(keep, h, 0)
-        bound = jnp.where(ends, whole.span, whole.span - to_end + to_jump)
+        bound = jnp.where(ends, whole.span, before[2] - whole.times[0])
         result = RESULTS.promote(result)
         failed = (result != RESULTS.successful) & (result != RESULTS.event_occurred)
         result = RESULTS.where(failed, result, RESULTS.promote(ENDED))
@@ -319,7 +319,7 @@ class Lanes(eqx.Module):
         else:
             rows = jax.tree.map(lambda *ends: jnp.stack(ends), first, last)
         done = end.result == RESULTS.successful
-        none = jnp.array(0)
+        none, begun = jnp.array(0), jnp.where(end.pace.accepted > 0, 1, 0)
         state = SolveState(
             y=end.y,
             elapsed=end.elapsed,
@@ -329,11 +329,14 @@ class Lanes(eqx.Module):
             solver=(None,),
             control=end.pace.state(self._evaluations(end.pace.tried)),
             record=rows,
-            saved=jnp.where(done, self.outputs + 2, 1 + end.written),
+            saved=jnp.where(done, self.outputs + 2, begun * (1 + end.written)),
             changes=jnp.zeros(0, whole.times.dtype),
             result=end.result,
         )
-        return whole.finish(state, RESULTS.interrupted)
+        found = whole.finish(state, RESULTS.interrupted)
+        # What is no array is the same for all, and cannot come out of a program.
+        arrays = eqx.filter(found.params, eqx.is_array)
+        return eqx.tree_at(lambda traj: traj.params, found, arrays)
 
 
 def _where(choice: Any, new: PyTree, old: PyTree) -> PyTree:

@@ -80,4 +80,4 @@ def require_resolved(rtol: Any, dtype: Any) -> bool:
     finest = float(jnp.finfo(dtype).eps)
     if rtol < finest:
         raise InputError(f"rtol {rtol} is below what {dtype} resolves, {finest:.1e}")
-    return rtol >= _RESOLVED * finest
+    return bool(rtol >= _RESOLVED * finest)

@@ -134,6 +134,10 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         keep, start, end, jump, pid, result = self.pid.adapt_step_size(
             t0, t1, y0, y1_candidate, args, made.error, error_order, state.pid
         )
+        # An error that is no number is no step to learn from (diffrax's own loop puts
+        # inf in its place, other loops do not).
+        lost = jnp.isnan(jnp.asarray(end - start))
+        end = jnp.where(lost, start + self.pid.factormin * (t1 - t0), end)
         finite = jnp.array(True)
         for leaf in jax.tree.leaves(made.error):
             finite &= jnp.isfinite(jnp.sum(leaf))

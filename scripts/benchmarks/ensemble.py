@@ -519,7 +519,7 @@ def _parts(sweep: Sweep) -> list[Chunk]:
     """The sweep's own chunks."""
     grid, _, _ = planned(sweep)
     [axis] = sweep.axes
-    boxes = [box[0] for box in grid.boxes()]
+    boxes = [grid.box(number)[0] for number in range(math.prod(grid.counts))]
     room = math.prod(grid.chunk)
     return [_part(sweep, axis.array[box], room, box.start) for box in boxes]
 

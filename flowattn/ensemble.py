@@ -24,14 +24,14 @@ from .solvers import methods
 from .trajectory import Trajectory
 
 # Lanes of small problems: a few loops over so many numbers each keep a core busy.
-_WIDEST, _WIDEST_ELSEWHERE = 256, 2**16
+_WIDEST, _WIDEST_ELSEWHERE = 512, 2**16
 # Lanes of large ones: more cost no less each, and wait for each other at the end.
 _NARROWEST = 4
 # A pool should have no more numbers than this: they are gone through in every stage.
 _NUMBERS, _NUMBERS_ELSEWHERE = 2**17, 2**28
 # Members are cut into so many blocks at most, for as many cores; each has so many times
 # as many as lanes, for these to be busy.
-_BLOCKS, _FILLINGS = 16, 32
+_BLOCKS, _FILLINGS = 16, 48
 
 
 def ensemble(

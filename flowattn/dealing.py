@@ -38,6 +38,7 @@ def deal(
     What goes wrong in one is raised here, after those under way have ended.
     """
     free, waiting = threading.local(), places()
+    count = len(waiting)
     lock, queue = threading.Lock(), iter(items)
 
     precision = same_precision()
@@ -49,11 +50,11 @@ def deal(
         with precision():
             return work(item, free.device)
 
-    with ThreadPoolExecutor(len(waiting)) as pool:
+    with ThreadPoolExecutor(count) as pool:
         doing = {}
         for item in queue:
             doing[pool.submit(take, item)] = item
-            if len(doing) == pool._max_workers:
+            if len(doing) == count:
                 break
         while doing:
             done, _ = wait(doing, return_when=FIRST_COMPLETED)

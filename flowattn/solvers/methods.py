@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ..errors import InputError
-from .explicit import tableau_of
+from .explicit import matrix_of, tableau_of
 from .rkc import RKC, RKCState
 
 SOLVERS = ("auto", "tsit5", "dopri8", "rkc", "kvaerno5")
@@ -244,10 +244,7 @@ def stability_limit(solver: type[diffrax.AbstractERK]) -> float:
     3.51
     """
     tableau = tableau_of(solver)
-    stages = tableau.num_stages
-    a = np.zeros((stages, stages))
-    for row, entries in enumerate(tableau.a_lower):
-        a[row + 1, : row + 1] = entries
+    stages, a = tableau.num_stages, matrix_of(tableau)
     b = np.asarray(tableau.b_sol)
     x = np.arange(1, 40_000) * 1e-3
     systems = np.eye(stages) + x[:, None, None] * a

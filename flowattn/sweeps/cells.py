@@ -23,12 +23,9 @@ from .rows import SOLVED_BY, of_descents, of_flow
 
 
 class Rows(NamedTuple):
-    """The cells of a part as arrays, cells first; the share of the lanes' steps that
-    were of use, and how many steps were tried.
-    """
+    """The cells of a part as arrays, cells first, and how many steps were tried."""
 
     values: dict[str, np.ndarray]
-    busy: float
     steps: int
 
 
@@ -50,7 +47,7 @@ def run_cells(
     numbers = sum(x.size for x in jax.tree.leaves(solves.params)) // room
     width = min(room, lanes_for(numbers))
     engine = Lanes(rest, jnp.asarray(how.max_steps), width, how.outputs)
-    trajectory, busy = run_block(engine, solves, count, device)
+    trajectory, _ = run_block(engine, solves, count, device)
     steps = int(np.sum(trajectory.counts["steps"] + trajectory.counts["rejected"]))
     finer = None
     if how.error:
@@ -78,7 +75,7 @@ def run_cells(
     if shared.descent is not None:
         runs = _descents(own, shared, count, how, width, device)
         values |= of_descents(flows, runs, how)
-    return Rows(values, busy, steps)
+    return Rows(values, steps)
 
 
 def _with_finer(run: Trajectory, finer: Trajectory | None) -> Trajectory:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..provenance import provenance
 from ..store import MARKER, MISSING, CellStore, Grid, memory
 from ..systems import AbstractSystem
-from .chunks import Done, write_chunk
+from .chunks import write_chunk
 from .cluster import cluster
 from .layout import planned
 from .settings import Sweep, settled
@@ -83,9 +83,6 @@ def _short(value: Any) -> str:
     if isinstance(value, list) and len(value) > 4:
         return f"[{value[0]}, …, {value[-1]}] ({len(value)} values)"
     return str(value)
-
-
-Dealer = Callable[[Callable[[int, Any], Done], list[int]], Iterator[tuple[int, Done]]]
 
 
 def execute(

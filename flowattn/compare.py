@@ -10,6 +10,8 @@ from .trajectory import Trajectory
 
 # A gap counts where it is so many times the numerical error in it.
 _RESOLVED = 2.0
+# A gap beyond this share of an observable's largest value counts as a departure.
+DEPARTURE = 0.05
 
 NO_ERROR = "the flow was solved without error=True, so its numerical error is unknown"
 

@@ -20,6 +20,7 @@ from .observables import Recorder
 from .pool import run_pool
 from .precision import float_dtype, require_resolved
 from .segments import traced
+from .solve import named_events, output_times
 from .solvers import methods
 from .trajectory import Trajectory
 
@@ -101,25 +102,10 @@ def ensemble(
         require_resolved(float(np.min(np.asarray(rtol))), dtype)
 
     def run(scale: float) -> Trajectory:
-        scaled = eqx.tree_at(
-            lambda s: (s.rtol, s.atol),
-            solves,
-            (
-                jnp.maximum(solves.rtol * scale, jnp.finfo(dtype).eps),
-                solves.atol * scale,
-            ),
-        )
+        scaled = solves.at_tolerances(scale)
         return together(scaled, own, count, max_steps, lanes)[0]
 
-    trajectory = run(1.0)
-    if error:
-        trajectory = eqx.tree_at(
-            lambda traj: traj.finer,
-            trajectory,
-            run(0.1),
-            is_leaf=lambda x: x is None,
-        )
-    return trajectory
+    return run(1.0).with_finer(run(0.1) if error else None)
 
 
 def members(params: PyTree) -> int:
@@ -145,22 +131,7 @@ def _solves(
 ) -> tuple[Solve, PyTree]:
     """All solves as one, and which of its arrays have the members as first axis."""
     dtype = float_dtype(params)
-    if (ts is None) == (t1 is None):
-        raise InputError("give either ts (output times) or t1 (the end time)")
-    if t1 is not None:
-        require_positive(t1=t1)
-        end = jnp.asarray(t1, dtype)
-        times = jnp.stack([jnp.zeros_like(end), end], axis=-1)
-    else:
-        times = jnp.asarray(ts, dtype)
-        if times.ndim not in (1, 2) or times.shape[-1] < 2:
-            raise InputError(
-                f"ts must hold at least two times, got shape {times.shape}"
-            )
-        if not traced(times):
-            values = np.asarray(times)
-            if not (np.all(np.isfinite(values)) and np.all(np.diff(values) > 0)):
-                raise InputError(f"ts must be finite and increase, in {dtype}")
+    times = output_times(ts, t1, dtype, count=2, most=2)
     rtol = jnp.asarray(rtol, dtype)
     atol = rtol / 1000 if atol is None else jnp.asarray(atol, dtype)
     require_positive(rtol=rtol, atol=atol)
@@ -174,7 +145,7 @@ def _solves(
         atol,
         Recorder(observe, save_params),
         explicit(solver, rtol),
-        dict(events or {}),
+        named_events(events, jax.tree.map(_first, params)),
     )
     shared = jax.tree.map(lambda _: False, solves)
     arrays = jax.tree.map(eqx.is_array, params)
@@ -190,6 +161,11 @@ def _solves(
         (own_flow, arrays, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
     )
     return solves, own
+
+
+def _first(leaf: Any) -> Any:
+    """What the first member has of an array."""
+    return leaf[0] if eqx.is_array(leaf) else leaf
 
 
 def _require_members(count: int, given: Mapping[str, Array]) -> None:

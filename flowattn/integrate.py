@@ -56,6 +56,23 @@ class Solve(AbstractRun[SolveState]):
     methods: tuple[Method, ...]
     events: dict[str, Callable[[Any], Any]]
 
+    def at_tolerances(self, scale: float) -> "Solve":
+        """The same solve, or what is here of it, at so many times the tolerances; the
+        relative one not below what the dtype resolves.
+        """
+
+        rtol, atol = self.rtol, self.atol
+        if rtol is not None:
+            rtol = jnp.maximum(rtol * scale, jnp.finfo(rtol.dtype).eps)
+        if atol is not None:
+            atol = atol * scale
+        return eqx.tree_at(
+            lambda solve: (solve.rtol, solve.atol),
+            self,
+            (rtol, atol),
+            is_leaf=lambda x: x is None,
+        )
+
     @property
     def span(self) -> Float[Array, ""]:
         """From the first output time to the last."""

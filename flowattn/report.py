@@ -5,14 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from .compare import NO_ERROR, Gap, compare
+from .compare import DEPARTURE, NO_ERROR, Gap, compare
 from .laws import drift
 from .reductions import defect
 from .systems import AbstractSystem, Problem, Survey
 from .trajectory import Trajectory
-
-# A gap beyond this share of an observable's largest value counts as a departure.
-DEPARTURE = 0.05
 
 
 def summarise(

@@ -94,7 +94,7 @@ def solve(
     0.69315
     """
     dtype = float_dtype(params)
-    times = _output_times(ts, t1, dtype)
+    times = output_times(ts, t1, dtype)
     atol = rtol / 1000 if atol is None else atol
     require_positive(rtol=rtol, atol=atol, max_steps=max_steps)
     if not isinstance(rtol, Tracer) and not require_resolved(rtol, dtype):
@@ -104,29 +104,21 @@ def solve(
             stacklevel=2,
         )
     recorder = Recorder(observe, save_params)
-    watched = _events(events, params)
+    watched = named_events(events, params)
     in_trace = traced((flow, params, times, rtol, atol, recorder, events))
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
     chosen = methods(solver, rtol)
 
+    rtol, atol = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
+    whole = Solve(flow, params, times, rtol, atol, recorder, chosen, watched)
+
     def run(scale: float, name: str) -> Trajectory:
-        rt, at = (jnp.asarray(tol, dtype) * scale for tol in (rtol, atol))
-        whole = Solve(
-            flow,
-            params,
-            times,
-            jnp.maximum(rt, jnp.finfo(dtype).eps),
-            at,
-            recorder,
-            chosen,
-            watched,
-        )
         if in_trace:
             require_alone(progress, checkpoint)
-            return in_one_piece(whole, max_steps)
+            return in_one_piece(whole.at_tolerances(scale), max_steps)
         return in_segments(
-            whole,
+            whole.at_tolerances(scale),
             limit=max_steps,
             progress=progress,
             file=None if checkpoint is None else Path(checkpoint) / name,
@@ -137,12 +129,7 @@ def solve(
     # A solve that did not get through is not tried again with smaller steps.
     failed = trajectory.result != RESULTS.successful
     if error and (isinstance(failed, Tracer) or not _given_up(trajectory.result)):
-        trajectory = eqx.tree_at(
-            lambda traj: traj.finer,
-            trajectory,
-            run(0.1, "flow-finer.state"),
-            is_leaf=lambda x: x is None,
-        )
+        trajectory = trajectory.with_finer(run(0.1, "flow-finer.state"))
     if throw:
         trajectory = trajectory.result.error_if(trajectory, failed)
         finer = trajectory.finer
@@ -156,7 +143,7 @@ def _given_up(result) -> bool:
     return bool((result == RESULTS.max_steps_reached) | (result == RESULTS.interrupted))
 
 
-def _events(events, params) -> dict[str, Callable[[Any], Any]]:
+def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]:
     """Events by name; `InputError` for one that gives no number."""
     named = dict(events or {})
     for name, fn in named.items():
@@ -171,14 +158,21 @@ def _events(events, params) -> dict[str, Callable[[Any], Any]]:
     return named
 
 
-def _output_times(ts, t1, dtype) -> Float[Array, " time"]:
+def output_times(
+    ts: Any, t1: Any, dtype: Any, count: int = 101, most: int = 1
+) -> Float[Array, "... time"]:
+    """Output times, given or `count` of them to an end (or to several ends).
+
+    Raises `InputError` for what are none, or have more than `most` axes.
+    """
     if (ts is None) == (t1 is None):
         raise InputError("give either ts (output times) or t1 (the end time)")
     if ts is None:
         require_positive(t1=t1)
-        return jnp.linspace(jnp.zeros((), dtype), jnp.asarray(t1, dtype), 101)
+        end = jnp.asarray(t1, dtype)
+        return jnp.linspace(jnp.zeros_like(end), end, count, axis=-1)
     times = jnp.asarray(ts, dtype)
-    if times.ndim != 1 or times.shape[0] < 2:
+    if not 1 <= times.ndim <= most or times.shape[-1] < 2:
         raise InputError(f"ts must hold at least two times, got shape {times.shape}")
     if not isinstance(times, Tracer):
         values = np.asarray(times)

@@ -101,6 +101,12 @@ class Trajectory(eqx.Module):
         names = (self.methods[i % len(self.methods)] for i in range(len(times)))
         return [{"solver": n, "since": t} for n, t in zip(names, times, strict=True)]
 
+    def with_finer(self, finer: "Trajectory | None") -> "Trajectory":
+        """The same run beside one at a tenth of the tolerances."""
+        return eqx.tree_at(
+            lambda run: run.finer, self, finer, is_leaf=lambda x: x is None
+        )
+
     @property
     def error_stats(self) -> dict[str, Any] | None:
         """The statistics of the finer solve, None without `error=True`."""
@@ -148,7 +154,7 @@ class Trajectory(eqx.Module):
         errors = self.error or {}
         for name, values in self.observed.items():
             label = labels[name]
-            dims = ("time", *_dims(label, name, np.ndim(values) - 1))
+            dims = ("time", *dims_of(label, name, np.ndim(values) - 1))
             attrs = {"units": label.units, "long_name": label.long_name or name}
             variables[name] = (dims, np.asarray(values), attrs)
             for dim, entries in label.coords:
@@ -211,7 +217,7 @@ def columns_dataset(
     )
 
 
-def _dims(label: Label, name: str, count: int) -> tuple[str, ...]:
+def dims_of(label: Label, name: str, count: int) -> tuple[str, ...]:
     """The label's dims, or numbered ones where it has none for that many axes."""
     if label.dims is not None and len(label.dims) == count:
         return label.dims

@@ -77,7 +77,9 @@ def cell_of(
     if descent is not None:
         given = {k: v for k, v in numbers.items() if k in Descent._fields}
         descent = descent._replace(**given)
-        times = planned_steps(descent, end, how).astype(dtype) * time_per_step(descent)
+        times = planned_steps(descent, end, how.outputs).astype(dtype) * time_per_step(
+            descent
+        )
     observe = {**_observed(problem, how), **problem.laws}
     solve = Solve(
         problem.flow,
@@ -97,10 +99,10 @@ def time_per_step(descent: Descent) -> Any:
     return descent.learning_rate / (1 - descent.momentum)
 
 
-def planned_steps(descent: Descent, end: Any, how: How) -> Array:
+def planned_steps(descent: Descent, end: Any, outputs: int) -> Array:
     """The steps of the descent to observe, equally far apart but for rounding."""
     steps = jnp.round(end / time_per_step(descent))
-    shares = jnp.linspace(0, 1, how.outputs + 2, dtype=steps.dtype)
+    shares = jnp.linspace(0, 1, outputs + 2, dtype=steps.dtype)
     return jnp.round(steps * shares).astype(int)
 
 

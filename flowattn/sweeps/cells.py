@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ..descend import descend_to
-from ..ensemble import compiled_once, lanes_for, on_device, run_block
+from ..ensemble import compiled_once, float_count, lanes_for, on_device, run_block
 from ..integrate import Solve
 from ..lanes import Lanes
 from ..laws import Law, drift
@@ -44,18 +44,18 @@ def run_cells(
     padded = jax.tree.map(lambda x: np.asarray(x)[index], cells)
     own, shared = spread(make, padded, room)
     solves, rest = own.solve, shared.solve
-    numbers = sum(x.size for x in jax.tree.leaves(solves.params)) // room
-    width = min(room, lanes_for(numbers))
-    engine = Lanes(rest, jnp.asarray(how.max_steps), width, how.outputs)
-    trajectory, _ = run_block(engine, solves, count, device)
-    steps = int(np.sum(trajectory.counts["steps"] + trajectory.counts["rejected"]))
-    finer = None
-    if how.error:
-        fine = (_tolerances(part, 0.1) for part in (rest, solves))
-        engine = Lanes(next(fine), engine.max_steps, width, how.outputs)
-        finer, _ = run_block(engine, next(fine), count, device)
-        steps += int(np.sum(finer.counts["steps"] + finer.counts["rejected"]))
-    trajectory = _with_finer(trajectory, finer)
+    width = min(room, lanes_for(float_count(solves.params) // room))
+    most = jnp.asarray(how.max_steps)
+
+    def run(scale: float) -> Trajectory:
+        mine, others = (part.at_tolerances(scale) for part in (solves, rest))
+        return run_block(Lanes(others, most, width, how.outputs), mine, count, device)[
+            0
+        ]
+
+    trajectory = run(1.0).with_finer(run(0.1) if how.error else None)
+    tried = [trajectory, *([trajectory.finer] if trajectory.finer is not None else [])]
+    steps = sum(int(np.sum(t.counts["steps"] + t.counts["rejected"])) for t in tried)
     [method] = eqx.combine(solves, rest).methods
     every = np.arange(count)
     used = np.full(count, SOLVED_BY.index(method.name))
@@ -76,10 +76,6 @@ def run_cells(
         runs = _descents(own, shared, count, how, width, device)
         values |= of_descents(flows, runs, how)
     return Rows(values, steps)
-
-
-def _with_finer(run: Trajectory, finer: Trajectory | None) -> Trajectory:
-    return eqx.tree_at(lambda t: t.finer, run, finer, is_leaf=lambda x: x is None)
 
 
 def spread(
@@ -117,23 +113,6 @@ def spread(
     return own, rest
 
 
-def _tolerances(part: PyTree, scale: float) -> PyTree:
-    """A part of many solves at other tolerances."""
-
-    def finer(x):
-        return None if x is None else jnp.maximum(x * scale, jnp.finfo(x.dtype).eps)
-
-    def smaller(x):
-        return None if x is None else x * scale
-
-    return eqx.tree_at(
-        lambda s: (s.rtol, s.atol),
-        part,
-        (finer(part.rtol), smaller(part.atol)),
-        is_leaf=lambda x: x is None,
-    )
-
-
 def _rows(tree: PyTree, index: np.ndarray) -> PyTree:
     return jax.tree.map(lambda x: np.asarray(x)[index], tree)
 
@@ -152,14 +131,13 @@ def _by_rkc(rest, solves, stuck, how: How, device) -> Trajectory:
     for first in range(0, len(stuck), _TOGETHER):
         index = np.minimum(np.arange(first, first + _TOGETHER), len(stuck) - 1)
         own = _rows(solves, stuck[index])
-        once = [(rest, own)]
-        if how.error:
-            once.append((_tolerances(rest, 0.1), _tolerances(own, 0.1)))
-        found = [
-            compiled_once(_rkc, on_device(device, pair), how.max_steps) for pair in once
-        ]
-        run = _with_finer(found[0], found[1] if how.error else None)
-        parts.append(_rows(run, np.arange(min(_TOGETHER, len(stuck) - first))))
+
+        def run(scale: float, own=own) -> Trajectory:
+            pair = rest.at_tolerances(scale), own.at_tolerances(scale)
+            return compiled_once(_rkc, on_device(device, pair), how.max_steps)
+
+        found = run(1.0).with_finer(run(0.1) if how.error else None)
+        parts.append(_rows(found, np.arange(min(_TOGETHER, len(stuck) - first))))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
@@ -213,13 +191,13 @@ def _descents(own, shared, count, how: How, width: int, device) -> Trajectory:
         mine = jax.tree.map(
             lambda x, i=index: np.moveaxis(np.asarray(x)[i], 0, -1), own
         )
-        run = compiled_once(_descend, on_device(device, (shared, mine)), how)
+        run = compiled_once(_descend, on_device(device, (shared, mine)), how.outputs)
         parts.append(_rows(run, np.arange(min(width, count - first))))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
 @eqx.filter_jit
-def _descend(cells: tuple[Cell, PyTree], how: How) -> Trajectory:
+def _descend(cells: tuple[Cell, PyTree], outputs: int) -> Trajectory:
     shared, own = cells
 
     def one(own):
@@ -234,7 +212,7 @@ def _descend(cells: tuple[Cell, PyTree], how: How) -> Trajectory:
             descent.optimizer,
             descent.learning_rate,
             descent.momentum,
-            planned_steps(descent, end, how),
+            planned_steps(descent, end, outputs),
             observe=solve.recorder.observe,
             **arguments,
         )

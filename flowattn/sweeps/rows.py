@@ -7,17 +7,14 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..compare import compare
+from ..compare import DEPARTURE, compare
 from ..errors import InputError
 from ..laws import Law
-from ..observables import Label
-from ..trajectory import OUTCOMES, Trajectory, outcome_codes
+from ..trajectory import OUTCOMES, Trajectory, dims_of, outcome_codes
 from .cell import Cell, How
 
 # What a row says of its solver.
 SOLVED_BY = ("tsit5", "dopri8", "rkc")
-# A gap beyond this share of an observable's largest value counts as a departure.
-DEPARTURE = 0.05
 
 
 class Variable(NamedTuple):
@@ -56,7 +53,7 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
             found[f"{name}_drift"] = scalar(real, "1", text)
             continue
         shape = record.values[name].shape
-        own = _dims(label, name, shape)
+        own = dims_of(label, name, len(shape))
         attrs = {"units": label.units, "long_name": label.long_name or name}
         coords = dict(label.coords)
         whole = Variable(time[0] + own, time[1] + shape, real, attrs, coords)
@@ -93,12 +90,6 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
 
 def _event(name: str) -> str:
     return name.removesuffix("_time").replace("_", " ")
-
-
-def _dims(label: Label, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    if label.dims is not None and len(label.dims) == len(shape):
-        return label.dims
-    return tuple(f"{name}_{axis}" for axis in range(len(shape)))
 
 
 def of_flow(runs: Trajectory, how: How) -> dict[str, np.ndarray]:

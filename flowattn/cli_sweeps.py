@@ -68,15 +68,7 @@ class Sweep:
 
     def __call__(self) -> int:
         set_precision(self.precision)
-        vary = {}
-        for entry in self.vary:
-            name, equals, spec = entry.partition("=")
-            if not (name and equals and spec):
-                raise InputError(f"--vary {entry} is no axis; write FIELD=SPEC")
-            name = name.strip().replace("-", "_")
-            if name in vary:
-                raise InputError(f"axis {name} is given twice")
-            vary[name] = spec
+        vary = _pairs("vary", self.vary, "FIELD=SPEC")
         with watch("sweep") as progress:
             dataset = sweep(
                 self.system,
@@ -100,6 +92,23 @@ class Sweep:
         ends = ", ".join(f"{n} {name}" for name, n in counted(dataset).items())
         print(f"{dataset.result.size} cells in {self.out}: {ends}")
         return 0
+
+
+def _pairs(flag: str, entries: tuple[str, ...], form: str) -> dict[str, str]:
+    """What the entries of a flag give, by name.
+
+    Raises `InputError` for one that has not the form, and for a name given twice.
+    """
+    found = {}
+    for entry in entries:
+        name, _, given = entry.partition("=")
+        name = name.strip().replace("-", "_")
+        if not (name and given):
+            raise InputError(f"--{flag} {entry} is not of the form {form}")
+        if name in found:
+            raise InputError(f"--{flag} gives {name} twice")
+        found[name] = given
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +142,7 @@ class Plot:
             raise InputError(f"--out {out} must end in one of: {', '.join(_SUFFIXES)}")
         if out.is_dir():
             raise InputError(f"--out {out} is a folder, not a picture")
-        where = {}
-        for entry in self.where:
-            axis, equals, value = entry.partition("=")
-            if not (axis and equals and value):
-                raise InputError(f"--where {entry} is no value; write AXIS=VALUE")
-            if axis in where:
-                raise InputError(f"--where {axis} is given twice")
-            where[axis] = value
+        where = _pairs("where", self.where, "AXIS=VALUE")
         dataset = opened_dataset(self.store)
         drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
         with staged(out.parent) as stage:

@@ -13,7 +13,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree, Scalar
 
-from .errors import InputError, require_choice, require_positive
+from .errors import InputError, require_choice, require_momentum, require_positive
 from .flows import scaled
 from .losses import AbstractBatchLoss
 from .observables import Recorder, blank
@@ -94,8 +94,7 @@ def descend(
     has_momentum = isinstance(momentum, Tracer) or momentum != 0
     if has_momentum and optimizer != "sgd":
         raise InputError("momentum is of gradient descent; other optimizers have none")
-    if not isinstance(momentum, Tracer) and not 0 <= momentum < 1:
-        raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
+    require_momentum(momentum)
     if learning_rate is not None:
         require_positive(learning_rate=learning_rate)
         if time_per_step is None:

@@ -202,7 +202,7 @@ def together(
     """
     mine, shared = eqx.partition(solves, own)
     width = min(count, lanes_for(float_count(mine.params) // count, width))
-    engine = Lanes(shared, jnp.asarray(max_steps), width, solves.times.shape[-1] - 2)
+    rule = Lanes(shared, jnp.asarray(max_steps), width, solves.times.shape[-1] - 2)
     static = eqx.filter(solves.params, eqx.is_array, inverse=True)
 
     def whole(found: Trajectory) -> Trajectory:
@@ -210,7 +210,7 @@ def together(
         return eqx.tree_at(lambda traj: traj.params, found, params)
 
     if traced((solves, own)):
-        found, busy = run_pool(engine, _members_last(mine), count)
+        found, busy = run_pool(rule, _members_last(mine), count)
         return whole(found), busy
     blocks = 1
     while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
@@ -221,7 +221,7 @@ def together(
         rows = np.minimum(np.arange(number * size, (number + 1) * size), count - 1)
         part = jax.tree.map(lambda x: np.asarray(x)[rows], mine)
         real = min(size, count - number * size)
-        return run_block(engine, part, real, device)
+        return run_block(rule, part, real, device)
 
     found = sorted(deal(block, range(blocks)))
     parts = [trajectories for _, (trajectories, _) in found]
@@ -250,12 +250,12 @@ def float_count(tree: PyTree) -> int:
 
 
 def run_block(
-    engine: Lanes, own: PyTree, count: int, device: Any
+    rule: Lanes, own: PyTree, count: int, device: Any
 ) -> tuple[Trajectory, float]:
     """One loop on one device: the trajectories of the first `count` of its cells, as
     NumPy arrays.
     """
-    arguments = on_device(device, (engine, own, np.asarray(count)))
+    arguments = on_device(device, (rule, own, np.asarray(count)))
     trajectories, busy = compiled_once(_run, *arguments)
     return jax.tree.map(lambda x: np.asarray(x)[:count], trajectories), float(busy)
 
@@ -279,8 +279,8 @@ _COMPILING = threading.Lock()
 
 
 @eqx.filter_jit
-def _run(engine: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
-    return run_pool(engine, _members_last(own), count)
+def _run(rule: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
+    return run_pool(rule, _members_last(own), count)
 
 
 def _members_last(own: PyTree) -> PyTree:

@@ -36,6 +36,21 @@ def require_positive(**values: Any) -> None:
             raise InputError(f"{name} must be positive and finite, got {value}")
 
 
+def require_momentum(momentum: Any) -> None:
+    """Raise `InputError` for a momentum that is known and not from 0 to below 1.
+
+    >>> require_momentum(1.0)
+    Traceback (most recent call last):
+    flowattn.errors.InputError: momentum must be from 0 to below 1, got 1.0
+    """
+    try:
+        number = float(momentum)
+    except TypeError:  # a tracer
+        return
+    if not 0 <= number < 1:
+        raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
+
+
 def require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise `InputError` for a value that is none of the choices.
 

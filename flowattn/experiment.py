@@ -15,7 +15,7 @@ import numpy as np
 from .checkpoint import kept
 from .compare import Gap, compare
 from .descend import descend
-from .errors import InputError, require_positive
+from .errors import InputError, require_momentum, require_positive
 from .precision import require_resolved, set_precision, settled_precision
 from .provenance import provenance
 from .report import stability, summarise, summarise_survey
@@ -164,8 +164,7 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
 def _require_sensible(options: Options, rate: Any, momentum: float, atol: Any) -> None:
     require_positive(learning_rate=rate, rtol=options.rtol, atol=atol)
     require_positive(max_steps=options.max_steps)
-    if not 0 <= momentum < 1:
-        raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
+    require_momentum(momentum)
     if options.t1 is not None:
         require_positive(t1=options.t1)
     if options.steps is not None:

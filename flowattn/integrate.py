@@ -157,6 +157,9 @@ class Solve(AbstractRun[SolveState]):
 
     def before(self, elapsed: Time, phase: Int[Array, ""]) -> tuple[Any, Any, Any]:
         """The arguments of the field in a segment."""
+        if not self.flow.jumps:
+            # Not looked up: on lanes, looking up is dearer than a stage.
+            return elapsed.high, self.bounds[0], self.bounds[1]
         return elapsed.high, self.bounds[phase], self.bounds[phase + 1]
 
     def begin(self) -> SolveState:

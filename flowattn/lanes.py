@@ -65,10 +65,20 @@ class Pace(eqx.Module):
         )
 
 
+class Start(eqx.Module):
+    """What differs between cells when they begin: all that a queue has to hold."""
+
+    own: PyTree
+    y: PyTree
+    slope: PyTree
+    phase: Int[Array, "*lane"]
+    step: Float[Array, "*lane"]
+
+
 class Lane(eqx.Module):
     """One solve under way; in a pool, every array has the lanes as its last axis.
 
-    - `own`: what of the solve is not shared by all;
+    - `own`: what of the solve is not shared by all, and does not move;
     - `slope`: the field at y, where the method can go on with it;
     - `written`: outputs between start and end so far;
     - `signs`, `crosses`: of each event, its sign at y, and whether the last step has
@@ -135,27 +145,41 @@ class Lanes(eqx.Module):
 
     # One lane.
 
-    def begin(self, own: PyTree) -> Lane:
-        """A cell at its start."""
+    def begin(self, own: PyTree) -> Start:
+        """A cell before its first step, whose length is chosen here."""
         whole = self.solve(own)
         state = whole.begin()
-        zero = jnp.zeros_like(whole.span)
         slope = None
         if self.goes_on:
             before = whole.before(state.elapsed, state.phase)
-            slope = whole.term().vf(zero, state.y, before)
-        return Lane(
+            slope = whole.term().vf(jnp.zeros_like(whole.span), state.y, before)
+        # What moves is in `y` from here on.
+        fixed = eqx.tree_at(
+            lambda solve: solve.params,
             own,
-            state.y,
-            slope,
-            state.elapsed,
-            state.phase,
-            Pace.of(state.control),
+            eqx.filter(own.params, eqx.is_inexact_array, inverse=True),
+            is_leaf=lambda x: x is None,
+        )
+        return Start(fixed, state.y, slope, state.phase, state.control.step)
+
+    def enter(self, start: Start) -> Lane:
+        """A lane that has been given a cell."""
+        whole = self.solve(start.own)
+        zero, none = jnp.zeros_like(whole.span), jnp.array(0)
+        events = len(whole.events)
+        crossed = jnp.full(events, jnp.inf, zero.dtype)
+        return Lane(
+            start.own,
+            start.y,
+            start.slope,
+            Time(zero, zero),
+            start.phase,
+            Pace(start.step, none, none, jnp.array(False), crossed),
             RESULTS.promote(ENDED),
-            jnp.array(0),
-            self._signs(whole, state.y),
-            jnp.zeros(len(whole.events), bool),
-            self._no_dense(state.y, zero),
+            none,
+            self._signs(whole, start.y),
+            jnp.zeros(events, bool),
+            self._no_dense(start.y, zero),
         )
 
     def _evaluations(self, tried: Int[Array, ""]) -> Int[Array, ""]:
@@ -181,23 +205,24 @@ class Lanes(eqx.Module):
         """The arguments of the field: the time elapsed, and the bounds of the phase."""
         return self.solve(lane.own).before(lane.elapsed, lane.phase)
 
-    def stride(self, lane: Lane) -> Float[Array, ""]:
+    def stride(self, lane: Lane, before: Any) -> Float[Array, ""]:
         """The length of a lane's next step."""
-        left = jnp.minimum(*self._left(self.solve(lane.own), lane))
+        left = jnp.minimum(*self._left(self.solve(lane.own), lane, before))
         # A sliver that would be left is taken along.
         lands = lane.pace.step >= left * (1 - 1e-6)
         return jnp.where(lands, left, lane.pace.step)
 
     @staticmethod
-    def _left(whole: Solve, lane: Lane) -> tuple[Array, Array]:
+    def _left(whole: Solve, lane: Lane, before: Any) -> tuple[Array, Array]:
         """The time to the end, and to the next jump of the field."""
-        jump = whole.before(lane.elapsed, lane.phase)[2] - whole.times[0]
+        jump = before[2] - whole.times[0]
         return lane.elapsed.until(whole.span), lane.elapsed.until(jump)
 
     def judge(self, lane: Lane, before: Any, h: Array, made: ExplicitStep) -> Lane:
         """A lane after a step that it has tried; as it was if it is not under way."""
         whole, method = self.solve(lane.own), self.shared.methods[0]
-        to_end, to_jump = self._left(whole, lane)
+        jumps = bool(self.shared.flow.jumps)
+        to_end, to_jump = self._left(whole, lane, before)
         left = jnp.minimum(to_end, to_jump)
         zero = jnp.zeros_like(h)
         tried = Tried(
@@ -208,8 +233,8 @@ class Lanes(eqx.Module):
             jnp.full(len(whole.events), jnp.inf, h.dtype),
         )
         # The controller raises 1/error to the power 1/order. XLA's power is a call for
-        # each number in double precision, dearer than a gradient; so the root is taken
-        # in the norm, where it is half of the square root's, and the order is then 1.
+        # each number in double precision, dearer than a gradient; so the norm is the
+        # root already, and the order is 1.
         order: Any = method.error_order(whole.term())
         control = dataclasses.replace(
             whole.control(left, jnp.array(0), self.max_steps, None),
@@ -254,7 +279,7 @@ class Lanes(eqx.Module):
             Time(
                 jnp.where(lands, bound, elapsed.high), jnp.where(lands, 0, elapsed.low)
             ),
-            lane.phase + jnp.where(lands & ~ends, 1, 0),
+            lane.phase + jnp.where(lands & ~ends, 1, 0) if jumps else lane.phase,
             _where(goes, Pace.of(state), lane.pace),
             RESULTS.where(goes, result, lane.result),
             lane.written,
@@ -270,9 +295,9 @@ class Lanes(eqx.Module):
 
     def waits(self, lane: Lane) -> Bool[Array, ""]:
         """Whether something is to be read from the last step."""
-        return self._due(lane) | jnp.any(lane.crosses)
+        return self.due(lane) | jnp.any(lane.crosses)
 
-    def _due(self, lane: Lane) -> Bool[Array, ""]:
+    def due(self, lane: Lane) -> Bool[Array, ""]:
         """Whether the last step has passed an output time."""
         if self.outputs == 0:
             return jnp.array(False)
@@ -347,10 +372,18 @@ class Lanes(eqx.Module):
 
 
 def _root_of_norm(order: float, tree: PyTree) -> Float[Array, ""]:
-    """The root of that order of the root mean square over all entries."""
-    leaves = jax.tree.leaves(tree)
+    """The root of that order of the root mean square over all entries.
+
+    From a logarithm in single precision, which costs a third of one in double, and a
+    step of Newton's method for r^n = mean, which squares its error. Where single
+    precision is at its end so is the factor by which a step may change.
+    """
+    leaves, n = jax.tree.leaves(tree), round(2 * order)
     mean = sum(jnp.sum(x**2) for x in leaves) / sum(x.size for x in leaves)
-    return jnp.exp(jnp.log(mean) / (2 * order))
+    rough = jnp.exp(jnp.log(jnp.asarray(mean, jnp.float32)) / n)
+    rough = rough.astype(leaves[0].dtype)
+    root = rough * (1 + (mean / rough**n - 1) / n)
+    return jnp.where(jnp.isfinite(root), root, rough)
 
 
 def _where(choice: Any, new: PyTree, old: PyTree) -> PyTree:

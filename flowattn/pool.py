@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .lanes import End, Lane, Lanes
+from .lanes import End, Lane, Lanes, Start
 from .precision import highest_precision
 from .solvers import explicit_step
 from .trajectory import RESULTS, Trajectory
@@ -83,10 +83,10 @@ def _in_blocks(rule: Lanes, fn: Any, tree: PyTree, out: int) -> PyTree:
     return jax.tree.map(joined, made)
 
 
-def _fill(rule: Lanes, queue: Lane, count: Any) -> Pool:
+def _fill(rule: Lanes, queue: Start, count: Any) -> Pool:
     first = jnp.arange(rule.width)
     cells = jax.tree.leaves(queue.y)[0].shape[-1]
-    lanes = _take(queue, jnp.minimum(first, cells - 1))
+    lanes = _entered(rule, _take(queue, jnp.minimum(first, cells - 1)))
     room = cells + rule.width
     ends = jax.tree.map(
         lambda x: jnp.zeros((*x.shape[:-1], room), x.dtype),
@@ -106,11 +106,15 @@ def _fill(rule: Lanes, queue: Lane, count: Any) -> Pool:
     return Pool(lanes, cell, zero + rule.width, zero, ends, between, zero)
 
 
+def _entered(rule: Lanes, starts: Start) -> Lane:
+    return jax.vmap(rule.enter, in_axes=-1, out_axes=-1)(starts)
+
+
 def _end(lanes: Lane, cell: Int[Array, " lane"]) -> End:
     return End(cell, lanes.y, lanes.elapsed, lanes.pace, lanes.result, lanes.written)
 
 
-def _round(rule: Lanes, pool: Pool, queue: Lane, count: Any) -> Pool:
+def _round(rule: Lanes, pool: Pool, queue: Start, count: Any) -> Pool:
     """A few steps of all lanes, and other cells for those that have ended."""
     steps = 1 if rule.outputs > 0 else _STEPS
     lanes = jax.lax.fori_loop(
@@ -137,7 +141,7 @@ def _round(rule: Lanes, pool: Pool, queue: Lane, count: Any) -> Pool:
         _end(lanes, pool.cell),
     )
     following = jnp.where(ended, pool.begun + so_far - 1, 0)
-    fresh = _take(queue, jnp.minimum(following, room - rule.width - 1))
+    fresh = _entered(rule, _take(queue, jnp.minimum(following, room - rule.width - 1)))
     lanes = jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, lanes)
     following = jnp.where(following < count, following, room)
     return Pool(
@@ -162,7 +166,7 @@ def _advance(rule: Lanes, lanes: Lane) -> Lane:
         mapped = jax.vmap(slope, in_axes=-1, out_axes=-1)
         return mapped(lanes.own, before, t, y)
 
-    h = jax.vmap(rule.stride, in_axes=-1)(lanes)
+    h = jax.vmap(rule.stride, in_axes=-1)(lanes, before)
     first = lanes.slope if rule.goes_on else field(jnp.zeros_like(h), lanes.y)
     made = explicit_step(rule.tableau, field, lanes.y, h, first)
     return jax.vmap(rule.judge, in_axes=-1, out_axes=-1)(lanes, before, h, made)
@@ -181,7 +185,7 @@ def _read(rule: Lanes, lanes, cell, at_work, between):
         return lanes, between
 
     def due(lanes):
-        return jax.vmap(rule._due, in_axes=-1)(lanes) & at_work
+        return jax.vmap(rule.due, in_axes=-1)(lanes) & at_work
 
     def write(carry):
         lanes, log = carry

@@ -196,9 +196,6 @@ class CellStore:
         """
         import zarr
 
-        def filling(dtype: str) -> Any:
-            return np.nan if np.dtype(dtype).kind == "f" else 0
-
         try:
             with _quiet():
                 begun = {**attrs, "sweep": sweep, _MADE: False}
@@ -209,13 +206,7 @@ class CellStore:
                         shape=array.shape,
                         chunks=self._chunk(array),
                         dtype=str if array.dtype == "str" else array.dtype,
-                        fill_value=(
-                            MISSING
-                            if name == MARKER
-                            else ""
-                            if array.dtype == "str"
-                            else filling(array.dtype)
-                        ),
+                        fill_value=_nothing(name, array.dtype),
                         dimension_names=array.dims,
                         attributes=array.attrs,
                         config={"write_empty_chunks": True},
@@ -265,12 +256,22 @@ class CellStore:
             array = np.asarray(values[name])
             arrays[name][box] = array.reshape(*shape, *array.shape[1:])
 
-    def dataset(self) -> "xr.Dataset":
-        """The data set, its arrays read when they are used."""
-        import xarray as xr
 
-        with _quiet():
-            return xr.open_zarr(self.place, chunks=None)
+def dataset_at(place: Any) -> "xr.Dataset":
+    """The data set of a store of cells, its arrays read when they are used."""
+    import xarray as xr
+
+    with _quiet():
+        return xr.open_zarr(place, chunks=None)
+
+
+def _nothing(name: str, dtype: str) -> Any:
+    """What an array holds before its cells have been run."""
+    if name == MARKER:
+        return MISSING
+    if dtype == "str":
+        return ""
+    return np.nan if np.dtype(dtype).kind == "f" else 0
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def network(dtype):
 
 
 CASES = {
-    "focus": (focus, "float64", "dopri8", 1e-9, 300.0),
+    "focus": (focus, "float64", "dopri8", 1e-7, 300.0),
     "topic words": (topic_words, "float64", "tsit5", 1e-7, 10.0),
     "network": (network, "float32", diffrax.Heun(), 1e-4, 5.0),
 }
@@ -106,8 +106,9 @@ def test_members_are_what_solve_gives_alone(case):
         ts, one = jnp.stack([0 * t1s[i], t1s[i]]), member(params, i)
         alone = fa.solve(flow, one, ts=ts, rtol=float(rtols[i]), solver=solver)
         # The steps are the same, but for what rounding does to an error estimate of
-        # size rtol: in double precision far less than a hundredth, in single precision
-        # so much that a step more may be made.
+        # size rtol: in double precision far less than a hundredth (but for Dopri8 from
+        # rtol 1e-9 on, where one in thirty makes a step more or less), in single
+        # precision so much that a step more may be made.
         share = 10 * rtols[i] if single else 0.01 * rtols[i]
         assert_near(member(many.params, i), alone.params, float(share))
         for name in COUNTS:

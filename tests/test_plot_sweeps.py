@@ -289,8 +289,8 @@ def test_the_command_fixes_axes(store, tmp_path, monkeypatch):
     "given, message",
     [
         (["--out", "a.jpg"], "--out a.jpg must end in one of: .png, .pdf, .svg"),
-        (["--where", "start_mu"], "--where start_mu is no value; write AXIS=VALUE"),
-        (["--where", "seed=0", "--where", "seed=0"], "--where seed is given twice"),
+        (["--where", "start_mu"], "--where start_mu is not of the form AXIS=VALUE"),
+        (["--where", "seed=0", "--where", "seed=0"], "--where gives seed twice"),
         (["--x", "start"], "x 'start' is no axis of alpha; choose from: start_mu, "),
         (["--out", "folder.png"], "--out folder.png is a folder"),
     ],

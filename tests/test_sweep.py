@@ -228,7 +228,7 @@ def test_stores_of_other_sweeps_are_refused(tmp_path, capsys):
         (["--vary", "start_mu=0:2:3:log"], "its ends must be above 0"),
         (["--vary", "start_mu=a,b"], "axis start_mu cannot be 'a'"),
         (["--vary", "start_mu=1,1"], "has a value twice"),
-        (["--vary", "start_mu"], "write FIELD=SPEC"),
+        (["--vary", "start_mu"], "of the form FIELD=SPEC"),
         (["--vary", "loss=soft,sift"], "axis loss cannot be 'sift'"),
         (["--vary", "segments=2:3:3"], "segments takes whole numbers"),
         (["--vary", "learning_rate=0.1:1:3"], "is of a descent; give one"),
@@ -237,7 +237,10 @@ def test_stores_of_other_sweeps_are_refused(tmp_path, capsys):
         (["--descent", "sgd:x"], "write sgd:RATE"),
         (["--observe", "speed"], "observable 'speed' is unknown; choose from: loss"),
         (["--workers", "0"], "workers must be positive"),
-        (["--vary", "start_mu=0:1:2", "--vary", "start_mu=0:1:3"], "is given twice"),
+        (
+            ["--vary", "start_mu=0:1:2", "--vary", "start_mu=0:1:3"],
+            "gives start_mu twice",
+        ),
     ],
 )
 def test_what_makes_no_sweep_is_one_line(tmp_path, capsys, arguments, told):

@@ -12,9 +12,7 @@ from .cells import Rows, run_cells
 from .settings import Sweep
 
 
-def run_chunk(
-    sweep: Sweep, grid: Grid, in_lanes: bool, number: int, device: Any = None
-) -> Rows:
+def run_chunk(sweep: Sweep, grid: Grid, number: int, device: Any = None) -> Rows:
     """The cells of one chunk."""
     box = grid.box(number)
     index = np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij")
@@ -26,7 +24,7 @@ def run_chunk(
         else:
             fixed[axis.name] = axis.values[int(places[0])]
     seeds = np.asarray(sweep.seeds)[flat[-1]]
-    if in_lanes:
+    if grid.chunk[-1] > 1:
         cells["seed"] = seeds.astype(np.uint32)
     seed = int(seeds[0])
 
@@ -49,12 +47,12 @@ class Done(NamedTuple):
 
 
 def write_chunk(
-    sweep: Sweep, store: CellStore, in_lanes: bool, number: int, device: Any = None
+    sweep: Sweep, store: CellStore, number: int, device: Any = None
 ) -> Done:
     """Run the cells of one chunk and write them, if that has not been done."""
     results, steps = store.marks(number), 0
     if results is None:
-        rows = run_chunk(sweep, store.grid, in_lanes, number, device)
+        rows = run_chunk(sweep, store.grid, number, device)
         store.write(number, rows.values)
         results, steps = rows.values[MARKER], rows.steps
     return Done(results.size, int(np.sum(results != 0)), steps)

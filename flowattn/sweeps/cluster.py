@@ -18,7 +18,7 @@ TIMEOUT = 30.0
 # that die Dask counts as many by itself.
 _RETRIES = 3
 
-Dealer = Callable[[Sweep, CellStore, bool, list[int]], Iterator[tuple[Any, Done]]]
+Dealer = Callable[[Sweep, CellStore, list[int]], Iterator[tuple[Any, Done]]]
 
 
 @contextlib.contextmanager
@@ -43,10 +43,10 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
         require_positive(workers=workers)
 
     def deal_out(
-        sweep: Sweep, store: CellStore, in_lanes: bool, todo: list[int]
+        sweep: Sweep, store: CellStore, todo: list[int]
     ) -> Iterator[tuple[Any, Done]]:
         wide = bool(jax.config.read("jax_enable_x64"))
-        told = [sweep, store.place, store.grid, in_lanes, wide]
+        told = [sweep, store.place, store.grid, wide]
         # A task, not scattered data: where its worker dies it is made again.
         settings = client.submit(tuple, told, retries=_RETRIES, pure=False)
         futures = client.map(
@@ -83,11 +83,11 @@ def _client(distributed: Any, workers: int | None, address: str | None):
         ) from None
 
 
-def _chunk(number: int, settings: tuple[Sweep, Any, Grid, bool, bool]) -> Done:
+def _chunk(number: int, settings: tuple[Sweep, Any, Grid, bool]) -> Done:
     """On a worker: run a chunk and write it."""
-    sweep, place, grid, in_lanes, wide = settings
+    sweep, place, grid, wide = settings
     jax.config.update("jax_enable_x64", wide)
-    return write_chunk(sweep, _store(place, grid), in_lanes, number)
+    return write_chunk(sweep, _store(place, grid), number)
 
 
 @functools.lru_cache(maxsize=1)

@@ -31,8 +31,8 @@ _CHUNKS, _MOST_CHUNKS = 16, 8192
 _OWN_DATA = 2**14
 
 
-def planned(sweep: Sweep) -> tuple[Grid, bool, dict[str, Array]]:
-    """The grid of cells, whether seeds are lanes, and all arrays of the data set.
+def planned(sweep: Sweep) -> tuple[Grid, dict[str, Array]]:
+    """The grid of cells, and all arrays of the data set.
 
     Of the sweep alone, not of the machine: the same wherever it is run.
     """
@@ -75,7 +75,7 @@ def planned(sweep: Sweep) -> tuple[Grid, bool, dict[str, Array]]:
             one = found[name]
             shape = (*grid.shape, *one.shape)
             arrays[name] = Array((*grid.dims, *one.dims), shape, one.dtype, one.attrs)
-    return grid, in_lanes, arrays
+    return grid, arrays
 
 
 def _time(sweep: Sweep) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from ..dealing import deal
 from ..errors import InputError
 from ..provenance import provenance
-from ..store import MARKER, MISSING, CellStore, Grid, memory
+from ..store import MARKER, MISSING, CellStore, Grid, dataset_at, memory
 from ..systems import AbstractSystem
 from .chunks import write_chunk
 from .cluster import cluster
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
 
-class Part(NamedTuple):
-    """How a sweep goes on: chunks and cells done, cells of these that failed, steps of
-    flows a second, and how long it has taken.
+class Tally(NamedTuple):
+    """How a sweep goes on: the share that is done, cells done of how many, how many of
+    them failed, steps of flows, and the seconds that they took.
     """
 
     done: float
@@ -41,28 +41,26 @@ class Part(NamedTuple):
         return f"{self.cells} of {self.of} cells{failed}, {rate:.2g} steps/s"
 
 
-def opened(sweep: Sweep, place: Any) -> tuple[CellStore, bool]:
-    """The store of a sweep, made where there is none; whether seeds are lanes.
+def opened(sweep: Sweep, place: Any) -> CellStore:
+    """The store of a sweep, made where there is none.
 
     Raises `InputError` where there is one of another sweep, or something else.
     """
     known = CellStore.config(place)
     if known is None:
-        grid, in_lanes, arrays = planned(sweep)
+        grid, arrays = planned(sweep)
         store = CellStore(place, grid)
-        told = {"config": sweep.config, "chunk": list(grid.chunk), "lanes": in_lanes}
+        told = {"config": sweep.config, "chunk": list(grid.chunk)}
         origin = provenance(sweep.config["dtype"])
         attrs = {"title": f"sweep of {sweep.system.name}"}
         attrs |= {"source": sweep.system.citation, "provenance": origin}
         attrs["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         store.create(arrays, told, attrs)
-        return store, in_lanes
+        return store
     differs = _difference(known["config"], sweep.config)
     if differs:
         raise InputError(f"{place} is of another sweep: {differs}")
-    return CellStore(place, Grid(sweep.dims, sweep.shape, tuple(known["chunk"]))), (
-        known["lanes"]
-    )
+    return CellStore(place, Grid(sweep.dims, sweep.shape, tuple(known["chunk"])))
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -88,11 +86,10 @@ def _short(value: Any) -> str:
 def execute(
     sweep: Sweep,
     store: CellStore,
-    in_lanes: bool,
-    progress: Callable[[Part], None] | None = None,
+    progress: Callable[[Tally], None] | None = None,
     dealer: Any = None,
-) -> int:
-    """Run what is missing in a store; the number of cells that failed meanwhile.
+) -> None:
+    """Run what is missing in a store.
 
     `dealer` hands out the numbers of chunks where that is not to be done on this
     machine's own devices and cores.
@@ -103,21 +100,16 @@ def execute(
     cells, failed, steps = total - left, 0, 0
     if dealer is None:
         found = deal(
-            lambda number, device: write_chunk(sweep, store, in_lanes, number, device),
-            todo,
+            lambda number, device: write_chunk(sweep, store, number, device), todo
         )
     else:
-        found = dealer(sweep, store, in_lanes, todo)
+        found = dealer(sweep, store, todo)
     for _, done in found:
-        cells, failed, steps = (
-            cells + done.cells,
-            failed + done.failed,
-            steps + done.steps,
-        )
+        cells, failed = cells + done.cells, failed + done.failed
+        steps += done.steps
         if progress is not None:
             seconds = time.monotonic() - begin
-            progress(Part(cells / total, cells, total, failed, steps, seconds))
-    return failed
+            progress(Tally(cells / total, cells, total, failed, steps, seconds))
 
 
 def counted(dataset: "Dataset") -> dict[str, int]:
@@ -136,7 +128,7 @@ def sweep(
     out: str | Path | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
-    progress: Callable[[Part], None] | None = None,
+    progress: Callable[[Tally], None] | None = None,
     **how: Any,
 ) -> "Dataset":
     """Run a system at every point of a product of axes and seeds: one data set.
@@ -156,7 +148,7 @@ def sweep(
     - `out`: a zarr store, a path or any URL that fsspec knows; None: in memory. Chunks
       are written as they are done, and the same call again goes on from there.
     - `workers`, `scheduler`: Dask, so many processes here or a cluster at an address.
-    - `progress`: called with a `Part` after each chunk.
+    - `progress`: called with a `Tally` after each chunk.
 
     Each cell has a row, also where its flow failed: `result` says how it ended, and
     observables are nan. A flow that runs out of steps is tried once more by RKC
@@ -178,9 +170,9 @@ def sweep(
         dealer = None
         if workers is not None or scheduler is not None:
             dealer = stack.enter_context(cluster(workers, scheduler))
-        store, in_lanes = opened(whole, place)
-        execute(whole, store, in_lanes, progress, dealer)
-    dataset = store.dataset()
+        store = opened(whole, place)
+        execute(whole, store, progress, dealer)
+    dataset = dataset_at(store.place)
     return dataset.load() if out is None else dataset
 
 
@@ -189,11 +181,6 @@ def opened_dataset(place: str | Path) -> "Dataset":
 
     Raises `InputError` for a place that is not the store of a sweep.
     """
-    known = CellStore.config(str(place))
-    if known is None:
+    if CellStore.config(str(place)) is None:
         raise InputError(f"{place} is not the store of a sweep")
-    config, chunk = known["config"], tuple(known["chunk"])
-    counts = [len(values) for values in config["vary"].values()]
-    shape = (*counts, len(config["seeds"]))
-    grid = Grid((*config["vary"], "seed"), shape, chunk)
-    return CellStore(str(place), grid).dataset()
+    return dataset_at(str(place))

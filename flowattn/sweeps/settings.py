@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..ensemble import explicit
-from ..errors import InputError, require_positive
+from ..errors import InputError, require_momentum, require_positive
 from ..precision import require_resolved
 from ..systems import AbstractSystem
 from .axes import DESCENT, Axis, axes_of
@@ -67,11 +67,12 @@ def _fields(sweep: Sweep) -> tuple[Any, ...]:
 
 
 def _plain(value: Any) -> Any:
-    return (
-        value
-        if value is None or isinstance(value, str | bool | int)
-        else (list(value) if isinstance(value, tuple) else float(value))
-    )
+    """A setting as JSON has it."""
+    if isinstance(value, tuple):
+        return list(value)
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return float(value)
 
 
 def settled(
@@ -165,8 +166,7 @@ def descent_of(system: AbstractSystem, text: str) -> Descent:
             "adam:RATE"
         ) from None
     require_positive(learning_rate=rate)
-    if not 0 <= momentum < 1:
-        raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
+    require_momentum(momentum)
     if momentum and name != "sgd":
         raise InputError("momentum is of gradient descent; other optimizers have none")
     return Descent(name, rate, momentum)
@@ -195,8 +195,7 @@ def _require_sensible(sweep: Sweep) -> None:
                 require_positive(**{axis.name: value})
         if axis.name == "momentum":
             for value in axis.values:
-                if not 0 <= value < 1:
-                    raise InputError(f"momentum must be from 0 to below 1, got {value}")
+                require_momentum(value)
     if sweep.how.descent is not None:
         _require_steps(sweep)
     finest = next((a.values for a in sweep.axes if a.name == "rtol"), (sweep.how.rtol,))

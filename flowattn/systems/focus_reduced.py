@@ -73,7 +73,7 @@ class ReducedLoss(AbstractExplicitLoss):
         """
         at = eqx.combine(params, self.frozen)
         few, others = jnp.log(self.segments - 1.0), jnp.log(self.classes - 1.0)
-        alpha, rest = jax.nn.sigmoid(at.nu - few), jax.nn.sigmoid(few - at.nu)
+        alpha, rest = _both_sigmoids(at.nu - few)
         if self.kind == "soft":
             wrong = jax.nn.sigmoid(others - alpha * at.mu)
             slope = Focus2D(-alpha * wrong, -alpha * rest * at.mu * wrong)
@@ -82,11 +82,19 @@ class ReducedLoss(AbstractExplicitLoss):
             wrong = jax.nn.sigmoid(others - at.mu)
             slope = Focus2D(-alpha * wrong, alpha * rest * worse)
         else:
-            beta, wrong = jax.nn.sigmoid(at.mu - others), jax.nn.sigmoid(others - at.mu)
+            beta, wrong = _both_sigmoids(at.mu - others)
             z = alpha * beta + rest / self.classes
             better = beta - 1 / self.classes
             slope = Focus2D(-alpha * beta * wrong / z, -alpha * rest * better / z)
         return slope if params.nu is not None else Focus2D(slope.mu, None)
+
+
+def _both_sigmoids(x: Float[Array, ""]) -> tuple[Array, Array]:
+    """σ(x) and σ(−x), to rounding where they are small, from one exponential."""
+    small = jnp.exp(-jnp.abs(x))
+    larger = 1 / (1 + small)
+    smaller = small * larger
+    return jnp.where(x > 0, larger, smaller), jnp.where(x > 0, smaller, larger)
 
 
 def rates(classes: int, fixed: bool) -> Focus2D:

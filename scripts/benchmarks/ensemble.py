@@ -432,7 +432,7 @@ def sweep_of(count: int, t1: float) -> dict[str, Any]:
         parts = _parts(sweep)
         making.append(time.perf_counter() - begin)
     whole = _part(sweep, scales)
-    own, shared = whole.own, whole.engine.shared
+    own, shared = whole.own, whole.rule.shared
     found: dict[str, Any] = {}
 
     def in_chunks():
@@ -463,13 +463,13 @@ def sweep_of(count: int, t1: float) -> dict[str, Any]:
     }
     told["ours"] |= {
         "lanes_busy_of_each_chunk": found["busy"],
-        "lanes": parts[0].engine.width,
+        "lanes": parts[0].rule.width,
         "cells_of_each_chunk": [part.cells for part in parts],
         "loops_at_once": len(places()),
         "seconds_of_making": dict(zip(("first", "again"), making, strict=True)),
         "all_ended": bool(np.all(outcome_codes(ours.result) == 0)),
     }
-    told["loop"] |= {"lanes_busy": found["loop busy"], "lanes": whole.engine.width}
+    told["loop"] |= {"lanes_busy": found["loop busy"], "lanes": whole.rule.width}
     peers = {
         "jit(vmap(diffeqsolve)), diffrax": told["vmap"],
         "ours, all in one loop": told["loop"],
@@ -489,12 +489,12 @@ class Chunk(NamedTuple):
 
     first: int
     cells: int
-    engine: Lanes
+    rule: Lanes
     own: Any
 
     def run(self, device: Any) -> tuple[fa.Trajectory, float]:
         """Their trajectories, and how busy the lanes were."""
-        return run_block(self.engine, self.own, self.cells, device)
+        return run_block(self.rule, self.own, self.cells, device)
 
 
 def _part(
@@ -517,7 +517,7 @@ def _part(
 
 def _parts(sweep: Sweep) -> list[Chunk]:
     """The sweep's own chunks."""
-    grid, _, _ = planned(sweep)
+    grid, _ = planned(sweep)
     [axis] = sweep.axes
     boxes = [grid.box(number)[0] for number in range(math.prod(grid.counts))]
     room = math.prod(grid.chunk)

@@ -17,6 +17,7 @@ from .laws import drift as drift
 from .losses import AbstractBatchLoss as AbstractBatchLoss
 from .losses import AbstractExplicitLoss as AbstractExplicitLoss
 from .observables import Observable as Observable
+from .precision import set_precision as set_precision
 from .reductions import Reduction as Reduction
 from .reductions import defect as defect
 from .segments import Progress as Progress

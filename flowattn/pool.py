@@ -14,8 +14,8 @@ from .solvers import explicit_step
 from .trajectory import RESULTS, Trajectory
 
 # Steps of all lanes between two looks at which have ended: a lane waits for half of
-# them, and looking costs as much as one or two.
-_STEPS = 6
+# them, and looking costs as much as one.
+_STEPS = 4
 
 
 class Pool(eqx.Module):

@@ -28,9 +28,18 @@ def settled_precision(asked: str | None) -> str:
     return "float32" if jax.default_backend() == "tpu" else "float64"
 
 
-def set_precision(asked: str | None) -> None:
-    """Run in a precision from here on. For commands; libraries leave it to users."""
-    jax.config.update("jax_enable_x64", settled_precision(asked) == "float64")
+def set_precision(asked: str | None = None) -> str:
+    """Run in a precision from here on, "float64" or "float32", and say which it is.
+
+    None: float64 where the device has it, float32 on a TPU. For commands and
+    notebooks, before the first array; libraries leave it to their users.
+
+    >>> set_precision()
+    'float64'
+    """
+    precision = settled_precision(asked)
+    jax.config.update("jax_enable_x64", precision == "float64")
+    return precision
 
 
 def same_precision() -> Callable[[], AbstractContextManager[None]]:

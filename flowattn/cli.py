@@ -154,7 +154,8 @@ class Laws:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """Draw a paper's figure, or all of them: NAME.png, and its numbers in NAME.json.
+    """Draw a paper's figure, or all of them: NAME.png and NAME.pdf, and its numbers in
+    NAME.json.
 
     Example: flowattn figure topic-words-sen --out figures
     """
@@ -176,12 +177,14 @@ class Figure:
             if absent is not None:
                 say(f"{figure.name}: skipped, {absent}")
                 continue
-            files = (f"{figure.name}.png", f"{figure.name}.json")
-            with staged(self.out, files) as stage:
+            pictures = f"{figure.name}.png", f"{figure.name}.pdf"
+            numbers = f"{figure.name}.json"
+            with staged(self.out, (*pictures, numbers)) as stage:
                 drawing = figure.draw(runs)
-                drawing.save(stage / files[0])
-                write_json(stage / files[1], _as_data(figure, drawing, self.paper))
-            print(self.out / files[0], flush=True)
+                for picture in pictures:
+                    drawing.save(stage / picture)
+                write_json(stage / numbers, _as_data(figure, drawing, self.paper))
+            print(self.out / pictures[0], flush=True)
         return 0
 
 

@@ -1,14 +1,17 @@
 """Benchmarks: each measures itself and its peers in one run.
 
     python scripts/bench.py topic-words-flow --json result.json
+    python scripts/bench.py all --json RESULTS --page docs/benchmarks.md
 
 writes {"name", "ours", "peers", "ratio", …}; the ratio is the cost of the first peer
 over ours, above 1 where ours is better. Peers that are not installed are left out,
-and said to be.
+and said to be. Of `all`, each runs in a process of its own, and RESULTS/NAME.json that
+are there are not measured again.
 """
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +21,7 @@ import tyro
 from benchmarks.ensemble import ensemble, sweep_full
 from benchmarks.focus import focus_euler
 from benchmarks.measure import processor
+from benchmarks.page import page_of
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
 from benchmarks.topic_words import (
     sst2_gradient,
@@ -43,10 +47,12 @@ BENCHMARKS = {
 class Arguments:
     """Benchmarks: each measures itself and its peers in one run."""
 
-    name: Annotated[Literal[tuple(BENCHMARKS)], tyro.conf.Positional]  # pyright: ignore
-    """Which benchmark."""
+    name: Annotated[Literal[(*BENCHMARKS, "all")], tyro.conf.Positional]  # pyright: ignore
+    """Which benchmark, or all."""
     json: Path | None = None
-    """Where to write the result; None: print it only."""
+    """Where to write the result, of all a folder; None: print it only."""
+    page: Path | None = None
+    """Where to write the page of all results."""
     figure: Path | None = None
     """Where to draw work against error, where a benchmark has such a figure."""
     long: bool = False
@@ -56,6 +62,8 @@ class Arguments:
 def main() -> None:
     """Run one benchmark."""
     arguments = tyro.cli(Arguments)
+    if arguments.name == "all":
+        return _run_all(arguments.json or Path("benchmarks"), arguments.page)
     jax.config.update("jax_enable_x64", True)
     result = {"name": arguments.name, **BENCHMARKS[arguments.name](arguments.long)}
     drawing = result.pop("drawing", None)
@@ -66,6 +74,20 @@ def main() -> None:
     if arguments.json is not None:
         arguments.json.write_text(text + "\n")
     print(text)
+
+
+def _run_all(folder: Path, page: Path | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name in BENCHMARKS:
+        place = folder / f"{name}.json"
+        if not place.exists():
+            print(name, file=sys.stderr, flush=True)
+            command = [sys.executable, __file__, name, "--json", str(place)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        results[name] = json.loads(place.read_text())
+    if page is not None:
+        page.write_text(page_of(results, BENCHMARKS))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
     told = sorted(line.split(" of ")[0] for line in said.err.splitlines())
     assert told == ["flow", "gradient descent"]
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"topic-words-sen.png", "topic-words-sen.json", "other.txt"}
+    drawn = {f"topic-words-sen.{suffix}" for suffix in ("png", "pdf", "json")}
+    assert names == drawn | {"other.txt"}
     data = json.loads((tmp_path / "topic-words-sen.json").read_text())
     assert data["source"] == "a source" and data["provenance"]["dtype"] == "float64"
     assert data["curves"]["tiny: loss: undefined"]["y"] == [None, None]

@@ -33,6 +33,9 @@ MARKERS = "osD^vPX*"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
+    # Letters as letters, which journals ask for and readers can search.
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
     "figure.constrained_layout.use": True,
     "font.size": 9,
     "axes.spines.top": False,

@@ -22,6 +22,10 @@ def focus_euler(long: bool) -> dict[str, Any]:
     """Soft, hard and marginal focus to t = 4e5 (m = 100, C = 1000): three adaptive
     solves in one compiled call, and the authors' loop of Euler steps of 1e-2 on NumPy
     scalars, timed over 1e5 steps (`long`: all 4e7) and scaled to the 4e7 it needs.
+
+    Ours is the median of 200 calls without compilation, at rtol 1e-6; errors are the
+    largest of μ and ν against rtol 1e-11. It compares what a reader of the paper would
+    run with what is to be had here, not Euler's method with ours in one language.
     """
     problems = {
         kind: fa.systems.Focus(

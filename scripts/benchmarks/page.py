@@ -1,0 +1,122 @@
+"""Page: the results of all benchmarks as one page of Markdown."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_HEAD = """# Benchmarks
+
+Each section says what is measured, against what, and what it does not show. The page is
+written by
+
+    python scripts/bench.py all --json RESULTS --page docs/benchmarks.md
+
+which runs every benchmark in a process of its own and keeps its numbers in
+`RESULTS/NAME.json`; those that are there are not measured again. Peers are measured
+in the same run as ours. A ratio is the cost of the first peer over ours: above 1
+where ours is better. Errors are achieved ones, not tolerances.
+
+"""
+
+# What a row may tell of its work, the most telling first.
+_WORK = {
+    "gradient_equivalents": "gradient equivalents",
+    "gradients": "gradients",
+    "steps": "steps",
+}
+_ERRORS = {
+    "error": "",
+    "largest_score_difference": "in the scores",
+    "loss_error": "of the loss",
+}
+
+
+def page_of(
+    results: Mapping[str, Mapping[str, Any]],
+    benchmarks: Mapping[str, Callable[[bool], Any]],
+) -> str:
+    """The page; the docstrings of the benchmarks are its prose."""
+    parts = [_HEAD, _machine(next(iter(results.values()))["machine"])]
+    for name, result in results.items():
+        prose = inspect.getdoc(benchmarks[name]) or ""
+        parts.append(f"\n## {name}\n\n{prose}\n\n{_table(result)}{_ratio(result)}")
+    return "".join(parts)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    versions = machine["versions"]
+    named = ", ".join(f"{name} {versions[name]}" for name in versions)
+    return (
+        f"Measured on {machine['processor']}, "
+        f"platform {machine['platform']}; {named}. Other work of the machine's host "
+        "shows in times, not in counts and errors. On GPU and TPU: untested.\n"
+    )
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    rows = {"**flowattn**": result["ours"], **result["peers"]}
+    lines = ["| | time | work | error |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        if "left_out" in row:
+            lines.append(f"| {name} | left out: {row['left_out']} | | |")
+        else:
+            named = _named(name, row)
+            lines.append(f"| {named} | {_time(row)} | {_work(row)} | {_error(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _named(name: str, row: Mapping[str, Any]) -> str:
+    """A row's name, with what it was run by where that is not the name."""
+    by = row.get("solver", row.get("form", name))
+    rtol = "" if row.get("rtol") is None else f", rtol {row['rtol']:g}"
+    return (name if by == name else f"{name}, {by}") + rtol
+
+
+def _ratio(result: Mapping[str, Any]) -> str:
+    if "ratio" not in result:
+        return ""
+    first = next(iter(result["peers"]))
+    kind = result.get("ratio_is_of", "seconds")
+    return f"\n{first} over flowattn: **{result['ratio']:.3g}** ({kind}).\n"
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    if "microseconds_each" in row:
+        return f"{_seconds(row['microseconds_each'] * 1e-6)} each"
+    return _seconds(row["seconds"]) if "seconds" in row else ""
+
+
+def _seconds(seconds: float) -> str:
+    """In the unit that leaves one to three digits before the point.
+
+    >>> _seconds(0.00123)
+    '1.23 ms'
+    """
+    for size, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+def _work(row: Mapping[str, Any]) -> str:
+    for key, text in _WORK.items():
+        if key in row:
+            work = row[key]
+            if isinstance(work, Mapping):
+                return f"{work['mean']:.4g} {text} (mean), {work['largest']} (largest)"
+            return f"{work:,.0f} {text}"
+    return ""
+
+
+def _error(row: Mapping[str, Any]) -> str:
+    told = [
+        f"{row[key]:.1e} {text}".strip()
+        for key, text in _ERRORS.items()
+        if row.get(key) is not None and math.isfinite(row[key])
+    ]
+    errors = row.get("errors") or {}
+    if isinstance(errors, list):
+        errors = {"largest": max(errors)}
+    told += [f"{value:.2e} ({key.replace('_', ' ')})" for key, value in errors.items()]
+    return ", ".join(told)

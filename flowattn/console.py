@@ -45,8 +45,10 @@ _BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
 
 
 def _about(system: type[AbstractSystem]) -> str:
-    """The first line of a system's docstring, and where it comes from."""
-    return f"{(system.__doc__ or '').splitlines()[0]}\n\n{system.citation}"
+    """The first line of a system's docstring, where it comes from, an example."""
+    first = (system.__doc__ or "").splitlines()[0]
+    example = f"Example: flowattn run {system.name} {system.example}"
+    return f"{first}\n\n{system.citation}\n\n{example}"
 
 
 def _choice() -> Any:

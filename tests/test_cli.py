@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from flowattn import cli
 from flowattn.cli import main
+from flowattn.experiment import plan
+from flowattn.systems import SYSTEMS
 
 SMALL = "--topics 2 --vocabulary 12 --context 4 --sentences 60 --dimension 3".split()
 SHORT = [*SMALL, "--t1", "20", "--learning-rate", "0.5"]
@@ -235,6 +238,24 @@ def test_help_and_version(capsys):
     assert "Example: flowattn run topic-words" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("flowattn 0.")
+
+
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=list(SYSTEMS))
+def test_examples_of_systems_are_told_and_can_be_run(system, monkeypatch, capsys):
+    planned = []
+
+    def only_plan(self):
+        planned.append(plan(self.system, self.options))
+        return 0
+
+    monkeypatch.setattr(cli.Run, "__call__", only_plan)
+    assert main(["run", system.name, *system.example.split()]) == 0
+    assert type(planned[0].system) is system
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["run", system.name, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"Example: flowattn run {system.name} {system.example}" in told
 
 
 def test_an_output_folder_that_is_a_file(tmp_path, capsys):

@@ -166,6 +166,7 @@ class AbstractSystem(eqx.Module):
 
     name: ClassVar[str]
     citation: ClassVar[str]
+    example: ClassVar[str] = ""  # flags of a run that says something
 
     @property
     def defaults(self) -> Defaults:

@@ -62,6 +62,7 @@ class Copying(AbstractSystem):
     """
 
     name: ClassVar[str] = "copying"
+    example: ClassVar[str] = "--length 40 --vocabulary 40 --start 1e-4 --reduced"
     citation: ClassVar[str] = Keyword.citation
 
     length: int | None = eqx.field(static=True, default=None)

@@ -73,6 +73,7 @@ class Focus(AbstractSystem):
     """
 
     name: ClassVar[str] = "focus"
+    example: ClassVar[str] = "--loss soft --segments 20 --classes 20 --noise 0"
     citation: ClassVar[str] = (
         "Vashisht & Ramaswamy, On the Learning Dynamics of Attention Networks, "
         "ECAI 2023"

@@ -61,6 +61,7 @@ class Keyword(AbstractSystem):
     """
 
     name: ClassVar[str] = "keyword"
+    example: ClassVar[str] = "--beta0 0.3 --beta1 -0.2 --p 0.4"
     citation: ClassVar[str] = (
         "Snell, Zhong, Klein & Steinhardt, Approximating How Single Head Attention "
         "Learns, arXiv 2103.07601, 2021"

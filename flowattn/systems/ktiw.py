@@ -37,6 +37,7 @@ class KTIW(AbstractSystem):
     """
 
     name: ClassVar[str] = "ktiw"
+    example: ClassVar[str] = "--corpus keyword"
     citation: ClassVar[str] = Keyword.citation
 
     corpus: str = eqx.field(static=True, default=_SYNTHETIC)

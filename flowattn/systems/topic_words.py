@@ -58,6 +58,7 @@ class TopicWords(AbstractSystem):
     """
 
     name: ClassVar[str] = "topic-words"
+    example: ClassVar[str] = "--classifier linear --out results"
     citation: ClassVar[str] = (
         "Lu, Mao & Nayak, On the Dynamics of Training Attention Models, ICLR 2021"
     )

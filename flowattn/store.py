@@ -153,8 +153,7 @@ class CellStore:
     """
 
     def __init__(self, place: Any, grid: Grid):
-        local = isinstance(place, str) and place.startswith("file://")
-        self.place = place.removeprefix("file://") if local else place
+        self.place = _plain(place)
         self.grid = grid
         self._arrays = None
 
@@ -168,15 +167,11 @@ class CellStore:
         import zarr
         from zarr.errors import GroupNotFoundError
 
-        local = isinstance(place, str) and "://" not in place
-        if local:
-            path = Path(place)
-            if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-                return None
         try:
-            attrs = dict(zarr.open_group(place, mode="r").attrs)
+            attrs = dict(zarr.open_group(_plain(place), mode="r").attrs)
         except (GroupNotFoundError, FileNotFoundError, NotADirectoryError):
-            if not local:
+            # To make a store empties its place: that must hold nothing.
+            if not _holds_something(_plain(place)):
                 return None
             attrs = {}
         except (OSError, ValueError, ImportError) as error:
@@ -262,7 +257,28 @@ def dataset_at(place: Any) -> "xr.Dataset":
     import xarray as xr
 
     with _quiet():
-        return xr.open_zarr(place, chunks=None)
+        return xr.open_zarr(_plain(place), chunks=None)
+
+
+def _plain(place: Any) -> Any:
+    """A place on this machine as a path."""
+    return place.removeprefix("file://") if isinstance(place, str) else place
+
+
+def _holds_something(place: Any) -> bool:
+    """Whether there is anything at a place: files, or objects under a URL."""
+    if not isinstance(place, str):
+        return False
+    if "://" not in place:
+        path = Path(place)
+        return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(place)
+    try:
+        return system.isfile(path) or bool(system.ls(path))
+    except FileNotFoundError:
+        return False
 
 
 def _nothing(name: str, dtype: str) -> Any:

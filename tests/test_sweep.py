@@ -1,8 +1,11 @@
 """Sweeps: rows against single runs, failures, the store, what is refused."""
 
 import json
+import re
 
+import diffrax
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
@@ -217,6 +220,63 @@ def test_stores_of_other_sweeps_are_refused(tmp_path, capsys):
     for name in ("file", "folder", "group"):
         assert main([*command[:-1], str(tmp_path / name)]) == 2
         assert "is not the store of a sweep" in capsys.readouterr().err
+    # The same by URL: what is there stays.
+    assert main([*command[:-1], f"file://{tmp_path / 'folder'}"]) == 2
+    assert "is not the store of a sweep" in capsys.readouterr().err
+    assert (tmp_path / "folder" / "x").read_text() == "x"
+
+
+def test_a_store_by_url_empties_nothing_and_is_gone_on_with():
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/others/x", b"x")
+    system, vary = fa.systems.Focus(reduced=True), {"start_mu": [0.0, 1.0]}
+    with pytest.raises(InputError, match="is not the store of a sweep"):
+        fa.sweep(system, vary, t1=5.0, out="memory://others")
+    assert memory.cat("/others/x") == b"x"
+    first = fa.sweep(system, vary, t1=5.0, out="memory://mine.zarr").load()
+    again = fa.sweep(system, vary, t1=5.0, out="memory://mine.zarr").load()
+    assert first.identical(again)
+    with pytest.raises(InputError, match="t1 is 5.0 there, 6.0 here"):
+        fa.sweep(system, vary, t1=6.0, out="memory://mine.zarr")
+
+
+def test_axes_that_differ_inside_are_told_apart(tmp_path):
+    system, out = fa.systems.Focus(reduced=True), tmp_path / "a.zarr"
+    fa.sweep(system, {"start_mu": "1:100:5"}, t1=5.0, out=out)
+    with pytest.raises(InputError, match=r"number 1 being 25.75 there.*number 1 being"):
+        fa.sweep(system, {"start_mu": "1:100:5:log"}, t1=5.0, out=out)
+
+
+@pytest.mark.parametrize(
+    "vary, how, told",
+    [
+        ({}, {"seeds": (0.5,)}, "seeds must be whole numbers, got 0.5"),
+        ({"start_mu": 0.5}, {}, "axis start_mu must be a list of values, got 0.5"),
+        ({"start_mu": np.zeros((2, 2))}, {}, "axis start_mu must be a list"),
+        ({"start_mu": []}, {}, "axis start_mu has no values"),
+        ({"classes": [3.5]}, {}, "axis classes takes whole numbers, got 3.5"),
+        ({}, {"solver": diffrax.Bosh3()}, "solver must be tsit5 or dopri8"),
+        ({}, {"observe": "speed"}, "observable 'speed' is unknown"),
+        ({"loss": ["soft", "hard"]}, {}, "say with observe"),
+        (
+            {"momentum": [0.0, 0.9]},
+            {"descent": "adam:0.1"},
+            "momentum is of gradient descent",
+        ),
+        ({}, {"descent": "sgd:10"}, "a later t1 or a smaller rate"),
+    ],
+)
+def test_what_makes_no_sweep_in_python(vary, how, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        fa.sweep(fa.systems.Focus(reduced=True), vary, t1=5.0, **how)
+
+
+def test_axes_and_seeds_of_any_sequence():
+    system = fa.systems.Focus(reduced=True)
+    ours = fa.sweep(system, {"start_mu": jnp.array([0.0, 1.0])}, range(2), t1=5.0)
+    theirs = fa.sweep(system, {"start_mu": [0.0, 1.0]}, 2, t1=5.0)
+    np.testing.assert_array_equal(ours.mu, theirs.mu)
 
 
 @pytest.mark.parametrize(

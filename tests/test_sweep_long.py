@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,22 +46,26 @@ def whole_chunks(store: Path) -> dict[str, int]:
 def test_killed_at_random_moments(tmp_path):
     """Ten times; the end is an unbroken sweep's, and no whole chunk is made again."""
     unbroken, store = tmp_path / "unbroken.zarr", tmp_path / "killed.zarr"
-    begin = time.monotonic()
     subprocess.run([*PYTHON, *GRID, "--out", str(unbroken)], check=True)
-    length = time.monotonic() - begin
-    chance, seen = random.Random(7), {}
-    for _ in range(10):
+    everything = len(whole_chunks(unbroken))
+    chance, seen, partly = random.Random(7), {}, 0
+    for number in range(10):
         process = subprocess.Popen(
             [*PYTHON, *GRID, "--out", str(store)], stderr=subprocess.DEVNULL
         )
-        try:
-            process.wait(chance.uniform(0.3, 1.0) * length)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        now = whole_chunks(store) if store.exists() else {}
+        # Three while it begins, the others while chunks are written.
+        if number < 3:
+            time.sleep(chance.uniform(1.0, 5.0))
+        else:
+            while len(whole_chunks(store)) <= len(seen) and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0.0, 0.1))
+        process.kill()
+        process.wait()
+        now = whole_chunks(store)
         assert seen.items() <= now.items()
-        seen = now
+        seen, partly = now, partly + (0 < len(now) < everything)
+    assert partly >= 3
     subprocess.run([*PYTHON, *GRID, "--out", str(store)], check=True)
     assert seen.items() <= whole_chunks(store).items()
     alike(store, unbroken)
@@ -130,6 +135,21 @@ def test_workers_of_this_machine(tmp_path):
     escape = xr.open_zarr(store).escape_time
     # From the start s = w = C = .1 on the curve of 60 words; see the spec of copying.
     assert np.isnan(escape.sel(start=-1.0)) and escape.sel(start=1.0) > 0
+
+
+def test_a_scheduler_that_takes_connections_and_says_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("flowattn.sweeps.cluster.TIMEOUT", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        command = ["sweep", "focus", "--reduced", "--t1", "5", "--out"]
+        store = tmp_path / "a.zarr"
+        assert main([*command, str(store), "--scheduler", address]) == 2
+    told = capsys.readouterr().err
+    assert "no scheduler" in told and address in told and told.count("\n") == 1
+    assert not store.exists()
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, SupportsFloat
 
+import jax
 import numpy as np
 
 from ..errors import InputError
@@ -48,6 +49,8 @@ def axis_of(system: AbstractSystem, name: str, values: Any) -> Axis:
     kind, traced, long_name = _kind(system, name)
     if isinstance(values, str):
         values = _parsed(name, values, kind)
+    elif not isinstance(values, Sequence) and np.ndim(values) != 1:
+        raise InputError(f"axis {name} must be a list of values, got {values!r}")
     values = tuple(_plain(value) for value in values)
     if not values:
         raise InputError(f"axis {name} has no values")
@@ -55,6 +58,10 @@ def axis_of(system: AbstractSystem, name: str, values: Any) -> Axis:
         raise InputError(f"axis {name} has a value twice: {_shown(values)}")
     if traced:
         values = tuple(_number(name, value) for value in values)
+    elif int in _choices(kind) and float not in _choices(kind):
+        for value in values:
+            if isinstance(value, float):
+                raise InputError(f"axis {name} takes whole numbers, got {value}")
     return Axis(name, values, traced, long_name)
 
 
@@ -147,8 +154,8 @@ def _value(name: str, text: str, kind: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy number as Python's."""
-    return value.item() if isinstance(value, np.generic) else value
+    """A number of an array as Python's."""
+    return value.item() if isinstance(value, np.generic | jax.Array) else value
 
 
 def _number(name: str, value: Any) -> float:

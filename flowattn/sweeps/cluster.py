@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,14 +75,40 @@ def _client(distributed: Any, workers: int | None, address: str | None):
             dashboard_address=None,
             silence_logs="ERROR",
         )
-    try:
-        return distributed.Client(address, timeout=TIMEOUT)
-    except (OSError, ValueError, TimeoutError) as error:
-        reason = str(error) or type(error).__name__
+    client = _connected(distributed, address)
+    if not client.scheduler_info()["workers"]:
+        warnings.warn(
+            f"no worker at {address} yet: the sweep begins when one comes",
+            stacklevel=2,
+        )
+    return client
+
+
+def _connected(distributed: Any, address: str | None) -> Any:
+    """A client of the scheduler at an address.
+
+    Distributed's own time-out does not end where something takes the connection and
+    says nothing; so it is waited for in a thread, which is left behind.
+    """
+    found: list[Any] = []
+
+    def connect() -> None:
+        try:
+            found.append(distributed.Client(address, timeout=TIMEOUT))
+        except Exception as error:  # what is no scheduler may answer anything
+            found.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT + 1)
+    [answer] = found or [TimeoutError("it takes connections and says nothing")]
+    if isinstance(answer, Exception):
+        reason = str(answer) or type(answer).__name__
         raise InputError(
             f"no scheduler answers at {address} within {TIMEOUT:g} s: "
             f"{reason.splitlines()[0]}"
         ) from None
+    return answer
 
 
 def _chunk(number: int, settings: tuple[Sweep, Any, Grid, bool]) -> Done:

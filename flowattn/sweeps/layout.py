@@ -51,8 +51,8 @@ def planned(sweep: Sweep) -> tuple[Grid, dict[str, Array]]:
     clash = set(found) & set(sweep.dims)
     if clash:
         raise InputError(
-            f"{min(clash)} is both an axis and an observable; keep others alone with "
-            "observe"
+            f"{min(clash)} is an axis here, and also an observable, which can then not "
+            "be kept: say with observe (--observe NAME, for each) which others are"
         )
     grid = _grid(sweep, lanes_for(numbers, platform="cpu"), in_lanes)
     arrays = {}

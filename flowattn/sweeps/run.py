@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,14 +73,21 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
             if list(old) != list(new):
                 return f"the order of {name} is {', '.join(old)} there"
         elif old != new:
-            return f"{name} is {_short(old)} there, {_short(new)} here"
+            old, new = _short(old, new), _short(new, old)
+            return f"{name} is {old} there, {new} here"
     return ""
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, list) and len(value) > 4:
-        return f"[{value[0]}, …, {value[-1]}] ({len(value)} values)"
-    return str(value)
+def _short(value: Any, other: Any) -> str:
+    """A value, of a long list the ends and where it differs from another."""
+    if not isinstance(value, list) or len(value) <= 4:
+        return str(value)
+    ends = f"[{value[0]}, …, {value[-1]}] ({len(value)} values)"
+    if not isinstance(other, list) or len(other) != len(value):
+        return ends
+    pairs = zip(value, other, strict=True)
+    at = next((i for i, (one, two) in enumerate(pairs) if one != two), 0)
+    return f"{ends}, number {at} being {value[at]}"
 
 
 def execute(
@@ -123,7 +130,7 @@ def counted(dataset: "Dataset") -> dict[str, int]:
 def sweep(
     system: AbstractSystem,
     vary: Mapping[str, Any] | None = None,
-    seeds: int | tuple[int, ...] = 1,
+    seeds: int | Sequence[Any] = 1,
     *,
     out: str | Path | None = None,
     workers: int | None = None,

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from ..ensemble import explicit
 from ..errors import InputError, require_momentum, require_positive
@@ -78,15 +80,15 @@ def _plain(value: Any) -> Any:
 def settled(
     system: AbstractSystem,
     vary: Mapping[str, Any],
-    seeds: int | tuple[int, ...] = 1,
+    seeds: int | Sequence[Any] = 1,
     *,
     t1: float | None = None,
     rtol: float = 1e-6,
     atol: float | None = None,
-    solver: str = "tsit5",
+    solver: Any = "tsit5",
     max_steps: int = 5000,
     outputs: int | None = None,
-    observe: tuple[str, ...] | None = None,
+    observe: str | Sequence[str] | None = None,
     error: bool | None = None,
     descent: str | None = None,
     data: str | None = None,
@@ -110,16 +112,14 @@ def settled(
     require_positive(t1=end, rtol=rtol, max_steps=max_steps)
     if atol is not None:
         require_positive(atol=atol)
-    numbers = seeds if isinstance(seeds, tuple) else tuple(range(_count(seeds)))
-    for number in numbers:
-        if not 0 <= number < 2**32:
-            raise InputError(f"seeds must be from 0 to {2**32 - 1}, got {number}")
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise InputError("seeds must be one or more, each once")
+    numbers = _seeds(seeds)
+    observe = (observe,) if isinstance(observe, str) else observe
     optimizer = None if descent is None else descent_of(system, descent)
     for name in set(names) & set(DESCENT):
         if optimizer is None:
             raise InputError(f"axis {name} is of a descent; give one, as sgd:0.1")
+        if name == "momentum" and optimizer.optimizer != "sgd":
+            raise InputError(_NO_MOMENTUM)
     if outputs is None:
         outputs = 0 if optimizer is None else 19
     if outputs < 0:
@@ -128,10 +128,10 @@ def settled(
         float(end),
         float(rtol),
         None if atol is None else float(atol),
-        "tsit5" if solver == "auto" else solver,
+        _solver(solver),
         max_steps,
         outputs,
-        observe,
+        None if observe is None else tuple(observe),
         optimizer is not None if error is None else error,
         optimizer,
     )
@@ -140,10 +140,40 @@ def settled(
     return sweep
 
 
-def _count(seeds: int) -> int:
-    if seeds < 1:
-        raise InputError(f"seeds must be at least 1, got {seeds}")
-    return seeds
+_NO_MOMENTUM = "momentum is of gradient descent; other optimizers have none"
+
+
+def _seeds(seeds: int | Sequence[Any]) -> tuple[int, ...]:
+    """So many seeds from 0 on, or these.
+
+    Raises `InputError` for what are none.
+    """
+    if np.ndim(seeds) == 0:
+        count = _whole("seeds", seeds)
+        if count < 1:
+            raise InputError(f"seeds must be at least 1, got {count}")
+        return tuple(range(count))
+    numbers = tuple(_whole("seeds", seed) for seed in seeds)  # pyright: ignore
+    for number in numbers:
+        if not 0 <= number < 2**32:
+            raise InputError(f"seeds must be from 0 to {2**32 - 1}, got {number}")
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise InputError("seeds must be one or more, each once")
+    return numbers
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be whole numbers, got {value!r}") from None
+
+
+def _solver(solver: Any) -> str:
+    """A solver by its name, which a store can hold."""
+    if not isinstance(solver, str):
+        raise InputError(f"solver must be tsit5 or dopri8 in a sweep, got {solver!r}")
+    return "tsit5" if solver == "auto" else solver
 
 
 def descent_of(system: AbstractSystem, text: str) -> Descent:
@@ -168,7 +198,7 @@ def descent_of(system: AbstractSystem, text: str) -> Descent:
     require_positive(learning_rate=rate)
     require_momentum(momentum)
     if momentum and name != "sgd":
-        raise InputError("momentum is of gradient descent; other optimizers have none")
+        raise InputError(_NO_MOMENTUM)
     return Descent(name, rate, momentum)
 
 
@@ -214,7 +244,8 @@ def _require_steps(sweep: Sweep) -> None:
     if steps < sweep.how.outputs + 1:
         raise InputError(
             f"learning_rate {rate:g} takes {steps} steps to t = {end:g}, of which "
-            f"{sweep.how.outputs + 1} are to be observed; choose fewer outputs"
+            f"{sweep.how.outputs + 1} are to be observed; choose fewer outputs, a "
+            "later t1 or a smaller rate"
         )
 
 

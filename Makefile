@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all test-device docs check clean
 
 demo: .venv/installed
 	$(BIN)/flowattn run topic-words --out demo
@@ -12,6 +12,13 @@ test: .venv/tested
 
 test-all: .venv/tested
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# What is of interest on a GPU or TPU, in one process: they share no memory.
+test-device: .venv/tested
+	$(BIN)/python -m pytest -n 0 -m "device and not slow"
+
+docs: .venv/tested
+	$(BIN)/mkdocs build --strict
 
 check: .venv/tested
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ import pytest
 
 import flowattn as fa
 
+pytestmark = pytest.mark.device
+
 
 def bowl(x):
     return 0.5 * jnp.sum(jnp.array([1.0, 3.0]) * x**2) + 0.1 * jnp.sum(x**4)

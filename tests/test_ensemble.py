@@ -17,6 +17,8 @@ from flowattn.trajectory import OUTCOMES, outcome_codes, outcome_name
 
 from .systems import Quadratic, ripples, ripples_field
 
+pytestmark = pytest.mark.device
+
 # More members than lanes: lanes are given others, at different times.
 COUNT, LANES = 11, 4
 COUNTS = ("steps", "rejected", "gradient_evaluations")

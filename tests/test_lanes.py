@@ -19,6 +19,8 @@ from flowattn.systems.focus_reduced import Focus2D, ReducedLoss
 
 from .focus_theory import share
 
+pytestmark = pytest.mark.device
+
 METHODS = [diffrax.Tsit5(), diffrax.Dopri8(), diffrax.Bosh3(), diffrax.Heun()]
 
 

@@ -10,6 +10,8 @@ import scipy.integrate
 import flowattn as fa
 from flowattn.solvers.rkc import MOST_STAGES, _chebyshev, _w1
 
+pytestmark = pytest.mark.device
+
 MATRIX = np.array([[2.0, 1.0], [1.0, 3.0]])
 START = np.array([1.0, 0.5])
 

@@ -14,6 +14,8 @@ import flowattn as fa
 
 from .systems import Quadratic, identity, ripples, ripples_field
 
+pytestmark = pytest.mark.device
+
 
 @pytest.mark.parametrize("solver", ["tsit5", "dopri8", diffrax.Bosh3()])
 def test_exponential_decay_to_the_tolerance(solver):

@@ -1,0 +1,101 @@
+"""What mkdocs is told beside mkdocs.yml: pictures and links outside docs/, doctests.
+
+Pages link to files of the repository as GitHub does, relative to themselves. Of what
+lies outside docs/ the pictures in figures/ become files of the site, everything else a
+link to the repository.
+"""
+
+import logging
+import posixpath
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import griffe
+from mkdocs.structure.files import File
+
+_LOG = logging.getLogger("mkdocs.hooks.flowattn")
+# The target of [text](target), ![text](target "title") and src="target".
+_TARGET = re.compile(r'(?<=\]\()(?P<link>[^)\s]+)|(?<=src=")(?P<source>[^"]+)')
+_PICTURE = re.compile(
+    r'<img (?P<rest>[^>]*src="(?P<source>[^"]*figures/(?P<name>[^"/]*\.png))"[^>]*>)'
+)
+_CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]*`)", re.M | re.S)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """The pictures of figures/ are files of the site."""
+    root = Path(config.config_file_path).parent
+    for picture in sorted((root / "figures").glob("*.png")):
+        name = f"figures/{picture.name}"
+        files.append(File.generated(config, name, abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Links that leave docs/."""
+    root = Path(config.config_file_path).parent
+    folder = posixpath.dirname(posixpath.join("docs", page.file.src_uri))
+
+    def here(match: re.Match) -> str:
+        target = match.group()
+        if re.match(r"[a-z]+:|/|#", target):
+            return target
+        path, hash_, anchor = target.partition("#")
+        path = posixpath.normpath(posixpath.join(folder, path))
+        if path.startswith("docs/"):
+            return target
+        if path.startswith("figures/") and files.get_file_from_path(path):
+            return posixpath.relpath(path, posixpath.relpath(folder, "docs"))
+        if not (root / path).exists():
+            _LOG.warning("%s links to %s, which is not there", page.file.src_uri, path)
+        return f"{config.repo_url}/blob/main/{path}{hash_}{anchor}"
+
+    parts = _CODE.split(markdown)  # every second one is code
+    parts[::2] = [_TARGET.sub(here, part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Pictures are fetched when they come into view, in a place of their size, and
+    open in full size.
+    """
+    del page, files
+    folder = Path(config.config_file_path).parent / "figures"
+
+    def sized(match: re.Match) -> str:
+        head = (folder / match["name"]).read_bytes()[16:24]
+        width, height = struct.unpack(">II", head)
+        size = f'loading="lazy" width="{width}" height="{height}"'
+        return f'<a href="{match["source"]}"><img {size} {match["rest"]}</a>'
+
+    return _PICTURE.sub(sized, html)
+
+
+class Doctests(griffe.Extension):
+    """Doctests of docstrings become blocks of code, which Markdown would quote."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Fence the doctests of one docstring."""
+        del kwargs
+        if obj.docstring is not None:
+            obj.docstring.value = fenced(obj.docstring.value)
+
+
+def fenced(text: str) -> str:
+    """A docstring whose doctests, with what they print, are fenced.
+
+    >>> fenced("One.\\n\\n>>> 1 + 1\\n2\\n\\nTwo.")
+    'One.\\n\\n```pycon\\n>>> 1 + 1\\n2\\n```\\n\\nTwo.'
+    """
+    lines, inside = [], False
+    for line in text.splitlines():
+        if not inside and line.startswith(">>> "):
+            lines.append("```pycon")
+            inside = True
+        elif inside and not line.strip():
+            lines.append("```")
+            inside = False
+        lines.append(line)
+    return "\n".join([*lines, "```"] if inside else lines)

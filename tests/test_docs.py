@@ -1,0 +1,175 @@
+"""The documentation: it builds without a warning, leaves no public name out, and what
+it quotes works."""
+
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import zlib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from flowattn import cli
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+PUBLIC = ("", ".systems", ".laws", ".tasks", ".models", ".plotting")
+
+# ```python, unless the line before says why it is not run; and what it prints.
+_BLOCK = re.compile(
+    r"(?P<left_out><!-- not run: [^\n]*-->\n)?"
+    r"```(?P<kind>python|text)\n(?P<code>.*?)```",
+    re.S,
+)
+_NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?")
+# Words of a command that stand for something.
+_OPEN = {"SYSTEM", "NAME", "…", "ADDRESS", "[--paper]", "[--out", "NAME|all"}
+
+
+def public_names():
+    """The path at which every public name is defined."""
+    for module in PUBLIC:
+        home = import_module(f"flowattn{module}")
+        text = Path(home.__file__).read_text()
+        for source, name in re.findall(r"from \.([\w.]*) import (\w+) as \2", text):
+            thing = inspect.unwrap(getattr(home, name))
+            if inspect.ismodule(thing):
+                continue
+            own = hasattr(thing, "__qualname__")
+            parts = (thing.__module__, thing.__qualname__) if own else ()
+            yield ".".join(parts or (home.__name__, source, name))
+        for name in re.findall(r"^def ([a-z]\w*)", text, re.M):
+            yield f"{home.__name__}.{name}"
+
+
+def programs():
+    """The pages with Python that runs, each as one program, and what it prints."""
+    for page in PAGES:
+        if page.name == "design.md":  # calls, not a program
+            continue
+        code, printed = [], []
+        for block in _BLOCK.finditer(page.read_text()):
+            if block["kind"] == "python" and not block["left_out"]:
+                code.append(block["code"])
+            elif block["kind"] == "text" and code:
+                printed.append(block["code"])
+        if code:
+            name = page.relative_to(DOCS).with_suffix("").as_posix()
+            yield pytest.param("\n".join(code), "".join(printed), id=name)
+
+
+def commands():
+    """Every `flowattn ...` that a page quotes."""
+    found = set()
+    for page in [*PAGES, ROOT / "README.md"]:
+        text = page.read_text()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.S):
+            found |= {line.split("#")[0].strip() for line in block.splitlines()}
+        found |= set(re.findall(r"`(flowattn [^`]*)`", text))
+    words = sorted(shlex.split(line) for line in found if "flowattn " in line)
+    found = [
+        each[each.index(start) + 1 :]
+        for each in words
+        for start in ("flowattn", ".venv/bin/flowattn")
+        if start in each and not _OPEN & set(each) and "--help" not in each
+    ]
+    # "flowattn run" in a sentence is no command to be run.
+    whole = ("list", "--version")
+    return [w for w in found if w and (w[0] in whole or w[1:] and w[1][0] != "-")]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", folder],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0 and "WARNING" not in result.stderr, result.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(site):
+    pages = [page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES]
+    for page in pages:
+        folder = page.removesuffix("index")
+        assert (site / folder / "index.html").exists(), page
+    for picture in (ROOT / "figures").glob("*.png"):
+        assert (site / "figures" / picture.name).exists(), picture.name
+
+
+@pytest.mark.slow
+def test_no_public_name_is_missing_from_the_inventory(site):
+    packed = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    entries = zlib.decompress(packed).decode().splitlines()
+    documented = {entry.split(" ")[0] for entry in entries}
+    assert set(public_names()) <= documented
+
+
+def test_every_public_name_has_its_place():
+    text = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    shown = re.findall(r"^::: (\S+)", text, re.M)
+    assert len(shown) == len(set(shown))
+    names = set(public_names())
+    assert len(names) > 100 and names <= set(shown), names - set(shown)
+
+
+def test_every_picture_has_its_place_and_a_text():
+    gallery = (DOCS / "gallery.md").read_text()
+    for picture in (ROOT / "figures").glob("*.png"):
+        assert f"](../figures/{picture.name})" in gallery, picture.name
+    for page in PAGES:
+        for text in re.findall(r"!\[([^\]]*)\]\(", page.read_text()):
+            assert len(text) > 15, f"{page}: {text!r}"
+
+
+def test_every_page_is_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES:
+        assert page.relative_to(DOCS).as_posix() in text, page
+
+
+def test_the_site_is_where_the_package_says():
+    text = (ROOT / "mkdocs.yml").read_text()
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    assert f"repo_url: {urls['Repository']}\n" in text
+    assert f"site_url: {urls['Documentation']}/\n" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program, printed", list(programs()))
+def test_pages_run(program, printed, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "False"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    if not printed:
+        return
+    ours, theirs = result.stdout, printed
+    assert _NUMBER.sub("", ours).split() == _NUMBER.sub("", theirs).split()
+    numbers = [list(map(float, _NUMBER.findall(x))) for x in (ours, theirs)]
+    # What is printed of rounding errors depends on the machine.
+    for got, quoted in zip(*numbers, strict=True):
+        small = max(abs(got), abs(quoted)) < 1e-11
+        assert small or got == pytest.approx(quoted, rel=0.1), (got, quoted)
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_are_understood(words, monkeypatch):
+    for command in ("List", "Run", "Laws", "Sweep", "Plot", "Figure"):
+        monkeypatch.setattr(getattr(cli, command), "__call__", lambda self: 0)
+    assert cli.main(words) == 0

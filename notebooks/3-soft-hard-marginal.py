@@ -1,0 +1,273 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3 · Soft, hard, marginal: three losses, one law
+#
+# A mosaic has $m$ segments; one of them, the foreground, carries the label. Vashisht &
+# Ramaswamy, *On the Learning Dynamics of Attention Networks* (ECAI 2023), train attention
+# on it with three losses. How do their dynamics differ, and what do they share? You will
+# see that the full model moves in two numbers, solve them, and find for each loss a
+# conservation law whose level sets are the trajectories.
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/flowattn/flowattn/blob/main/notebooks/3-soft-hard-marginal.ipynb)
+#
+# *Run on: CPU, float64 and float32. GPU and TPU: untested.*
+
+# %%
+import importlib.util
+
+if importlib.util.find_spec("flowattn") is None:
+    print("installing flowattn")
+    # %pip install -q "flowattn @ git+https://github.com/flowattn/flowattn"
+# %%
+import flowattn as fa
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import matplotlib.pyplot as plt
+import numpy as np
+from flowattn import plotting
+
+# %matplotlib inline
+precision = fa.set_precision()  # float64 where the device has it
+plt.rcParams.update(plotting.STYLE)
+print(jax.devices()[0].platform, precision)
+
+# %% [markdown]
+# ## Sizes
+#
+# The two equations are always those of the paper's $m = C = 20$; `PAPER` is about the
+# full model that is compared with them.
+
+# %%
+PAPER = False
+m, C = 20, 20
+mosaics = 5000 if PAPER else 200
+rtol = 1e-9 if precision == "float64" else 1e-5
+losses = ("soft", "hard", "marginal")
+
+# %% [markdown]
+# ## Two numbers
+#
+# Let $\mu$ be the margin by which the classifier's logit of the right class exceeds the
+# others on a foreground segment, and $\nu$ the margin of the foreground's attention score.
+# With $C$ classes,
+#
+# $$ \alpha = \frac{e^\nu}{e^\nu + m - 1}, \qquad \beta = \frac{e^\mu}{e^\mu + C - 1} $$
+#
+# are the attention on the foreground and the probability of the right class given it. The
+# three losses are
+#
+# | loss | classifies | $L(\mu,\nu)$ |
+# |---|---|---|
+# | soft | the average of the segments | $\log\big(1 + (C-1)e^{-\alpha\mu}\big)$ |
+# | hard | a segment drawn by attention | $-\alpha\log\beta + (1-\alpha)\log C$ |
+# | marginal | by the likelihood over that draw | $-\log\big(\alpha\beta + (1-\alpha)/C\big)$ |
+#
+# and training is their gradient flow with the rates $1/(C-1)$ for $\mu$, $1/C$ for $\nu$.
+
+# %%
+ts = jnp.append(0.0, jnp.geomspace(1.0, 1e4, 400))
+problems = {
+    loss: fa.systems.Focus(loss=loss, reduced=True).problem(jr.key(0))
+    for loss in losses
+}
+start = problems["soft"].params
+print(f"the paper's start: μ = {float(start.mu):g}, ν = {float(start.nu):g}")
+
+# %% [markdown]
+# Nine starts $(\mu, \nu)$ at once; the paper's, the origin, is the one in the middle.
+# `fa.ensemble` solves them side by side, each at its own pace.
+
+# %%
+grid = jnp.meshgrid(jnp.array([-2.0, 0.0, 2.0]), jnp.array([-2.0, 0.0, 2.0]))
+starts = type(start)(*(x.ravel() for x in grid))
+flows = {}
+for loss, problem in problems.items():
+    flows[loss] = fa.ensemble(
+        problem.flow,
+        starts,
+        ts=ts,
+        rtol=rtol,
+        error=True,
+        observe=problem.observables | problem.laws,
+    )
+
+# %%
+origin = 4
+figure, panels = plt.subplots(1, 3, figsize=(10, 3))
+labels = {
+    "mu": "logit margin μ",
+    "nu": "score margin ν",
+    "alpha": "attention on the foreground α",
+}
+styles = dict(
+    zip(losses, zip(plotting.COLOURS, ("-", "--", "-."), strict=False), strict=True)
+)
+for axes, (name, label) in zip(panels, labels.items(), strict=True):
+    for loss, (colour, style) in styles.items():
+        values = flows[loss].observed[name][origin]
+        axes.semilogx(ts[1:], values[1:], ls=style, color=colour, label=loss)
+    axes.set(xlabel="flow time t", ylabel=label)
+panels[0].legend()
+plt.show()
+for loss, flow in flows.items():
+    alpha, error = (np.asarray(x["alpha"][origin]) for x in (flow.observed, flow.error))
+    print(f"{loss:9} α = 1/2 at about t = {np.interp(0.5, alpha, ts):.0f}, ", end="")
+    print(f"{alpha[-1]:.4f} ± {error[-1]:.0e} at t = 10⁴")
+
+# %% [markdown]
+# All three sit on a plateau. Marginal attention leaves it first; soft attention is left with
+# the least focus in the end, hard attention has the most.
+#
+# ## Is it the full model?
+#
+# For equally frequent classes and no noise the reduction is exact; with the paper's noise
+# it is approximate. `defect` compares the vector fields at a point (nothing is solved),
+# the gap the two solutions to $t = 1000$.
+
+# %%
+point = type(start)(jnp.array(1.0), jnp.array(0.5))
+for noise in (0.0, 1.0):
+    system = fa.systems.Focus(loss="soft", mosaics=mosaics, noise=noise)
+    problem = system.problem(jr.key(0))
+    theory = problem.reductions["focus"]
+    print(
+        f"noise {noise:g}: {theory.kind}, defect {float(fa.defect(theory, point)):.0e}"
+    )
+
+# %%
+at = np.linspace(0.0, 1000.0, 41)
+names = ("mu", "nu")
+full = fa.solve(
+    problem.flow,
+    problem.params,
+    ts=at,
+    rtol=max(rtol, 1e-6),
+    solver="tsit5",
+    error=True,
+    observe={name: problem.observables[name] for name in names},
+)
+small = fa.solve(
+    theory.flow,
+    theory.project(problem.params),
+    ts=at,
+    rtol=rtol,
+    solver="tsit5",
+    observe={name: theory.observables[name] for name in names},
+)
+gap = fa.compare(full, small)
+size = sum(x.size for x in jax.tree.leaves(problem.params))
+print(
+    f"{size} parameters against 2: gap {gap.max_relative:.1e} ± {gap.numerical_error:.0e}"
+)
+
+# %%
+figure, axes = plt.subplots(figsize=(4.8, 3.2))
+for colour, name, text in zip(plotting.COLOURS, names, "μν", strict=False):
+    axes.plot(at, small.observed[name], color=colour, label=f"{text}, two equations")
+    points = full.observed[name][::2]
+    axes.plot(
+        at[::2], points, "o", mfc="none", color=colour, label=f"{text}, full model"
+    )
+axes.set(xlabel="flow time t", ylabel="margin")
+axes.set_title(f"soft attention, {mosaics:,} mosaics with noise")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# ## A closed form
+#
+# Hold the focus at some $\alpha$. Then $\mu$ alone moves and its equation separates; for
+# hard attention $\;e^\mu - 1 + (C-1)\mu = \alpha t$. The library has it as a function of
+# time, to hold against the flow.
+
+# %%
+problem = fa.systems.Focus(loss="hard", reduced=True, fixed_focus=0.4).problem(
+    jr.key(0)
+)
+held = fa.solve(
+    problem.flow,
+    problem.params,
+    ts=ts,
+    rtol=rtol,
+    solver="tsit5",
+    observe={"mu": problem.observables["mu"]},
+)
+mu = problem.closed_forms["mu"](ts)
+print(f"flow − closed form: {float(jnp.max(jnp.abs(held.observed['mu'] - mu))):.0e}")
+print(
+    f"residual at t = 10⁴: {float(jnp.expm1(mu[-1]) + (C - 1) * mu[-1] - 0.4 * 1e4):.0e}"
+)
+
+# %% [markdown]
+# ## One law
+#
+# Divide the two equations. Time drops out, and with $1/(1-\alpha) = 1 + e^\nu/(m-1)$ so does
+# $\alpha$ on the right:
+#
+# $$ \Big(1 + \frac{e^\nu}{m-1}\Big)\,d\nu = r(\mu)\,d\mu
+# \quad\Rightarrow\quad
+# h = \nu + \frac{e^\nu}{m-1} - R(\mu) \;\text{ is constant},\qquad R' = r, $$
+#
+# for each of the losses with an $r$ of its own:
+# $(C-1)\mu/C$ (soft), $(e^\mu + C - 1)\log(C\beta)/C$ (hard),
+# $(e^\mu + C - 1)\big(1 - 1/(C\beta)\big)/C$ (marginal). For soft attention it is the SEN
+# relation of topic words again.
+
+# %%
+for loss, flow in flows.items():
+    law = problems[loss].laws[f"{loss}-focus"]
+    drifts = jax.vmap(lambda one, law=law: fa.drift(law, one))(flow)
+    print(
+        f"{law.name:15} {law.kind}, drift of nine flows at most {float(drifts.max()):.0e}"
+    )
+
+# %% [markdown]
+# ## Phase portrait
+#
+# If $h$ is constant, trajectories are its level sets. Contours of $h$ are drawn from the
+# formula alone, the flows are those that were solved.
+
+# %%
+figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.4), sharey=True)
+mus, nus = jnp.meshgrid(jnp.linspace(-2.6, 5.0, 80), jnp.linspace(-4.0, 4.5, 80))
+for axes, loss in zip(panels, losses, strict=True):
+    law = problems[loss].laws[f"{loss}-focus"]
+    values = jax.vmap(jax.vmap(law))(type(start)(mus, nus))
+    levels = jax.vmap(law)(starts)
+    axes.contour(
+        mus, nus, values, levels=np.unique(levels), colors="#999999", linestyles="-"
+    )
+    for number in range(9):
+        path = [np.asarray(flows[loss].observed[name][number]) for name in names]
+        inside = (path[0] < 5.0) & (path[1] < 4.5)
+        axes.plot(path[0][inside], path[1][inside], color=plotting.COLOURS[0])
+    axes.plot(starts.mu, starts.nu, "o", color=plotting.COLOURS[1])
+    axes.set(xlabel="logit margin μ", title=loss)
+panels[0].set_ylabel("score margin ν")
+figure.suptitle("points: starts; blue: flows; grey: level sets of the law through them")
+plt.show()
+
+# %% [markdown]
+# Every flow stays on the level set of its start. Where the classifier begins wrong
+# ($\mu < 0$) attention first turns away from the foreground: $\nu$ falls until $\mu = 0$,
+# which some flows have not reached by $t = 10^4$.
+#
+# ## Exercises
+#
+# 1. Set `m, C` to 100 and 1000 (pass `segments=m, classes=C` to `Focus`) and `ts` to
+#    $4\cdot10^5$, the paper's larger task. Which loss is first, which last?
+# 2. Take `loss="hybrid", then="hard", switch_time=600.0`. Which law holds when?
+# 3. Print the law's drift along a descent, `fa.descend(problem.loss, problem.params,
+#    rates=problem.rates, learning_rate=1.0, ...)`. How does it scale with the learning rate?

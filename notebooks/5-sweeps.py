@@ -1,0 +1,179 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 5 · A sweep and its phase diagram
+#
+# Where does training end, as a function of where it starts? Each point of a grid is a
+# flow; together they are one labelled data set. The system is focus (Vashisht &
+# Ramaswamy, ECAI 2023; notebook 3): attention that begins on the wrong side may never
+# find its segment. You will see a phase diagram of the end, a store that goes on where it
+# was broken off, seeds as quantiles, and a descent with its gap beside each flow.
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/flowattn/flowattn/blob/main/notebooks/5-sweeps.ipynb)
+#
+# *Run on: CPU, float64 and float32. GPU and TPU: untested.*
+
+# %%
+import importlib.util
+
+if importlib.util.find_spec("flowattn") is None:
+    print("installing flowattn")
+    # %pip install -q "flowattn @ git+https://github.com/flowattn/flowattn"
+# %%
+import tempfile
+from pathlib import Path
+
+import flowattn as fa
+import jax
+import matplotlib.pyplot as plt
+import xarray as xr
+from flowattn import plotting
+
+# %matplotlib inline
+precision = fa.set_precision()  # float64 where the device has it
+plt.rcParams.update(plotting.STYLE)
+print(jax.devices()[0].platform, precision)
+
+# %% [markdown]
+# ## Sizes
+
+# %%
+LARGE = False
+points = 300 if LARGE else 41  # along each axis of the phase diagram
+seeds = 20 if LARGE else 6
+rtol = 1e-6 if precision == "float64" else 1e-5
+
+# %% [markdown]
+# ## Two axes
+#
+# The two equations of $\mu$ (does the classifier know the foreground?) and $\nu$ (does
+# attention look at it?), from a grid of starts. An axis is any field of the system; a spec
+# says its values. All cells of this sweep are lanes of one compiled program.
+
+# %%
+marginal = fa.systems.Focus(loss="marginal", reduced=True)
+axes_of = {"start_mu": f"-4:2:{points}", "start_nu": f"-3:3:{points}"}
+ends = fa.sweep(marginal, axes_of, t1=1e4, rtol=rtol)
+print(dict(ends.sizes), "variables:", ", ".join(ends.data_vars))
+print("cells that did not end well:", int((ends.result != 0).sum()))
+
+# %%
+plotting.plot_sweep(ends, "start_mu", "start_nu", "alpha").figure
+
+# %% [markdown]
+# The colour is the attention on the foreground at $t = 10^4$. From a classifier that
+# begins wrong enough attention is lost, wherever it begins.
+#
+# It is an xarray data set: select by value, reduce by name.
+
+# %%
+line = ends.alpha.sel(start_nu=0.0, method="nearest").squeeze()
+lost = ends.alpha < 0.5
+print(f"lost: {100 * float(lost.mean()):.1f} % of the starts")
+edge = float(line.start_mu[line.values > 0.5][0])
+print(f"from ν = 0 attention is found from μ = {edge:.2f} on")
+print("gradients for a cell, median:", int(ends.gradient_evaluations.median()))
+
+# %% [markdown]
+# ## To a store, and on
+#
+# With `out` a sweep is written chunk by chunk. The same call again runs what is missing;
+# here the second call finds all done. Another configuration is refused.
+
+# %%
+folder = tempfile.TemporaryDirectory()
+store = Path(folder.name) / "basin.zarr"
+
+
+def told(tally):
+    print("  ", tally)
+
+
+for attempt in ("first", "second"):
+    print(attempt, "call")
+    stored = fa.sweep(marginal, axes_of, t1=1e4, rtol=rtol, out=store, progress=told)
+print("the same numbers:", bool((stored.alpha == ends.alpha).all()))
+try:
+    fa.sweep(marginal, axes_of, t1=2e4, rtol=rtol, out=store)
+except fa.InputError as refused:
+    print("refused:", str(refused).replace(folder.name, "…"))
+
+# %%
+again = xr.open_zarr(store)  # later, elsewhere
+print(again.attrs["title"], "|", again.alpha.attrs["long_name"])
+
+# %% [markdown]
+# ## Seeds
+#
+# Now full models with data of their own: 25 mosaics of 5 segments, their 5 classes drawn
+# at random anew for each seed, so that some are rare. How much does attention depend on
+# the draw? The end of the flow, `t1`, is an axis too. The curve is the median over seeds,
+# the band reaches from the 10th to the 90th percentile.
+
+# %%
+uneven = fa.systems.Focus(segments=5, classes=5, mosaics=25, balanced=False)
+drawn = fa.sweep(
+    uneven,
+    {"t1": "20:200:10"},
+    seeds=seeds,
+    rtol=1e-5,
+    observe=("alpha", "loss"),
+)
+print(drawn.alpha.quantile([0.1, 0.5, 0.9], "seed").round(3).T.to_pandas())
+plotting.plot_sweep(drawn, "t1", "alpha").figure
+
+# %% [markdown]
+# ## A descent beside each cell
+#
+# `descent="sgd:RATE"` runs gradient descent beside each flow, from the same start over the
+# same time. `gap` is its largest relative distance from the flow, `gap_error` the numerical
+# error in it, `departure` the first time at which the gap is above 5 %. The learning rate
+# may be an axis.
+
+# %%
+beside = fa.sweep(
+    fa.systems.Focus(loss="hard", reduced=True),
+    {"learning_rate": "1,2,4,8", "start_mu": "-1,0,1"},
+    t1=1000.0,
+    rtol=rtol,
+    descent="sgd:1",
+)
+print(beside.gap.squeeze("seed").round(4).to_pandas())
+print(f"numerical error at most {float(beside.gap_error.max()):.0e}")
+
+# %%
+drawing = plotting.plot_sweep(beside, "learning_rate", "gap", "start_mu")
+drawing.figure.axes[0].set_yscale("log")
+drawing.figure
+
+# %% [markdown]
+# The gap is proportional to the learning rate, and well above its numerical error.
+#
+# ## The same from a shell
+#
+# ```sh
+# flowattn sweep focus --loss marginal --reduced --vary start_mu=-4:2:41 \
+#     --vary start_nu=-3:3:41 --t1 1e4 --out basin.zarr
+# flowattn plot basin.zarr --x start_mu --y start_nu --color alpha
+# ```
+#
+# ## Exercises
+#
+# 1. Draw the phase diagrams of `loss="soft"` and `loss="hard"`. Which has the largest
+#    basin?
+# 2. Take `t1` as a third axis, `"t1": "1e2,1e3,1e4"`, and draw with
+#    `where={"t1": 1e3}`. Is attention lost, or late?
+# 3. Draw `gradient_evaluations` over the starts: where are flows hard to solve?
+
+# %%
+folder.cleanup()

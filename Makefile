@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-device docs check clean
+.PHONY: demo test test-all test-device smoke docs check clean
 
 demo: .venv/installed
 	$(BIN)/flowattn run topic-words --out demo
@@ -16,6 +16,14 @@ test-all: .venv/tested
 # What is of interest on a GPU or TPU, in one process: they share no memory.
 test-device: .venv/tested
 	$(BIN)/python -m pytest -n 0 -m "device and not slow"
+
+# A wheel in an empty environment.
+smoke:
+	rm -rf build/smoke
+	$(PYTHON) -m venv build/smoke
+	build/smoke/bin/python -m pip install --quiet .
+	build/smoke/bin/flowattn --version
+	build/smoke/bin/flowattn run focus --reduced --t1 100 --out build/smoke/run
 
 docs: .venv/tested
 	$(BIN)/mkdocs build --strict

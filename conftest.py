@@ -1,5 +1,6 @@
 """Tests run in double precision, with shapes checked and no silent promotion."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -28,6 +29,10 @@ os.environ.setdefault(
 for _name, _value in _COMPILED.items():
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)
+
+# Traced programs are many small objects that live: looking through them for garbage is
+# a tenth of the time.
+gc.set_threshold(200_000, 50, 100)
 
 matplotlib.use("agg")
 jax.config.update("jax_enable_x64", True)

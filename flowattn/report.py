@@ -23,7 +23,7 @@ def summarise(
     """The numbers of a run, ready for JSON: flow, descent, gap, laws, theory."""
     summary = {
         "system": system.name,
-        "flow": None if flow is None else {**_run(system, flow), **_events(flow)},
+        "flow": None if flow is None else _flow(system, flow),
         "descent": None if descent is None else _run(system, descent),
         "gap": None if gap is None else _gap(gap),
         "laws": [_law(system, law, flow, descent) for law in problem.laws.values()],
@@ -46,6 +46,16 @@ def summarise_survey(system: AbstractSystem, survey: Survey) -> dict[str, Any]:
     summary = {"system": system.name, "flow": None, "descent": None, "gap": None}
     nothing = {name: [] for name in ("laws", "reductions", "closed_forms")}
     return _undefined_to_none({**summary, **nothing, "metrics": survey.metrics})
+
+
+def _flow(system: AbstractSystem, run: Trajectory) -> dict[str, Any]:
+    """The numbers of a flow: those of a run, its events, and its numerical errors."""
+    kept = np.asarray(run.reached)
+    errors = {
+        name: float(np.max(np.asarray(error)[kept]))
+        for name, error in (run.error or {}).items()
+    }
+    return {**_run(system, run), **_events(run), "errors": errors}
 
 
 def _events(run: Trajectory) -> dict[str, Any]:
@@ -336,6 +346,7 @@ def _ending(run) -> str:
 def _observable_rows(summary) -> str:
     flow, descent = summary["flow"], summary["descent"]
     gap = (summary["gap"] or {}).get("observables", {})
+    errors = (flow or {}).get("errors", {})
     rows = [("observable", "flow", "descent", "gap", "at the end", "numerical error")]
     ours = {} if flow is None else _whole(flow["final"])
     theirs = {} if descent is None else _whole(descent["final"])
@@ -348,7 +359,7 @@ def _observable_rows(summary) -> str:
                 _show(theirs.get(name)),
                 _number(one.get("absolute"), ".1e"),
                 _number(one.get("absolute_at_end"), ".1e"),
-                _number(one.get("absolute_error"), ".1e"),
+                _number(one.get("absolute_error", errors.get(name)), ".1e"),
             )
         )
     return _columns(rows) if len(rows) > 1 else ""

@@ -38,8 +38,11 @@ def sharpness(
     30.0
     """
 
-    if k < 1:
-        raise InputError(f"sharpness needs k of at least 1, got {k}")
+    if not (isinstance(k, int) and k >= 1):
+        raise InputError(
+            f"sharpness needs k, a whole number of at least 1, got {k}; it returns an "
+            "observable, to be called with the parameters"
+        )
     modes = tuple(f"λ{number}" for number in range(1, k + 1))
     return Observable(
         _Largest(loss, k, rates),

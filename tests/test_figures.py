@@ -55,6 +55,11 @@ def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
     assert flow["y"][0] == descent["y"][0] > flow["y"][-1] > 0
 
 
+def test_notebooks_show_a_drawing():
+    drawing = drawn([Panel("one", "t", "x", [Curve("", np.ones(2), np.ones(2))])])
+    assert drawing._repr_png_().startswith(b"\x89PNG")
+
+
 def test_figures_without_their_data_are_skipped(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("FLOWATTN_DATA", raising=False)
     out = tmp_path / "out"

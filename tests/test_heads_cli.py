@@ -30,6 +30,8 @@ def test_a_keyword_run(tmp_path, capsys):
     flow = found["flow"]
     assert abs(flow["events"]["time_to_attend"] - 2.6542893) < 1e-6
     assert flow["event_errors"]["time_to_attend"] < 1e-6
+    # Without a descent there is no gap, but the flow's own error is told.
+    assert 0 < flow["errors"]["p"] < 1e-4
     assert found["metrics"]["attends"] is True
     assert abs(found["metrics"]["time_to_attend"] - 2.6542893) < 1e-7
     assert set(flow["final"]) == {"loss", "beta0", "beta1", "p", "margin"}

@@ -100,6 +100,25 @@ def test_outputs_over_time_and_their_errors():
     assert np.all(seen > 0.5 * apart[:, 1:]) and np.all(seen < 2 * apart[:, 1:] + 1e-15)
 
 
+def test_times_of_events_have_errors():
+    system = fa.systems.Copying(length=4, vocabulary=4, start=0.1, reduced=True)
+    found = fa.sweep(system, t1=100.0, error=True)
+    problem = system.problem(jr.key(0))
+    alone = fa.solve(
+        problem.flow,
+        problem.params,
+        t1=100.0,
+        solver="tsit5",
+        error=True,
+        events=problem.events,
+    )
+    time, error = alone.events["escape_time"], alone.event_error["escape_time"]
+    np.testing.assert_allclose(found.escape_time, time, rtol=10 * RTOL)
+    # The same steps, whose error rounding hardly changes.
+    np.testing.assert_allclose(found.escape_time_error, error, rtol=1e-3)
+    assert "time of escape" in found.escape_time_error.long_name
+
+
 def test_descents_and_gaps_are_those_of_single_runs():
     found = fa.sweep(
         Ends(), {"start": [1.0, 2.0], "learning_rate": [0.1, 0.05]}, descent="sgd"

@@ -52,7 +52,7 @@ def _phase(runs: Runs) -> Drawing:
             "softmax of one logit: all return",
             "margin D = β₁ − β₀",
             "attention on the keyword p",
-            _paths("softmax", soft, 1000.0, 4.0),
+            _paths("softmax", soft, 1000.0, 4.0, named=False),
             bottom=0.0,
             top=1.0,
         ),
@@ -60,11 +60,19 @@ def _phase(runs: Runs) -> Drawing:
     return drawn(panels, "the keyword classifier; points: starts", columns=2)
 
 
-def _paths(attention: Any, starts: list[tuple[float, float]], t1: float, widest: float):
+def _paths(
+    attention: Any,
+    starts: list[tuple[float, float]],
+    t1: float,
+    widest: float,
+    named: bool = True,
+) -> list[Curve]:
     """Flows in the plane as curves, as far as |D| is in the picture, and their starts;
     in one colour those that end in attention, in another those that do not.
     """
-    ts = jnp.append(0.0, jnp.geomspace(1e-4 * t1, t1, 600))
+    # Slow and fast stretches come early and late.
+    late = np.linspace(0.0, t1, 2000)
+    ts = jnp.asarray(np.union1d(late, np.geomspace(1e-4 * t1, t1, 600)[:-1]))
 
     def flow(margin, p):
         system = Keyword(-margin / 2, margin / 2, p, attention=attention)
@@ -75,12 +83,12 @@ def _paths(attention: Any, starts: list[tuple[float, float]], t1: float, widest:
         return run.observed["margin"], run.observed["p"]
 
     margins, weights = eqx.filter_vmap(flow)(*jnp.array(starts).T)
-    curves, named = [], set()
+    curves, told = [], set()
     for margin, p in zip(np.asarray(margins), np.asarray(weights), strict=True):
         attends = bool(margin[-1] > 0)
         text = "attends" if attends else "turns away"
-        label = text if text not in named else f"_{text} {len(curves)}"
-        named.add(text)
+        label = text if named and text not in told else f"_{text} {len(curves)}"
+        told.add(text)
         kept = (np.abs(margin) <= widest) & (np.abs(p) <= widest)
         last = len(kept) if kept.all() else int(np.argmin(kept))
         curves.append(Curve(label, margin[:last], p[:last], "line", int(not attends)))
@@ -245,9 +253,9 @@ def _successes(runs: Runs) -> Drawing:
 def _heads(runs: Runs) -> Drawing:
     ts = np.append(0.0, np.geomspace(30, 4e5, 300))
     cases = {
-        "one good head": (1, 1),
-        "eight heads, one good": (8, 1),
-        "eight heads, all bad": (8, 0),
+        "one, good": (1, 1),
+        "eight, one good": (8, 1),
+        "eight, all bad": (8, 0),
     }
     left = []
     for colour, (text, (heads, good)) in enumerate(cases.items()):
@@ -262,7 +270,7 @@ def _heads(runs: Runs) -> Drawing:
         flow = runs.flow(system, heads * ts, rtol=1e-8)
         escape = float(flow.events["escape_time"]) / heads
         q = np.asarray(flow.observed["probability"])[1:]
-        label = f"{text}: T/H = {escape:,.0f}"
+        label = f"{text}: {escape:,.0f}"
         left.append(Curve(label, ts[1:], q, "line", colour))
     heads = np.arange(1, 5)
     count = 2000 if runs.paper else 300
@@ -291,7 +299,12 @@ def _heads(runs: Runs) -> Drawing:
         right.append(Curve(label, heads, theory, "dashed", colour, 1.0))
     panels = [
         Panel(
-            "permutations of 40, |c| = 0.01", "t/H", _PROBABILITY, left, "x", bottom=0
+            "permutations of 40, |c| = 0.01: heads, and T/H",
+            "t/H",
+            _PROBABILITY,
+            left,
+            "x",
+            bottom=0,
         ),
         Panel(
             f"permutations of 4, {count:,} random starts, σ = 0.05",

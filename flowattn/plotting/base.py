@@ -1,6 +1,7 @@
 """Plots of runs. Nothing is solved here; every function returns what it drew."""
 
 import functools
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -75,6 +76,13 @@ class Drawing(NamedTuple):
     def save(self, path) -> None:
         """Write the picture; its format is that of the suffix."""
         self.figure.savefig(path)
+
+    @styled
+    def _repr_png_(self) -> bytes:
+        """What notebooks show of a drawing that ends a cell."""
+        picture = io.BytesIO()
+        self.figure.savefig(picture, format="png", dpi=100)
+        return picture.getvalue()
 
 
 def canvas_of(columns: int, width: float = 3.6, height: float = 3.0):

@@ -72,4 +72,5 @@ def agreement_panel(survey: Survey, title: str) -> Panel:
         Curve("accuracy ξ", places - 0.15, values["xi"], "points", 2),
     ]
     names = tuple(_ROWS.values())
-    return Panel(title, "", "", curves, columns=2, bottom=-0.05, top=1.35, names=names)
+    ylabel = "agreement A, Kendall's τ, accuracy ξ"
+    return Panel(title, "", ylabel, curves, "", 2, bottom=-0.05, top=1.35, names=names)

@@ -71,8 +71,13 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
                 found[f"gap_{name}"] = scalar(real, "1", text)
     for name in cell.solve.events:
         found[name] = scalar(real, "1", f"time of {_event(name)}")
+        if how.error:
+            text = f"estimated error of the time of {_event(name)}"
+            found[f"{name}_error"] = scalar(real, "1", text)
     if cell.descent is not None:
-        found["gap"] = scalar(real, "1", "largest relative gap, over time and all")
+        found["gap"] = scalar(
+            real, "1", "largest relative gap, over time and observables"
+        )
         if how.error:
             found["gap_error"] = scalar(real, "1", "numerical error within the gap")
         found["departure"] = scalar(
@@ -104,6 +109,8 @@ def of_flow(runs: Trajectory, how: How) -> dict[str, np.ndarray]:
             finer = np.asarray(runs.finer.observed[name])[:, rows]
             values[f"{name}_error"] = np.abs(values[name] - finer)
     values |= {name: np.array(times) for name, times in runs.events.items()}
+    errors = runs.event_error or {}
+    values |= {f"{name}_error": np.array(error) for name, error in errors.items()}
     counts = ("steps", "rejected", "gradient_evaluations")
     values |= {name: np.array(runs.counts[name]) for name in counts}
     values["t_end"] = np.array(runs.t_end)

@@ -92,9 +92,7 @@ def descend(
     if named == (learning_rate is None):
         raise InputError("give either learning_rate or an optimizer of optax")
     has_momentum = isinstance(momentum, Tracer) or momentum != 0
-    if has_momentum and optimizer != "sgd":
-        raise InputError("momentum is of gradient descent; other optimizers have none")
-    require_momentum(momentum)
+    require_momentum(momentum, optimizer)
     if learning_rate is not None:
         require_positive(learning_rate=learning_rate)
         if time_per_step is None:

@@ -36,8 +36,9 @@ def require_positive(**values: Any) -> None:
             raise InputError(f"{name} must be positive and finite, got {value}")
 
 
-def require_momentum(momentum: Any) -> None:
-    """Raise `InputError` for a momentum that is known and not from 0 to below 1.
+def require_momentum(momentum: Any, optimizer: Any = "sgd") -> None:
+    """Raise `InputError` for a momentum that is not from 0 to below 1, where it is
+    known, and for one of an optimiser that has none.
 
     >>> require_momentum(1.0)
     Traceback (most recent call last):
@@ -46,8 +47,10 @@ def require_momentum(momentum: Any) -> None:
     try:
         number = float(momentum)
     except TypeError:  # a tracer
-        return
-    if not 0 <= number < 1:
+        number = None
+    if optimizer != "sgd" and number != 0:
+        raise InputError("momentum is of gradient descent; other optimizers have none")
+    if number is not None and not 0 <= number < 1:
         raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
 
 

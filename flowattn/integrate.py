@@ -60,7 +60,6 @@ class Solve(AbstractRun[SolveState]):
         """The same solve, or what is here of it, at so many times the tolerances; the
         relative one not below what the dtype resolves.
         """
-
         rtol, atol = self.rtol, self.atol
         if rtol is not None:
             rtol = jnp.maximum(rtol * scale, jnp.finfo(rtol.dtype).eps)

@@ -30,6 +30,7 @@ from benchmarks.topic_words import (
 )
 
 from flowattn.provenance import provenance
+from flowattn.store import staged
 
 BENCHMARKS = {
     "topic-words-flow": topic_words_flow,
@@ -50,7 +51,7 @@ class Arguments:
     name: Annotated[Literal[(*BENCHMARKS, "all")], tyro.conf.Positional]  # pyright: ignore
     """Which benchmark, or all."""
     json: Path | None = None
-    """Where to write the result, of all a folder; None: print it only."""
+    """Where to write the result, of all a folder (default: benchmarks)."""
     page: Path | None = None
     """Where to write the page of all results."""
     figure: Path | None = None
@@ -72,7 +73,9 @@ def main() -> None:
     result["machine"] = {**provenance("float64"), "processor": processor()}
     text = json.dumps(result, indent=2)
     if arguments.json is not None:
-        arguments.json.write_text(text + "\n")
+        # Whole or not at all: what is there is not measured again.
+        with staged(arguments.json.parent, (arguments.json.name,)) as stage:
+            (stage / arguments.json.name).write_text(text + "\n")
     print(text)
 
 

@@ -363,7 +363,10 @@ def test_ctrl_c_ends_with_what_is_done(tmp_path):
     settings = [*SMALL, "--t1", "1e9", "--no-descent", "--rtol", "1e-12"]
     settings += ["--solver", "rkc", "--max-steps", "100000000", "--out", str(out)]
     command = [sys.executable, "-m", "flowattn", "run", "topic-words", *settings]
+    # Where tests run in the background a shell has had the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     while not (out / "checkpoint").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

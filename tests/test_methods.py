@@ -193,7 +193,7 @@ def test_more_modes_than_parameters_are_undefined():
     run = fa.descend(loss, jnp.ones(2), learning_rate=0.01, steps=100, observe=observe)
     gap = fa.compare(traj, run)
     assert gap.numerical_error < 1e-4 and gap.resolved
-    with pytest.raises(fa.InputError, match="k of at least 1, got 0"):
+    with pytest.raises(fa.InputError, match="k, a whole number of at least 1, got 0"):
         fa.sharpness(loss, 0)
 
 

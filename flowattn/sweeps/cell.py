@@ -77,9 +77,8 @@ def cell_of(
     if descent is not None:
         given = {k: v for k, v in numbers.items() if k in Descent._fields}
         descent = descent._replace(**given)
-        times = planned_steps(descent, end, how.outputs).astype(dtype) * time_per_step(
-            descent
-        )
+        steps = planned_steps(descent, end, how.outputs)
+        times = steps.astype(dtype) * time_per_step(descent)
     observe = {**_observed(problem, how), **problem.laws}
     solve = Solve(
         problem.flow,

@@ -49,13 +49,13 @@ def run_cells(
 
     def run(scale: float) -> Trajectory:
         mine, others = (part.at_tolerances(scale) for part in (solves, rest))
-        return run_block(Lanes(others, most, width, how.outputs), mine, count, device)[
-            0
-        ]
+        rule = Lanes(others, most, width, how.outputs)
+        return run_block(rule, mine, count, device)[0]
 
-    trajectory = run(1.0).with_finer(run(0.1) if how.error else None)
-    tried = [trajectory, *([trajectory.finer] if trajectory.finer is not None else [])]
-    steps = sum(int(np.sum(t.counts["steps"] + t.counts["rejected"])) for t in tried)
+    finer = run(0.1) if how.error else None
+    trajectory = run(1.0).with_finer(finer)
+    counts = [one.counts for one in (trajectory, finer) if one is not None]
+    steps = sum(int(np.sum(each["steps"] + each["rejected"])) for each in counts)
     [method] = eqx.combine(solves, rest).methods
     every = np.arange(count)
     used = np.full(count, SOLVED_BY.index(method.name))

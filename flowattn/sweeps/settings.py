@@ -118,8 +118,6 @@ def settled(
     for name in set(names) & set(DESCENT):
         if optimizer is None:
             raise InputError(f"axis {name} is of a descent; give one, as sgd:0.1")
-        if name == "momentum" and optimizer.optimizer != "sgd":
-            raise InputError(_NO_MOMENTUM)
     if outputs is None:
         outputs = 0 if optimizer is None else 19
     if outputs < 0:
@@ -138,9 +136,6 @@ def settled(
     sweep = Sweep(system, axes, numbers, how, data)
     _require_sensible(sweep)
     return sweep
-
-
-_NO_MOMENTUM = "momentum is of gradient descent; other optimizers have none"
 
 
 def _seeds(seeds: int | Sequence[Any]) -> tuple[int, ...]:
@@ -196,9 +191,7 @@ def descent_of(system: AbstractSystem, text: str) -> Descent:
             "adam:RATE"
         ) from None
     require_positive(learning_rate=rate)
-    require_momentum(momentum)
-    if momentum and name != "sgd":
-        raise InputError(_NO_MOMENTUM)
+    require_momentum(momentum, name)
     return Descent(name, rate, momentum)
 
 
@@ -223,10 +216,11 @@ def _require_sensible(sweep: Sweep) -> None:
         if axis.name in ("t1", "rtol", "atol", "learning_rate"):
             for value in axis.values:
                 require_positive(**{axis.name: value})
-        if axis.name == "momentum":
-            for value in axis.values:
-                require_momentum(value)
     if sweep.how.descent is not None:
+        for momentum in next(
+            (a.values for a in sweep.axes if a.name == "momentum"), ()
+        ):
+            require_momentum(momentum, sweep.how.descent.optimizer)
         _require_steps(sweep)
     finest = next((a.values for a in sweep.axes if a.name == "rtol"), (sweep.how.rtol,))
     require_resolved(min(finest), dtype)

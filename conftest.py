@@ -41,6 +41,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 with jaxtyping.install_import_hook("flowattn", "beartype.beartype"):
     import flowattn.plotting
+    from flowattn.programs import let_programs_go
 
 # Pictures are looked at elsewhere.
 flowattn.plotting.STYLE |= {
@@ -71,13 +72,9 @@ def _compile_what_computes_with_optimizations(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_mappings():
-    """Compiled programs hold memory mappings, of which Linux grants a process 65,530:
-    a worker that runs hundreds of tests lets them go in time.
-    """
+    """A worker runs hundreds of tests."""
     yield
-    mappings = Path("/proc/self/maps")
-    if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
-        jax.clear_caches()
+    let_programs_go()
 
 
 @pytest.fixture(autouse=True)

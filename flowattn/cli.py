@@ -31,6 +31,7 @@ from .figures import FIGURES, Runs, missing
 from .figures import Figure as FigureOf
 from .plotting import DRAWINGS, Drawing, plot_run, plot_survey
 from .precision import set_precision
+from .programs import let_programs_go
 from .provenance import provenance, version
 from .report import law_table, table
 from .store import staged, write_json, write_runs
@@ -185,6 +186,7 @@ class Figure:
                     drawing.save(stage / picture)
                 write_json(stage / numbers, _as_data(figure, drawing, self.paper))
             print(self.out / pictures[0], flush=True)
+            let_programs_go()
         return 0
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ..programs import let_programs_go
 from ..store import MARKER, CellStore, Grid
 from .cell import Cell, cell_of
 from .cells import Rows, run_cells
@@ -55,4 +56,5 @@ def write_chunk(
         rows = run_chunk(sweep, store.grid, number, device)
         store.write(number, rows.values)
         results, steps = rows.values[MARKER], rows.steps
+        let_programs_go()
     return Done(results.size, int(np.sum(results != 0)), steps)

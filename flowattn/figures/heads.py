@@ -131,7 +131,7 @@ def _plateau(runs: Runs) -> Drawing:
     runs.tell(f"flows of (s, w) for n = 40, {len(cases)} of them side by side")
     lengths = np.full(len(cases), 40.0)
     words, starts = np.array(cases).T
-    observed, _ = _reduced(lengths, words, starts, ts, 1.0)
+    observed, _ = _reduced(lengths, words, starts, ts, np.ones(len(cases)))
     curves = {40: [], 60: []}
     for (m, start), q in zip(cases, observed, strict=True):
         alike = m == 40

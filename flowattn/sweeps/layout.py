@@ -19,7 +19,7 @@ from .settings import Sweep
 
 # A chunk has so many times as many cells as there are lanes, at most: what is lost of
 # a run that is killed, against lanes that wait for the last cell of a chunk.
-_FILLINGS = 128
+_FILLINGS = 64
 # A chunk has so many times as many cells as lanes at least, or so many: lanes that are
 # never given another cell wait for the slowest.
 _LEAST, _SMALL = 8, 256

@@ -1,8 +1,8 @@
 """What mkdocs is told beside mkdocs.yml: pictures and links outside docs/, doctests.
 
 Pages link to files of the repository as GitHub does, relative to themselves. Of what
-lies outside docs/ the pictures in figures/ become files of the site, everything else a
-link to the repository.
+lies outside docs/ the pictures in figures/ become files of the site, their README its
+gallery, everything else a link to the repository.
 """
 
 import logging
@@ -21,12 +21,15 @@ _TARGET = re.compile(r'(?<=\]\()(?P<link>[^)\s]+)|(?<=src=")(?P<source>[^"]+)')
 _PICTURE = re.compile(
     r'<img (?P<rest>[^>]*src="(?P<source>[^"]*figures/(?P<name>[^"/]*\.png))"[^>]*>)'
 )
+_GALLERY = "gallery.md"
 _CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]*`)", re.M | re.S)
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """The pictures of figures/ are files of the site."""
+    """The pictures of figures/ are files of the site, and their README is a page."""
     root = Path(config.config_file_path).parent
+    readme = str(root / "figures" / "README.md")
+    files.append(File.generated(config, _GALLERY, abs_src_path=readme))
     for picture in sorted((root / "figures").glob("*.png")):
         name = f"figures/{picture.name}"
         files.append(File.generated(config, name, abs_src_path=str(picture)))
@@ -35,21 +38,24 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links that leave docs/."""
-    root = Path(config.config_file_path).parent
-    folder = posixpath.dirname(posixpath.join("docs", page.file.src_uri))
+    root, place = Path(config.config_file_path).parent, page.file.src_uri
+    folder = posixpath.dirname(posixpath.join("docs", place))
+    home = "figures" if place == _GALLERY else folder
 
     def here(match: re.Match) -> str:
         target = match.group()
         if re.match(r"[a-z]+:|/|#", target):
             return target
         path, hash_, anchor = target.partition("#")
-        path = posixpath.normpath(posixpath.join(folder, path))
+        path = posixpath.normpath(posixpath.join(home, path))
+        if path == "figures/README.md":
+            path = f"docs/{_GALLERY}"
         if path.startswith("docs/"):
-            return target
+            return posixpath.relpath(path, folder) + hash_ + anchor
         if path.startswith("figures/") and files.get_file_from_path(path):
             return posixpath.relpath(path, posixpath.relpath(folder, "docs"))
         if not (root / path).exists():
-            _LOG.warning("%s links to %s, which is not there", page.file.src_uri, path)
+            _LOG.warning("%s links to %s, which is not there", place, path)
         return f"{config.repo_url}/blob/main/{path}{hash_}{anchor}"
 
     parts = _CODE.split(markdown)  # every second one is code

@@ -19,6 +19,7 @@ from flowattn import cli
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+GALLERY = ROOT / "figures" / "README.md"
 PUBLIC = ("", ".systems", ".laws", ".tasks", ".models", ".plotting")
 
 # ```python, unless the line before says why it is not run; and what it prints.
@@ -67,7 +68,7 @@ def programs():
 def commands():
     """Every `flowattn ...` that a page quotes."""
     found = set()
-    for page in [*PAGES, ROOT / "README.md"]:
+    for page in [*PAGES, GALLERY, ROOT / "README.md"]:
         text = page.read_text()
         for block in re.findall(r"```sh\n(.*?)```", text, re.S):
             found |= {line.split("#")[0].strip() for line in block.splitlines()}
@@ -101,7 +102,7 @@ def site(tmp_path_factory):
 @pytest.mark.slow
 def test_the_site_builds_strictly(site):
     pages = [page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES]
-    for page in pages:
+    for page in [*pages, "gallery"]:
         folder = page.removesuffix("index")
         assert (site / folder / "index.html").exists(), page
     for picture in (ROOT / "figures").glob("*.png"):
@@ -125,10 +126,10 @@ def test_every_public_name_has_its_place():
 
 
 def test_every_picture_has_its_place_and_a_text():
-    gallery = (DOCS / "gallery.md").read_text()
+    gallery = GALLERY.read_text()
     for picture in (ROOT / "figures").glob("*.png"):
-        assert f"](../figures/{picture.name})" in gallery, picture.name
-    for page in PAGES:
+        assert f"]({picture.name})" in gallery, picture.name
+    for page in [*PAGES, GALLERY]:
         for text in re.findall(r"!\[([^\]]*)\]\(", page.read_text()):
             assert len(text) > 15, f"{page}: {text!r}"
 

@@ -3,8 +3,9 @@
 import dataclasses
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -78,6 +79,10 @@ class Runs:
             except BaseException:
                 self._given_up.set()
                 raise
+
+    def each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """What a function returns of each of some items, side by side."""
+        return self.together(*(partial(work, item) for item in items))
 
     def go_on(self, progress: Progress) -> None:
         """Ends a run in another thread, which hears no Ctrl-C."""

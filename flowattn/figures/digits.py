@@ -1,6 +1,5 @@
 """Figures of mosaics of digits: selective dependence classification."""
 
-from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -41,7 +40,7 @@ def _trained(runs: Runs) -> dict[str, list[Trajectory]]:
             runs.descent(system, rate, ts, n, momentum=momentum) for n in range(_SEEDS)
         ]
 
-    made = runs.together(*(partial(learned, kind) for kind in _KINDS))
+    made = runs.each(learned, _KINDS)
     return dict(zip(_KINDS, made, strict=True))
 
 
@@ -120,7 +119,7 @@ def _signatures(runs: Runs) -> Drawing:
             gains.append((loss - more) / STEP)
         return np.array(losses), np.array(gains)
 
-    made = runs.together(*(partial(signature, kind) for kind in LOSSES))
+    made = runs.each(signature, LOSSES)
     found: dict[str, Any] = dict(zip(LOSSES, made, strict=True))
     panels = signature_panels(found, ts)
     return drawn(panels, "digits, m = 9, focus held at α: loss, and gain of more focus")

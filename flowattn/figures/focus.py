@@ -38,17 +38,20 @@ def _reduced(runs: Runs, t1: float, **fields: Any) -> Any:
     return runs.flow(Focus(reduced=True, **fields), ts, laws=True, rtol=1e-9)
 
 
+def _of_each_loss(runs: Runs, t1: float, **fields: Any) -> dict[str, Any]:
+    made = runs.each(lambda kind: _reduced(runs, t1, loss=kind, **fields), LOSSES)
+    return dict(zip(LOSSES, made, strict=True))
+
+
 def _dynamics(runs: Runs) -> Drawing:
     sizes = (("m = C = 20", 1e4, {}), ("m = 100, C = 1000", 4e5, _LARGE))
-    panels = []
+    panels, many = [], 5000 if runs.paper else 1000
+    full = [Focus(loss=kind, mosaics=many) for kind in LOSSES]
+    ts = np.append(0.0, np.geomspace(10, 1000, 25))
+    made = runs.each(lambda x: runs.descent(x, 0.1, ts, momentum=0.9), full)
     for text, t1, fields in sizes:
-        flows = {kind: _reduced(runs, t1, loss=kind, **fields) for kind in LOSSES}
-        descents = {}
-        if not fields:
-            ts = np.append(0.0, np.geomspace(10, 1000, 25))
-            for kind in LOSSES:
-                system = Focus(loss=kind, mosaics=5000 if runs.paper else 1000)
-                descents[kind] = runs.descent(system, 0.1, ts, momentum=0.9)
+        flows = _of_each_loss(runs, t1, **fields)
+        descents = {} if fields else dict(zip(LOSSES, made, strict=True))
         for name, label in (("mu", _MU), ("nu", _NU)):
             curves = [
                 Curve(kind, *_over(flow, name), "line", colour)
@@ -59,8 +62,7 @@ def _dynamics(runs: Runs) -> Drawing:
                 for colour, (kind, run) in enumerate(descents.items())
             ]
             panels.append(Panel(text, _TIME, label, curves, "x"))
-    count = "5,000" if runs.paper else "1,000"
-    title = f"lines: the two equations; points: {count} noisy mosaics, momentum 0.9"
+    title = f"lines: the two equations; points: {many:,} noisy mosaics, momentum 0.9"
     return drawn(panels, title, columns=2)
 
 
@@ -120,7 +122,7 @@ def _loss_at(kind: Loss, alpha: float):
 def _hybrid(runs: Runs) -> Drawing:
     t1, panels = 1e4, []
     hybrids: tuple[Literal["hard", "marginal"], ...] = ("hard", "marginal")
-    flows = {kind: _reduced(runs, t1, loss=kind) for kind in LOSSES}
+    flows = _of_each_loss(runs, t1)
     for then in hybrids:
         flows[f"soft to t = 600, then {then}"] = _reduced(
             runs, t1, loss="hybrid", then=then, switch_time=600.0

@@ -1,5 +1,6 @@
 """Figures of single heads that learn: Snell et al. 2021, and what is new."""
 
+import itertools
 from typing import Any
 
 import equinox as eqx
@@ -225,14 +226,19 @@ def _successes(runs: Runs) -> Drawing:
     count = 2000 if runs.paper else 200
     curves = []
     fine = np.geomspace(_SCALES[0], _SCALES[-1], 100)
-    for colour, m in enumerate((4, 5, 6)):
-        found = [
+    words = (4, 5, 6)
+
+    def successes(m):
+        return [
             _success(
                 runs, Copying(length=4, vocabulary=m, starts=count, start_scale=x), k
             )
             for k, x in enumerate(_SCALES)
         ]
-        rates, errors = np.array(found).T
+
+    found = runs.each(successes, words)
+    for colour, (m, pairs) in enumerate(zip(words, found, strict=True)):
+        rates, errors = np.array(pairs).T
         x = np.array(_SCALES)
         text = f"m = {m}"
         curves.append(Curve(text, x, rates, "points", colour, 1.4, errors))
@@ -257,8 +263,9 @@ def _heads(runs: Runs) -> Drawing:
         "eight, one good": (8, 1),
         "eight, all bad": (8, 0),
     }
-    left = []
-    for colour, (text, (heads, good)) in enumerate(cases.items()):
+
+    def escaping(case):
+        heads, good = case
         system = Copying(
             length=40,
             vocabulary=40,
@@ -267,31 +274,36 @@ def _heads(runs: Runs) -> Drawing:
             good_heads=good,
             reduced=True,
         )
-        flow = runs.flow(system, heads * ts, rtol=1e-8)
-        escape = float(flow.events["escape_time"]) / heads
+        return runs.flow(system, heads * ts, rtol=1e-8)
+
+    flows = runs.each(escaping, cases.values())
+    left = []
+    for colour, (text, flow) in enumerate(zip(cases, flows, strict=True)):
+        escape = float(flow.events["escape_time"]) / cases[text][0]
         q = np.asarray(flow.observed["probability"])[1:]
         label = f"{text}: {escape:,.0f}"
         left.append(Curve(label, ts[1:], q, "line", colour))
     heads = np.arange(1, 5)
     count = 2000 if runs.paper else 300
+
+    def succeeding(case):
+        shared, heads = case
+        system = Copying(
+            length=4,
+            vocabulary=4,
+            heads=heads,
+            shared_values=shared,
+            starts=count,
+            start_scale=0.05,
+        )
+        return _success(runs, system, seed=heads)
+
+    sharing = (False, True)
+    found = runs.each(succeeding, itertools.product(sharing, heads.tolist()))
+    found = np.array(found).reshape(len(sharing), len(heads), 2)
     right = []
-    for colour, shared in enumerate((False, True)):
-        found = [
-            _success(
-                runs,
-                Copying(
-                    length=4,
-                    vocabulary=4,
-                    heads=int(h),
-                    shared_values=shared,
-                    starts=count,
-                    start_scale=0.05,
-                ),
-                seed=int(h),
-            )
-            for h in heads
-        ]
-        rates, errors = np.array(found).T
+    for colour, (shared, pairs) in enumerate(zip(sharing, found, strict=True)):
+        rates, errors = pairs.T
         text = "shared values" if shared else "own values"
         right.append(Curve(text, heads, rates, "points", colour, 1.4, errors))
         theory = np.full(len(heads), 0.5) if shared else 1 - 0.5**heads

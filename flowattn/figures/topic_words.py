@@ -181,11 +181,8 @@ def _per_word(runs: Runs) -> Drawing:
     ts = np.linspace(0.0, 500.0, 51)
     means, spreads, over_time = [], [], []
     systems = [TopicWords(vocabulary=int(size)) for size in sizes]
-    flows = runs.together(
-        *(
-            lambda system=system: [runs.flow(system, ts, seed) for seed in seeds]
-            for system in systems
-        )
+    flows = runs.each(
+        lambda system: [runs.flow(system, ts, seed) for seed in seeds], systems
     )
     for system, drawn_again in zip(systems, flows, strict=True):
         at_end, moved = [], []

@@ -83,6 +83,7 @@ class Run:
     """
 
     system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
+    """Which system; SYSTEM --help tells its fields."""
     options: _Options
     out: Path | None = None
     """Folder for results; files of ours are replaced, others stay."""
@@ -138,6 +139,7 @@ class Laws:
     """
 
     system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
+    """Which system; SYSTEM --help tells its fields."""
     options: _Options
 
     def __call__(self) -> int:

@@ -29,6 +29,7 @@ class Sweep:
     """
 
     system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
+    """Which system; SYSTEM --help tells its fields."""
     out: Annotated[str, tyro.conf.arg(metavar="STORE")]
     """The zarr store: a path, or any URL that fsspec knows."""
     vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

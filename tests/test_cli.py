@@ -240,6 +240,18 @@ def test_help_and_version(capsys):
     assert capsys.readouterr().out.startswith("flowattn 0.")
 
 
+@pytest.mark.parametrize(
+    "command", ["list", "run", "laws", "sweep", "plot", "figure", "run ktiw"]
+)
+def test_help_is_for_users(command, capsys):
+    """An example, and no comment that is meant for a type checker."""
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    told = capsys.readouterr().out
+    assert f"Example: flowattn {command}" in told
+    assert "pyright" not in told and "ignore[" not in told
+
+
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=list(SYSTEMS))
 def test_examples_of_systems_are_told_and_can_be_run(system, monkeypatch, capsys):
     planned = []

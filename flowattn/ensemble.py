@@ -287,7 +287,10 @@ def _pool(rule: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
 # these a step of many lanes takes two thirds of the time.
 _LONG_VECTORS = {"xla_cpu_prefer_vector_width": 512}
 _run = eqx.filter_jit(_pool)
-_run_on_processor = eqx.filter_jit(_pool, compiler_options=_LONG_VECTORS)
+_run_on_processor = eqx.filter_jit(
+    _pool,
+    compiler_options=_LONG_VECTORS,  # pyright: ignore[reportCallIssue]
+)
 
 
 def _members_last(own: PyTree) -> PyTree:

@@ -343,11 +343,22 @@ def _ending(run) -> str:
     }.get(run["result"], f"; {run['result']}")
 
 
+_OBSERVABLE_HEADS: tuple[str, ...] = (
+    "observable",
+    "flow",
+    "descent",
+    "gap",
+    "relative",
+    "at the end",
+    "numerical error",
+)
+
+
 def _observable_rows(summary) -> str:
     flow, descent = summary["flow"], summary["descent"]
     gap = (summary["gap"] or {}).get("observables", {})
     errors = (flow or {}).get("errors", {})
-    rows = [("observable", "flow", "descent", "gap", "at the end", "numerical error")]
+    rows = [_OBSERVABLE_HEADS]
     ours = {} if flow is None else _whole(flow["final"])
     theirs = {} if descent is None else _whole(descent["final"])
     for name in {**(ours or theirs), **gap}:
@@ -358,6 +369,7 @@ def _observable_rows(summary) -> str:
                 _show(ours.get(name)),
                 _show(theirs.get(name)),
                 _number(one.get("absolute"), ".1e"),
+                _number(one.get("relative"), ".1e"),
                 _number(one.get("absolute_at_end"), ".1e"),
                 _number(one.get("absolute_error", errors.get(name)), ".1e"),
             )
@@ -385,7 +397,7 @@ def _splits(summary) -> str:
 
 def law_table(summary: dict[str, Any]) -> str:
     """The laws of a summary and their drifts, as lines for a terminal."""
-    rows = [("law", "kind", "drift of the flow", "of the descent", "regime")]
+    rows = [("law", "kind", "flow's drift", "descent's drift", "regime")]
     for law in summary["laws"]:
         drift_text = _number(law["max_drift"], ".1e")
         if law.get("smooth_until") is not None:
@@ -403,17 +415,23 @@ def law_table(summary: dict[str, Any]) -> str:
     return _columns(rows)
 
 
+_UNKNOWN = "–"
+
+
 def _columns(rows) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    """Rows as lines, their heads the first, without columns where nothing is known."""
+    head, *body = zip(*rows, strict=True)
+    columns = [head, *(x for x in body if set(x[1:]) != {_UNKNOWN})]
+    widths = [max(map(len, column)) for column in columns]
     lines = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+        "  ".join(map(str.ljust, row, widths)).rstrip()
+        for row in zip(*columns, strict=True)
     ]
     return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
 
 
 def _number(value: float | None, form: str = ".4g") -> str:
-    return "–" if value is None else format(value, form)
+    return _UNKNOWN if value is None else format(value, form)
 
 
 def _show(value: Any) -> str:
@@ -424,5 +442,5 @@ def _show(value: Any) -> str:
         return value
     if isinstance(value, list):
         known = [v for v in np.ravel(value) if v is not None]
-        return f"{min(known):.4g} … {max(known):.4g}" if known else "–"
+        return f"{min(known):.4g} … {max(known):.4g}" if known else _UNKNOWN
     return _number(value)

@@ -142,7 +142,7 @@ def test_a_descent_that_diverges_says_when_and_keeps_the_rest(tmp_path, capsys):
 def test_laws_and_list(capsys):
     assert run(*SHORT, "--trained", "query", "keys", command="laws") == 0
     printed = capsys.readouterr().out
-    assert "query-key-balance" in printed and "drift of the flow" in printed
+    assert "query-key-balance" in printed and "flow's drift" in printed
     assert main(["list"]) == 0
     assert "topic-words: Lu, Mao & Nayak" in capsys.readouterr().out
 

@@ -185,17 +185,17 @@ stability edge 0.0447 (0.01 is not): it must leave the flow
          largest sharpness of the flow 45, the descent's edge 20: past the edge from \
 t = 3
 
-observable  flow  descent  gap      at the end  numerical error
-───────────────────────────────────────────────────────────────
-score       –     1 … 2    1.0e-01  5.0e-02     –
+observable  descent  gap      relative  at the end
+──────────────────────────────────────────────────
+score       1 … 2    1.0e-01  2.0e-01   5.0e-02
 
-by split  run      train  test
-──────────────────────────────
-accuracy  descent  0.5    –
+by split  run      train
+────────────────────────
+accuracy  descent  0.5
 
-law    kind   drift of the flow  of the descent  regime
-───────────────────────────────────────────────────────
-total  exact  –                  1.0e-16
+law    kind   descent's drift  regime
+─────────────────────────────────────
+total  exact  1.0e-16
 
 metric       value
 ──────────────────

@@ -69,7 +69,7 @@ def focus_euler(long: bool) -> dict[str, Any]:
         "peers": {
             "euler": {
                 "seconds": whole,
-                "seconds_of_each": peers,
+                "seconds_by_loss": peers,
                 "steps": round(_T1 / _STEP),
                 "steps_timed": steps,
                 "errors": errors or None,

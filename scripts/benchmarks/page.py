@@ -15,7 +15,8 @@ written by
 which runs every benchmark in a process of its own and keeps its numbers in
 `RESULTS/NAME.json`; those that are there are not measured again. Peers are measured
 in the same run as ours. A ratio is the cost of the first peer over ours: above 1
-where ours is better. Errors are achieved ones, not tolerances.
+where ours is better. Times are medians, with the range of the runs where there are
+several. Errors are achieved ones, not tolerances.
 
 """
 
@@ -70,7 +71,8 @@ def _named(name: str, row: Mapping[str, Any]) -> str:
     """A row's name, with what it was run by where that is not the name."""
     by = row.get("solver", row.get("form", name))
     rtol = "" if row.get("rtol") is None else f", rtol {row['rtol']:g}"
-    return (name if by == name else f"{name}, {by}") + rtol
+    note = f" ({row['note']})" if "note" in row else ""
+    return (name if by == name else f"{name}, {by}") + rtol + note
 
 
 def _ratio(result: Mapping[str, Any]) -> str:
@@ -82,9 +84,19 @@ def _ratio(result: Mapping[str, Any]) -> str:
 
 
 def _time(row: Mapping[str, Any]) -> str:
-    if "microseconds_each" in row:
-        return f"{_seconds(row['microseconds_each'] * 1e-6)} each"
-    return _seconds(row["seconds"]) if "seconds" in row else ""
+    if "seconds" not in row:
+        return ""
+    share = row["microseconds_each"] * 1e-6 / row["seconds"] if _many(row) else 1.0
+    text = _seconds(row["seconds"] * share) + (" each" if _many(row) else "")
+    if "seconds_of_each" in row:
+        ends = (end(row["seconds_of_each"]) * share for end in (min, max))
+        text += f" ({' to '.join(map(_seconds, ends))})"
+    return text
+
+
+def _many(row: Mapping[str, Any]) -> bool:
+    """Whether its time is that of many trajectories."""
+    return "microseconds_each" in row
 
 
 def _seconds(seconds: float) -> str:
@@ -104,7 +116,9 @@ def _work(row: Mapping[str, Any]) -> str:
         if key in row:
             work = row[key]
             if isinstance(work, Mapping):
-                return f"{work['mean']:.4g} {text} (mean), {work['largest']} (largest)"
+                told = f"{work['mean']:.4g} {text} (mean), {work['largest']} (largest)"
+                busy = row.get("lanes_busy")
+                return told if busy is None else f"{told}; lanes busy {busy:.3f}"
             return f"{work:,.0f} {text}"
     return ""
 

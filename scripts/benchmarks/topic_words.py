@@ -143,15 +143,18 @@ def _against_torch(ours, corpus, dimension: int) -> dict[str, Any]:
     for _ in range(rounds):
         for name, run in runs.items():
             seconds[name].append(median_seconds(run, 20))
-    medians = {name: statistics.median(all_) for name, all_ in seconds.items()}
+    told = {
+        name: {"seconds": statistics.median(all_), "seconds_of_each": all_}
+        for name, all_ in seconds.items()
+    }
     if peer is not None:
-        peers["PyTorch"] = {"seconds": medians.pop("PyTorch")}
-    first = next(iter(medians))
-    result = {"ours": {"form": first, "seconds": medians[first]}, "peers": peers}
+        peers["PyTorch"] = told.pop("PyTorch")
+    first = next(iter(told))
+    result = {"ours": {"form": first, **told[first]}, "peers": peers}
     if peer is not None:
-        result["ratio"] = peers["PyTorch"]["seconds"] / medians[first]
+        result["ratio"] = peers["PyTorch"]["seconds"] / told[first]["seconds"]
         result["ratio_is_of"] = "seconds of one gradient, float32"
-    return {**result, "all": medians, "rounds": dict(seconds)}
+    return {**result, "all": told}
 
 
 class TorchTraining(NamedTuple):

@@ -36,6 +36,7 @@ from .topic_words import plot_topic_words as plot_topic_words
 DRAWINGS = ("training", "sen", "gap", "laws", "sharpness")
 DRAWINGS += ("starts", "accuracy", "agreement")
 
+# What is shown over time, where that is not the first four observables.
 _SHOWN = {
     "keyword": ("p", "margin", "beta0", "beta1"),
     "copying": ("loss", "probability", "s", "w"),
@@ -61,11 +62,12 @@ def plot_run(
     edge: float,
 ) -> dict[str, Drawing]:
     """The figures of one run of a system, by name."""
+    theory = beside, problem.closed_forms
     if system == "focus":
-        own = plot_focus(flow, descent, beside, problem.closed_forms)
-    elif system in _SHOWN:
-        theory = beside, problem.closed_forms
-        own = plot_theory(_SHOWN[system], flow, descent, *theory)
-    else:
+        own = plot_focus(flow, descent, *theory)
+    elif system == "topic-words":
         own = plot_topic_words(flow, descent)
+    else:
+        shown = _SHOWN.get(system, tuple(problem.observables)[:4])
+        own = plot_theory(shown, flow, descent, *theory)
     return own | plot_common(flow, descent, gap, problem.laws, edge)

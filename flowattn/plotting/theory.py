@@ -46,6 +46,8 @@ def _curves(name, flow, descent, beside, closed_forms) -> Iterator[Curve]:
             shown = text if run is one_of(flow, descent) else _entry(label, entry)
             yield Curve(shown, times, each, style, colour)
     for theory, small in beside.items():
+        if name not in small.observed:
+            continue
         times, values = reached(small, name)
         text = f"reduction ({theory})"
         for entry, each in enumerate(values.T[:_MOST]):

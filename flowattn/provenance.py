@@ -23,12 +23,13 @@ def version() -> str:
 
 
 def provenance(dtype: Any) -> dict[str, Any]:
-    """Versions, commit, device and precision, ready for JSON."""
+    """Versions, commit, host, device and precision, ready for JSON."""
     device = jax.devices()[0]
     return {
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "commit": _commit(),
+        "host": platform.node(),
         "platform": device.platform,
         "device": device.device_kind,
         "dtype": str(dtype),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import platform
 import resource
 import signal
 import subprocess
@@ -51,6 +52,7 @@ def test_the_summary_has_what_it_promises(results):
     assert config["precision"] == "float64" and config["seed"] == 0
     origin = summary["provenance"]
     assert origin["versions"]["jax"] and origin["matmul_precision"] == "highest"
+    assert origin["host"] == platform.node()
     stats = summary["flow"]["stats"]
     assert stats["gradient_evaluations"] > stats["steps"] > 0
     assert stats["solver"] == "auto" and summary["flow"]["events"] == {}

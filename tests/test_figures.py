@@ -135,6 +135,11 @@ def test_every_figure_of_real_sentences_with_the_authors_protocol(
     for figure in sentiment.FIGURES:
         drawing = figure.draw(runs)
         drawing.save(tmp_path / "figure.png")
+        canvas = drawing.figure
+        grid = canvas.axes[0].get_subplotspec().get_gridspec()
+        for axes in canvas.axes:  # titles stay within their columns
+            width = axes.title.get_window_extent().width
+            assert width <= canvas.bbox.width / grid.ncols, axes.get_title()
         values = [y for _, y in drawing.curves.values()]
         assert len(values) > 3 and all(np.any(np.isfinite(y)) for y in values)
 

@@ -200,14 +200,16 @@ def _defects(runs: Runs) -> Drawing:
             "largest |full − reduced| to t = 1000",
             _defect_curves(runs, systems, x, seeds, guides),
             "xy",
+            bottom=bottom,
         )
-        for title, xlabel, systems, x, guides in (
+        for title, xlabel, systems, x, guides, bottom in (
             (
                 f"balanced classes, {size:,} mosaics with noise",
                 "noise, in units of the paper's",
                 noisy,
                 noises,
                 {"∝ noise²": ("ν", 2.0)},
+                None,
             ),
             (
                 "drawn classes, no noise",
@@ -215,6 +217,7 @@ def _defects(runs: Runs) -> Drawing:
                 uneven,
                 counts,
                 {"∝ 1/mosaics": ("ν", -1.0), "∝ 1/√mosaics": ("ν, worst class", -0.5)},
+                1e-3,  # room for the legend
             ),
         )
     ]
@@ -230,9 +233,10 @@ def _defect_curves(runs, systems, x, seeds, guides) -> list[Curve]:
         values = np.array([[one[name] for one in row] for row in table])
         mean, spread = values.mean(axis=1), values.std(axis=1, ddof=1)
         curves[name] = Curve(name, x, mean, "both", colour, 1.4, spread)
-    for text, (name, power) in guides.items():
+    styles = ("dashed", "dotted")
+    for style, (text, (name, power)) in zip(styles, guides.items(), strict=False):
         guide = float(curves[name].y[-1]) * (x / x[-1]) ** power
-        curves[text] = Curve(text, x, guide, "dashed", "black", 0.8)
+        curves[text] = Curve(text, x, guide, style, "black", 0.8)
     return list(curves.values())
 
 

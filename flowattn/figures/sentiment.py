@@ -126,8 +126,9 @@ def _sen_errors(pair: Pair, chosen: np.ndarray, which: str, log: str) -> Panel:
                     curves.append(Curve(name, times, band, line, colour, 0.9))
     median, low, high, lowest, highest = ends[0]
     title = (
-        f"{which}, flow at the end: median {median:.1f} %,\nquartiles {low:.1f} to "
-        f"{high:.1f} %, 5 to 95 % of words {lowest:.1f} to {highest:.1f} %"
+        f"{which}, flow at the end: median {median:.1f} %,\n"
+        f"quartiles {low:.1f} to {high:.1f} %,\n"
+        f"5 to 95 % of words {lowest:.1f} to {highest:.1f} %"
     )
     return Panel(title, "t", "|measured / SEN − 1|  [%]", curves, f"{log}y")
 

@@ -57,14 +57,15 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 def _table(result: Mapping[str, Any]) -> str:
     rows = {"**flowattn**": result["ours"], **result["peers"]}
-    lines = ["| | time | work | error |", "|---|---|---|---|"]
+    cells = [("", "time", "work", "error")]
     for name, row in rows.items():
         if "left_out" in row:
-            lines.append(f"| {name} | left out: {row['left_out']} | | |")
+            cells.append((name, f"left out: {row['left_out']}", "", ""))
         else:
-            named = _named(name, row)
-            lines.append(f"| {named} | {_time(row)} | {_work(row)} | {_error(row)} |")
-    return "\n".join(lines) + "\n"
+            cells.append((_named(name, row), _time(row), _work(row), _error(row)))
+    columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+    head, *body = (f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
+    return "\n".join([head, "|---" * len(columns) + "|", *body]) + "\n"
 
 
 def _named(name: str, row: Mapping[str, Any]) -> str:

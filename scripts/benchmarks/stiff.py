@@ -87,8 +87,9 @@ def sst2_stiff(long: bool) -> dict[str, Any]:
 
     The reference is Tsit5 at rtol 1e-8. Errors are the relative distance of the
     parameters from it, and that of the loss. Work is an exact count; times are of one
-    run, compilation included. One corpus and one start: how stiff others are it does
-    not show.
+    run, compilation included. Kvaerno5 is not in the table: its first five steps cost
+    more than all of RKC's. One corpus and one start: how stiff others are it does not
+    show.
     """
     t1 = 500.0 if long else 55.0
     system = fa.systems.TopicWords(corpus="sst2", padding="attend")

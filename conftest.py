@@ -21,11 +21,12 @@ _COMPILED = {
 }
 # Two thirds of the time to compile for a processor go to the emitters of fused loops
 # that are XLA's default, and to code that is made in parts. `XLA_FLAGS= pytest` tests
-# what users get.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
-)
+# what users get. A flag that XLA does not know ends the process, without a word.
+if jax.__version_info__ < (0, 12):
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    )
 for _name, _value in _COMPILED.items():
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)

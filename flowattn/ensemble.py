@@ -1,5 +1,6 @@
 """Ensemble: one flow from many starts, on all cores and devices."""
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from .lanes import Lanes
 from .observables import Recorder
 from .pool import run_pool
 from .precision import float_dtype, require_resolved
+from .programs import known_options
 from .segments import traced
 from .solve import named_events, output_times
 from .solvers import methods
@@ -256,7 +258,7 @@ def run_block(
     NumPy arrays.
     """
     arguments = on_device(device, (rule, own, np.asarray(count)))
-    run = _run_on_processor if device.platform == "cpu" else _run
+    run = _compiled_for(device.platform)
     trajectories, busy = compiled_once(run, *arguments)
     return jax.tree.map(lambda x: np.asarray(x)[:count], trajectories), float(busy)
 
@@ -279,18 +281,21 @@ def compiled_once(fn: Any, *arguments: Any) -> Any:
 _COMPILING = threading.Lock()
 
 
-def _pool(rule: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
-    return run_pool(rule, _members_last(own), count)
-
-
 # XLA makes vectors of 256 bits, unless told, also where the processor has 512: with
 # these a step of many lanes takes two thirds of the time.
 _LONG_VECTORS = {"xla_cpu_prefer_vector_width": 512}
-_run = eqx.filter_jit(_pool)
-_run_on_processor = eqx.filter_jit(
-    _pool,
-    compiler_options=_LONG_VECTORS,  # pyright: ignore[reportCallIssue]
-)
+
+
+@functools.cache
+def _compiled_for(platform: str) -> Any:
+    def run(rule: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
+        return run_pool(rule, _members_last(own), count)
+
+    options = known_options(**_LONG_VECTORS) if platform == "cpu" else {}
+    return eqx.filter_jit(
+        run,
+        compiler_options=options,  # pyright: ignore[reportCallIssue]
+    )
 
 
 def _members_last(own: PyTree) -> PyTree:

@@ -1,6 +1,8 @@
-"""Programs: the compiled ones that a process holds, of which there may be too many."""
+"""Programs: how they are compiled, and how many of them a process may hold."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -27,3 +29,18 @@ def let_programs_go() -> bool:
     if many:
         jax.clear_caches()
     return many
+
+
+@functools.cache
+def known_options(**options: Any) -> dict[str, Any]:
+    """These options of XLA's, or none where its version does not know them.
+
+    >>> known_options(no_such_option=1)
+    {}
+    """
+    program = jax.jit(lambda: 0, compiler_options=options)
+    try:
+        program.lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options

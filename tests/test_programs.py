@@ -7,6 +7,11 @@ import flowattn as fa
 from flowattn import programs
 
 
+def test_options_are_given_where_xla_knows_them():
+    assert programs.known_options(xla_cpu_prefer_vector_width=512)
+    assert programs.known_options(xla_no_such_option=1) == {}
+
+
 def test_many_programs_are_let_go(tmp_path, monkeypatch):
     called = jax.jit(lambda x: x + 1)
     assert called(jnp.array(1)) == 2 and called._cache_size() == 1

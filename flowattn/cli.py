@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from .cli_sweeps import Plot, Sweep
-from .console import SystemChoice, number_rule, say, watch
+from .console import RunChoice, SystemChoice, number_rule, say, watch
 from .errors import InputError
 from .experiment import (
     UNFINISHED,
@@ -33,7 +33,7 @@ from .plotting import DRAWINGS, Drawing, plot_run, plot_survey
 from .precision import set_precision
 from .programs import let_programs_go
 from .provenance import provenance, version
-from .report import law_table, table
+from .report import heading, law_table, table
 from .store import staged, write_json, write_runs
 from .systems import SYSTEMS
 from .tasks import WordTable
@@ -82,7 +82,7 @@ class Run:
     Example: flowattn run topic-words --classifier linear --out results
     """
 
-    system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
+    system: RunChoice  # pyright: ignore[reportInvalidTypeForm]
     """Which system; SYSTEM --help tells its fields."""
     options: _Options
     out: Path | None = None
@@ -93,6 +93,10 @@ class Run:
     """Begin anew, whatever an unfinished run left in the folder."""
 
     def __call__(self) -> int:
+        if self.resume and self.anew:
+            raise InputError(
+                "--resume goes on and --anew begins anew: give one of them"
+            )
         planned = plan(self.system, self.options)
         if self.out is None:
             if self.resume:
@@ -135,7 +139,7 @@ class Run:
 class Laws:
     """The laws of one system, and how far flow and gradient descent leave them.
 
-    Example: flowattn laws topic-words --classifier two-layer --t1 50
+    Example: flowattn laws topic-words --classifier linear --t1 100
     """
 
     system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
@@ -145,6 +149,7 @@ class Laws:
     def __call__(self) -> int:
         result = execute(plan(self.system, self.options), watch)
         known = {} if result.problem is None else result.problem.laws
+        print(heading(result.summary) + "\n")
         if not known:
             print("this system, trained like this, has no known law")
         for law in known.values():
@@ -173,11 +178,15 @@ class Figure:
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 
     def __call__(self) -> int:
+        if self.data is not None and not Path(self.data).is_dir():
+            raise InputError(f"--data {self.data}: there is no such folder")
         set_precision(None)
         runs = Runs(self.paper, self.data, say)
         for figure in FIGURES.values() if self.name == "all" else [FIGURES[self.name]]:
             absent = missing(figure, self.data)
             if absent is not None:
+                if self.name != "all":
+                    raise InputError(f"{figure.name}: {absent}")
                 say(f"{figure.name}: skipped, {absent}")
                 continue
             pictures = f"{figure.name}.png", f"{figure.name}.pdf"
@@ -267,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = tyro.cli(
             commands,  # pyright: ignore[reportArgumentType]
             prog="flowattn",
-            description=__doc__,
+            description=f"{__doc__}\n\nflowattn --version tells the version.",
             args=arguments,
             config=(
                 tyro.conf.CascadeSubcommandArgs,

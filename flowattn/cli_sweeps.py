@@ -123,7 +123,7 @@ class Plot:
     Example: flowattn plot basin.zarr --x start_mu --y start_nu --color alpha
     """
 
-    store: Annotated[str, tyro.conf.Positional]
+    store: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """The zarr store of a sweep."""
     x: str | None = None
     """Axis along the picture; None: the first."""

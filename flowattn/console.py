@@ -45,23 +45,26 @@ _BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
 
 
 def _about(system: type[AbstractSystem]) -> str:
-    """The first line of a system's docstring, where it comes from, an example."""
-    first = (system.__doc__ or "").splitlines()[0]
-    example = f"Example: flowattn run {system.name} {system.example}"
-    return f"{first}\n\n{system.citation}\n\n{example}"
+    """The first line of a system's docstring, and where it comes from."""
+    return f"{(system.__doc__ or '').splitlines()[0]}\n\n{system.citation}"
 
 
-def _choice() -> Any:
-    """One system as a subcommand of the command that has it as a field."""
+def _choice(example: bool) -> Any:
+    """One system as a subcommand of the command that has it as a field, with an
+    example of `flowattn run` at will.
+    """
     # A union of one would be no choice to tyro; the suppressed None makes two.
     union: Any = Annotated[None, tyro.conf.Suppress]
     for name, system in SYSTEMS.items():
-        subcommand = tyro.conf.subcommand(name, description=_about(system))
+        about = _about(system)
+        if example:
+            about += f"\n\nExample: flowattn run {name} {system.example}"
+        subcommand = tyro.conf.subcommand(name, description=about)
         union = union | Annotated[system, subcommand]
     return Annotated[union, tyro.conf.arg(name="")]
 
 
-SystemChoice = _choice()
+SystemChoice, RunChoice = _choice(example=False), _choice(example=True)
 
 
 def number_rule(info: tyro.constructors.PrimitiveTypeInfo):

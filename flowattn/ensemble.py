@@ -101,7 +101,7 @@ def ensemble(
     )
     require_positive(max_steps=max_steps)
     if not traced((flow, params, rtol, atol, ts, t1)):
-        require_resolved(float(np.min(np.asarray(rtol))), dtype)
+        require_resolved(rtol, dtype)
 
     def run(scale: float) -> Trajectory:
         scaled = solves.at_tolerances(scale)

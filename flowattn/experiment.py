@@ -272,7 +272,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
     run = traj = gap = None
     begin, seconds = time.perf_counter(), {}
     if plan.descent:
-        with watch("gradient descent") as progress:
+        with watch("descent") as progress:
             run = descend(
                 problem.loss,
                 problem.params,

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
-from .errors import InputError
+from .errors import InputError, require_choice
 
 MATMUL_PRECISION = "highest"
 
@@ -22,8 +23,12 @@ def highest_precision():
 
 
 def settled_precision(asked: str | None) -> str:
-    """The precision of a command's runs: float64 where the platform has it."""
+    """The precision of a command's runs: float64 where the platform has it.
+
+    Raises `InputError` for one that is neither float64 nor float32.
+    """
     if asked is not None:
+        require_choice("precision", asked, ("float64", "float32"))
         return asked
     return "float32" if jax.default_backend() == "tpu" else "float64"
 
@@ -32,7 +37,8 @@ def set_precision(asked: str | None = None) -> str:
     """Run in a precision from here on, "float64" or "float32", and say which it is.
 
     None: float64 where the device has it, float32 on a TPU. For commands and
-    notebooks, before the first array; libraries leave it to their users.
+    notebooks, before the first array; libraries leave it to their users. Raises
+    `InputError` for any other.
 
     >>> set_precision()
     'float64'
@@ -46,11 +52,8 @@ def same_precision() -> Callable[[], AbstractContextManager[None]]:
     """A context for other threads, to which jax's own contexts do not reach: whether
     there is double precision here and now.
     """
-    enable = getattr(jax, "enable_x64", None)
-    if enable is None:  # before jax 0.8
-        from jax.experimental import enable_x64 as enable  # pyright: ignore
     wide = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
-    return lambda: enable(wide)
+    return lambda: jax.enable_x64(wide)
 
 
 def float_dtype(params: PyTree) -> jnp.dtype:
@@ -79,14 +82,18 @@ _RESOLVED = 8
 
 
 def require_resolved(rtol: Any, dtype: Any) -> bool:
-    """Whether a dtype can give a relative tolerance.
+    """Whether a dtype can give a relative tolerance, or several.
 
-    Raises `InputError` for one below the spacing of its numbers.
+    Raises `InputError` for one below the spacing of its numbers, and for one that
+    bounds nothing, 1 or more.
 
     >>> require_resolved(1e-6, jnp.float32), require_resolved(2e-7, jnp.float32)
     (True, False)
     """
     finest = float(jnp.finfo(dtype).eps)
-    if rtol < finest:
-        raise InputError(f"rtol {rtol} is below what {dtype} resolves, {finest:.1e}")
-    return bool(rtol >= _RESOLVED * finest)
+    least, most = float(np.min(rtol)), float(np.max(rtol))
+    if least < finest:
+        raise InputError(f"rtol {least} is below what {dtype} resolves, {finest:.1e}")
+    if most >= 1:
+        raise InputError(f"rtol must be below 1, got {most}")
+    return least >= _RESOLVED * finest

@@ -208,7 +208,7 @@ def _undefined_to_none(value: Any) -> Any:
 
 def table(summary: dict[str, Any]) -> str:
     """The summary as lines for a terminal."""
-    parts = [_header(summary)]
+    parts = [heading(summary)]
     if summary["flow"] or summary["descent"]:
         parts += [
             rows for rows in (_observable_rows(summary), _splits(summary)) if rows
@@ -219,7 +219,8 @@ def table(summary: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _header(summary) -> str:
+def heading(summary: dict[str, Any]) -> str:
+    """What was run, and how it ended, as lines for a terminal."""
     config = summary["config"]
     lines = [f"{summary['system']} · seed {config['seed']} · {config['precision']}"]
     for kind in ("flow", "descent"):

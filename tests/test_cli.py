@@ -145,6 +145,10 @@ def test_laws_and_list(capsys):
     assert run(*SHORT, "--trained", "query", "keys", command="laws") == 0
     printed = capsys.readouterr().out
     assert "query-key-balance" in printed and "flow's drift" in printed
+    assert printed.startswith("topic-words · seed 0 · float64\nflow ")
+    # How far a flow got stands over its drifts.
+    assert run(*SHORT, "--max-steps", "3", "--no-descent", command="laws") == 1
+    assert "; out of steps" in capsys.readouterr().out
     assert main(["list"]) == 0
     assert "topic-words: Lu, Mao & Nayak" in capsys.readouterr().out
 
@@ -197,6 +201,8 @@ def one_line(capsys) -> str:
         (["--seed", "99999999999999999999"], "seed must be from 0 to 4294967295"),
         (["--data", "~nosuchuser", "--corpus", "sst2"], "there is no folder"),
         (["--rtol", "1e-30"], "rtol 1e-30 is below what float64 resolves"),
+        (["--rtol", "1"], "rtol must be below 1, got 1"),
+        (["--resume", "--anew"], "give one of them"),
         (["--corpus", "sst2", "--data", "/nonexistent"], "there is no folder /nonex"),
     ],
 )
@@ -325,7 +331,7 @@ def test_progress_is_plain_lines_without_a_terminal(capsys):
     run(*SHORT, "--no-flow")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].endswith(", step 0.5: 100 %")
-    assert lines[0].startswith("gradient descent (gradient descent) t = 20, loss 0.")
+    assert lines[0].startswith("descent (gradient descent) t = 20, loss 0.")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from flowattn import cli
 from flowattn.cli import main
 from flowattn.descend import descend
 from flowattn.errors import InputError
@@ -63,8 +64,14 @@ def test_notebooks_show_a_drawing():
 def test_figures_without_their_data_are_skipped(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("FLOWATTN_DATA", raising=False)
     out = tmp_path / "out"
-    assert main(["figure", "sst2-sen", "--out", str(out)]) == 0
+    monkeypatch.setattr(cli, "FIGURES", {"sst2-sen": FIGURES["sst2-sen"]})
+    assert main(["figure", "all", "--out", str(out)]) == 0
     assert "sst2-sen: skipped, corpus 'sst2' needs" in capsys.readouterr().err
+    # Asked for by its name it is wrong input, as is a folder that is not there.
+    assert main(["figure", "sst2-sen", "--out", str(out)]) == 2
+    assert "sst2-sen: corpus 'sst2' needs" in capsys.readouterr().err
+    assert main(["figure", "all", "--data", str(out), "--out", str(out)]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
     assert not out.exists()
     reason = missing(FIGURES["sst5-sen"], str(tmp_path))
     assert reason is not None and "there is no folder" in reason

@@ -353,6 +353,15 @@ def test_tolerances_below_the_precision():
     with pytest.warns(UserWarning, match="2e-07 is below what float32 can give"):
         traj = fa.solve(flow, start, t1=1.0, rtol=2e-7, error=True)
     assert traj.finer.outcome == "successful"
+    for call in (fa.solve, fa.ensemble):
+        with pytest.raises(fa.InputError, match="rtol must be below 1, got 2"):
+            call(flow, start, t1=1.0, rtol=2.0)
+
+
+def test_an_unknown_precision_changes_nothing():
+    with pytest.raises(fa.InputError, match="'float16' is unknown; choose from: float"):
+        fa.set_precision("float16")
+    assert jnp.zeros(1).dtype == jnp.float64
 
 
 def test_params_that_cannot_move():

@@ -313,7 +313,11 @@ def test_axes_and_seeds_of_any_sequence():
         (["--vary", "learning_rate=0.1:1:3"], "is of a descent; give one"),
         (["--vary", "t1=-1:1:3"], "t1 must be positive"),
         (["--vary", "start_mu=0:1:2", "--seeds", "0"], "seeds must be at least 1"),
-        (["--descent", "sgd:x"], "write sgd:RATE"),
+        (["--descent", "sgd:x"], "write sgd, sgd:RATE"),
+        (["--descent", "adam"], "or adam:RATE"),
+        (["--vary", "start_mu=1:2:1"], "has two ends for one value; write 1"),
+        (["--vary", "solver=tsit5,rkc"], "'rkc'; choose from: tsit5, dopri8"),
+        (["--vary", "rtol=1e-3,2"], "rtol must be below 1, got 2"),
         (["--observe", "speed"], "observable 'speed' is unknown; choose from: loss"),
         (["--workers", "0"], "workers must be positive"),
         (

@@ -210,8 +210,8 @@ def _escapes(runs: Runs) -> Drawing:
         "n² ln(1/c)": sizes**2 * np.log(100),
         "1.2 n³ ln n": 1.2 * sizes**3 * np.log(sizes),
     }
-    for text, guide in guides.items():
-        right.append(Curve(text, sizes, guide, "dashed", "black", 0.8))
+    for style, (text, guide) in zip(("dashed", "dotted"), guides.items(), strict=True):
+        right.append(Curve(text, sizes, guide, style, "black", 0.8))
     panels = [
         Panel("permutations, s = w = c", "ln(1/c)", "T/n²", left),
         Panel("", "length n", "time of escape T (q = ½)", right, "xy"),

@@ -76,7 +76,7 @@ def _kind(system: AbstractSystem, name: str) -> tuple[Any, bool, str]:
         "t1": (float, True, "end of the flow"),
         "rtol": (float, True, "relative tolerance"),
         "atol": (float, True, "absolute tolerance"),
-        "solver": (str, False, "solver"),
+        "solver": (Literal["tsit5", "dopri8"], False, "solver"),
         "learning_rate": (float, True, "learning rate of the descent"),
         "momentum": (float, True, "momentum of the descent"),
     }
@@ -104,6 +104,10 @@ def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
         ) from None
     if count < 1:
         raise InputError(f"axis {name}={spec} has no values: n must be at least 1")
+    if count == 1 and low != high:
+        raise InputError(
+            f"axis {name}={spec}: one value has no two ends; write {low:g}"
+        )
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(f"axis {name}={spec} must have finite ends")
     if spacing == "log" and not (low > 0 and high > 0):

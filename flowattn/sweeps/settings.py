@@ -172,7 +172,8 @@ def _solver(solver: Any) -> str:
 
 
 def descent_of(system: AbstractSystem, text: str) -> Descent:
-    """A descent from text: optimiser, and learning rate where it is not the paper's.
+    """A descent from text: optimiser, and learning rate, of sgd by default the
+    paper's.
 
     >>> from flowattn.systems import Focus
     >>> descent_of(Focus(), "sgd:0.5").learning_rate
@@ -183,11 +184,13 @@ def descent_of(system: AbstractSystem, text: str) -> Descent:
     try:
         if name not in ("sgd", "adam") or len(rest) > 2:
             raise ValueError
+        if name == "adam" and not rest:  # the paper's rate is gradient descent's
+            raise ValueError
         rate = float(rest[0]) if rest else rate
         momentum = float(rest[1]) if len(rest) > 1 else momentum
     except ValueError:
         raise InputError(
-            f"descent {text!r} is unknown; write sgd:RATE, sgd:RATE:MOMENTUM or "
+            f"descent {text!r} is unknown; write sgd, sgd:RATE, sgd:RATE:MOMENTUM or "
             "adam:RATE"
         ) from None
     require_positive(learning_rate=rate)
@@ -222,8 +225,8 @@ def _require_sensible(sweep: Sweep) -> None:
         ):
             require_momentum(momentum, sweep.how.descent.optimizer)
         _require_steps(sweep)
-    finest = next((a.values for a in sweep.axes if a.name == "rtol"), (sweep.how.rtol,))
-    require_resolved(min(finest), dtype)
+    rtols = next((a.values for a in sweep.axes if a.name == "rtol"), (sweep.how.rtol,))
+    require_resolved(rtols, dtype)
 
 
 def _require_steps(sweep: Sweep) -> None:

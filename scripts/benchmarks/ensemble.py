@@ -93,7 +93,7 @@ def ensemble(long: bool) -> dict[str, Any]:
     Ours asks XLA for vectors of 512 bits, which vmap, held up by memory, gains nothing
     from. Where diffrax 0.7 is to choose the first step it takes 0.01, whatever the
     field: so its steps, and errors in the third digit, are not quite ours and numba's.
-    `long`: what a million starts add to the memory at its peak, too.
+    `--long`: what a million starts add to the memory at its peak, too.
     """
     result = ensemble_of(_STARTS)
     if long:

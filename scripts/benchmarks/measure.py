@@ -15,15 +15,15 @@ import jax
 import flowattn as fa
 
 
-def median_seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Median wall time of `run`, after one call that is not counted."""
+def timed(run: Callable[[], Any], repeats: int) -> dict[str, Any]:
+    """Wall times of `run` and their median, after one call that is not counted."""
     run()
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return {"seconds": statistics.median(seconds), "seconds_of_each": seconds}
 
 
 def processor() -> str:

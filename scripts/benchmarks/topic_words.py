@@ -15,14 +15,14 @@ import optax
 
 import flowattn as fa
 
-from .measure import median_seconds
+from .measure import timed
 
 
 def topic_words_flow(long: bool) -> dict[str, Any]:
     """Topic words to T = 500, rtol 1e-6: gradients and wall time of the flow, of
     gradient descent's 5,000 steps in optax, and of PyTorch as the authors train.
 
-    Gradients are the median over five seeds (`long`: 40), times medians of 5, 2 and
+    Gradients are the median over five seeds (`--long`: 40), times medians of 5, 5 and
     100 calls without compilation. The flow and descent answer different questions: the
     error of the one as an account of the other is the difference of the scores.
     """
@@ -59,12 +59,12 @@ def topic_words_flow(long: bool) -> dict[str, Any]:
     ours = {
         "gradients": statistics.median(counts),
         "gradients_of_each_seed": counts,
-        "seconds": median_seconds(solve, 5),
+        **timed(solve, 5),
     }
     peers = {
         "gradient descent, optax": {
             "gradients": steps,
-            "seconds": median_seconds(train, 2),
+            **timed(train, 5),
             "largest_score_difference": float(np.max(np.abs(scores[0] - scores[1]))),
         }
     }
@@ -75,7 +75,7 @@ def topic_words_flow(long: bool) -> dict[str, Any]:
     else:
         peers[name] = {
             "gradients": steps,
-            "seconds": steps * median_seconds(torch.step, 100),
+            "seconds": steps * timed(torch.step, 100)["seconds"],
             "note": "median of 100 steps, float32, scaled to 5,000",
         }
     first = next(iter(peers.values()))
@@ -142,7 +142,7 @@ def _against_torch(ours, corpus, dimension: int) -> dict[str, Any]:
     # Turns about, so that a slow moment of the machine is shared.
     for _ in range(rounds):
         for name, run in runs.items():
-            seconds[name].append(median_seconds(run, 20))
+            seconds[name].append(timed(run, 20)["seconds"])
     told = {
         name: {"seconds": statistics.median(all_), "seconds_of_each": all_}
         for name, all_ in seconds.items()

@@ -168,7 +168,7 @@ def _law_drift(runs: Runs) -> Drawing:
         "|h(t) − h(0)| / scale of h",
         curves,
         "xy",
-        columns=2,
+        top=1e5,  # room for the legend
     )
     return drawn([panel])
 

@@ -315,7 +315,7 @@ def test_axes_and_seeds_of_any_sequence():
         (["--vary", "start_mu=0:1:2", "--seeds", "0"], "seeds must be at least 1"),
         (["--descent", "sgd:x"], "write sgd, sgd:RATE"),
         (["--descent", "adam"], "or adam:RATE"),
-        (["--vary", "start_mu=1:2:1"], "has two ends for one value; write 1"),
+        (["--vary", "start_mu=1:2:1"], "one value has no two ends; write 1"),
         (["--vary", "solver=tsit5,rkc"], "'rkc'; choose from: tsit5, dopri8"),
         (["--vary", "rtol=1e-3,2"], "rtol must be below 1, got 2"),
         (["--observe", "speed"], "observable 'speed' is unknown; choose from: loss"),

@@ -258,7 +258,8 @@ def run_block(
     NumPy arrays.
     """
     arguments = on_device(device, (rule, own, np.asarray(count)))
-    run = _compiled_for(device.platform)
+    with _COMPILING:  # one for all threads
+        run = _compiled_for(device.platform)
     trajectories, busy = compiled_once(run, *arguments)
     return jax.tree.map(lambda x: np.asarray(x)[:count], trajectories), float(busy)
 

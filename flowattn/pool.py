@@ -14,7 +14,7 @@ from .solvers import explicit_step
 from .trajectory import RESULTS, Trajectory
 
 # Steps of all lanes between two looks at which have ended: a lane waits for half of
-# them, and looking costs as much as one.
+# them, and looking costs two thirds of one.
 _STEPS = 4
 
 

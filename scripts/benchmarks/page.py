@@ -85,19 +85,15 @@ def _ratio(result: Mapping[str, Any]) -> str:
 
 
 def _time(row: Mapping[str, Any]) -> str:
+    """The median and the range of the runs; of many starts that of each."""
     if "seconds" not in row:
         return ""
-    share = row["microseconds_each"] * 1e-6 / row["seconds"] if _many(row) else 1.0
-    text = _seconds(row["seconds"] * share) + (" each" if _many(row) else "")
+    starts = row.get("starts", 1)
+    text = _seconds(row["seconds"] / starts) + (" each" if starts > 1 else "")
     if "seconds_of_each" in row:
-        ends = (end(row["seconds_of_each"]) * share for end in (min, max))
+        ends = (end(row["seconds_of_each"]) / starts for end in (min, max))
         text += f" ({' to '.join(map(_seconds, ends))})"
     return text
-
-
-def _many(row: Mapping[str, Any]) -> bool:
-    """Whether its time is that of many trajectories."""
-    return "microseconds_each" in row
 
 
 def _seconds(seconds: float) -> str:

@@ -336,7 +336,11 @@ def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Result:
     def keep(name: str, make: Callable[[], Any]) -> Any:
         if checkpoint is None:
             return make()
-        parts = {"the settings": json.dumps(plan.config, sort_keys=True)}
+        kind = type(plan.system)
+        parts = {
+            "the system": f"{kind.__module__}.{kind.__qualname__}",
+            "the settings": json.dumps(plan.config, sort_keys=True),
+        }
         return kept(checkpoint / f"{name}.state", parts, make)
 
     options, begin = plan.options, time.perf_counter()

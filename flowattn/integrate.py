@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .flows import AbstractFlow
 from .observables import Recorder, blank
 from .segments import AbstractRun, Progress, latest_loss
-from .solvers import RKC, Method
+from .solvers import RKC, Method, Watch
 from .stepping import ControlState, StepControl, Time
 from .trajectory import RESULTS, Trajectory
 
@@ -114,16 +114,24 @@ class Solve(AbstractRun[SolveState]):
         """
 
         def field(t, y, before):
-            elapsed, since, until = before
-            now = self.times[0] + elapsed + t
-            if self.flow.jumps:
-                # A step that ends at a jump still sees the field before it.
-                last = jnp.nextafter(jax.lax.stop_gradient(until), -jnp.inf)
-                now = jnp.clip(now, since, last)
-            velocity = self.flow(eqx.combine(y, self.static()), now)
+            velocity = self.flow(*self._place(t, y, before))
             return eqx.filter(velocity, eqx.is_inexact_array)
 
         return diffrax.ODETerm(field)
+
+    def _place(self, t, y, before) -> tuple[PyTree, Float[Array, ""]]:
+        """Parameters and time of a state in local time."""
+        elapsed, since, until = before
+        now = self.times[0] + elapsed + t
+        if self.flow.jumps:
+            # A step that ends at a jump still sees the field before it.
+            last = jnp.nextafter(jax.lax.stop_gradient(until), -jnp.inf)
+            now = jnp.clip(now, since, last)
+        return eqx.combine(y, self.static()), now
+
+    def defined(self, before, t, y) -> Bool[Array, ""]:
+        """Whether the field is, at a local time."""
+        return self.flow.defined(*self._place(t, y, before))
 
     def record(self, t, y, args) -> PyTree:
         """What is written at an output time."""
@@ -149,10 +157,16 @@ class Solve(AbstractRun[SolveState]):
             events=len(self.events),
         )
 
-    def watching(self, number: int) -> Method:
-        """The method of that number, watching for the events."""
-        watched = [Partial(_at_state, fn, self.static()) for fn in self.events.values()]
-        return dataclasses.replace(self.methods[number], watched=tuple(watched))
+    @property
+    def watched(self) -> tuple[Callable[[PyTree], Any], ...]:
+        """The events as functions of the parameters' arrays."""
+        return tuple(Partial(_at_state, f, self.static()) for f in self.events.values())
+
+    def watching(self, number: int, before: Any, outputs: Any) -> Method:
+        """The method of that number, watching in a segment."""
+        defined = Partial(type(self).defined, self, before)
+        watch = Watch(self.watched, outputs, defined, self.atol)
+        return dataclasses.replace(self.methods[number], watch=watch)
 
     def before(self, elapsed: Time, phase: Int[Array, ""]) -> tuple[Any, Any, Any]:
         """The arguments of the field in a segment."""
@@ -216,11 +230,8 @@ class Solve(AbstractRun[SolveState]):
         self, state: SolveState, number: int, limit: Any, length: Any
     ) -> SolveState:
         """Integrate a segment with the method of that number, in local time from 0."""
-        method, term = self.watching(number), self.term()
-        zero, before = (
-            jnp.zeros_like(self.span),
-            self.before(state.elapsed, state.phase),
-        )
+        term, zero = self.term(), jnp.zeros_like(self.span)
+        before = self.before(state.elapsed, state.phase)
         jump = before[2] - self.times[0]
         left, jumps_in = (state.elapsed.until(t) for t in (self.span, jump))
         jumps, left = jumps_in < left, jnp.minimum(jumps_in, left)
@@ -231,6 +242,7 @@ class Solve(AbstractRun[SolveState]):
         wanted = state.elapsed.until((self.times - self.times[0])[todo])
         within = ~jumps | (wanted <= left)
         wanted = jnp.clip(wanted, 0, left)
+        method = self.watching(number, before, wanted)
         solver_state = jax.lax.cond(
             state.fresh,
             lambda: method.init(term, zero, dt0, state.y, before),

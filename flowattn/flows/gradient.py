@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree, Scalar
+from jaxtyping import Array, Bool, PyTree, Scalar
 
 from ..errors import require_positive
 from ..losses import AbstractExplicitLoss
@@ -53,6 +53,16 @@ class GradientFlow(AbstractFlow):
         sign = jnp.where(jnp.isfinite(value), -1.0, jnp.nan)
         downhill = jax.tree.map(lambda g: sign.astype(g.dtype) * g, gradient)
         return scaled(self.rates, downhill)
+
+    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+        """Whether the loss is finite; of a loss whose gradient is written out, whether
+        that is.
+        """
+        del t
+        if isinstance(self.loss, AbstractExplicitLoss):
+            slope = jax.tree.leaves(self.loss.gradient(params))
+            return jnp.all(jnp.stack([jnp.all(jnp.isfinite(g)) for g in slope]))
+        return jnp.isfinite(self.loss(params))
 
 
 def scaled(rates: PyTree | None, tree: PyTree) -> PyTree:

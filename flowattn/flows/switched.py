@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree, Scalar
+from jaxtyping import Array, Bool, PyTree, Scalar
 
 from .base import AbstractFlow
 
@@ -37,4 +37,12 @@ class SwitchedFlow(AbstractFlow):
             jnp.asarray(t) < self.at,
             lambda: self.first(params, t),
             lambda: self.then(params, t),
+        )
+
+    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+        """Whether the field at work is."""
+        return jax.lax.cond(
+            jnp.asarray(t) < self.at,
+            lambda: self.first.defined(params, t),
+            lambda: self.then.defined(params, t),
         )

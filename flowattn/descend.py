@@ -1,23 +1,42 @@
-"""Descend: discrete optimisation of a loss. The only file that runs optax."""
+"""Descend: discrete optimisation of a loss."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree, Scalar
 
-from .errors import InputError, require_choice, require_momentum, require_positive
-from .flows import scaled
+from .errors import (
+    InputError,
+    known_numbers,
+    require_momentum,
+    require_positive,
+    require_scalar,
+    whole_number,
+)
+from .flows import moving, others, scaled, settled_rates
 from .losses import AbstractBatchLoss
 from .observables import Recorder, blank
-from .precision import float_dtype, highest_precision
+from .optimizers import (
+    Optimizer,
+    begun,
+    moved,
+    require_optimizer,
+    searches,
+    transformation,
+)
+from .precision import (
+    float_dtype,
+    highest_precision,
+    most_countable,
+    warn_of_floats,
+)
 from .segments import (
     AbstractRun,
     Progress,
@@ -28,9 +47,6 @@ from .segments import (
 )
 from .trajectory import RESULTS, Trajectory
 
-OPTIMIZERS = ("sgd", "adam")
-Optimizer = Literal["sgd", "adam"]
-
 
 def descend(
     loss: Callable[[Any], Scalar],
@@ -39,7 +55,7 @@ def descend(
     steps: int,
     learning_rate: float | Array | None = None,
     momentum: float | Array = 0.0,
-    optimizer: optax.GradientTransformation | Optimizer = "sgd",
+    optimizer: Any = "sgd",
     time_per_step: float | Array | None = None,
     rates: PyTree | None = None,
     then: tuple[int | Array, Callable[[Any], Scalar]] | None = None,
@@ -86,49 +102,44 @@ def descend(
     >>> run.ts.tolist(), run.observed["x"].tolist()
     ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
     """
-    named = isinstance(optimizer, str)
-    if named:
-        require_choice("optimizer", optimizer, OPTIMIZERS)
-    if named == (learning_rate is None):
-        raise InputError("give either learning_rate or an optimizer of optax")
-    has_momentum = isinstance(momentum, Tracer) or momentum != 0
-    require_momentum(momentum, optimizer)
-    if learning_rate is not None:
-        require_positive(learning_rate=learning_rate)
-        if time_per_step is None:
-            time_per_step = learning_rate / (1 - momentum)
-    if time_per_step is None:
-        raise InputError("an optimizer needs time_per_step, the flow time of a step")
-    require_positive(time_per_step=time_per_step, steps=steps)
+    dtype = float_dtype(params)
+    warn_of_floats(params)
+    rate, momentum, time_per_step = _numbers(
+        optimizer, learning_rate, momentum, time_per_step
+    )
+    steps = whole_number("steps", steps)
+    if steps > most_countable():
+        raise InputError(f"steps must be at most {most_countable()}, got {steps}")
     observed = _observed_steps(steps, every)
     if patience is not None:
-        require_positive(patience=patience)
+        patience = whole_number("patience", patience)
         if validation is None:
             raise InputError("patience needs a validation loss to watch")
-    if validate_from and validation is None:
-        raise InputError("validate_from needs a validation loss to watch")
+    if validate_from:
+        validate_from = whole_number("validate_from", validate_from)
+        if validation is None:
+            raise InputError("validate_from needs a validation loss to watch")
     if not 0 <= validate_from < steps:
         raise InputError(
             f"validate_from must be from 0 to {steps - 1}, got {validate_from}"
         )
-    for rate in jax.tree.leaves(rates):
-        require_positive(rate=rate)
-    dtype = float_dtype(params)
     whole = _Descent(
         loss,
         params,
-        None if learning_rate is None else jnp.asarray(learning_rate, dtype),
-        jnp.asarray(momentum, dtype) if has_momentum else None,
+        None if rate is None else jnp.asarray(rate, dtype),
+        None if momentum is None else jnp.asarray(momentum, dtype),
         optimizer,
         jnp.asarray(time_per_step, dtype),
-        rates,
-        then,
+        settled_rates(rates),
+        _settled_switch(then),
         Recorder(observe, save_params),
         validation,
         patience,
         validate_from,
         jnp.asarray(observed),
     )
+    if not isinstance(optimizer, str):
+        whole = whole.looked_at()
     if traced(whole):
         require_alone(progress, checkpoint)
         run = _in_one_piece(whole, _blocks(np.diff(observed)))
@@ -136,8 +147,48 @@ def descend(
         file = None if checkpoint is None else Path(checkpoint) / "descent.state"
         run = in_segments(whole, progress=progress, file=file, throw=throw)
     if throw:
-        run = run.result.error_if(run, run.result == RESULTS.loss_nonfinite)
+        failed = run.result == RESULTS.loss_nonfinite
+        run = run.raised(failed | (run.result == RESULTS.senseless_input))
     return run
+
+
+def _numbers(optimizer, rate, momentum, time_per_step) -> tuple[Any, Any, Any]:
+    """The learning rate and the momentum, None where there is none, and the time that
+    a step stands for.
+
+    Raises `InputError` for what is no such number.
+    """
+    require_optimizer(optimizer)
+    if isinstance(optimizer, str) == (rate is None):
+        raise InputError("give either learning_rate or an optimizer of optax")
+    if rate is not None:
+        if callable(rate):
+            raise InputError(
+                "learning_rate must be one number; a schedule is given as "
+                "optimizer=optax.sgd(schedule), time_per_step=..."
+            )
+        require_scalar(learning_rate=rate)
+        require_positive(learning_rate=rate)
+    require_momentum(momentum, optimizer)
+    if time_per_step is None:
+        if rate is None:
+            raise InputError(
+                "an optimizer needs time_per_step, the flow time of a step"
+            )
+        time_per_step = rate / (1 - momentum)
+    require_scalar(time_per_step=time_per_step)
+    require_positive(time_per_step=time_per_step)
+    has_momentum = isinstance(momentum, Tracer) or momentum != 0
+    return rate, momentum if has_momentum else None, time_per_step
+
+
+def _settled_switch(then: Any) -> Any:
+    """The step from which another loss is descended, as an integer, and that loss."""
+    if then is None:
+        return None
+    at, loss = then
+    known = not isinstance(at, Tracer) and at != 0
+    return whole_number("the step of then", at) if known else at, loss
 
 
 def descend_to(
@@ -166,7 +217,7 @@ def descend_to(
         inertia if optimizer == "sgd" and has_momentum else None,
         optimizer,
         rate / (1 - inertia),
-        rates,
+        settled_rates(rates),
         then,
         Recorder(observe, False),
         None,
@@ -182,15 +233,15 @@ def descend_to(
 def _observed_steps(steps: int, every: Any) -> np.ndarray:
     """The numbers of the steps that are observed, the first and the last among them."""
     if every is None or np.ndim(every) == 0:
-        every = max(1, steps // 100) if every is None else every
-        require_positive(every=every)
-        return np.append(np.arange(0, steps, int(every)), steps)
-    chosen = np.asarray(every)
-    if not np.issubdtype(chosen.dtype, np.integer) or np.any(np.diff(chosen) <= 0):
+        every = max(1, steps // 100) if every is None else whole_number("every", every)
+        return np.append(np.arange(0, steps, every), steps)
+    chosen = known_numbers("every", every)
+    whole = chosen is not None and np.all(chosen == np.round(chosen))
+    if chosen is None or not whole or np.any(np.diff(chosen) <= 0):
         raise InputError("every must be a number of steps, or increasing numbers")
     if chosen.size and not 0 <= chosen[0] <= chosen[-1] <= steps:
         raise InputError(f"every must hold steps from 0 to {steps}, got {chosen[-1]}")
-    return np.unique([0, *chosen, steps])
+    return np.unique(np.array([0, *chosen, steps], int))
 
 
 class _State(eqx.Module):
@@ -213,7 +264,7 @@ class _Descent(AbstractRun[_State]):
     params: PyTree
     rate: Array | None
     momentum: Array | None
-    how: optax.GradientTransformation | Optimizer
+    how: Any
     time_per_step: Array
     rates: PyTree | None
     then: tuple[int | Array, Callable[[Any], Scalar]] | None
@@ -222,16 +273,12 @@ class _Descent(AbstractRun[_State]):
     patience: int | None
     validate_from: int
     planned: Array
+    searching: bool = False  # the optimiser evaluates the loss itself
 
     @property
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> Any:
         """Made here of its numbers, so that one program serves all of them."""
-        if not isinstance(self.how, str):
-            return self.how
-        assert self.rate is not None
-        if self.how == "adam":
-            return optax.adam(self.rate)
-        return optax.sgd(self.rate, self.momentum)
+        return transformation(self.how, self.rate, self.momentum)
 
     @property
     def name(self) -> str:
@@ -276,13 +323,32 @@ class _Descent(AbstractRun[_State]):
 
     def whole(self, arrays: PyTree) -> PyTree:
         """The parameters, with what does not move of them."""
-        return eqx.combine(
-            arrays, eqx.filter(self.params, eqx.is_inexact_array, inverse=True)
-        )
+        return eqx.combine(arrays, others(self.params, self.moving()))
+
+    def moving(self) -> PyTree:
+        """What moves of the parameters, at the start."""
+        return moving(self.params, self.rates)
+
+    def looked_at(self) -> "_Descent":
+        """The same, which knows whether its optimiser evaluates the loss itself.
+
+        Raises `InputError` where it does and there are rates.
+        """
+        first, arrays = jnp.array(0), self.moving()
+        if not searches(self.optimizer, arrays, self._seen_at(first)):
+            return self
+        if any(
+            isinstance(r, Tracer) or np.any(r != 0) for r in jax.tree.leaves(self.rates)
+        ):
+            raise InputError(
+                "the optimizer searches along its steps, for which the gradient must "
+                "be the loss's own; rates scale it, unless they are 0 and freeze"
+            )
+        return eqx.tree_at(lambda run: run.searching, self, True)
 
     def begin(self) -> _State:
         """The state before the first step, observed."""
-        arrays = eqx.filter(self.params, eqx.is_inexact_array)
+        arrays = self.moving()
         first, rows = self.recorder(self.params), self.planned.shape
         record = jax.tree.map(
             lambda x: jnp.zeros(rows + x.shape, x.dtype).at[0].set(x), first
@@ -290,7 +356,7 @@ class _Descent(AbstractRun[_State]):
         return _State(
             arrays,
             arrays,
-            self.optimizer.init(arrays),
+            self._begun(arrays, jnp.array(0)),
             jnp.array(0),
             None if self.validation is None else arrays,
             jnp.asarray(jnp.inf, self.time_per_step.dtype),
@@ -304,17 +370,20 @@ class _Descent(AbstractRun[_State]):
         """One step; none once the run has ended."""
         going = state.result == RESULTS.successful
         whole = self.whole(state.params)
-        value, gradient = self._slope(whole, state.step)
-        optimizer_state = state.optimizer
+        loss, optimizer_state = self._seen_at(state.step), state.optimizer
+        value, gradient = eqx.filter_value_and_grad(loss)(state.params)
         if self.then is not None:
-            fresh = self.optimizer.init(state.params)
+            fresh = self._begun(state.params, state.step)
             optimizer_state = _where(state.step == self.then[0], fresh, optimizer_state)
-        # Optax counts steps in integers and multiplies them with floats.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer_state = self.optimizer.update(
-                gradient, optimizer_state, state.params
-            )
-        moved = optax.apply_updates(state.params, updates)
+        params, optimizer_state = moved(
+            self.optimizer,
+            scaled(self.rates, gradient),
+            optimizer_state,
+            state.params,
+            value=value,
+            grad=gradient,
+            value_fn=loss,
+        )
         finite = jnp.isfinite(value)
         best, best_loss, best_step = state.best, state.best_loss, state.best_step
         patient = jnp.array(True)
@@ -331,7 +400,7 @@ class _Descent(AbstractRun[_State]):
         result = RESULTS.where(going & ~finite, RESULTS.loss_nonfinite, result)
         moves = result == RESULTS.successful
         return _State(
-            _where(moves, moved, state.params),
+            _where(moves, params, state.params),
             _where(moves, state.params, state.previous),
             _where(moves, optimizer_state, state.optimizer),
             state.step + moves.astype(state.step.dtype),
@@ -343,17 +412,26 @@ class _Descent(AbstractRun[_State]):
             result,
         )
 
-    def _slope(self, params: PyTree, step: Array) -> tuple[Scalar, PyTree]:
-        """The value and the scaled gradient of what is descended at a step."""
+    def _begun(self, arrays: PyTree, step: Array) -> PyTree:
+        """The state of the optimiser before a step."""
+        if isinstance(self.how, str):
+            return self.optimizer.init(arrays)
+        value = jnp.zeros((), self.time_per_step.dtype)
+        seen = {"value": value, "grad": arrays, "value_fn": self._seen_at(step)}
+        return begun(self.optimizer, arrays, **seen)
 
-        def of(loss):
-            if isinstance(loss, AbstractBatchLoss):
-                loss = loss.batch(step)
-            value, gradient = eqx.filter_value_and_grad(loss)(params)
-            return value, eqx.filter(gradient, eqx.is_inexact_array)
+    def _seen_at(self, step: Array) -> Callable[[PyTree], Scalar]:
+        """The loss of what moves that a step descends."""
 
-        value, gradient = self._at(step, of)
-        return value, scaled(self.rates, gradient)
+        def loss(arrays: PyTree) -> Scalar:
+            def value(loss):
+                if isinstance(loss, AbstractBatchLoss):
+                    loss = loss.batch(step)
+                return loss(self.whole(arrays))
+
+            return self._at(step, value)
+
+        return loss
 
     def _at(self, step: Array, of: Callable[[Any], Any]) -> Any:
         """A function of the loss that is descended at a step."""
@@ -424,9 +502,14 @@ class _Descent(AbstractRun[_State]):
         last_step = state.step - back.astype(state.step.dtype)
         unfinished = self.going(state) & (result == RESULTS.successful)
         result = RESULTS.where(unfinished, stopped, result)
+        result = RESULTS.where(self._sensible(), result, RESULTS.senseless_input)
         kept = (state.reached == self.planned) & (self.planned <= last_step)
-        records = jax.tree.map(lambda x: blank(x, kept, x.dtype), state.record)
-        dtype = self.time_per_step.dtype
+        records = jax.tree.map(lambda x: blank(x, kept), state.record)
+        dtype, none = self.time_per_step.dtype, jnp.array(0)
+        counts = {"steps": state.step, "rejected": none}
+        if not self.searching:
+            evaluations = {"gradient_evaluations": state.step}
+            counts = {**evaluations, "hessian_vector_products": none, **counts}
         return Trajectory(
             ts=self.planned.astype(dtype) * self.time_per_step,
             observed=records.values,
@@ -437,17 +520,23 @@ class _Descent(AbstractRun[_State]):
             result=result,
             t_end=last_step.astype(dtype) * self.time_per_step,
             saved=jnp.sum(kept),
-            counts={
-                "gradient_evaluations": state.step,
-                "hessian_vector_products": jnp.array(0),
-                "steps": state.step,
-                "rejected": jnp.array(0),
-            },
+            counts=counts,
             finer=None,
             solver=self.name,
             labels=self.recorder.labels,
             learning_rate=self.plain_rate,
         )
+
+    def _sensible(self) -> Array:
+        """Whether numbers that were traced, and not looked at before, make sense."""
+        known = [self.time_per_step, *jax.tree.leaves(self.rates)]
+        known += [] if self.rate is None else [self.rate]
+        sensible = jnp.array(True)
+        for number in map(jnp.asarray, known):
+            sensible &= jnp.all((number >= 0) & (number < jnp.inf))
+        if self.momentum is not None:
+            sensible &= (self.momentum >= 0) & (self.momentum < 1)
+        return sensible
 
 
 @eqx.filter_jit

@@ -12,8 +12,8 @@ import optimistix as optx
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .flows import AbstractFlow
-from .observables import Recorder, blank
+from .flows import AbstractFlow, others
+from .observables import Recorder, blank, packed, unpacked
 from .segments import AbstractRun, Progress, latest_loss
 from .solvers import RKC, Method
 from .stepping import ControlState, StepControl, Time
@@ -55,6 +55,8 @@ class Solve(AbstractRun[SolveState]):
     recorder: Recorder
     methods: tuple[Method, ...]
     events: dict[str, Callable[[Any], Any]]
+    # Of traced times and tolerances, whether they make sense; None: they do.
+    sensible: Bool[Array, "..."] | None = None
 
     def at_tolerances(self, scale: float) -> "Solve":
         """The same solve, or what is here of it, at so many times the tolerances; the
@@ -100,7 +102,7 @@ class Solve(AbstractRun[SolveState]):
 
     def static(self) -> PyTree:
         """What does not move of the parameters."""
-        return eqx.filter(self.params, eqx.is_inexact_array, inverse=True)
+        return others(self.params, self.flow.moving(self.params))
 
     @property
     def bounds(self) -> Float[Array, " bound"]:
@@ -121,18 +123,14 @@ class Solve(AbstractRun[SolveState]):
                 last = jnp.nextafter(jax.lax.stop_gradient(until), -jnp.inf)
                 now = jnp.clip(now, since, last)
             velocity = self.flow(eqx.combine(y, self.static()), now)
-            return eqx.filter(velocity, eqx.is_inexact_array)
+            return self.flow.moving(velocity)
 
         return diffrax.ODETerm(field)
 
     def record(self, t, y, args) -> PyTree:
         """What is written at an output time."""
         del t, args
-        # Diffrax fills outputs that are not reached with inf: counts go as floats.
-        return jax.tree.map(
-            lambda x: jnp.asarray(x, self.times.dtype),
-            self.recorder(eqx.combine(y, self.static())),
-        )
+        return jax.tree.map(packed, self.recorder(eqx.combine(y, self.static())))
 
     def control(self, left, first, max_steps, pause) -> StepControl:
         """Step size control for a segment."""
@@ -163,7 +161,7 @@ class Solve(AbstractRun[SolveState]):
 
     def begin(self) -> SolveState:
         """The state before the first segment."""
-        y0 = eqx.filter(self.params, eqx.is_inexact_array)
+        y0 = self.flow.moving(self.params)
         zero = jnp.zeros((), self.times.dtype)
         none, elapsed = jnp.array(0), Time(zero, zero)
         phase = jnp.sum(self.bounds[1:] <= self.times[0]).astype(none.dtype)
@@ -330,12 +328,19 @@ class Solve(AbstractRun[SolveState]):
         lost = small & control.nonfinite
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, result)
         result = RESULTS.where(self.going(state), stopped, result)
-        kept = jnp.arange(times.shape[0]) < state.saved
-        dtypes = eqx.filter_eval_shape(self.recorder, self.params)
+        done, saved = result == RESULTS.successful, state.saved
+        crossed = jnp.where(jnp.isfinite(control.crossed), control.crossed, jnp.nan)
+        if self.sensible is not None:
+            result = RESULTS.where(self.sensible, result, RESULTS.senseless_input)
+            saved = jnp.where(self.sensible, saved, 0)
+            times, crossed = (
+                jnp.where(self.sensible, x, jnp.nan) for x in (times, crossed)
+            )
+        kept = jnp.arange(times.shape[0]) < saved
+        like = eqx.filter_eval_shape(self.recorder, self.params)
         written = jax.tree.map(
-            lambda x, like: blank(x, kept, like.dtype), state.record, dtypes
+            lambda x, like: blank(unpacked(x, like.dtype), kept), state.record, like
         )
-        done = result == RESULTS.successful
         counts = {
             "gradient_evaluations": control.evaluations,
             "hessian_vector_products": control.products,
@@ -345,7 +350,6 @@ class Solve(AbstractRun[SolveState]):
         if not all(method.counted for method in self.methods):
             counts = {k: counts[k] for k in ("steps", "rejected")}
         names = tuple(method.name for method in self.methods)
-        crossed = jnp.where(jnp.isfinite(control.crossed), control.crossed, jnp.nan)
         return Trajectory(
             ts=times,
             observed=written.values,
@@ -355,7 +359,7 @@ class Solve(AbstractRun[SolveState]):
             best=None,
             result=result,
             t_end=jnp.where(done, times[-1], times[0] + state.elapsed.high),
-            saved=state.saved,
+            saved=saved,
             counts=counts,
             finer=None,
             solver=names[0] if len(names) == 1 else "auto",

@@ -38,6 +38,7 @@ ORDER = [
     "pool",
     "dealing",
     "ensemble",
+    "optimizers",
     "descend",
     "compare",
     "store",
@@ -104,7 +105,7 @@ def test_no_cycles_within_packages():
     "word, allowed",
     [
         ("diffrax.diffeqsolve(\n", "integrate.py"),
-        ("import optax", "descend.py"),
+        ("import optax", "optimizers.py"),
         ("import xarray", "trajectory.py store.py words.py"),
     ],
 )

@@ -10,18 +10,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .dealing import deal
 from .errors import InputError, require_positive, whole_number
 from .flows import AbstractFlow, others
+from .identity import traced
 from .integrate import Solve
 from .lanes import Lanes
 from .observables import Recorder
 from .pool import run_pool
 from .precision import float_dtype, require_resolved, step_limit, warn_of_floats
-from .programs import known_options
-from .segments import traced
+from .programs import known_options, make_room
 from .solve import judged, named_events, output_times
 from .solvers import methods
 from .trajectory import Trajectory
@@ -101,13 +102,12 @@ def ensemble(
         save_params,
         events,
     )
-    if traced((flow, params, rtol, atol, ts, t1)):
-        solves = judged(solves)
-        assert solves.sensible is not None
+    solves = judged(solves)
+    if solves.sensible is not None:
         own = eqx.tree_at(
             lambda s: s.sensible, own, solves.sensible.ndim == 1, is_leaf=_is_none
         )
-    else:
+    if not isinstance(solves.rtol, Tracer):
         require_resolved(rtol, dtype)
 
     def run(scale: float) -> Trajectory:
@@ -222,9 +222,11 @@ def together(
         params = eqx.combine(found.params, still)
         return eqx.tree_at(lambda traj: traj.params, found, params)
 
-    if traced((solves, own)):
+    first = eqx.combine(jax.tree.map(lambda x: x[0], mine), shared)
+    if traced(solves, *first.computed.values()):
         found, busy = run_pool(rule, _members_last(mine), count)
         return whole(found), busy
+    make_room()
     blocks = 1
     while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
         blocks *= 2

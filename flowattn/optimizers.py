@@ -34,7 +34,8 @@ def transformation(
     know of a step and looks at what it needs.
     """
     if isinstance(how, optax.MultiSteps):
-        return optax.GradientTransformationExtraArgs(how.init, how.update)
+        update: Any = how.update
+        return optax.GradientTransformationExtraArgs(how.init, update)
     if isinstance(how, str):
         assert rate is not None
         how = optax.adam(rate) if how == "adam" else optax.sgd(rate, momentum)

@@ -1,5 +1,6 @@
 """Solve: a flow integrated in time."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, known_numbers, require_positive, require_scalar
 from .flows import AbstractFlow
+from .identity import traced
 from .integrate import Solve, SolveState
 from .observables import Recorder
 from .precision import (
@@ -25,7 +27,7 @@ from .precision import (
     step_limit,
     warn_of_floats,
 )
-from .segments import Progress, in_segments, require_alone, traced
+from .segments import Progress, in_segments, require_alone
 from .solvers import methods
 from .trajectory import RESULTS, Trajectory
 
@@ -115,23 +117,12 @@ def solve(
         )
     recorder = Recorder(observe, save_params)
     watched = named_events(events, params)
-    in_trace = traced((flow, params, times, rtol, atol, recorder, events))
+    tolerances = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
+    whole = Solve(flow, params, times, *tolerances, recorder, (), watched)
+    in_trace = traced(whole, *whole.computed.values())
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
-    chosen = methods(solver, rtol)
-
-    whole = Solve(
-        flow,
-        params,
-        times,
-        jnp.asarray(rtol, dtype),
-        jnp.asarray(atol, dtype),
-        recorder,
-        chosen,
-        watched,
-    )
-    if in_trace:
-        whole = judged(whole)
+    whole = judged(dataclasses.replace(whole, methods=methods(solver, rtol)))
 
     def run(scale: float, name: str) -> Trajectory:
         if in_trace:
@@ -208,12 +199,15 @@ def output_times(
 
 
 def judged(whole: Solve) -> Solve:
-    """A solve of traced times and tolerances that knows whether they make sense.
+    """A solve that knows whether its times and tolerances make sense, where they are
+    traced and nothing has been able to look at them before.
 
     Where they do not it covers no time, so that it ends at once, and `finish` says so.
     Where no time passes (t1 = 0) the solve is its start.
     """
     times, rtol, atol = whole.times, whole.rtol, whole.atol
+    if not any(isinstance(known, Tracer) for known in (times, rtol, atol)):
+        return whole
     spacing = jnp.diff(times)
     sensible = jnp.all(spacing > 0, -1) | jnp.all(spacing == 0, -1)
     sensible &= jnp.all(jnp.isfinite(times), -1)

@@ -17,6 +17,7 @@ ROOT = Path(flowattn.__file__).parent
 ORDER = [
     "errors",
     "precision",
+    "identity",
     "programs",
     "observables",
     "tasks",
@@ -39,6 +40,7 @@ ORDER = [
     "dealing",
     "ensemble",
     "optimizers",
+    "descent",
     "descend",
     "compare",
     "store",

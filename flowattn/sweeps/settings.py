@@ -122,14 +122,14 @@ def settled(
         outputs = 0 if optimizer is None else 19
     if outputs < 0:
         raise InputError(f"outputs must be 0 or more, got {outputs}")
-    outputs = whole_number("outputs", outputs) if outputs else 0
+    count: int = whole_number("outputs", outputs) if outputs else 0
     how = How(
         float(end),
         float(rtol),
         None if atol is None else float(atol),
         _solver(solver),
         whole_number("max_steps", max_steps),
-        outputs,
+        count,
         None if observe is None else tuple(observe),
         optimizer is not None if error is None else error,
         optimizer,

@@ -12,8 +12,9 @@ import optimistix as optx
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .flows import AbstractFlow
-from .observables import Recorder, blank
+from .flows import AbstractFlow, others
+from .identity import ByFields, Computed
+from .observables import Recorder, blank, packed, unpacked
 from .segments import AbstractRun, Progress, latest_loss
 from .solvers import RKC, Method, Watch
 from .stepping import ControlState, StepControl, Time
@@ -55,6 +56,8 @@ class Solve(AbstractRun[SolveState]):
     recorder: Recorder
     methods: tuple[Method, ...]
     events: dict[str, Callable[[Any], Any]]
+    # Of traced times and tolerances, whether they make sense; None: they do.
+    sensible: Bool[Array, "..."] | None = None
 
     def at_tolerances(self, scale: float) -> "Solve":
         """The same solve, or what is here of it, at so many times the tolerances; the
@@ -89,18 +92,60 @@ class Solve(AbstractRun[SolveState]):
     def parts(self) -> dict[str, Any]:
         """Everything that determines the solution, by name."""
         return {
-            "the flow": self.flow,
+            "the flow": self.computed["the flow"],
             "the parameters": self.params,
-            "the output times": self.times,
+            "the output times": (self.times, self.flow.jumps),
             "the tolerances": (self.rtol, self.atol),
-            "the solver": self.methods,
-            "the observables": self.recorder,
-            "the events": self.events,
+            "the solver": [self._identity(method) for method in self.methods],
+            "the observables": (
+                sorted(self.recorder.observe),
+                self.computed["the observables"],
+            ),
+            "the events": (sorted(self.events), self.computed["the events"]),
         }
+
+    @property
+    def computed(self) -> dict[str, Computed]:
+        """What functions of the user's compute, by name."""
+
+        def events(params):
+            return {name: event(params) for name, event in self.events.items()}
+
+        return {
+            "the flow": Computed(self._slope, (self.params, self.times[0])),
+            "the observables": Computed(self.recorder, (self.params,)),
+            "the events": Computed(events, (self.params,)),
+        }
+
+    def _slope(self, params: PyTree, t: Float[Array, ""]) -> PyTree:
+        """The field, and a product of its Jacobian where a method takes those."""
+        if all(isinstance(m.solver, diffrax.AbstractERK) for m in self.methods):
+            return self.flow(params, t)
+        y = self.flow.moving(params)
+        rest = others(params, y)
+
+        def field(y):
+            return self.flow.moving(self.flow(eqx.combine(y, rest), t))
+
+        return jax.jvp(field, (y,), (y,))
+
+    def _identity(self, method: Method) -> Any:
+        """A method of this package or of diffrax by its fields, another by its step."""
+        module, _, _ = type(method.solver).__module__.partition(".")
+        if module in (__name__.partition(".")[0], diffrax.__name__):
+            return ByFields(method)
+        term, zero = self.term(), jnp.zeros_like(self.span)
+        before = self.before(Time(zero, zero), jnp.array(0))
+
+        def step(y):
+            state = method.init(term, zero, self.span, y, before)
+            return method.step(term, zero, self.span, y, before, state, False)
+
+        return Computed(step, (self.flow.moving(self.params),))
 
     def static(self) -> PyTree:
         """What does not move of the parameters."""
-        return eqx.filter(self.params, eqx.is_inexact_array, inverse=True)
+        return others(self.params, self.flow.moving(self.params))
 
     @property
     def bounds(self) -> Float[Array, " bound"]:
@@ -115,7 +160,7 @@ class Solve(AbstractRun[SolveState]):
 
         def field(t, y, before):
             velocity = self.flow(*self._place(t, y, before))
-            return eqx.filter(velocity, eqx.is_inexact_array)
+            return self.flow.moving(velocity)
 
         return diffrax.ODETerm(field)
 
@@ -136,11 +181,7 @@ class Solve(AbstractRun[SolveState]):
     def record(self, t, y, args) -> PyTree:
         """What is written at an output time."""
         del t, args
-        # Diffrax fills outputs that are not reached with inf: counts go as floats.
-        return jax.tree.map(
-            lambda x: jnp.asarray(x, self.times.dtype),
-            self.recorder(eqx.combine(y, self.static())),
-        )
+        return jax.tree.map(packed, self.recorder(eqx.combine(y, self.static())))
 
     def control(self, left, first, max_steps, pause) -> StepControl:
         """Step size control for a segment."""
@@ -177,7 +218,7 @@ class Solve(AbstractRun[SolveState]):
 
     def begin(self) -> SolveState:
         """The state before the first segment."""
-        y0 = eqx.filter(self.params, eqx.is_inexact_array)
+        y0 = self.flow.moving(self.params)
         zero = jnp.zeros((), self.times.dtype)
         none, elapsed = jnp.array(0), Time(zero, zero)
         phase = jnp.sum(self.bounds[1:] <= self.times[0]).astype(none.dtype)
@@ -210,6 +251,11 @@ class Solve(AbstractRun[SolveState]):
     def going(self, state: SolveState) -> Bool[Array, ""]:
         """Whether the last segment ended for another to follow."""
         return state.result == RESULTS.event_occurred
+
+    def complete(self, state: SolveState) -> bool:
+        """Whether the solve has ended, other than by its limit of steps."""
+        cut_short = state.result == RESULTS.max_steps_reached
+        return not bool(self.going(state) | cut_short)
 
     def method(self, state: SolveState) -> int:
         """The number of the method at work."""
@@ -342,12 +388,19 @@ class Solve(AbstractRun[SolveState]):
         lost = small & control.nonfinite
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, result)
         result = RESULTS.where(self.going(state), stopped, result)
-        kept = jnp.arange(times.shape[0]) < state.saved
-        dtypes = eqx.filter_eval_shape(self.recorder, self.params)
+        done, saved = result == RESULTS.successful, state.saved
+        crossed = jnp.where(jnp.isfinite(control.crossed), control.crossed, jnp.nan)
+        if self.sensible is not None:
+            result = RESULTS.where(self.sensible, result, RESULTS.senseless_input)
+            saved = jnp.where(self.sensible, saved, 0)
+            times, crossed = (
+                jnp.where(self.sensible, x, jnp.nan) for x in (times, crossed)
+            )
+        kept = jnp.arange(times.shape[0]) < saved
+        like = eqx.filter_eval_shape(self.recorder, self.params)
         written = jax.tree.map(
-            lambda x, like: blank(x, kept, like.dtype), state.record, dtypes
+            lambda x, like: blank(unpacked(x, like.dtype), kept), state.record, like
         )
-        done = result == RESULTS.successful
         counts = {
             "gradient_evaluations": control.evaluations,
             "hessian_vector_products": control.products,
@@ -357,7 +410,6 @@ class Solve(AbstractRun[SolveState]):
         if not all(method.counted for method in self.methods):
             counts = {k: counts[k] for k in ("steps", "rejected")}
         names = tuple(method.name for method in self.methods)
-        crossed = jnp.where(jnp.isfinite(control.crossed), control.crossed, jnp.nan)
         return Trajectory(
             ts=times,
             observed=written.values,
@@ -367,7 +419,7 @@ class Solve(AbstractRun[SolveState]):
             best=None,
             result=result,
             t_end=jnp.where(done, times[-1], times[0] + state.elapsed.high),
-            saved=state.saved,
+            saved=saved,
             counts=counts,
             finer=None,
             solver=names[0] if len(names) == 1 else "auto",

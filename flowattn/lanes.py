@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .flows import others
 from .integrate import DONE, ENDED, Solve, SolveState
 from .solvers import (
     SHORTENED,
@@ -168,7 +169,7 @@ class Lanes(eqx.Module):
         fixed = eqx.tree_at(
             lambda solve: solve.params,
             own,
-            eqx.filter(own.params, eqx.is_inexact_array, inverse=True),
+            others(own.params, whole.flow.moving(own.params)),
             is_leaf=lambda x: x is None,
         )
         return Start(fixed, state.y, slope, state.phase, state.control.step)
@@ -415,9 +416,9 @@ class Lanes(eqx.Module):
             result=end.result,
         )
         found = whole.finish(state, RESULTS.interrupted)
-        # What is no array is the same for all, and cannot come out of a program.
-        arrays = eqx.filter(found.params, eqx.is_array)
-        return eqx.tree_at(lambda traj: traj.params, found, arrays)
+        # What does not move is known outside, and need not come out of a program.
+        moved = whole.flow.moving(found.params)
+        return eqx.tree_at(lambda traj: traj.params, found, moved)
 
 
 def _root_of_norm(order: float, tree: PyTree) -> Float[Array, ""]:

@@ -1,5 +1,6 @@
 """Solve: a flow integrated in time."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,12 +15,19 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from .errors import InputError, require_positive
+from .errors import InputError, known_numbers, require_positive, require_scalar
 from .flows import AbstractFlow
+from .identity import traced
 from .integrate import Solve, SolveState
 from .observables import Recorder
-from .precision import float_dtype, highest_precision, require_resolved
-from .segments import Progress, in_segments, require_alone, traced
+from .precision import (
+    float_dtype,
+    highest_precision,
+    require_resolved,
+    step_limit,
+    warn_of_floats,
+)
+from .segments import Progress, in_segments, require_alone
 from .solvers import methods
 from .trajectory import RESULTS, Trajectory
 
@@ -94,9 +102,13 @@ def solve(
     0.69315
     """
     dtype = float_dtype(params)
+    warn_of_floats(params)
     times = output_times(ts, t1, dtype)
+    require_scalar(rtol=rtol)
     atol = rtol / 1000 if atol is None else atol
-    require_positive(rtol=rtol, atol=atol, max_steps=max_steps)
+    require_scalar(atol=atol)
+    require_positive(rtol=rtol, atol=atol)
+    max_steps = step_limit(max_steps)
     if not isinstance(rtol, Tracer) and not require_resolved(rtol, dtype):
         warnings.warn(
             f"rtol {rtol} is below what {dtype} can give: rounding errors of about "
@@ -105,13 +117,12 @@ def solve(
         )
     recorder = Recorder(observe, save_params)
     watched = named_events(events, params)
-    in_trace = traced((flow, params, times, rtol, atol, recorder, events))
+    tolerances = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
+    whole = Solve(flow, params, times, *tolerances, recorder, (), watched)
+    in_trace = traced(whole, *whole.computed.values())
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
-    chosen = methods(solver, rtol)
-
-    rtol, atol = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
-    whole = Solve(flow, params, times, rtol, atol, recorder, chosen, watched)
+    whole = judged(dataclasses.replace(whole, methods=methods(solver, rtol)))
 
     def run(scale: float, name: str) -> Trajectory:
         if in_trace:
@@ -131,11 +142,11 @@ def solve(
     if error and (isinstance(failed, Tracer) or not _given_up(trajectory.result)):
         trajectory = trajectory.with_finer(run(0.1, "flow-finer.state"))
     if throw:
-        trajectory = trajectory.result.error_if(trajectory, failed)
+        trajectory = trajectory.raised(failed)
         finer = trajectory.finer
         if finer is not None:
-            failed = finer.result != RESULTS.successful
-            trajectory = finer.result.error_if(trajectory, failed)
+            finer = finer.raised(finer.result != RESULTS.successful)
+            trajectory = trajectory.with_finer(finer)
     return trajectory
 
 
@@ -170,7 +181,13 @@ def output_times(
     if ts is None:
         require_positive(t1=t1)
         end = jnp.asarray(t1, dtype)
+        if end.ndim >= most:
+            raise InputError(
+                f"t1 must be one number, got an array of shape {end.shape}"
+            )
         return jnp.linspace(jnp.zeros_like(end), end, count, axis=-1)
+    if not isinstance(ts, jax.Array):
+        known_numbers("ts", ts)
     times = jnp.asarray(ts, dtype)
     if not 1 <= times.ndim <= most or times.shape[-1] < 2:
         raise InputError(f"ts must hold at least two times, got shape {times.shape}")
@@ -181,9 +198,40 @@ def output_times(
     return times
 
 
+def judged(whole: Solve) -> Solve:
+    """A solve that knows whether its times and tolerances make sense, where they are
+    traced and nothing has been able to look at them before.
+
+    Where they do not it covers no time, so that it ends at once, and `finish` says so.
+    Where no time passes (t1 = 0) the solve is its start.
+    """
+    times, rtol, atol = whole.times, whole.rtol, whole.atol
+    if not any(isinstance(known, Tracer) for known in (times, rtol, atol)):
+        return whole
+    spacing = jnp.diff(times)
+    sensible = jnp.all(spacing > 0, -1) | jnp.all(spacing == 0, -1)
+    sensible &= jnp.all(jnp.isfinite(times), -1)
+    sensible &= (rtol > 0) & (rtol < 1) & (atol > 0) & (atol < jnp.inf)
+    instead = (
+        jnp.where(jnp.expand_dims(sensible, -1), times, 0.0),
+        jnp.where(sensible, rtol, 1e-3),
+        jnp.where(sensible, atol, 1e-6),
+        sensible,
+    )
+    return eqx.tree_at(
+        lambda solve: (solve.times, solve.rtol, solve.atol, solve.sensible),
+        whole,
+        instead,
+        is_leaf=lambda x: x is None,
+    )
+
+
 @eqx.filter_jit
 def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
     """The whole solve as one traced program."""
+    if isinstance(max_steps, int):
+        # Reverse mode holds the root of so many states, and counts them in 32 bits.
+        max_steps = min(max_steps, 2**31 - 1)
 
     def segment(state: SolveState) -> SolveState:
         branches = [

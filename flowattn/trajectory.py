@@ -28,6 +28,11 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "The step size fell below 1e-14 of the time span: the flow blows up, or its "
         "vector field is not smooth, at `t_end` of the trajectory (use `throw=False`)."
     )
+    senseless_input = (
+        "The output times are not finite and increasing, or a tolerance or rate makes "
+        "no sense. Where numbers are known, outside of `jit` and `vmap`, this is an "
+        "`InputError`."
+    )
     out_of_patience = "The validation loss had not improved for `patience` steps."
     interrupted = "The run was interrupted."
 
@@ -122,8 +127,8 @@ class Trajectory(eqx.Module):
         """
         if self.finer is None:
             return None
-        finer = self.finer.observed
-        return {name: jnp.abs(x - finer[name]) for name, x in self.observed.items()}
+        finer, both = self.finer.observed, self.reached & self.finer.reached
+        return {name: _apart(x, finer[name], both) for name, x in self.observed.items()}
 
     @property
     def event_error(self) -> dict[str, Array] | None:
@@ -137,6 +142,12 @@ class Trajectory(eqx.Module):
     def reached(self) -> Bool[Array, " time"]:
         """Which of the output times the run reached."""
         return jnp.arange(self.ts.shape[-1]) < jnp.expand_dims(self.saved, -1)
+
+    def raised(self, failed: Bool[Array, "..."]) -> "Trajectory":
+        """The same run, or the error that its result is where it `failed`."""
+        keys, rest = eqx.partition(self, _is_keys)
+        # An error cannot be tied to random keys.
+        return eqx.combine(keys, self.result.error_if(rest, failed))
 
     def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
         """An xarray data set: observables (with dims, units, long names), their
@@ -177,6 +188,24 @@ class Trajectory(eqx.Module):
         return outcome_name(self.result)
 
 
+def _is_keys(leaf: Any) -> bool:
+    """Whether a leaf is an array of random keys."""
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+
+
+def _apart(ours: Array, theirs: Array, known: Bool[Array, "..."]) -> Array:
+    """|ours − theirs|; of counts, which have no nan, only where both are known."""
+    if jnp.issubdtype(ours.dtype, jnp.inexact):
+        return jnp.abs(ours - theirs)
+    # Also of counts without a sign, and of yes and no.
+    larger, smaller = jnp.maximum(ours, theirs), jnp.minimum(ours, theirs)
+    real = jnp.zeros((), float).dtype
+    if ours.dtype == jnp.bool_:
+        larger, smaller = larger.astype(real), smaller.astype(real)
+    known = known.reshape(known.shape + (1,) * (ours.ndim - known.ndim))
+    return jnp.where(known, (larger - smaller).astype(real), jnp.nan)
+
+
 OUTCOMES = ("successful", "max_steps_reached", "loss_nonfinite", "blow_up")
 OUTCOMES += ("out_of_patience", "interrupted")
 
@@ -187,7 +216,7 @@ def outcome_name(result: Any) -> str:
     >>> outcome_name(RESULTS.blow_up)
     'blow_up'
     """
-    for name in OUTCOMES:
+    for name in (*OUTCOMES, "senseless_input"):
         if result == getattr(RESULTS, name):
             return name
     return str(result)

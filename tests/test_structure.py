@@ -17,6 +17,7 @@ ROOT = Path(flowattn.__file__).parent
 ORDER = [
     "errors",
     "precision",
+    "identity",
     "programs",
     "observables",
     "tasks",
@@ -38,6 +39,8 @@ ORDER = [
     "pool",
     "dealing",
     "ensemble",
+    "optimizers",
+    "descent",
     "descend",
     "compare",
     "store",
@@ -104,7 +107,7 @@ def test_no_cycles_within_packages():
     "word, allowed",
     [
         ("diffrax.diffeqsolve(\n", "integrate.py"),
-        ("import optax", "descend.py"),
+        ("import optax", "optimizers.py"),
         ("import xarray", "trajectory.py store.py words.py"),
     ],
 )

@@ -25,6 +25,10 @@ class AbstractFlow(eqx.Module):
         """
         return ()
 
+    def moving(self, params: PyTree) -> PyTree:
+        """What moves of `params`, with None in place of all else."""
+        return eqx.filter(params, eqx.is_inexact_array)
+
     @abc.abstractmethod
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         """The velocity dθ/dt at `params` and time `t`."""

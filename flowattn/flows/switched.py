@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
@@ -31,6 +32,10 @@ class SwitchedFlow(AbstractFlow):
     def jumps(self) -> tuple[Any, ...]:
         """The time of the switch, and those of the two flows."""
         return (*self.first.jumps, self.at, *self.then.jumps)
+
+    def moving(self, params: PyTree) -> PyTree:
+        """What moves by either flow."""
+        return eqx.combine(self.first.moving(params), self.then.moving(params))
 
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         return jax.lax.cond(

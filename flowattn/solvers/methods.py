@@ -183,21 +183,15 @@ class Method(diffrax.AbstractWrappedSolver):
             unfit = evaluations.astype(stiffness.dtype) > _CHEAP * stiffness
             # A step of too many stages is refused, and nothing is wrong with the field.
             lost &= ~((evaluations < 2) & jnp.isfinite(state.radius))
-        watch = self.watch
-        assert watch is not None
-        dtype = jnp.result_type(t0)
+        dtype, watch = jnp.result_type(t0), self.watch
         path = self.interpolation_cls(t0=t0, t1=t1, **dense)
-        lost = lost | ~self._defined(path, watch)
-        first = first_rise(dense)
-        caught = lost & (first is not None)
-        if first is not None:
-            caught = jax.lax.cond(
-                lost,
-                lambda: stuck(y0, first, t1 - t0, watch.atol),
-                lambda: jnp.array(False),
-            )
-        signs = [[sign_of(event, y) for event in watch.events] for y in (y0, y1)]
-        crossed = [crossing(event, path, y0, y1) for event in watch.events]
+        caught, events = jnp.array(False), ()
+        if watch is not None:
+            events = watch.events
+            lost = lost | ~self._defined(path, watch)
+            caught = self._stuck(lost, y0, dense, t1 - t0, watch)
+        signs = [[sign_of(event, y) for event in events] for y in (y0, y1)]
+        crossed = [crossing(event, path, y0, y1) for event in events]
         tried = Tried(
             error,
             jnp.asarray(evaluations, dtype),
@@ -209,6 +203,21 @@ class Method(diffrax.AbstractWrappedSolver):
             caught.astype(dtype),
         )
         return y1, tried, dense, state, result
+
+    @staticmethod
+    def _stuck(lost, y0, dense: dict[str, Any], h, watch: Watch):
+        """Whether no step gets through from where one was lost; False where a method
+        does not keep its first slope.
+        """
+        if "k0" in dense:
+            first = dense["k0"]
+        elif "k" in dense:
+            first = jax.tree.map(lambda k: k[0], dense["k"])
+        else:
+            return jnp.array(False)
+        return jax.lax.cond(
+            lost, lambda: stuck(y0, first, h, watch.atol), lambda: jnp.array(False)
+        )
 
     @property
     def evaluates_ends(self) -> bool:
@@ -241,15 +250,6 @@ class Method(diffrax.AbstractWrappedSolver):
             lambda carry: carry[1] & carry[2], look, (row, jnp.array(True), more)
         )
         return defined
-
-
-def first_rise(dense: dict[str, Any]) -> PyTree | None:
-    """The length of a step times the slope at its start, of methods that keep it."""
-    if "k0" in dense:
-        return dense["k0"]
-    if "k" in dense:
-        return jax.tree.map(lambda k: k[0], dense["k"])
-    return None
 
 
 def _stiffness(solver, y0, dense) -> Float[Array, ""]:

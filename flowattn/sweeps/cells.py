@@ -15,6 +15,7 @@ from ..ensemble import compiled_once, float_count, lanes_for, on_device, run_blo
 from ..integrate import Solve
 from ..lanes import Lanes
 from ..laws import Law, drift
+from ..precision import step_limit
 from ..solve import in_one_piece
 from ..solvers import RKC, Method
 from ..trajectory import OUTCOMES, Trajectory, outcome_codes
@@ -45,7 +46,7 @@ def run_cells(
     own, shared = spread(make, padded, room)
     solves, rest = own.solve, shared.solve
     width = min(room, lanes_for(float_count(solves.params) // room))
-    most = jnp.asarray(how.max_steps)
+    most = jnp.asarray(step_limit(how.max_steps))
 
     def run(scale: float) -> Trajectory:
         mine, others = (part.at_tolerances(scale) for part in (solves, rest))

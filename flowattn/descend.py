@@ -129,7 +129,7 @@ def descend(
         whole = whole.looked_at()
     if traced(whole, whole.computed):
         require_alone(progress, checkpoint)
-        run = _in_one_piece(whole, _blocks(np.diff(observed)))
+        run = _in_one_piece(whole, _blocks(np.diff(observed))).marked()
     else:
         file = None if checkpoint is None else Path(checkpoint) / "descent.state"
         run = in_segments(whole, progress=progress, file=file, throw=throw)

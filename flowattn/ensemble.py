@@ -225,7 +225,7 @@ def together(
     first = eqx.combine(jax.tree.map(lambda x: x[0], mine), shared)
     if traced(solves, *first.computed.values()):
         found, busy = run_pool(rule, _members_last(mine), count)
-        return whole(found), busy
+        return whole(found.marked()), busy
     make_room()
     blocks = 1
     while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
@@ -240,7 +240,7 @@ def together(
 
     found = sorted(deal(block, range(blocks)))
     parts = [trajectories for _, (trajectories, _) in found]
-    all_of = jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)), *parts)
+    all_of = jax.tree.map(lambda *xs: jax.device_put(np.concatenate(xs)), *parts)
     return whole(all_of), float(np.mean([busy for _, (_, busy) in found]))
 
 
@@ -279,7 +279,8 @@ def run_block(
     with _COMPILING:  # one for all threads
         run = _compiled_for(device.platform)
     trajectories, busy = compiled_once(run, *arguments)
-    return jax.tree.map(lambda x: np.asarray(x)[:count], trajectories), float(busy)
+    found = jax.tree.map(lambda x: np.asarray(x)[:count], trajectories).marked()
+    return jax.tree.map(np.asarray, found), float(busy)
 
 
 def on_device(device: Any, tree: PyTree) -> PyTree:

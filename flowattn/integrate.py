@@ -389,13 +389,12 @@ class Solve(AbstractRun[SolveState]):
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, result)
         result = RESULTS.where(self.going(state), stopped, result)
         done, saved = result == RESULTS.successful, state.saved
-        crossed = jnp.where(jnp.isfinite(control.crossed), control.crossed, jnp.nan)
+        crossed = control.crossed
         if self.sensible is not None:
             result = RESULTS.where(self.sensible, result, RESULTS.senseless_input)
             saved = jnp.where(self.sensible, saved, 0)
-            times, crossed = (
-                jnp.where(self.sensible, x, jnp.nan) for x in (times, crossed)
-            )
+            times = jnp.where(self.sensible, times, jnp.nan)
+            crossed = jnp.where(self.sensible, crossed, jnp.inf)
         kept = jnp.arange(times.shape[0]) < saved
         like = eqx.filter_eval_shape(self.recorder, self.params)
         written = jax.tree.map(
@@ -441,10 +440,10 @@ def _zeros(shapes: PyTree) -> PyTree:
 
 
 def _sharpness(methods, solver_states) -> Float[Array, ""] | None:
-    """The latest estimate of the spectral radius, nan where there is none yet."""
+    """The latest estimate of the spectral radius, 0 where there is none yet."""
     for method, state in zip(methods, solver_states, strict=True):
         if isinstance(method.solver, RKC):
-            return jnp.where(state.radius > 0, state.radius, jnp.nan)
+            return state.radius
     return None
 
 

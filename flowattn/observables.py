@@ -159,7 +159,6 @@ def unpacked(rows: Array, dtype: Any) -> Array:
 
 
 def blank(rows: Array, kept: Array) -> Array:
-    """Rows of an output where `kept`, elsewhere nan (0 for integers)."""
+    """Rows of an output where `kept`, elsewhere 0 (until `Trajectory.marked`)."""
     kept = kept.reshape(kept.shape + (1,) * (rows.ndim - 1))
-    nothing = jnp.nan if jnp.issubdtype(rows.dtype, jnp.inexact) else 0
-    return jnp.where(kept, rows, jnp.asarray(nothing, rows.dtype))
+    return jnp.where(kept, rows, jnp.zeros((), rows.dtype))

@@ -127,7 +127,7 @@ def solve(
     def run(scale: float, name: str) -> Trajectory:
         if in_trace:
             require_alone(progress, checkpoint)
-            return in_one_piece(whole.at_tolerances(scale), max_steps)
+            return in_one_piece(whole.at_tolerances(scale), max_steps).marked()
         return in_segments(
             whole.at_tolerances(scale),
             limit=max_steps,
@@ -228,7 +228,7 @@ def judged(whole: Solve) -> Solve:
 
 @eqx.filter_jit
 def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
-    """The whole solve as one traced program."""
+    """The solve as one traced program, not yet `marked`."""
     if isinstance(max_steps, int):
         # Reverse mode holds the root of so many states, and counts them in 32 bits.
         max_steps = min(max_steps, 2**31 - 1)

@@ -135,7 +135,8 @@ def _by_rkc(rest, solves, stuck, how: How, device) -> Trajectory:
 
         def run(scale: float, own=own) -> Trajectory:
             pair = rest.at_tolerances(scale), own.at_tolerances(scale)
-            return compiled_once(_rkc, on_device(device, pair), how.max_steps)
+            found = compiled_once(_rkc, on_device(device, pair), how.max_steps)
+            return found.marked()
 
         found = run(1.0).with_finer(run(0.1) if how.error else None)
         parts.append(_rows(found, np.arange(min(_TOGETHER, len(stuck) - first))))
@@ -193,7 +194,7 @@ def _descents(own, shared, count, how: How, width: int, device) -> Trajectory:
             lambda x, i=index: np.moveaxis(np.asarray(x)[i], 0, -1), own
         )
         run = compiled_once(_descend, on_device(device, (shared, mine)), how.outputs)
-        parts.append(_rows(run, np.arange(min(width, count - first))))
+        parts.append(_rows(run.marked(), np.arange(min(width, count - first))))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 

@@ -12,6 +12,7 @@ import optimistix as optx
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .errors import InputError
 from .flows import AbstractFlow, others
 from .identity import ByFields, Computed
 from .observables import Recorder, blank, packed, unpacked
@@ -159,8 +160,7 @@ class Solve(AbstractRun[SolveState]):
         """
 
         def field(t, y, before):
-            velocity = self.flow(*self._place(t, y, before))
-            return self.flow.moving(velocity)
+            return _velocity(y, self.flow(*self._place(t, y, before)))
 
         return diffrax.ODETerm(field)
 
@@ -428,6 +428,25 @@ class Solve(AbstractRun[SolveState]):
             labels=self.recorder.labels,
             events=dict(zip(self.events, times[0] + crossed, strict=True)),
         )
+
+
+def _velocity(y: PyTree, given: PyTree) -> PyTree:
+    """What a flow gives, of all that moves; a plain number there (0.0, of what stays)
+    holds for all entries of an array.
+    """
+
+    def of(moves: Any, slope: Any) -> Any:
+        if moves is None or not isinstance(slope, int | float):
+            return None if moves is None else slope
+        return jnp.full(moves.shape, slope, moves.dtype)
+
+    try:
+        return jax.tree.map(of, y, given, is_leaf=lambda x: x is None)
+    except ValueError:
+        raise InputError(
+            "a flow must give a velocity of the params' structure, "
+            f"{jax.tree.structure(y)}, got {jax.tree.structure(given)}"
+        ) from None
 
 
 def _at_state(event, static, y):

@@ -70,8 +70,9 @@ def solve(
     - `events`: named `params -> number` functions; the first time at which each
       changes sign is `Trajectory.events[name]`, nan where it never does. Found within
       the steps that are made anyway, at the exactness of the observables; of two
-      changes within one step neither is seen, and a start at which an event is exactly
-      0 has no sign yet.
+      changes within one step neither is seen. An event has no sign where it is not
+      finite, nor at a start where it is exactly 0; where it is undefined between two
+      different signs, the time is that from which it has the second.
     - `max_steps`: steps tried, rejected ones included.
     - `throw`: raise where the solve does not reach the end; otherwise the result code
       says so and what came before is kept.
@@ -84,8 +85,12 @@ def solve(
     precision. A long solve is cut into segments, by what it has computed and never by
     the clock. Ctrl-C ends it between two of them: raised, or with `throw=False` a
     result code. Works under `jit`, `vmap` and `grad`, in one piece and without
-    `progress` and `checkpoint` there. In single precision segments are also of local
-    time, so that steps stay resolved however large the time is.
+    `progress` and `checkpoint` there. Segments are also of local time,
+    so that steps stay resolved however large the time is.
+
+    With `jax_debug_nans` sound runs do not raise: nan is put where there is nothing
+    (an event that never came, a time not reached) outside of compiled code. Under a
+    `jit` of your own it is part of what that returns.
 
     Raises `InputError` for times, tolerances or events that make no sense, and an
     `equinox.EquinoxRuntimeError` for a solve that fails while `throw` is set. Warns

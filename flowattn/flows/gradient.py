@@ -57,9 +57,12 @@ class GradientFlow(AbstractFlow):
     and leaves it by O(η).
 
     Where the loss is not finite the velocity is nan, also where its gradient happens
-    to be finite: an adaptive solver then refuses the step and shortens it, so no run
-    passes through a place where the loss is undefined. A loss whose gradient is written
-    out (`AbstractExplicitLoss`) is not evaluated.
+    to be finite. `solve` looks at the stages of each step, its end, and every output
+    time in it: a step that meets such a place is refused and shortened, and where none
+    gets through the run ends as `loss_nonfinite`. A place that lies between all of
+    these is stepped over: nothing was evaluated there. More output times see more, a
+    loss value each. A loss whose gradient is written out (`AbstractExplicitLoss`) is
+    not evaluated, its gradient is.
 
     Raises `InputError` for a rate that is negative or not finite, and for parameters
     that are complex.
@@ -86,7 +89,7 @@ class GradientFlow(AbstractFlow):
         moves = self.moving(params)
         rest = others(params, moves)
         value, gradient = eqx.filter_value_and_grad(
-            lambda moves: self.loss(eqx.combine(moves, rest))
+            lambda moves: _number(self.loss(eqx.combine(moves, rest)))
         )(moves)
         sign = jnp.where(jnp.isfinite(value), -1.0, jnp.nan)
         downhill = jax.tree.map(lambda g: sign.astype(g.dtype) * g, gradient)
@@ -101,6 +104,24 @@ class GradientFlow(AbstractFlow):
             each = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(self(params, t))]
             return jnp.all(jnp.stack(each))
         return jnp.isfinite(self.loss(params))
+
+
+def _number(value: Any) -> Scalar:
+    """The value of a loss; raises `InputError` where it is not one number."""
+    if isinstance(value, int | float):
+        return jnp.asarray(value, float)
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is None or shape is None:
+        raise InputError(
+            f"a loss must give one number, got {type(value).__name__}: of a loss that "
+            "gives more, lambda params: loss(params)[0] is one"
+        )
+    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(
+            f"a loss must give one real number, got {dtype} of shape {shape}: take its "
+            "mean or its sum"
+        )
+    return value
 
 
 def _freezes(rate: Any) -> bool:

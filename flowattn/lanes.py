@@ -339,7 +339,9 @@ class Lanes(eqx.Module):
         inside = self._until(lane, row) < h
         return self.goes(lane) & (row < self.outputs) & inside
 
-    def defined(self, lane: Lane, before: Any, h: Array, made: ExplicitStep, row: Array):
+    def defined(
+        self, lane: Lane, before: Any, h: Array, made: ExplicitStep, row: Array
+    ):
         """Whether the field is at an output within a step that is tried."""
         at = self._until(lane, row)
         y = self._path(self._dense(lane, h, made)).evaluate(at)

@@ -178,14 +178,17 @@ def _stopped(rule: Lanes, lanes, at_work) -> Lane:
         slope = lanes.slope
         if not rule.goes_on:
             before = jax.vmap(rule.since, in_axes=-1, out_axes=-1)(lanes)
-            slope = _field(rule, lanes, before)(jnp.zeros_like(lanes.pace.step), lanes.y)
+            slope = _field(rule, lanes, before)(
+                jnp.zeros_like(lanes.pace.step), lanes.y
+            )
         return lost & jax.vmap(rule.stuck, in_axes=-1)(lanes, slope)
 
     ends = jax.lax.cond(jnp.any(lost), stuck, lambda: jnp.zeros_like(lost))
     ends &= lanes.result == RESULTS.event_occurred
-    result = jax.vmap(
-        lambda ends, result: RESULTS.where(ends, RESULTS.dt_min_reached, result)
-    )(ends, lanes.result)
+    small: Any = RESULTS.dt_min_reached
+    result = jax.vmap(lambda ends, result: RESULTS.where(ends, small, result))(
+        ends, lanes.result
+    )
     return eqx.tree_at(lambda lanes: lanes.result, lanes, result)
 
 

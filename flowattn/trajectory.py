@@ -152,12 +152,12 @@ class Trajectory(eqx.Module):
         outside of it, so that what `jax_debug_nans` finds is a nan of the run's own.
         """
 
-        def rows(x: Array) -> Array:
+        def rows(x: Any) -> Any:
             missing = ~self.reached
             missing = missing.reshape(missing.shape + (1,) * (x.ndim - missing.ndim))
             return _nan_where(missing, x)
 
-        def never(t: Array) -> Array:
+        def never(t: Any) -> Any:
             return _nan_where(jnp.isinf(t), t)
 
         sharpness = self.sharpness
@@ -248,7 +248,7 @@ def _between(one: Array, other: Array) -> Array:
     return _nan_where(never, apart)
 
 
-def _nan_where(missing: Array, values: Array) -> Array:
+def _nan_where(missing: Any, values: Any) -> Any:
     """Values with nan where some are missing, of dtypes that have it; put there outside
     of compiled code where both are known.
     """

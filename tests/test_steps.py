@@ -67,9 +67,7 @@ class Late(fa.AbstractFlow):
 )
 @pytest.mark.parametrize("call", CALLS)
 def test_an_escape_far_shorter_than_the_time_before_it(call, dtype, start, t1):
-    traj = call(
-        Late(), jnp.full(1, start, dtype), t1=jnp.asarray(t1, dtype), rtol=1e-5
-    )
+    traj = call(Late(), jnp.full(1, start, dtype), t1=jnp.asarray(t1, dtype), rtol=1e-5)
     assert traj.outcome == "successful"
     x = float(traj.params[0])
     exact = np.log(1 + 10 * (t1 - 0.5 * start**-2)) / 10

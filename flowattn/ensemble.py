@@ -14,16 +14,16 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .dealing import deal
-from .errors import InputError, require_positive
-from .flows import AbstractFlow
+from .errors import InputError, require_positive, whole_number
+from .flows import AbstractFlow, others
 from .identity import traced
 from .integrate import Solve
 from .lanes import Lanes
 from .observables import Recorder
 from .pool import run_pool
-from .precision import float_dtype, require_resolved
+from .precision import float_dtype, require_resolved, step_limit, warn_of_floats
 from .programs import known_options, make_room
-from .solve import named_events, output_times
+from .solve import judged, named_events, output_times
 from .solvers import methods
 from .trajectory import Trajectory
 
@@ -86,7 +86,9 @@ def ensemble(
         lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, params
     )
     dtype = float_dtype(params)
+    warn_of_floats(params)
     count = members(params)
+    max_steps = step_limit(max_steps)
     solves, own = _solves(
         flow,
         params,
@@ -100,7 +102,11 @@ def ensemble(
         save_params,
         events,
     )
-    require_positive(max_steps=max_steps)
+    solves = judged(solves)
+    if solves.sensible is not None:
+        own = eqx.tree_at(
+            lambda s: s.sensible, own, solves.sensible.ndim == 1, is_leaf=_is_none
+        )
     if not isinstance(solves.rtol, Tracer):
         require_resolved(rtol, dtype)
 
@@ -135,9 +141,9 @@ def _solves(
     """All solves as one, and which of its arrays have the members as first axis."""
     dtype = float_dtype(params)
     times = output_times(ts, t1, dtype, count=2, most=2)
+    require_positive(rtol=rtol, **({} if atol is None else {"atol": atol}))
     rtol = jnp.asarray(rtol, dtype)
     atol = rtol / 1000 if atol is None else jnp.asarray(atol, dtype)
-    require_positive(rtol=rtol, atol=atol)
     name, count = "ts" if t1 is None else "t1", members(params)
     _require_members(count, {name: times[..., 0], "rtol": rtol, "atol": atol})
     solves = Solve(
@@ -156,7 +162,7 @@ def _solves(
         lambda axis, part: jax.tree.map(lambda x: axis == 0 and eqx.is_array(x), part),
         flow_axes,
         flow,
-        is_leaf=lambda x: x is None,
+        is_leaf=_is_none,
     )
     own = eqx.tree_at(
         lambda s: (s.flow, s.params, s.times, s.rtol, s.atol),
@@ -164,6 +170,10 @@ def _solves(
         (own_flow, arrays, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
     )
     return solves, own
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def _first(leaf: Any) -> Any:
@@ -206,16 +216,16 @@ def together(
     mine, shared = eqx.partition(solves, own)
     width = min(count, lanes_for(float_count(mine.params) // count, width))
     rule = Lanes(shared, jnp.asarray(max_steps), width, solves.times.shape[-1] - 2)
-    static = eqx.filter(solves.params, eqx.is_array, inverse=True)
+    still = others(solves.params, solves.flow.moving(solves.params))
 
     def whole(found: Trajectory) -> Trajectory:
-        params = eqx.combine(found.params, static)
+        params = eqx.combine(found.params, still)
         return eqx.tree_at(lambda traj: traj.params, found, params)
 
     first = eqx.combine(jax.tree.map(lambda x: x[0], mine), shared)
     if traced(solves, *first.computed.values()):
         found, busy = run_pool(rule, _members_last(mine), count)
-        return whole(found), busy
+        return whole(found.marked()), busy
     make_room()
     blocks = 1
     while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
@@ -224,14 +234,20 @@ def together(
 
     def block(number: int, device: Any) -> tuple[Trajectory, float]:
         rows = np.minimum(np.arange(number * size, (number + 1) * size), count - 1)
-        part = jax.tree.map(lambda x: np.asarray(x)[rows], mine)
+        part = jax.tree.map(lambda x: _on_host(x)[rows], mine)
         real = min(size, count - number * size)
         return run_block(rule, part, real, device)
 
     found = sorted(deal(block, range(blocks)))
     parts = [trajectories for _, (trajectories, _) in found]
-    all_of = jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)), *parts)
+    all_of = jax.tree.map(lambda *xs: jax.device_put(np.concatenate(xs)), *parts)
     return whole(all_of), float(np.mean([busy for _, (_, busy) in found]))
+
+
+def _on_host(leaf: Any) -> Any:
+    """An array of NumPy's, which is cut faster; random keys as they are."""
+    keys = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+    return leaf if keys else np.asarray(leaf)
 
 
 def lanes_for(
@@ -241,8 +257,7 @@ def lanes_for(
     platform (None: this one).
     """
     if asked is not None:
-        require_positive(lanes=asked)
-        return asked
+        return whole_number("lanes", asked)
     on_cpu = (platform or jax.default_backend()) == "cpu"
     widest = _WIDEST if on_cpu else _WIDEST_ELSEWHERE
     room = (_NUMBERS if on_cpu else _NUMBERS_ELSEWHERE) // max(1, numbers)
@@ -264,7 +279,8 @@ def run_block(
     with _COMPILING:  # one for all threads
         run = _compiled_for(device.platform)
     trajectories, busy = compiled_once(run, *arguments)
-    return jax.tree.map(lambda x: np.asarray(x)[:count], trajectories), float(busy)
+    found = jax.tree.map(lambda x: np.asarray(x)[:count], trajectories).marked()
+    return jax.tree.map(np.asarray, found), float(busy)
 
 
 def on_device(device: Any, tree: PyTree) -> PyTree:

@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
+
+from .errors import InputError
 
 
 class Label(eqx.Module):
@@ -103,6 +106,11 @@ class Recorder(eqx.Module):
         values, scales = {}, {}
         for name, fn in self.observe.items():
             values[name] = jnp.asarray(fn(params))
+            if jnp.issubdtype(values[name].dtype, jax.dtypes.extended):
+                raise InputError(
+                    f"observable {name!r} gives random keys; observe their "
+                    "jax.random.key_data"
+                )
             scale = fn.scale(params) if isinstance(fn, AbstractObservable) else None
             if scale is not None:
                 scales[name] = scale
@@ -110,8 +118,47 @@ class Recorder(eqx.Module):
         return Record(values, scales, arrays if self.save_params else None)
 
 
-def blank(rows: Array, kept: Array, dtype: Any) -> Array:
-    """Rows of an output where `kept`, elsewhere nan (0 for integers), in a dtype."""
+# Integers in pieces of so many bits are exact in both precisions.
+_BITS = 16
+
+
+def packed(values: Array) -> Array:
+    """An array as diffrax writes outputs, which puts inf into those not reached:
+    floating-point and complex numbers as they are, all others as pieces of 16 bits
+    (first axis), each of which single precision holds exactly.
+
+    >>> packed(jnp.array(2**16 + 3, jnp.int32)).tolist()
+    [3.0, 1.0]
+    """
+    if jnp.issubdtype(values.dtype, jnp.inexact):
+        return jnp.asarray(values, values.dtype)
+    if values.dtype == jnp.bool_:
+        values = values.astype(jnp.uint8)
+    size = 8 * values.dtype.itemsize
+    bits = jax.lax.bitcast_convert_type(values, f"uint{size}")
+    pieces = [(bits >> n).astype(jnp.uint16) for n in range(0, size, _BITS)]
+    return jnp.stack(pieces).astype(jnp.float32)
+
+
+def unpacked(rows: Array, dtype: Any) -> Array:
+    """Rows (first axis) of what was `packed`, in the dtype it had.
+
+    >>> unpacked(packed(jnp.array([-1, 5]))[None], jnp.asarray(1).dtype).tolist()
+    [[-1, 5]]
+    """
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return rows
+    if dtype == jnp.bool_:
+        return rows[:, 0] != 0
+    unsigned = f"uint{8 * dtype.itemsize}"
+    pieces = jnp.moveaxis(rows, 1, 0).astype(unsigned)
+    bits = pieces[0]
+    for number, piece in enumerate(pieces[1:], 1):
+        bits |= piece << (number * _BITS)
+    return jax.lax.bitcast_convert_type(bits, dtype)
+
+
+def blank(rows: Array, kept: Array) -> Array:
+    """Rows of an output where `kept`, elsewhere 0 (until `Trajectory.marked`)."""
     kept = kept.reshape(kept.shape + (1,) * (rows.ndim - 1))
-    nothing = jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0
-    return jnp.where(kept, rows, jnp.asarray(nothing, rows.dtype)).astype(dtype)
+    return jnp.where(kept, rows, jnp.zeros((), rows.dtype))

@@ -25,8 +25,14 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "(use `throw=False`) is the last time at which they were finite."
     )
     blow_up = (
-        "The step size fell below 1e-14 of the time span: the flow blows up, or its "
-        "vector field is not smooth, at `t_end` of the trajectory (use `throw=False`)."
+        "The steps became too small to move the time that was reached: the flow blows "
+        "up, or its vector field is not smooth, at `t_end` of the trajectory (use "
+        "`throw=False`)."
+    )
+    senseless_input = (
+        "The output times are not finite and increasing, or a tolerance or rate makes "
+        "no sense. Where numbers are known, outside of `jit` and `vmap`, this is an "
+        "`InputError`."
     )
     out_of_patience = "The validation loss had not improved for `patience` steps."
     interrupted = "The run was interrupted."
@@ -122,8 +128,8 @@ class Trajectory(eqx.Module):
         """
         if self.finer is None:
             return None
-        finer = self.finer.observed
-        return {name: jnp.abs(x - finer[name]) for name, x in self.observed.items()}
+        finer, both = self.finer.observed, self.reached & self.finer.reached
+        return {name: _apart(x, finer[name], both) for name, x in self.observed.items()}
 
     @property
     def event_error(self) -> dict[str, Array] | None:
@@ -131,12 +137,52 @@ class Trajectory(eqx.Module):
         if self.finer is None:
             return None
         finer = self.finer.events
-        return {name: jnp.abs(t - finer[name]) for name, t in self.events.items()}
+        return {name: _between(t, finer[name]) for name, t in self.events.items()}
 
     @property
     def reached(self) -> Bool[Array, " time"]:
         """Which of the output times the run reached."""
         return jnp.arange(self.ts.shape[-1]) < jnp.expand_dims(self.saved, -1)
+
+    def marked(self) -> "Trajectory":
+        """The same run with nan where there is nothing: at times not reached, for
+        events that never were and an estimate that was not made.
+
+        Compiled code puts 0 and inf there. Where the numbers are known nan is put in
+        outside of it, so that what `jax_debug_nans` finds is a nan of the run's own.
+        """
+
+        def rows(x: Any) -> Any:
+            missing = ~self.reached
+            missing = missing.reshape(missing.shape + (1,) * (x.ndim - missing.ndim))
+            return _nan_where(missing, x)
+
+        def never(t: Any) -> Any:
+            return _nan_where(jnp.isinf(t), t)
+
+        sharpness = self.sharpness
+        if sharpness is not None:
+            sharpness = _nan_where(sharpness <= 0, sharpness)
+        return eqx.tree_at(
+            lambda run: (run.observed, run.scales, run.path, run.events, run.sharpness),
+            self,
+            (
+                *jax.tree.map(rows, (self.observed, self.scales, self.path)),
+                jax.tree.map(never, self.events),
+                sharpness,
+            ),
+            is_leaf=lambda x: x is None,
+        )
+
+    def raised(self, failed: Bool[Array, "..."]) -> "Trajectory":
+        """The same run, or the error that its result is where it `failed`."""
+        if not isinstance(failed, Tracer):
+            # The check computes with what it is given, and may not with nan.
+            self.result.error_if(failed, failed)
+            return self
+        keys, rest = eqx.partition(self, _is_keys)
+        # An error cannot be tied to random keys.
+        return eqx.combine(keys, self.result.error_if(rest, failed))
 
     def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
         """An xarray data set: observables (with dims, units, long names), their
@@ -177,6 +223,45 @@ class Trajectory(eqx.Module):
         return outcome_name(self.result)
 
 
+def _is_keys(leaf: Any) -> bool:
+    """Whether a leaf is an array of random keys."""
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+
+
+def _apart(ours: Array, theirs: Array, known: Bool[Array, "..."]) -> Array:
+    """|ours − theirs|; of counts, which have no nan, only where both are known."""
+    if jnp.issubdtype(ours.dtype, jnp.inexact):
+        return jnp.abs(ours - theirs)
+    # Also of counts without a sign, and of yes and no.
+    larger, smaller = jnp.maximum(ours, theirs), jnp.minimum(ours, theirs)
+    real = jnp.zeros((), float).dtype
+    if ours.dtype == jnp.bool_:
+        larger, smaller = larger.astype(real), smaller.astype(real)
+    known = known.reshape(known.shape + (1,) * (ours.ndim - known.ndim))
+    return jnp.where(known, (larger - smaller).astype(real), jnp.nan)
+
+
+def _between(one: Array, other: Array) -> Array:
+    """How far two times are apart, nan where one never was."""
+    never = jnp.isnan(one) | jnp.isnan(other)
+    apart = jnp.abs(jnp.where(never, 0.0, one) - jnp.where(never, 0.0, other))
+    return _nan_where(never, apart)
+
+
+def _nan_where(missing: Any, values: Any) -> Any:
+    """Values with nan where some are missing, of dtypes that have it; put there outside
+    of compiled code where both are known.
+    """
+    if not jnp.issubdtype(values.dtype, jnp.inexact):
+        return values
+    nan = np.array(np.nan, values.dtype)
+    if isinstance(missing, Tracer) or isinstance(values, Tracer):
+        return jnp.where(missing, nan, values)
+    if not np.any(missing):
+        return values
+    return jax.device_put(np.where(missing, nan, values))
+
+
 OUTCOMES = ("successful", "max_steps_reached", "loss_nonfinite", "blow_up")
 OUTCOMES += ("out_of_patience", "interrupted")
 
@@ -187,7 +272,7 @@ def outcome_name(result: Any) -> str:
     >>> outcome_name(RESULTS.blow_up)
     'blow_up'
     """
-    for name in OUTCOMES:
+    for name in (*OUTCOMES, "senseless_input"):
         if result == getattr(RESULTS, name):
             return name
     return str(result)

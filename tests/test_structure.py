@@ -39,6 +39,8 @@ ORDER = [
     "pool",
     "dealing",
     "ensemble",
+    "optimizers",
+    "descent",
     "descend",
     "compare",
     "store",
@@ -105,7 +107,7 @@ def test_no_cycles_within_packages():
     "word, allowed",
     [
         ("diffrax.diffeqsolve(\n", "integrate.py"),
-        ("import optax", "descend.py"),
+        ("import optax", "optimizers.py"),
         ("import xarray", "trajectory.py store.py words.py"),
     ],
 )

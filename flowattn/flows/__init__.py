@@ -2,5 +2,8 @@
 
 from .base import AbstractFlow as AbstractFlow
 from .gradient import GradientFlow as GradientFlow
+from .gradient import moving as moving
+from .gradient import others as others
 from .gradient import scaled as scaled
+from .gradient import settled_rates as settled_rates
 from .switched import SwitchedFlow as SwitchedFlow

@@ -64,7 +64,8 @@ def require_scalar(**values: Any) -> None:
 
     >>> require_scalar(time_per_step=np.ones(3))
     Traceback (most recent call last):
-    flowattn.errors.InputError: time_per_step must be one number, got one of shape (3,)
+    flowattn.errors.InputError: time_per_step must be one number, got an array of \
+shape (3,)
     """
     for name, value in values.items():
         numbers = known_numbers(name, value)

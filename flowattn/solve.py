@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, known_numbers, require_positive, require_scalar
-from .flows import AbstractFlow
+from .flows import AbstractFlow, require_moving
 from .identity import traced
 from .integrate import Solve, SolveState
 from .observables import Recorder
@@ -36,7 +36,7 @@ def solve(
     flow: AbstractFlow,
     params: PyTree,
     *,
-    ts: Float[Array, " time"] | np.ndarray | list | None = None,
+    ts: Any = None,
     t1: float | Array | None = None,
     rtol: float | Array = 1e-6,
     atol: float | Array | None = None,
@@ -45,7 +45,7 @@ def solve(
     save_params: bool = False,
     error: bool = False,
     events: Mapping[str, Callable[[Any], Any]] | None = None,
-    max_steps: int = 10**6,
+    max_steps: Any = 10**6,
     throw: bool = True,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
@@ -103,6 +103,7 @@ def solve(
     """
     dtype = float_dtype(params)
     warn_of_floats(params)
+    require_moving(flow.moving(params))
     times = output_times(ts, t1, dtype)
     require_scalar(rtol=rtol)
     atol = rtol / 1000 if atol is None else atol

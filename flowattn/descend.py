@@ -62,7 +62,10 @@ def descend(
       or of `optimizer="adam"`; or `optimizer`, one of optax, instead. `time_per_step`:
       the flow time that one of its steps stands for, so that runs compare with flows;
       where there is a learning rate learning rate / (1 − β).
-    - `rates`: factors of the gradient, as those of `GradientFlow`.
+      An optimiser that asks for them is given the `value` of the loss that the step
+      sees, its own gradient `grad`, and `value_fn`.
+    - `rates`: factors of the gradient, as those of `GradientFlow`; what a rate of 0
+      freezes is no part of what the optimiser moves.
     - `then`: a step, and the loss that is descended from there on, by an optimiser
       whose state is fresh, as a `SwitchedFlow` is flown.
     - `steps`: how many; `every`: observe at every so many steps (default: about a

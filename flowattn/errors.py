@@ -102,8 +102,8 @@ def whole_number(name: str, value: Any, traced: bool = False) -> Any:
     raise InputError(f"{name} must be a whole number, got {shown(value)}")
 
 
-def shown(value: Any) -> str:
-    """A value in a line, cut where it is long.
+def shown(value: Any, most: int = 80) -> str:
+    """A value in a line, cut after `most` characters.
 
     >>> shown(10**30)
     '1000000000000000000000000000000'
@@ -113,7 +113,7 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10**60:
         return "an integer of more than 60 digits"
     text = " ".join(str(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def require_momentum(momentum: Any, optimizer: Any = "sgd") -> None:

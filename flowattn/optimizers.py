@@ -82,7 +82,7 @@ def searches(
     except (TypeError, ValueError) as error:
         raise InputError(
             "the optimizer makes no step of gradient, value, grad and value_fn: "
-            f"{shown(error)}"
+            f"{shown(error, 200)}"
         ) from error
     return bool(asked)
 

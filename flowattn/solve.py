@@ -52,7 +52,8 @@ def solve(
 ) -> Trajectory:
     """Integrate a flow from `params`, adaptively, observing as it goes.
 
-    - `flow`: the vector field; `params`: any PyTree, its floating-point arrays move.
+    - `flow`: the vector field; `params`: any PyTree, its floating-point arrays move
+      but for those that the flow's rates freeze.
     - `ts`: increasing output times, `params` holding at `ts[0]`; or `t1`, short for
       101 times from 0 to `t1`.
     - `rtol`, `atol` (default rtol/1000): tolerances of the local error, in the root
@@ -62,7 +63,8 @@ def solve(
       "kvaerno5" (implicit, matrix-free) or any adaptive solver of diffrax. Default:
       "auto"; under `jit`, `vmap` and `grad`, where each method is compiled and all
       lanes wait for the slowest, "tsit5".
-    - `observe`: named `params -> array` functions, evaluated inside the solve.
+    - `observe`: named `params -> array` functions, evaluated inside the solve; what
+      they give keeps its dtype.
     - `save_params`: keep the parameters at every output time.
     - `error`: solve again at a tenth of the tolerances; the difference estimates the
       global error of everything observed (`Trajectory.error`), nan where the finer
@@ -87,9 +89,11 @@ def solve(
     `progress` and `checkpoint` there. In single precision segments are also of local
     time, so that steps stay resolved however large the time is.
 
-    Raises `InputError` for times, tolerances or events that make no sense, and an
+    Raises `InputError` for times, tolerances or events that make no sense (of traced
+    ones the result code says so) and for complex parameters, and an
     `equinox.EquinoxRuntimeError` for a solve that fails while `throw` is set. Warns
-    of tolerances that are below what the dtype can give.
+    of tolerances that are below what the dtype can give, and of Python's floats in
+    `params`, which stay.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))

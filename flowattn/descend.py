@@ -1,6 +1,6 @@
 """Descend: discrete optimisation of a loss."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .errors import (
     require_scalar,
     whole_number,
 )
-from .flows import settled_rates
+from .flows import require_moving, settled_rates
 from .identity import traced
 from .observables import Recorder
 from .optimizers import Optimizer, require_optimizer
@@ -39,19 +39,19 @@ def descend(
     loss: Callable[[Any], Scalar],
     params: PyTree,
     *,
-    steps: int,
+    steps: Any,
     learning_rate: float | Array | None = None,
     momentum: float | Array = 0.0,
     optimizer: Any = "sgd",
     time_per_step: float | Array | None = None,
     rates: PyTree | None = None,
-    then: tuple[int | Array, Callable[[Any], Scalar]] | None = None,
-    every: int | Sequence[int] | np.ndarray | None = None,
+    then: tuple[Any, Callable[[Any], Scalar]] | None = None,
+    every: Any = None,
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     save_params: bool = False,
     validation: Callable[[Any], Scalar] | None = None,
-    patience: int | None = None,
-    validate_from: int = 0,
+    patience: Any = None,
+    validate_from: Any = 0,
     throw: bool = True,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
@@ -62,7 +62,10 @@ def descend(
       or of `optimizer="adam"`; or `optimizer`, one of optax, instead. `time_per_step`:
       the flow time that one of its steps stands for, so that runs compare with flows;
       where there is a learning rate learning rate / (1 − β).
-    - `rates`: factors of the gradient, as those of `GradientFlow`.
+      An optimiser that asks for them is given the `value` of the loss that the step
+      sees, its own gradient `grad`, and `value_fn`.
+    - `rates`: factors of the gradient, as those of `GradientFlow`; what a rate of 0
+      freezes is no part of what the optimiser moves.
     - `then`: a step, and the loss that is descended from there on, by an optimiser
       whose state is fresh, as a `SwitchedFlow` is flown.
     - `steps`: how many; `every`: observe at every so many steps (default: about a
@@ -125,6 +128,7 @@ def descend(
         validate_from,
         jnp.asarray(observed),
     )
+    require_moving(whole.moving())
     if not isinstance(optimizer, str):
         whole = whole.looked_at()
     if traced(whole, whole.computed):

@@ -115,13 +115,12 @@ class Descent(AbstractRun[DescentState]):
         first, arrays = jnp.array(0), self.moving()
         if not searches(self.optimizer, arrays, self._seen_at(first)):
             return self
-        if any(
-            isinstance(r, Tracer) or np.any(r != 0) for r in jax.tree.leaves(self.rates)
-        ):
-            raise InputError(
-                "the optimizer searches along its steps, for which the gradient must "
-                "be the loss's own; rates scale it, unless they are 0 and freeze"
-            )
+        for rate in jax.tree.leaves(self.rates):
+            if isinstance(rate, Tracer) or np.any((rate != 0) & (rate != 1)):
+                raise InputError(
+                    "the optimizer searches along its steps, for which the gradient "
+                    "must be the loss's own: rates can be 1 or 0 (which freezes)"
+                )
         return eqx.tree_at(lambda run: run.searching, self, True)
 
     def begin(self) -> DescentState:

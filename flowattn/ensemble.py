@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from .dealing import deal
 from .errors import InputError, require_positive, whole_number
-from .flows import AbstractFlow, others
+from .flows import AbstractFlow, others, require_moving
 from .identity import traced
 from .integrate import Solve
 from .lanes import Lanes
@@ -51,9 +51,9 @@ def ensemble(
     save_params: bool = False,
     error: bool = False,
     events: Mapping[str, Callable[[Any], Any]] | None = None,
-    max_steps: int = 10**6,
+    max_steps: Any = 10**6,
     flow_axes: PyTree = None,
-    lanes: int | None = None,
+    lanes: Any = None,
 ) -> Trajectory:
     """Integrate a flow from many starts, each at its own pace: `vmap` of `solve`, but
     no member waits for the slowest.
@@ -87,6 +87,7 @@ def ensemble(
     )
     dtype = float_dtype(params)
     warn_of_floats(params)
+    require_moving(flow.moving(params))
     count = members(params)
     max_steps = step_limit(max_steps)
     solves, own = _solves(

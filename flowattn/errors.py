@@ -64,7 +64,8 @@ def require_scalar(**values: Any) -> None:
 
     >>> require_scalar(time_per_step=np.ones(3))
     Traceback (most recent call last):
-    flowattn.errors.InputError: time_per_step must be one number, got one of shape (3,)
+    flowattn.errors.InputError: time_per_step must be one number, got an array of \
+shape (3,)
     """
     for name, value in values.items():
         numbers = known_numbers(name, value)
@@ -101,8 +102,8 @@ def whole_number(name: str, value: Any, traced: bool = False) -> Any:
     raise InputError(f"{name} must be a whole number, got {shown(value)}")
 
 
-def shown(value: Any) -> str:
-    """A value in a line, cut where it is long.
+def shown(value: Any, most: int = 80) -> str:
+    """A value in a line, cut after `most` characters.
 
     >>> shown(10**30)
     '1000000000000000000000000000000'
@@ -112,7 +113,7 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10**60:
         return "an integer of more than 60 digits"
     text = " ".join(str(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def require_momentum(momentum: Any, optimizer: Any = "sgd") -> None:

@@ -65,26 +65,24 @@ def searches(
 ) -> bool:
     """Whether an optimiser evaluates the loss itself, as a line search does.
 
-    Raises `InputError` for one that asks for what no step of a descent knows.
+    Raises `InputError` for one that asks for more than a step of a descent knows.
     """
-    asked = []
+    asked, value = [], jax.eval_shape(loss, params)
 
     def value_fn(params: PyTree) -> Scalar:
         asked.append(True)
         return loss(params)
 
-    def step(params: PyTree) -> PyTree:
-        value = loss(params)
+    def step(params: PyTree, value: Scalar) -> PyTree:
         seen = {"value": value, "grad": params, "value_fn": value_fn}
         return moved(optimizer, params, optimizer.init(params), params, **seen)
 
     try:
-        jax.eval_shape(step, params)
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
+        jax.eval_shape(step, params, value)
+    except (TypeError, ValueError) as error:
         raise InputError(
-            f"the optimizer asks for more than value, grad and value_fn: {shown(error)}"
+            "the optimizer makes no step of gradient, value, grad and value_fn: "
+            f"{shown(error, 200)}"
         ) from error
     return bool(asked)
 

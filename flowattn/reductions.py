@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .flows import AbstractFlow
 from .observables import Observable
-from .precision import highest_precision
+from .precision import highest_precision, require_real
 
 
 class Reduction(eqx.Module):
@@ -56,8 +56,10 @@ def defect(
     >>> bool(fa.defect(radius, jnp.array(2.0)) < 1e-6)
     True
     """
+    require_real(small)
     with highest_precision():
         lifted = reduction.lift(small)
+        require_real(lifted)
         arrays, static = eqx.partition(lifted, eqx.is_inexact_array)
         velocity = eqx.filter(reduction.full(lifted, t), eqx.is_inexact_array)
 

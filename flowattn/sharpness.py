@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from matfree import decomp
 
 from .errors import InputError
-from .flows import scaled
+from .flows import moving, others, scaled, settled_rates
 from .observables import Observable
-from .precision import highest_precision
+from .precision import highest_precision, require_real
 
 # Lanczos from a random start has the largest eigenvalue to 1e-3 after about 20
 # products unless the spectrum clusters there (Kuczynski & Wozniakowski 1992).
@@ -45,7 +45,7 @@ def sharpness(
         )
     modes = tuple(f"λ{number}" for number in range(1, k + 1))
     return Observable(
-        _Largest(loss, k, rates),
+        _Largest(loss, k, settled_rates(rates)),
         ("mode",),
         "1/time",
         "sharpness",
@@ -60,12 +60,15 @@ class _Largest(eqx.Module):
 
     @eqx.filter_jit
     def __call__(self, params: PyTree) -> Float[Array, " mode"]:
-        arrays, static = eqx.partition(params, eqx.is_inexact_array)
+        require_real(params)
+        arrays = moving(params, self.rates)
+        static = others(params, arrays)
         flat, unravel = ravel_pytree(arrays)
 
         def gradient(arrays):
-            grad = eqx.filter_grad(self.loss)(eqx.combine(arrays, static))
-            return eqx.filter(grad, eqx.is_inexact_array)
+            return eqx.filter_grad(
+                lambda arrays: self.loss(eqx.combine(arrays, static))
+            )(arrays)
 
         ones = jax.tree.map(jnp.ones_like, arrays)
         root = jnp.sqrt(ravel_pytree(scaled(self.rates, ones))[0])

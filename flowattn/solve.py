@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, known_numbers, require_positive, require_scalar
-from .flows import AbstractFlow
+from .flows import AbstractFlow, require_moving
 from .identity import traced
 from .integrate import Solve, SolveState
 from .observables import Recorder
@@ -36,7 +36,7 @@ def solve(
     flow: AbstractFlow,
     params: PyTree,
     *,
-    ts: Float[Array, " time"] | np.ndarray | list | None = None,
+    ts: Any = None,
     t1: float | Array | None = None,
     rtol: float | Array = 1e-6,
     atol: float | Array | None = None,
@@ -45,14 +45,15 @@ def solve(
     save_params: bool = False,
     error: bool = False,
     events: Mapping[str, Callable[[Any], Any]] | None = None,
-    max_steps: int = 10**6,
+    max_steps: Any = 10**6,
     throw: bool = True,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
 ) -> Trajectory:
     """Integrate a flow from `params`, adaptively, observing as it goes.
 
-    - `flow`: the vector field; `params`: any PyTree, its floating-point arrays move.
+    - `flow`: the vector field; `params`: any PyTree, its floating-point arrays move
+      but for those that the flow's rates freeze.
     - `ts`: increasing output times, `params` holding at `ts[0]`; or `t1`, short for
       101 times from 0 to `t1`.
     - `rtol`, `atol` (default rtol/1000): tolerances of the local error, in the root
@@ -62,7 +63,8 @@ def solve(
       "kvaerno5" (implicit, matrix-free) or any adaptive solver of diffrax. Default:
       "auto"; under `jit`, `vmap` and `grad`, where each method is compiled and all
       lanes wait for the slowest, "tsit5".
-    - `observe`: named `params -> array` functions, evaluated inside the solve.
+    - `observe`: named `params -> array` functions, evaluated inside the solve; what
+      they give keeps its dtype.
     - `save_params`: keep the parameters at every output time.
     - `error`: solve again at a tenth of the tolerances; the difference estimates the
       global error of everything observed (`Trajectory.error`), nan where the finer
@@ -92,9 +94,11 @@ def solve(
     (an event that never came, a time not reached) outside of compiled code. Under a
     `jit` of your own it is part of what that returns.
 
-    Raises `InputError` for times, tolerances or events that make no sense, and an
+    Raises `InputError` for times, tolerances or events that make no sense (of traced
+    ones the result code says so) and for complex parameters, and an
     `equinox.EquinoxRuntimeError` for a solve that fails while `throw` is set. Warns
-    of tolerances that are below what the dtype can give.
+    of tolerances that are below what the dtype can give, and of Python's floats in
+    `params`, which stay.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
@@ -108,6 +112,7 @@ def solve(
     """
     dtype = float_dtype(params)
     warn_of_floats(params)
+    require_moving(flow.moving(params))
     times = output_times(ts, t1, dtype)
     require_scalar(rtol=rtol)
     atol = rtol / 1000 if atol is None else atol

@@ -4,6 +4,7 @@ from .base import AbstractFlow as AbstractFlow
 from .gradient import GradientFlow as GradientFlow
 from .gradient import moving as moving
 from .gradient import others as others
+from .gradient import require_moving as require_moving
 from .gradient import scaled as scaled
 from .gradient import settled_rates as settled_rates
 from .switched import SwitchedFlow as SwitchedFlow

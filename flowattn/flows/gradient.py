@@ -155,6 +155,12 @@ def moving(params: PyTree, rates: PyTree | None) -> PyTree:
         ) from None
 
 
+def require_moving(moves: PyTree) -> None:
+    """Raises `InputError` where nothing is left of parameters that moves."""
+    if not jax.tree.leaves(moves):
+        raise InputError("rates of 0 freeze all params, so nothing can move")
+
+
 def others(params: PyTree, moves: PyTree) -> PyTree:
     """What does not move of parameters."""
     return jax.tree.map(

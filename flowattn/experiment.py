@@ -19,7 +19,7 @@ from .errors import InputError, require_momentum, require_positive
 from .precision import require_resolved, set_precision, settled_precision
 from .provenance import provenance
 from .report import stability, summarise, summarise_survey
-from .sharpness import sharpness
+from .sharpness import require_modes, sharpness
 from .solve import solve
 from .solvers import SOLVERS
 from .systems import AbstractSystem, Problem, Settings, Survey
@@ -267,6 +267,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
     problem = plan.system.problem(jr.key(options.seed), options.data)
     observe = {**problem.observables, **problem.laws}
     if options.sharpness:
+        require_modes(options.sharpness, problem.params)
         observe["sharpness"] = sharpness(problem.loss, options.sharpness, problem.rates)
 
     run = traj = gap = None

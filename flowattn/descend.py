@@ -26,6 +26,7 @@ from .segments import (
     require_alone,
     traced,
 )
+from .sources import source_of_descent
 from .trajectory import RESULTS, Trajectory
 
 OPTIMIZERS = ("sgd", "adam")
@@ -129,7 +130,8 @@ def descend(
         validate_from,
         jnp.asarray(observed),
     )
-    if traced(whole):
+    in_trace = traced(whole)
+    if in_trace:
         require_alone(progress, checkpoint)
         run = _in_one_piece(whole, _blocks(np.diff(observed)))
     else:
@@ -137,7 +139,10 @@ def descend(
         run = in_segments(whole, progress=progress, file=file, throw=throw)
     if throw:
         run = run.result.error_if(run, run.result == RESULTS.loss_nonfinite)
-    return run
+    if in_trace:
+        return run
+    how = optimizer, learning_rate, momentum, time_per_step
+    return run.of(source_of_descent(loss, rates, then, *how))
 
 
 def descend_to(

@@ -24,6 +24,7 @@ from .programs import known_options
 from .segments import traced
 from .solve import named_events, output_times
 from .solvers import methods
+from .sources import source_of_flow
 from .trajectory import Trajectory
 
 # Lanes of small problems: a few loops over so many numbers each keep a core busy.
@@ -98,16 +99,21 @@ def ensemble(
         observe,
         save_params,
         events,
+        error,
     )
     require_positive(max_steps=max_steps)
-    if not traced((flow, params, rtol, atol, ts, t1)):
+    in_trace = traced((flow, params, rtol, atol, ts, t1))
+    if not in_trace:
         require_resolved(rtol, dtype)
 
     def run(scale: float) -> Trajectory:
         scaled = solves.at_tolerances(scale)
         return together(scaled, own, count, max_steps, lanes)[0]
 
-    return run(1.0).with_finer(run(0.1) if error else None)
+    found = run(1.0).with_finer(run(0.1) if error else None)
+    # Flows that differ from member to member are not one source.
+    known = not in_trace and flow_axes is None
+    return found.of(source_of_flow(flow)) if known else found
 
 
 def members(params: PyTree) -> int:
@@ -129,7 +135,18 @@ def members(params: PyTree) -> int:
 
 
 def _solves(
-    flow, params, flow_axes, ts, t1, rtol, atol, solver, observe, save_params, events
+    flow,
+    params,
+    flow_axes,
+    ts,
+    t1,
+    rtol,
+    atol,
+    solver,
+    observe,
+    save_params,
+    events,
+    error,
 ) -> tuple[Solve, PyTree]:
     """All solves as one, and which of its arrays have the members as first axis."""
     dtype = float_dtype(params)
@@ -145,7 +162,7 @@ def _solves(
         times,
         rtol,
         atol,
-        Recorder(observe, save_params),
+        Recorder(observe, save_params, error),
         explicit(solver, rtol),
         named_events(events, jax.tree.map(_first, params)),
     )

@@ -17,10 +17,11 @@ from jaxtyping import Array, Float, PyTree
 from .errors import InputError, require_positive
 from .flows import AbstractFlow
 from .integrate import Solve, SolveState
-from .observables import Recorder
+from .observables import Recorder, require_name, require_of_params
 from .precision import float_dtype, highest_precision, require_resolved
 from .segments import Progress, in_segments, require_alone, traced
 from .solvers import methods
+from .sources import source_of_flow
 from .trajectory import RESULTS, Trajectory
 
 
@@ -103,7 +104,7 @@ def solve(
             f"{float(jnp.finfo(dtype).eps):.0e} in each step will exceed it",
             stacklevel=2,
         )
-    recorder = Recorder(observe, save_params)
+    recorder = Recorder(observe, save_params, error)
     watched = named_events(events, params)
     in_trace = traced((flow, params, times, rtol, atol, recorder, events))
     if solver is None:
@@ -136,7 +137,7 @@ def solve(
         if finer is not None:
             failed = finer.result != RESULTS.successful
             trajectory = finer.result.error_if(trajectory, failed)
-    return trajectory
+    return trajectory if in_trace else trajectory.of(source_of_flow(flow))
 
 
 def _given_up(result) -> bool:
@@ -147,8 +148,8 @@ def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]
     """Events by name; `InputError` for one that gives no number."""
     named = dict(events or {})
     for name, fn in named.items():
-        if not callable(fn):
-            raise InputError(f"event {name!r} must be a function of the parameters")
+        require_name("event", name)
+        require_of_params(f"event {name!r}", fn)
         given = eqx.filter_eval_shape(lambda fn=fn: jnp.asarray(fn(params)))
         if given.shape != () or not jnp.issubdtype(given.dtype, jnp.floating):
             raise InputError(

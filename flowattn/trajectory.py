@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .observables import Label
+from .sources import Source
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,6 +70,27 @@ class Trajectory(eqx.Module):
     sharpness: Float[Array, ""] | None = None
     learning_rate: Float[Array, ""] | None = None
     events: dict[str, Float[Array, ""]] = eqx.field(default_factory=dict)
+
+    # Beside the fields, so that it is no part of the PyTree: what is traced, mapped
+    # over or rebuilt may no longer be what was run.
+    _source = None
+
+    @property
+    def source(self) -> Source | None:
+        """What the run followed; None where that is not known."""
+        return self._source
+
+    def of(self, source: Source) -> "Trajectory":
+        """This very run, knowing what it followed."""
+        object.__setattr__(self, "_source", source)
+        return self
+
+    def member(self, row: int) -> "Trajectory":
+        """One run of an ensemble."""
+        return jax.tree.map(
+            lambda x: x[row] if eqx.is_array(x) or isinstance(x, np.ndarray) else x,
+            self,
+        )
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -172,9 +194,14 @@ class Trajectory(eqx.Module):
         return xr.Dataset(variables, coords, attrs)
 
     @property
-    def outcome(self) -> str:
-        """One word for how the run ended, `successful` where nothing went wrong."""
-        return outcome_name(self.result)
+    def outcome(self) -> Any:
+        """One word for how the run ended, `successful` where nothing went wrong; of an
+        ensemble a list of them, one for each member.
+        """
+        if np.ndim(self.saved) == 0:
+            return outcome_name(self.result)
+        words = np.array([*OUTCOMES, "another result"])
+        return words[outcome_codes(self.result)].tolist()
 
 
 OUTCOMES = ("successful", "max_steps_reached", "loss_nonfinite", "blow_up")

@@ -203,8 +203,8 @@ def _array(name: str, value: Any) -> Array:
     except (TypeError, ValueError):
         pass
     raise InputError(
-        f"observable {name!r} must give one array, got a {type(value).__name__}; observe "
-        "each of its entries by a name of its own"
+        f"observable {name!r} must give one array, got a {type(value).__name__}; "
+        "observe each of its entries by a name of its own"
     )
 
 

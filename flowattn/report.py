@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 
 from .compare import NO_ERROR, compare
@@ -136,19 +137,24 @@ def stability(
 
 
 def _run(system, run) -> dict[str, Any]:
-    stats = run.to_dataset(parameters=False).attrs
-    result, t_end = stats.pop("result"), stats.pop("t_end")
-    finer = None
-    if run.finer is not None:
-        finer = run.finer.to_dataset(parameters=False).attrs
+    finer = run.finer
     return {
-        "result": result,
-        "t_end": t_end,
-        "stats": stats,
-        "error_stats": finer,
+        **_ended(run),
+        "stats": _stats(run),
+        "error_stats": None if finer is None else _stats(finer) | _ended(finer),
         "final_time": float(run.ts[max(int(run.saved) - 1, 0)]),
         "final": system.final(run),
     }
+
+
+def _ended(run) -> dict[str, Any]:
+    return {"result": run.outcome, "t_end": float(run.t_end)}
+
+
+def _stats(run) -> dict[str, Any]:
+    """What a run took, as numbers."""
+    arrays = {k: v for k, v in run.stats.items() if eqx.is_array(v)}
+    return {**run.stats, **{k: v.item() for k, v in arrays.items()}}
 
 
 def _gap(gap: Gap) -> dict[str, Any]:

@@ -79,12 +79,13 @@ def source_of_descent(
     β/(1 − β) steps, which is O(h) too.
     """
     losses = (loss,) if then is None else (loss, then[1])
-    step, order, reason = float(time_per_step), 1, ""
+    one = np.ndim(time_per_step) == np.ndim(learning_rate) == 0
+    step, order, reason = float(time_per_step) if one else np.nan, 1, ""
     if not isinstance(optimizer, str):
         order, reason = None, "an optimizer of optax may follow another flow"
     elif optimizer != "sgd":
         order, reason = None, f"{optimizer} follows another flow than the gradient's"
-    elif np.ndim(learning_rate):
+    elif not one:
         order, reason = None, "its learning rate is not one number"
     elif any(isinstance(x, AbstractBatchLoss) and not x.whole for x in losses):
         order, reason = None, "its steps see batches, not the loss over all data"

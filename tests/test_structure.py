@@ -24,11 +24,12 @@ ORDER = [
     "losses",
     "flows",
     "sources",
+    "provenance",
+    "datasets",
     "trajectory",
     "laws",
     "reductions",
     "sharpness",
-    "provenance",
     "checkpoint",
     "segments",
     "solvers",
@@ -107,7 +108,7 @@ def test_no_cycles_within_packages():
     [
         ("diffrax.diffeqsolve(\n", "integrate.py"),
         ("import optax", "descend.py"),
-        ("import xarray", "trajectory.py store.py words.py"),
+        ("import xarray", "datasets.py store.py words.py"),
     ],
 )
 def test_each_dependency_has_its_file(word, allowed):

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from ..compare import compare
+from ..datasets import dims_of
 from ..errors import InputError
 from ..gap import DEPARTURE
 from ..laws import Law
-from ..trajectory import OUTCOMES, Trajectory, dims_of, outcome_codes
+from ..trajectory import OUTCOMES, Trajectory, outcome_codes
 from .cell import Cell, How
 
 # What a row says of its solver.
@@ -100,8 +101,8 @@ class _Named(dict[str, Variable]):
     def __setitem__(self, name: str, variable: Variable) -> None:
         if name in self:
             raise InputError(
-                f"two variables of the sweep would be called {name!r}: an observable or "
-                "event needs another name"
+                f"two variables of the sweep would be called {name!r}: an observable "
+                "or event needs another name"
             )
         super().__setitem__(name, variable)
 

@@ -415,7 +415,7 @@ class _Reader:
         for word in named:
             _require(word in self.words, f"its result {word[:40]!r} is unknown")
         places = np.array([self.words.index(word) for word in named])
-        return places if self.lead else places[0]
+        return places if self.lead else places.reshape(())
 
 
 def _require(sound: bool, problem: str) -> None:

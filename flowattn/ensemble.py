@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from .dealing import deal
 from .errors import InputError, require_positive
-from .flows import AbstractFlow
+from .flows import AbstractFlow, require_flow
 from .integrate import Solve
 from .lanes import Lanes
 from .observables import Recorder
@@ -82,6 +82,7 @@ def ensemble(
     >>> [round(float(x), 4) for x in ends]
     [0.3679, 0.7358, 1.1036]
     """
+    require_flow("ensemble", flow)
     params = jax.tree.map(
         lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, params
     )

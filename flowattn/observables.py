@@ -15,6 +15,8 @@ from .errors import InputError
 # Data sets have names of these beginnings, and dims and coordinates of these names.
 PARTS = ("params", "params_path", "params_best", "events", "scales", "finer", "stats")
 _DIMS = ("time", "member", "output")
+# What a NetCDF-3 variable may hold beside letters and digits.
+_SIGNS = '_.@+- !"#$%&\\()*,:;<=>?[]^`{|}~'
 # What no NetCDF-3 variable may be called.
 _TYPES = "byte char short ushort int uint int64 uint64 float real double bool string"
 _LONGEST = 200
@@ -159,6 +161,8 @@ the groups of a store
         reason = "'/' divides the groups of a store"
     elif not named or name.startswith("__") or name != name.strip():
         reason = "a name begins with a letter, a digit or one '_', and ends in no space"
+    elif not all(c.isalnum() or c > "\x7f" or c in _SIGNS for c in name):
+        reason = f"of signs a name has only {_SIGNS}"
     elif not name.isprintable() or unicodedata.normalize("NFC", name) != name:
         reason = "a name is printable Unicode in its composed form (NFC)"
     elif len(name.encode()) > _LONGEST:

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, require_positive
-from .flows import AbstractFlow
+from .flows import AbstractFlow, require_flow
 from .integrate import Solve, SolveState
 from .observables import Recorder, require_name, require_of_params
 from .precision import float_dtype, highest_precision, require_resolved
@@ -94,6 +94,7 @@ def solve(
     >>> round(float(traj.events["half"]), 5)  # log 2
     0.69315
     """
+    require_flow("solve", flow)
     dtype = float_dtype(params)
     times = output_times(ts, t1, dtype)
     atol = rtol / 1000 if atol is None else atol

@@ -162,9 +162,11 @@ class Trajectory(eqx.Module):
         return {name: jnp.abs(t - finer[name]) for name, t in self.events.items()}
 
     @property
-    def reached(self) -> Bool[Array, " time"]:
+    def reached(self) -> Bool[Array, "*member time"]:
         """Which of the output times the run reached."""
-        return jnp.arange(self.ts.shape[-1]) < jnp.expand_dims(self.saved, -1)
+        saved = jnp.expand_dims(self.saved, -1)
+        rows = jnp.arange(self.ts.shape[-1])
+        return rows.reshape((1,) * (saved.ndim - 1) + rows.shape) < saved
 
     def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
         """An xarray data set, for zarr and NetCDF; `from_dataset` reads it back.

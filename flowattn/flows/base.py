@@ -6,6 +6,8 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import PyTree, Scalar
 
+from ..errors import InputError
+
 
 class AbstractFlow(eqx.Module):
     """A vector field on parameters: `flow(params, t)` is dθ/dt.
@@ -27,3 +29,18 @@ class AbstractFlow(eqx.Module):
     @abc.abstractmethod
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         """The velocity dθ/dt at `params` and time `t`."""
+
+
+def require_flow(what: str, flow: Any) -> None:
+    """Raise `InputError` for what is no flow, with the way from a loss to one.
+
+    >>> require_flow("solve", abs)
+    Traceback (most recent call last):
+    flowattn.errors.InputError: solve needs a flow, got a builtin_function_or_method; \\
+the gradient flow of a loss is GradientFlow(loss)
+    """
+    if not isinstance(flow, AbstractFlow):
+        raise InputError(
+            f"{what} needs a flow, got a {type(flow).__name__}; the gradient flow of a "
+            "loss is GradientFlow(loss)"
+        )

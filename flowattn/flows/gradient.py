@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree, Scalar
 
-from ..errors import require_positive
+from ..errors import InputError, require_positive
 from ..losses import AbstractExplicitLoss
 from .base import AbstractFlow
 
@@ -41,6 +41,11 @@ class GradientFlow(AbstractFlow):
     rates: PyTree | None = None
 
     def __check_init__(self):
+        if isinstance(self.loss, AbstractFlow) or not callable(self.loss):
+            raise InputError(
+                "GradientFlow needs a loss, a function of the parameters, got a "
+                f"{type(self.loss).__name__}"
+            )
         for rate in jax.tree.leaves(self.rates):
             require_positive(rate=rate)
 

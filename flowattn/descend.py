@@ -32,6 +32,7 @@ from .precision import (
     warn_of_floats,
 )
 from .segments import Progress, in_segments, require_alone
+from .sources import source_of_descent
 from .trajectory import RESULTS, Trajectory
 
 
@@ -131,7 +132,8 @@ def descend(
     require_moving(whole.moving())
     if not isinstance(optimizer, str):
         whole = whole.looked_at()
-    if traced(whole, whole.computed):
+    in_trace = traced(whole, whole.computed)
+    if in_trace:
         require_alone(progress, checkpoint)
         run = _in_one_piece(whole, _blocks(np.diff(observed))).marked()
     else:
@@ -140,7 +142,10 @@ def descend(
     if throw:
         failed = run.result == RESULTS.loss_nonfinite
         run = run.raised(failed | (run.result == RESULTS.senseless_input))
-    return run
+    if in_trace:
+        return run
+    how = optimizer, learning_rate, momentum, time_per_step
+    return run.of(source_of_descent(loss, rates, then, *how))
 
 
 def _numbers(optimizer, rate, momentum, time_per_step) -> tuple[Any, Any, Any]:

@@ -14,8 +14,8 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .dealing import deal
-from .errors import InputError, require_positive, whole_number
-from .flows import AbstractFlow, others, require_moving
+from .errors import InputError, whole_number
+from .flows import AbstractFlow, others, require_flow, require_moving
 from .identity import traced
 from .integrate import Solve
 from .lanes import Lanes
@@ -25,6 +25,7 @@ from .precision import float_dtype, require_resolved, step_limit, warn_of_floats
 from .programs import known_options, make_room
 from .solve import judged, named_events, output_times
 from .solvers import methods
+from .sources import source_of_flow
 from .trajectory import Trajectory
 
 # Lanes of small problems: a few loops over so many numbers each keep a core busy.
@@ -82,6 +83,7 @@ def ensemble(
     >>> [round(float(x), 4) for x in ends]
     [0.3679, 0.7358, 1.1036]
     """
+    require_flow("ensemble", flow)
     params = jax.tree.map(
         lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, params
     )
@@ -102,6 +104,7 @@ def ensemble(
         observe,
         save_params,
         events,
+        error,
     )
     solves = judged(solves)
     if solves.sensible is not None:
@@ -115,7 +118,10 @@ def ensemble(
         scaled = solves.at_tolerances(scale)
         return together(scaled, own, count, max_steps, lanes)[0]
 
-    return run(1.0).with_finer(run(0.1) if error else None)
+    found = run(1.0).with_finer(run(0.1) if error else None)
+    # Flows that differ from member to member are not one source.
+    known = flow_axes is None and not isinstance(found.saved, Tracer)
+    return found.of(source_of_flow(flow)) if known else found
 
 
 def members(params: PyTree) -> int:
@@ -137,7 +143,18 @@ def members(params: PyTree) -> int:
 
 
 def _solves(
-    flow, params, flow_axes, ts, t1, rtol, atol, solver, observe, save_params, events
+    flow,
+    params,
+    flow_axes,
+    ts,
+    t1,
+    rtol,
+    atol,
+    solver,
+    observe,
+    save_params,
+    events,
+    error,
 ) -> tuple[Solve, PyTree]:
     """All solves as one, and which of its arrays have the members as first axis."""
     dtype = float_dtype(params)
@@ -153,7 +170,7 @@ def _solves(
         times,
         rtol,
         atol,
-        Recorder(observe, save_params),
+        Recorder(observe, save_params, error),
         explicit(solver, rtol),
         named_events(events, jax.tree.map(_first, params)),
     )

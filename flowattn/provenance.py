@@ -12,7 +12,7 @@ import jax
 
 from .precision import MATMUL_PRECISION
 
-_PACKAGES = ("flowattn", "jax", "jaxlib", "equinox", "diffrax", "optax", "matfree")
+_PACKAGES = ("flowattn", "jax", "jaxlib", "equinox", "diffrax", "optax")
 
 
 def version() -> str:

@@ -16,10 +16,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, known_numbers, require_positive, require_scalar
-from .flows import AbstractFlow, require_moving
+from .flows import AbstractFlow, require_flow, require_moving
 from .identity import traced
 from .integrate import Solve, SolveState
-from .observables import Recorder
+from .observables import Recorder, require_name, require_of_params
 from .precision import (
     float_dtype,
     highest_precision,
@@ -29,6 +29,7 @@ from .precision import (
 )
 from .segments import Progress, in_segments, require_alone
 from .solvers import methods
+from .sources import source_of_flow
 from .trajectory import RESULTS, Trajectory
 
 
@@ -110,6 +111,7 @@ def solve(
     >>> round(float(traj.events["half"]), 5)  # log 2
     0.69315
     """
+    require_flow("solve", flow)
     dtype = float_dtype(params)
     warn_of_floats(params)
     require_moving(flow.moving(params))
@@ -125,7 +127,7 @@ def solve(
             f"{float(jnp.finfo(dtype).eps):.0e} in each step will exceed it",
             stacklevel=2,
         )
-    recorder = Recorder(observe, save_params)
+    recorder = Recorder(observe, save_params, error)
     watched = named_events(events, params)
     tolerances = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
     whole = Solve(flow, params, times, *tolerances, recorder, (), watched)
@@ -157,7 +159,7 @@ def solve(
         if finer is not None:
             finer = finer.raised(finer.result != RESULTS.successful)
             trajectory = trajectory.with_finer(finer)
-    return trajectory
+    return trajectory if in_trace else trajectory.of(source_of_flow(flow))
 
 
 def _given_up(result) -> bool:
@@ -168,8 +170,8 @@ def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]
     """Events by name; `InputError` for one that gives no number."""
     named = dict(events or {})
     for name, fn in named.items():
-        if not callable(fn):
-            raise InputError(f"event {name!r} must be a function of the parameters")
+        require_name("event", name)
+        require_of_params(f"event {name!r}", fn)
         given = eqx.filter_eval_shape(lambda fn=fn: jnp.asarray(fn(params)))
         if given.shape != () or not jnp.issubdtype(given.dtype, jnp.floating):
             raise InputError(

@@ -1,6 +1,5 @@
-"""Trajectory: what a run leaves behind. The only file that knows xarray."""
+"""Trajectory: what a run leaves behind."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import diffrax
@@ -11,7 +10,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .datasets import from_dataset, to_dataset
 from .observables import Label
+from .sources import Source
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -75,6 +76,33 @@ class Trajectory(eqx.Module):
     sharpness: Float[Array, ""] | None = None
     learning_rate: Float[Array, ""] | None = None
     events: dict[str, Float[Array, ""]] = eqx.field(default_factory=dict)
+
+    # Beside the fields, so that it is no part of the PyTree: what is traced, mapped
+    # over or rebuilt may no longer be what was run.
+    _source = None
+    _provenance = ""
+
+    @property
+    def source(self) -> Source | None:
+        """What the run followed; None where that is not known."""
+        return self._source
+
+    @property
+    def provenance(self) -> str:
+        """With what a run that was read back was computed, as JSON; else empty."""
+        return self._provenance
+
+    def of(self, source: Source) -> "Trajectory":
+        """This very run, knowing what it followed."""
+        object.__setattr__(self, "_source", source)
+        return self
+
+    def member(self, row: int) -> "Trajectory":
+        """One run of an ensemble."""
+        return jax.tree.map(
+            lambda x: x[row] if eqx.is_array(x) or isinstance(x, np.ndarray) else x,
+            self,
+        )
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -140,9 +168,11 @@ class Trajectory(eqx.Module):
         return {name: _between(t, finer[name]) for name, t in self.events.items()}
 
     @property
-    def reached(self) -> Bool[Array, " time"]:
+    def reached(self) -> Bool[Array, "*member time"]:
         """Which of the output times the run reached."""
-        return jnp.arange(self.ts.shape[-1]) < jnp.expand_dims(self.saved, -1)
+        saved = jnp.expand_dims(self.saved, -1)
+        rows = jnp.arange(self.ts.shape[-1])
+        return rows.reshape((1,) * (saved.ndim - 1) + rows.shape) < saved
 
     def marked(self) -> "Trajectory":
         """The same run with nan where there is nothing: at times not reached, for
@@ -185,42 +215,72 @@ class Trajectory(eqx.Module):
         return eqx.combine(keys, self.result.error_if(rest, failed))
 
     def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
-        """An xarray data set: observables (with dims, units, long names), their
-        estimated errors as `NAME_error`, and final parameters as `params.PATH`.
+        """An xarray data set, for zarr and NetCDF; `from_dataset` reads it back.
+
+        - observables by their names, with dims, units and long names, and their
+          estimated errors as `NAME_error`;
+        - the time of each event as `events.NAME` (nan: it never came), its error as
+          `event_errors.NAME`, and the scale of each law as `scales.NAME`;
+        - parameters as `params.PATH`, `params_best.PATH`, `params_path.PATH`: the keys
+          of the path, in which whatever is neither letter, digit nor one of -_+@~ is
+          percent-encoded, joined by dots. Random keys are kept as their bits.
+        - `finer.…`: the same of the finer solve.
+
+        How the run ended and what it took are attributes, all of them numbers and
+        strings, lists as JSON; so is its `provenance`. Of an ensemble all variables
+        have the first dim `member`, and these numbers are variables `stats.NAME`; where
+        members have times of their own, `time` is a coordinate along `output`.
 
         `parameters=False` leaves the parameters out.
         """
-        import xarray as xr
+        return to_dataset(self, parameters)
 
-        labels = dict(self.labels)
-        variables: dict[str, Any] = {}
-        coords: dict[str, Any] = {
-            "time": ("time", np.asarray(self.ts), {"long_name": "flow time"})
-        }
-        errors = self.error or {}
-        for name, values in self.observed.items():
-            label = labels[name]
-            dims = ("time", *dims_of(label, name, np.ndim(values) - 1))
-            attrs = {"units": label.units, "long_name": label.long_name or name}
-            variables[name] = (dims, np.asarray(values), attrs)
-            for dim, entries in label.coords:
-                coords[dim] = (dim, np.asarray(entries))
-            if name in errors:
-                attrs = {**attrs, "long_name": f"estimated error of {name}"}
-                variables[f"{name}_error"] = (dims, np.asarray(errors[name]), attrs)
-        if parameters:
-            variables |= _arrays("params", self.params, ())
-            variables |= _arrays("params_path", self.path, ("time",))
-            variables |= _arrays("params_best", self.best, ())
-        stats = {k: v.item() if eqx.is_array(v) else v for k, v in self.stats.items()}
-        attrs = {**stats, "result": self.outcome, "t_end": float(self.t_end)}
-        attrs |= {f"event {name}": float(t) for name, t in self.events.items()}
-        return xr.Dataset(variables, coords, attrs)
+    @classmethod
+    def from_dataset(cls, dataset: Any, like: PyTree = None) -> "Trajectory":
+        """The trajectory that `to_dataset` made a data set of, also by way of a zarr
+        store (of `flowattn run --out` too: its group "flow" or "descent") or NetCDF.
+
+        `like`: parameters of the same structure, shapes and dtypes (values do not
+        matter; `jax.eval_shape` gives such), into which those of the data set are put;
+        what is no array in them stays. Without it parameters are dicts within dicts,
+        by their paths. Numbers are the same to the last bit. A trajectory that was read
+        back does not know which loss it is of, so `compare` claims no order of it.
+
+        Raises `InputError` for a data set that holds no run, or whose parameters are
+        not like those.
+
+        >>> import jax.numpy as jnp, flowattn as fa
+        >>> flow = fa.GradientFlow(lambda p: jnp.sum(p["x"] ** 2))
+        >>> start = {"x": jnp.ones(2)}
+        >>> traj = fa.solve(flow, start, t1=1.0, observe={"x0": lambda p: p["x"][0]})
+        >>> back = fa.Trajectory.from_dataset(traj.to_dataset(), like=start)
+        >>> bool(jnp.all(back.params["x"] == traj.params["x"])), back.outcome
+        (True, 'successful')
+        """
+        fields = from_dataset(dataset, like, OUTCOMES)
+        read = cls._of_fields(fields)
+        object.__setattr__(
+            read, "_provenance", str(dataset.attrs.get("provenance", ""))
+        )
+        return read
+
+    @classmethod
+    def _of_fields(cls, fields: dict[str, Any]) -> "Trajectory":
+        finer, place = fields["finer"], jnp.asarray(fields["result"])
+        results = (getattr(RESULTS, name) for name in OUTCOMES)
+        result = jax.tree.map(lambda *codes: jnp.stack(codes)[place], *results)
+        made = None if finer is None else cls._of_fields(finer)
+        return cls(**{**fields, "result": result, "finer": made})
 
     @property
-    def outcome(self) -> str:
-        """One word for how the run ended, `successful` where nothing went wrong."""
-        return outcome_name(self.result)
+    def outcome(self) -> Any:
+        """One word for how the run ended, `successful` where nothing went wrong; of an
+        ensemble a list of them, one for each member.
+        """
+        if np.ndim(self.saved) == 0:
+            return outcome_name(self.result)
+        words = np.array([*OUTCOMES, "unknown"])
+        return words[outcome_codes(self.result)].tolist()
 
 
 def _is_keys(leaf: Any) -> bool:
@@ -284,41 +344,3 @@ def outcome_codes(result: Any) -> Int[np.ndarray, " run"]:
     """
     is_one = [np.asarray(result == getattr(RESULTS, name)) for name in OUTCOMES]
     return np.argmax([*is_one, np.ones_like(is_one[0])], axis=0)
-
-
-def columns_dataset(
-    columns: Mapping[str, tuple[Any, tuple[str, ...], str, str]],
-    coords: Mapping[str, Any],
-) -> "xr.Dataset":
-    """An xarray data set of named arrays, each with its dims, units and long name."""
-    import xarray as xr
-
-    return xr.Dataset(
-        {
-            name: (dims, np.asarray(values), {"units": units, "long_name": text})
-            for name, (values, dims, units, text) in columns.items()
-        },
-        dict(coords),
-    )
-
-
-def dims_of(label: Label, name: str, count: int) -> tuple[str, ...]:
-    """The label's dims, or numbered ones where it has none for that many axes."""
-    if label.dims is not None and len(label.dims) == count:
-        return label.dims
-    return tuple(f"{name}_{axis}" for axis in range(count))
-
-
-def _arrays(prefix: str, tree: PyTree, leading: tuple[str, ...]) -> dict[str, Any]:
-    """The arrays of a PyTree as variables named by their paths."""
-    variables = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not eqx.is_array(leaf):
-            continue
-        inner = jax.tree_util.keystr(path, simple=True, separator=".")
-        name = f"{prefix}.{inner}" if inner else prefix
-        array = np.asarray(leaf)
-        free = array.ndim - len(leading)
-        dims = (*leading, *(f"{name}_{axis}" for axis in range(free)))
-        variables[name] = (dims, array)
-    return variables

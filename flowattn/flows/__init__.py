@@ -1,6 +1,7 @@
 """Flows: vector fields on parameters."""
 
 from .base import AbstractFlow as AbstractFlow
+from .base import require_flow as require_flow
 from .gradient import GradientFlow as GradientFlow
 from .gradient import moving as moving
 from .gradient import others as others

@@ -7,6 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
 
+from ..errors import InputError
+
 
 class AbstractFlow(eqx.Module):
     """A vector field on parameters: `flow(params, t)` is dθ/dt.
@@ -41,3 +43,18 @@ class AbstractFlow(eqx.Module):
         """
         del params, t
         return jnp.array(True)
+
+
+def require_flow(what: str, flow: Any) -> None:
+    """Raise `InputError` for what is no flow, with the way from a loss to one.
+
+    >>> require_flow("solve", abs)
+    Traceback (most recent call last):
+    flowattn.errors.InputError: solve needs a flow, got a builtin_function_or_method; \\
+the gradient flow of a loss is GradientFlow(loss)
+    """
+    if not isinstance(flow, AbstractFlow):
+        raise InputError(
+            f"{what} needs a flow, got a {type(flow).__name__}; the gradient flow of a "
+            "loss is GradientFlow(loss)"
+        )

@@ -76,6 +76,13 @@ class GradientFlow(AbstractFlow):
     loss: Callable[[Any], Scalar]
     rates: PyTree | None = eqx.field(default=None, converter=settled_rates)
 
+    def __check_init__(self):
+        if isinstance(self.loss, AbstractFlow) or not callable(self.loss):
+            raise InputError(
+                "GradientFlow needs a loss, a function of the parameters, got a "
+                f"{type(self.loss).__name__}"
+            )
+
     def moving(self, params: PyTree) -> PyTree:
         """The floating-point arrays, but for those that a rate of 0 freezes."""
         return moving(params, self.rates)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
 
-from .base import AbstractFlow
+from .base import AbstractFlow, require_flow
 
 
 class SwitchedFlow(AbstractFlow):
@@ -27,6 +27,10 @@ class SwitchedFlow(AbstractFlow):
     first: AbstractFlow
     then: AbstractFlow
     at: Any
+
+    def __check_init__(self):
+        require_flow("SwitchedFlow", self.first)
+        require_flow("SwitchedFlow", self.then)
 
     @property
     def jumps(self) -> tuple[Any, ...]:

@@ -73,8 +73,6 @@ def _checked(pixels: np.ndarray, labels: np.ndarray) -> _Part:
         raise ValueError(f"labels of shape {labels.shape} and type {labels.dtype}")
     if pixels.shape != (len(labels), 32, 32, 3) or pixels.dtype != np.uint8:
         raise ValueError(f"images of shape {pixels.shape} and type {pixels.dtype}")
-    if len(labels) > _MOST_IMAGES:
-        raise ValueError(f"{len(labels)} images; no part has over {_MOST_IMAGES}")
     if labels.min() < 0 or labels.max() > 9:
         raise ValueError("labels beyond 0 to 9")
     return pixels, labels.astype(np.int64)
@@ -84,6 +82,8 @@ def _images(rows: np.ndarray) -> np.ndarray:
     """Rows of 3072 bytes as images, channels last."""
     if rows.ndim != 2 or rows.shape[1] != math.prod(_PLANES):
         raise ValueError(f"images of shape {rows.shape}; rows of 3072 are needed")
+    if len(rows) > _MOST_IMAGES:
+        raise ValueError(f"{len(rows)} images; no part has over {_MOST_IMAGES}")
     return np.ascontiguousarray(rows.reshape(-1, *_PLANES).transpose(0, 2, 3, 1))
 
 

@@ -1,0 +1,30 @@
+"""Fuzz one reader by atheris: `python -m tests.fuzz_for_long READER FOLDER …`.
+
+The files in FOLDER are what it begins from; further arguments are libFuzzer's.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+# What is read is followed line by line; what reads arrays into JAX is not.
+with atheris.instrument_imports(include=["flowattn.tasks", "pickletools", "zipfile"]):
+    from .fuzzing import READERS, try_reader
+
+
+def main() -> None:
+    """Ends with an error where a reader fails."""
+    read = READERS[sys.argv.pop(1)]
+    with tempfile.TemporaryDirectory() as folder:
+
+        def one(content: bytes) -> None:
+            try_reader(read, Path(folder), content)
+
+        atheris.Setup(sys.argv, one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

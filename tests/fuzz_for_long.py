@@ -17,7 +17,9 @@ with atheris.instrument_imports(include=["flowattn.tasks", "pickletools", "zipfi
 def main() -> None:
     """Ends with an error where a reader fails."""
     read = READERS[sys.argv.pop(1)]
-    with tempfile.TemporaryDirectory() as folder:
+    # Files in memory, where there are any: most of the time went to a disk.
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
 
         def one(content: bytes) -> None:
             try_reader(read, Path(folder), content)

@@ -18,6 +18,7 @@ from flowattn.tasks import TextTask, cifar10
 # What a file may make a reader take: so much, and so many times its size.
 FREE, TIMES = 64 * 2**20, 50
 
+_KEY = jr.key(0)
 _BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
 
@@ -56,9 +57,12 @@ def read_text(suffix: str) -> Callable[[Path, bytes], None]:
     """The same file as train, dev and test file of a corpus."""
 
     def read(folder: Path, content: bytes) -> None:
-        for role in ("train", "dev", "test"):
-            (folder / f"{role}{suffix}").write_bytes(content)
-        TextTask(str(folder)).sample(jr.key(0))
+        train = folder / f"train{suffix}"
+        train.write_bytes(content)
+        for role in ("dev", "test"):
+            if not (folder / f"{role}{suffix}").exists():
+                (folder / f"{role}{suffix}").hardlink_to(train)
+        TextTask(str(folder)).sample(_KEY)
 
     return read
 

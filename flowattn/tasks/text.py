@@ -209,10 +209,13 @@ def _read_into(sentences: _Labelled, path: Path, reading: Reading) -> None:
         raise InputError(f"{path}: holds no sentences")
 
 
+# A column of whole numbers that lacks one somewhere is one of floats to pandas.
+_LABEL = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
+
+
 def _parse(path: Path, row: Row) -> tuple[int, list[str]]:
     label, place = row.label.strip(), f"{path}:{row.number}"
-    # A column of whole numbers that lacks one somewhere is one of floats to pandas.
-    number = re.fullmatch(r"([+-]?\d{1,9})(?:\.0*)?", label)
+    number = _LABEL.fullmatch(label)
     if number is None:
         shown = label if len(label) <= 20 else label[:20] + "…"
         raise InputError(f"{place}: a sentence needs an integer label, got {shown!r}")
@@ -239,10 +242,11 @@ def words_of(text: str) -> list[str]:
     >>> words_of("काम, don't")
     ['काम', 'dont']
     """
-    kept = re.sub(r"[^\w\s]+", _marks, text)
+    kept = _OTHERS.sub(_marks, text)
     return unicodedata.normalize("NFC", kept).split()
 
 
+_OTHERS = re.compile(r"[^\w\s]+")
 # Marks that are not seen: they join others, or choose between forms of a letter.
 _UNSEEN = re.compile(
     "[\u034f\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"

@@ -196,25 +196,31 @@ def test_what_pickle_writes_is_read_as_pickle_reads_it(held):
 has_atheris = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not has_atheris, reason="atheris has wheels for Linux on x86-64")
-@pytest.mark.parametrize("reader", READERS)
-def test_a_minute_of_atheris(reader, tmp_path):
-    seeds = tmp_path / "seeds"
-    seeds.mkdir()
-    for number, content in enumerate(SOUND[reader]):
-        (seeds / str(number)).write_bytes(content)
-    command = [sys.executable, "-m", "tests.fuzz_for_long", reader, str(seeds)]
-    limits = [
-        "-max_total_time=60",
-        "-timeout=20",
-        "-max_len=20000",
-        "-print_final_stats=1",
-    ]
+needs_atheris = pytest.mark.skipif(
+    not has_atheris, reason="atheris has wheels for Linux on x86-64"
+)
+
+
+def fuzz_for_a_minute(reader, sound, folder):
+    """Atheris, beginning with sound files."""
+    (folder / "seeds").mkdir()
+    for number, content in enumerate(sound):
+        (folder / "seeds" / str(number)).write_bytes(content)
+    command = [sys.executable, "-m", "tests.fuzz_for_long", reader, folder / "seeds"]
+    limits = (
+        "-max_total_time=60 -timeout=20 -max_len=20000 -print_final_stats=1".split()
+    )
     run = subprocess.run(
-        [*command, *limits, f"-artifact_prefix={tmp_path}/"],
+        [*command, *limits, f"-artifact_prefix={folder}/"],
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert "stat::number_of_executed_units" in run.stderr
+
+
+@pytest.mark.slow
+@needs_atheris
+@pytest.mark.parametrize("reader", READERS)
+def test_a_minute_of_atheris(reader, tmp_path):
+    fuzz_for_a_minute(reader, SOUND[reader], tmp_path)

@@ -41,6 +41,10 @@ ORDER = [
     "descend",
     "compare",
     "store",
+    "folders",
+    "owner",
+    "description",
+    "cellstore",
     "systems",
     "report",
     "plotting",
@@ -105,7 +109,7 @@ def test_no_cycles_within_packages():
     [
         ("diffrax.diffeqsolve(\n", "integrate.py"),
         ("import optax", "descend.py"),
-        ("import xarray", "trajectory.py store.py words.py"),
+        ("import xarray", "trajectory.py store.py cellstore.py words.py"),
     ],
 )
 def test_each_dependency_has_its_file(word, allowed):

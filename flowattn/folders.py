@@ -111,28 +111,29 @@ class _Local(Folder):
     """A folder of this machine's file systems, which may be shared with others."""
 
     def __init__(self, place: str):
-        # From the root: workers elsewhere have current folders of their own.
-        self.place, self.path = place, local_path(place).absolute()
+        # Absolute: workers elsewhere have current folders of their own.
+        self._root = local_path(place).absolute()
+        self.place, self.path = place, self._root
 
     def names(self, under: str = "") -> list[str]:
         try:
-            return os.listdir(self.path / under)
+            return os.listdir(self._root / under)
         except FileNotFoundError:
             return []
 
     def read(self, name: str) -> bytes | None:
         # Opening a file asks a network file system anew, looking at it may not.
         try:
-            return (self.path / name).read_bytes()
+            return (self._root / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, name: str, content: bytes) -> None:
         with self._aside(name, content) as aside:
-            aside.replace(self.path / name)
+            aside.replace(self._root / name)
 
     def create(self, name: str, content: bytes) -> bool:
-        target = self.path / name
+        target = self._root / name
         with self._aside(name, content) as aside:
             try:
                 os.link(aside, target)
@@ -154,8 +155,8 @@ class _Local(Folder):
     @contextlib.contextmanager
     def _aside(self, name: str, content: bytes):
         """A file under a name of its own."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        aside = self.path / f"{name}.{uuid.uuid4().hex}.partial"
+        self._root.mkdir(parents=True, exist_ok=True)
+        aside = self._root / f"{name}.{uuid.uuid4().hex}.partial"
         try:
             aside.write_bytes(content)
             yield aside
@@ -163,15 +164,15 @@ class _Local(Folder):
             aside.unlink(missing_ok=True)
 
     def refresh(self, name: str, content: bytes) -> None:
-        with open(self.path / name, "rb") as file:
+        with open(self._root / name, "rb") as file:
             if file.read() == content:
                 # The very file that was read, whatever has the name by now.
                 by_number = os.utime in os.supports_fd
-                os.utime(file.fileno() if by_number else self.path / name)
+                os.utime(file.fileno() if by_number else self._root / name)
 
     def age(self, name: str) -> float | None:
-        with contextlib.suppress(FileNotFoundError), open(self.path / name) as file:
-            with tempfile.TemporaryFile(dir=self.path) as new:
+        with contextlib.suppress(FileNotFoundError), open(self._root / name) as file:
+            with tempfile.TemporaryFile(dir=self._root) as new:
                 new.write(b"now")
                 new.flush()
                 now = os.fstat(new.fileno()).st_mtime
@@ -179,7 +180,7 @@ class _Local(Folder):
         return None
 
     def remove(self, name: str) -> None:
-        path = self.path / name
+        path = self._root / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -150,8 +150,8 @@ def _owner(content: bytes) -> Owner | None:
     """
     try:
         fields = json.loads(content)
-        kinds = {name: int if name == "pid" else str for name in Owner._fields}
-        return Owner(**{name: kind(fields[name]) for name, kind in kinds.items()})
+        host, machine, pid, started, token = (fields[name] for name in Owner._fields)
+        return Owner(str(host), str(machine), int(pid), str(started), str(token))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..cellstore import CellStore, dataset_at, existing
+from ..cellstore import CellStore, dataset_at, existing, require_whole
 from ..dealing import deal
 from ..description import MARKER, MISSING, Array
 from ..errors import InputError
@@ -249,3 +249,12 @@ def opened_dataset(place: str | Path) -> "Dataset":
     of it are gone; reading what is damaged raises it later.
     """
     return dataset_at(folder_at(place))
+
+
+def require_undamaged(place: str | Path) -> None:
+    """Raise `DamagedError`, with the names of all damaged files, where a store has any;
+    all of it is read.
+    """
+    store = existing(folder_at(place))
+    if store is not None:
+        require_whole(store, store.damaged())

@@ -1,5 +1,6 @@
 """Cell store: the arrays of a sweep in a zarr store, chunk by chunk, each checked."""
 
+import asyncio
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from .description import (
     is_leftover,
 )
 from .errors import InputError
-from .folders import Folder, is_aside
+from .folders import Folder, LocalFolder, is_aside
 from .owner import CLAIM, Owner, require_owned
 from .store import compressors, quiet
 
@@ -259,9 +260,12 @@ class CellStore:
         import zarr
 
         if not self._arrays:
-            with zarr.config.set({"array.write_empty_chunks": True}), quiet():
+            with quiet():
                 root = zarr.open_group(self._zarr, mode="r+")
-                self._arrays = dict(root.arrays())
+            # Each array by itself: what zarr has for all is not of one thread. A chunk
+            # that is not written since it holds nothing would be taken for gone.
+            written = {"write_empty_chunks": True}
+            self._arrays = {k: a.with_config(written) for k, a in root.arrays()}
         return self._arrays
 
     def _files_of(self, name: str) -> list[str]:
@@ -316,6 +320,8 @@ class CellStore:
         try:
             yield
         except OSError as error:
+            if self.folder is not None and self.owner is not None:
+                require_owned(self.folder, self.owner)
             place = self.folder.place if self.folder is not None else "memory"
             reason = error.strerror or str(error)
             raise InputError(
@@ -333,7 +339,8 @@ def dataset_at(folder: Folder) -> "xr.Dataset":
     store = existing(folder)
     if store is None:
         raise InputError(f"{folder.place} is not the store of a sweep")
-    require_whole(store, store.gone())
+    if store.checked:
+        require_whole(store, store.gone())
     return store.dataset()
 
 
@@ -384,6 +391,8 @@ class _Checked(WrapperStore):
         name, _, file = key.rpartition("/")
         if name not in self.known.arrays or file == METADATA:
             return found
+        if found is None and not self.known.hashed:
+            return None  # version 0.1.0 left out chunks now and then that hold nothing
         if found is None and name in self.known.variables:
             at = file.split(".")[: 1 + len(self.known.grid.dims)]
             if not await self.exists(f"{MARKER}/{'.'.join(at)}"):
@@ -398,6 +407,15 @@ class _Checked(WrapperStore):
         return found
 
 
+class _Rooted(LocalStore):
+    """A store on this machine whose folder zarr does not make anew."""
+
+    async def set(self, key: str, value: Any) -> None:
+        self._check_writable()
+        folder = LocalFolder(str(self.root))
+        await asyncio.to_thread(folder.write, key, value.to_bytes())
+
+
 def _opened(store: Any) -> "xr.Dataset":
     import xarray as xr
 
@@ -407,7 +425,7 @@ def _opened(store: Any) -> "xr.Dataset":
 
 def _zarr_at(folder: Folder, read_only: bool = False) -> Any:
     if folder.path is not None:
-        return LocalStore(folder.path, read_only=read_only)
+        return _Rooted(folder.path, read_only=read_only)
     return FsspecStore.from_url(folder.place, read_only=read_only)
 
 

@@ -148,7 +148,7 @@ def described(folder: Folder) -> Description | None:
         raise _damaged(folder, f"its {METADATA} is not as it was written")
     try:
         found = _understood(root, attrs, hashed)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = str(error.args[0]) if type(error) is ValueError else "it has no shape"
         raise _damaged(folder, f"its {METADATA}: {reason[:100]}") from None
     for name in found.arrays:

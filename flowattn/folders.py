@@ -82,7 +82,7 @@ def folder_at(place: Any) -> Folder:
     if not text:
         raise InputError("a store needs a place, got an empty one")
     if "://" not in text:
-        return _Local(text)
+        return LocalFolder(text)
     try:
         import fsspec
 
@@ -107,7 +107,7 @@ def local_path(text: str) -> Path:
         ) from None
 
 
-class _Local(Folder):
+class LocalFolder(Folder):
     """A folder of this machine's file systems, which may be shared with others."""
 
     def __init__(self, place: str):
@@ -129,11 +129,16 @@ class _Local(Folder):
             return None
 
     def write(self, name: str, content: bytes) -> None:
+        # Never the folder itself: one that was moved or removed is not made anew.
+        parent = (self._root / name).parent
+        if parent != self._root:
+            parent.mkdir(exist_ok=True)
         with self._aside(name, content) as aside:
             aside.replace(self._root / name)
 
     def create(self, name: str, content: bytes) -> bool:
         target = self._root / name
+        self._root.mkdir(parents=True, exist_ok=True)
         with self._aside(name, content) as aside:
             try:
                 os.link(aside, target)
@@ -155,7 +160,6 @@ class _Local(Folder):
     @contextlib.contextmanager
     def _aside(self, name: str, content: bytes):
         """A file under a name of its own."""
-        self._root.mkdir(parents=True, exist_ok=True)
         aside = self._root / f"{name}.{uuid.uuid4().hex}.partial"
         try:
             aside.write_bytes(content)

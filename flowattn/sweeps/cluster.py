@@ -91,8 +91,9 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
         # A task, not scattered data: where its worker dies it is made again.
         sent = client.submit(bytes, dumps(work), retries=_RETRIES, pure=False)
         names = [{"number": number, "work": sent} for number in todo]
+        tasks = [_TASK] * len(todo)
         futures = client.map(
-            eval, [_TASK] * len(todo), names, retries=_RETRIES, pure=False
+            eval, tasks, names, key="chunk", retries=_RETRIES, pure=False
         )
         yield from _gathered(client, futures, where)
 
@@ -276,11 +277,13 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def _unlogged() -> Iterator[None]:
-    """Without Distributed's log: what ends a sweep is said in a line of ours."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Without Distributed's logs: what ends a sweep is said in a line of ours."""
+    names = [n for n in logging.root.manager.loggerDict if n.startswith("distributed")]
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in before:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in before.items():
+            logger.setLevel(level)

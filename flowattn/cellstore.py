@@ -264,8 +264,10 @@ class CellStore:
                 root = zarr.open_group(self._zarr, mode="r+")
             # Each array by itself: what zarr has for all is not of one thread. A chunk
             # that is not written since it holds nothing would be taken for gone.
-            written = {"write_empty_chunks": True}
-            self._arrays = {k: a.with_config(written) for k, a in root.arrays()}
+            self._arrays = {
+                name: array.with_config({"write_empty_chunks": True})
+                for name, array in root.arrays()
+            }
         return self._arrays
 
     def _files_of(self, name: str) -> list[str]:

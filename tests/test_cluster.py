@@ -251,10 +251,10 @@ def test_a_scheduler_that_dies_in_mid_sweep(tmp_path, started):
 
 @pytest.mark.slow
 def test_a_chunk_that_its_workers_die_of(tmp_path):
-    import dask
+    from dask import config
 
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(
             n_workers=1,
             threads_per_worker=1,

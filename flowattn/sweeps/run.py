@@ -1,4 +1,4 @@
-"""Run: the chunks of a sweep, computed, written and gone on with."""
+"""Run: the chunks of a sweep, computed, written and resumed."""
 
 import contextlib
 import math
@@ -214,7 +214,9 @@ def sweep(
     - `descent`: "sgd:RATE", "sgd:RATE:MOMENTUM" or "adam:RATE": a discrete run beside
       each flow, and the gap.
     - `out`: a zarr store, a path or any URL that fsspec knows; None: in memory. Chunks
-      are written as they are done, and the same call again goes on from there.
+      are written as they are done, and the same call again resumes from there; what
+      has been damaged is computed again, and a warning says so. One call at a time
+      writes to a store.
     - `workers`, `scheduler`: Dask, so many processes here or a cluster at an address.
     - `progress`: called with a `Tally` after each chunk.
 
@@ -222,7 +224,9 @@ def sweep(
     observables are nan. A flow that runs out of steps is tried once more by RKC
     (`solver_used`). The numbers do not depend on workers, devices or interruptions.
 
-    Raises `InputError` for what makes no sweep, and for a store of another one.
+    Raises `InputError` for what makes no sweep, for a store of another one, one that
+    another process writes to or that cannot be written, and for Dask workers that
+    would compute other numbers. Reading what has been damaged since raises it too.
 
     >>> import flowattn as fa
     >>> system = fa.systems.Focus(reduced=True)

@@ -136,6 +136,7 @@ def _result(client: Any, future: Any, where: str) -> Done:
     Raises `InputError` where its worker could not run it, or died of it.
     """
     from distributed import KilledWorker
+    from distributed.comm import CommClosedError
 
     try:
         return Done(*future.result())
@@ -144,6 +145,8 @@ def _result(client: Any, future: Any, where: str) -> Done:
             f"{error.allowed_failures + 1} workers died one after the other of the "
             f"same chunk (out of memory?); the last was at {error.last_worker.address}"
         ) from None
+    except CommClosedError:
+        raise _gone(where) from None
     except CancelledError:
         _workers(client, where)
         raise InputError(
@@ -166,7 +169,11 @@ def _workers(client: Any, where: str) -> Any:
         answer = _within(TIMEOUT, lambda: client.scheduler_info()["workers"])
         if not isinstance(answer, Exception):
             return answer
-    raise InputError(f"{where} has gone; the same command resumes")
+    raise _gone(where)
+
+
+def _gone(where: str) -> InputError:
+    return InputError(f"{where} has gone; the same command resumes")
 
 
 def at_worker(number: int, work: bytes) -> tuple[int, int, int]:
@@ -199,9 +206,10 @@ def _settings(work: bytes) -> tuple[Sweep, CellStore]:
     mine = _proof(told.sweep)
     for name, wanted in told.proof.items():
         if mine[name] != wanted:
+            there, here = (str(value)[:12] for value in (mine[name], wanted))
             raise InputError(
-                f"a worker on {host} would compute other numbers: {name} is "
-                f"{mine[name]} there, {wanted} here; install the same and start it anew"
+                f"a worker on {host} would compute other numbers: {name} is {there} "
+                f"there, {here} here; install the same and start it anew"
             )
     return told.sweep, CellStore(told.folder, told.grid, told.owner)
 

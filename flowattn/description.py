@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import InputError
 from .folders import Folder, is_aside
+from .owner import CLAIM
 
 # The file of a group or an array.
 METADATA = "zarr.json"
@@ -164,7 +165,7 @@ def is_leftover(name: str) -> bool:
     """Whether a file of a store's folder says nothing of what is in it: claims, and
     what was being written.
     """
-    return name.startswith(".owner") or is_aside(name)
+    return name.startswith(CLAIM) or is_aside(name)
 
 
 def begun(sweep: Mapping[str, Any], attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .cellstore import DamagedError
 from .console import SystemChoice, watch
 from .errors import InputError
 from .plotting import plot_sweep
 from .precision import set_precision
 from .store import staged
-from .sweeps import counted, opened_dataset, sweep
+from .sweeps import counted, opened_dataset, require_undamaged, sweep
 
 # What a picture may be written as.
 _SUFFIXES = (".png", ".pdf", ".svg")
@@ -145,7 +146,11 @@ class Plot:
             raise InputError(f"--out {out} is a folder, not a picture")
         where = _pairs("where", self.where, "AXIS=VALUE")
         dataset = opened_dataset(self.store)
-        drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
+        try:
+            drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
+        except DamagedError:
+            require_undamaged(self.store)  # which names what else is
+            raise
         with staged(out.parent) as stage:
             drawing.save(stage / out.name)
         print(out)

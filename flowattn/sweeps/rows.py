@@ -114,17 +114,16 @@ def _event(name: str) -> str:
 def of_flow(runs: Trajectory, how: How) -> dict[str, np.ndarray]:
     """Observables, events and counts of flows, by the names of `variables_of`."""
     rows = slice(None) if how.outputs else -1
-    values = {}
+    values, errors = {}, runs.error
     for name, observed in runs.observed.items():
         if name in runs.scales:
             continue
         values[name] = np.array(observed)[:, rows]
-        if runs.finer is not None:
-            finer = np.asarray(runs.finer.observed[name])[:, rows]
-            values[f"{name}_error"] = np.abs(values[name] - finer)
+        if errors is not None:
+            values[f"{name}_error"] = np.array(errors[name])[:, rows]
     values |= {name: np.array(times) for name, times in runs.events.items()}
-    errors = runs.event_error or {}
-    values |= {f"{name}_error": np.array(error) for name, error in errors.items()}
+    late = runs.event_error or {}
+    values |= {f"{name}_error": np.array(error) for name, error in late.items()}
     counts = ("steps", "rejected", "gradient_evaluations")
     values |= {name: np.array(runs.counts[name]) for name in counts}
     values["t_end"] = np.array(runs.t_end)

@@ -141,7 +141,9 @@ class Trajectory(eqx.Module):
     @property
     def reached(self) -> Bool[Array, " time"]:
         """Which of the output times the run reached."""
-        return jnp.arange(self.ts.shape[-1]) < jnp.expand_dims(self.saved, -1)
+        saved = jnp.expand_dims(self.saved, -1)
+        rows = jnp.arange(self.ts.shape[-1])
+        return jnp.expand_dims(rows, tuple(range(saved.ndim - 1))) < saved
 
     def raised(self, failed: Bool[Array, "..."]) -> "Trajectory":
         """The same run, or the error that its result is where it `failed`."""

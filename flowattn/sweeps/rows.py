@@ -56,11 +56,15 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
         own = dims_of(label, name, len(shape))
         attrs = {"units": label.units, "long_name": label.long_name or name}
         coords = dict(label.coords)
-        whole = Variable(time[0] + own, time[1] + shape, real, attrs, coords)
+        # Counts and complex numbers stay what they are where floats would lose some.
+        given = record.values[name].dtype
+        dtype = real if np.can_cast(given, real) else str(given)
+        whole = Variable(time[0] + own, time[1] + shape, dtype, attrs, coords)
         found[name] = whole
         if how.error:
             text = f"estimated error of {attrs['long_name']}"
-            found[f"{name}_error"] = whole._replace(attrs={**attrs, "long_name": text})
+            attrs_of_error = {**attrs, "long_name": text}
+            found[f"{name}_error"] = whole._replace(dtype=real, attrs=attrs_of_error)
         if cell.descent is not None:
             text = f"{attrs['long_name']}, descent"
             found[f"descent_{name}"] = whole._replace(
@@ -105,9 +109,11 @@ def of_flow(runs: Trajectory, how: How) -> dict[str, np.ndarray]:
         if name in runs.scales:
             continue
         values[name] = np.array(observed)[:, rows]
-        if runs.finer is not None:
+        if runs.finer is not None and np.issubdtype(observed.dtype, np.inexact):
             finer = np.asarray(runs.finer.observed[name])[:, rows]
             values[f"{name}_error"] = np.abs(values[name] - finer)
+        elif runs.error is not None:
+            values[f"{name}_error"] = np.asarray(runs.error[name])[:, rows]
     values |= {name: np.array(times) for name, times in runs.events.items()}
     errors = runs.event_error or {}
     values |= {f"{name}_error": np.array(error) for name, error in errors.items()}

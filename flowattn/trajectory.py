@@ -178,7 +178,7 @@ class Trajectory(eqx.Module):
         """Which of the output times the run reached."""
         saved = jnp.expand_dims(self.saved, -1)
         rows = jnp.arange(self.ts.shape[-1])
-        return rows.reshape((1,) * (saved.ndim - 1) + rows.shape) < saved
+        return jnp.expand_dims(rows, tuple(range(saved.ndim - 1))) < saved
 
     def marked(self) -> "Trajectory":
         """The same run with nan where there is nothing: at times not reached, for

@@ -58,11 +58,15 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
         own = dims_of(label, name, len(shape))
         attrs = {"units": label.units, "long_name": label.long_name or name}
         coords = dict(label.coords)
-        whole = Variable(time[0] + own, time[1] + shape, real, attrs, coords)
+        # Counts and complex numbers stay what they are where floats would lose some.
+        given = record.values[name].dtype
+        dtype = real if np.can_cast(given, real) else str(given)
+        whole = Variable(time[0] + own, time[1] + shape, dtype, attrs, coords)
         found[name] = whole
         if how.error:
             text = f"estimated error of {attrs['long_name']}"
-            found[f"{name}_error"] = whole._replace(attrs={**attrs, "long_name": text})
+            attrs_of_error = {**attrs, "long_name": text}
+            found[f"{name}_error"] = whole._replace(dtype=real, attrs=attrs_of_error)
         if cell.descent is not None:
             text = f"{attrs['long_name']}, descent"
             found[f"descent_{name}"] = whole._replace(

@@ -10,13 +10,14 @@ from pathlib import Path
 import atheris
 
 # What is read is followed line by line; what reads arrays into JAX is not.
-with atheris.instrument_imports(include=["flowattn.tasks", "pickletools", "zipfile"]):
-    from .fuzzing import READERS, try_reader
+FOLLOWED = "flowattn.tasks", "flowattn.description", "pickletools", "zipfile", "json"
+with atheris.instrument_imports(include=FOLLOWED):
+    from .fuzzing import READERS, RESULTS, try_reader
 
 
 def main() -> None:
     """Ends with an error where a reader fails."""
-    read = READERS[sys.argv.pop(1)]
+    read = {**READERS, **RESULTS}[sys.argv.pop(1)]
     # Files in memory, where there are any: most of the time went to a disk.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:

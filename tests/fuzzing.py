@@ -3,6 +3,7 @@
 """
 
 import contextlib
+import functools
 import pickle
 import tracemalloc
 from collections.abc import Callable
@@ -73,6 +74,37 @@ READERS: dict[str, Callable[[Path, bytes], None]] = {
     "txt": read_text(".txt"),
     "csv": read_text(".csv"),
     "tsv": read_text(".tsv"),
+}
+
+
+def read_store(folder: Path, content: bytes) -> None:
+    """The metadata of a sweep's store, and then its arrays."""
+    from flowattn.sweeps import opened_dataset
+
+    (folder / "zarr.json").write_bytes(content)
+    opened_dataset(folder).load()
+
+
+def read_summary(folder: Path, content: bytes) -> None:
+    """The summary of a run that may be the one that is asked for."""
+    from flowattn.outcomes import finished
+
+    (folder / "summary.json").write_bytes(content)
+    finished(config(), folder)
+
+
+@functools.cache
+def config() -> dict[str, Any]:
+    """The configuration of a run of a small system."""
+    from flowattn.experiment import Options, plan
+
+    return plan(fa.systems.Copying(length=4, vocabulary=4), Options()).config
+
+
+# Of what commands have written, not users.
+RESULTS: dict[str, Callable[[Path, bytes], None]] = {
+    "store": read_store,
+    "summary": read_summary,
 }
 
 

@@ -142,7 +142,13 @@ class Trajectory(eqx.Module):
     @property
     def reached(self) -> Bool[Array, " time"]:
         """Which of the output times the run reached."""
-        return jnp.arange(self.ts.shape[-1]) < jnp.expand_dims(self.saved, -1)
+        saved = jnp.expand_dims(self.saved, -1)
+        return (
+            jax.lax.broadcasted_iota(
+                saved.dtype, (*saved.shape[:-1], self.ts.shape[-1]), saved.ndim - 1
+            )
+            < saved
+        )
 
     def marked(self) -> "Trajectory":
         """The same run with nan where there is nothing: at times not reached, for

@@ -149,7 +149,7 @@ class Solve(AbstractRun[SolveState]):
         return others(self.params, self.flow.moving(self.params))
 
     def state(self) -> PyTree:
-        """What moves, as the state of a solver: in a tuple, since parameters may have an
+        """What moves, as a solver's state: in a tuple, since parameters may have an
         arithmetic of their own (sparse matrices), which diffrax would meet.
         """
         return (self.flow.moving(self.params),)

@@ -142,11 +142,21 @@ class Solve(AbstractRun[SolveState]):
             state = method.init(term, zero, self.span, y, before)
             return method.step(term, zero, self.span, y, before, state, False)
 
-        return Computed(step, (self.flow.moving(self.params),))
+        return Computed(step, (self.state(),))
 
     def static(self) -> PyTree:
         """What does not move of the parameters."""
         return others(self.params, self.flow.moving(self.params))
+
+    def state(self) -> PyTree:
+        """What moves, as a solver's state: in a tuple, since parameters may have an
+        arithmetic of their own (sparse matrices), which diffrax would meet.
+        """
+        return (self.flow.moving(self.params),)
+
+    def whole(self, state: PyTree) -> PyTree:
+        """The parameters of a state."""
+        return eqx.combine(state[0], self.static())
 
     @property
     def bounds(self) -> Float[Array, " bound"]:
@@ -160,7 +170,7 @@ class Solve(AbstractRun[SolveState]):
         """
 
         def field(t, y, before):
-            return _velocity(y, self.flow(*self._place(t, y, before)))
+            return (_velocity(y[0], self.flow(*self._place(t, y, before))),)
 
         return diffrax.ODETerm(field)
 
@@ -172,7 +182,7 @@ class Solve(AbstractRun[SolveState]):
             # A step that ends at a jump still sees the field before it.
             last = jnp.nextafter(jax.lax.stop_gradient(until), -jnp.inf)
             now = jnp.clip(now, since, last)
-        return eqx.combine(y, self.static()), now
+        return self.whole(y), now
 
     def defined(self, before, t, y) -> Bool[Array, ""]:
         """Whether the field is, at a local time."""
@@ -181,7 +191,7 @@ class Solve(AbstractRun[SolveState]):
     def record(self, t, y, args) -> PyTree:
         """What is written at an output time."""
         del t, args
-        return jax.tree.map(packed, self.recorder(eqx.combine(y, self.static())))
+        return jax.tree.map(packed, self.recorder(self.whole(y)))
 
     def control(self, left, first, max_steps, pause) -> StepControl:
         """Step size control for a segment."""
@@ -218,7 +228,7 @@ class Solve(AbstractRun[SolveState]):
 
     def begin(self) -> SolveState:
         """The state before the first segment."""
-        y0 = self.flow.moving(self.params)
+        y0 = self.state()
         zero = jnp.zeros((), self.times.dtype)
         none, elapsed = jnp.array(0), Time(zero, zero)
         phase = jnp.sum(self.bounds[1:] <= self.times[0]).astype(none.dtype)
@@ -413,7 +423,7 @@ class Solve(AbstractRun[SolveState]):
             ts=times,
             observed=written.values,
             scales=written.scales,
-            params=eqx.combine(state.y, self.static()),
+            params=self.whole(state.y),
             path=written.params,
             best=None,
             result=result,
@@ -430,28 +440,28 @@ class Solve(AbstractRun[SolveState]):
         )
 
 
-def _velocity(y: PyTree, given: PyTree) -> PyTree:
+def _velocity(moves: PyTree, given: PyTree) -> PyTree:
     """What a flow gives, of all that moves; a plain number there (0.0, of what stays)
     holds for all entries of an array.
     """
 
-    def of(moves: Any, slope: Any) -> Any:
-        if moves is None or not isinstance(slope, int | float):
-            return None if moves is None else slope
-        return jnp.full(moves.shape, slope, moves.dtype)
+    def of(moved: Any, slope: Any) -> Any:
+        if moved is None or not isinstance(slope, int | float):
+            return None if moved is None else slope
+        return jnp.full(moved.shape, slope, moved.dtype)
 
     try:
-        return jax.tree.map(of, y, given, is_leaf=lambda x: x is None)
+        return jax.tree.map(of, moves, given, is_leaf=lambda x: x is None)
     except ValueError:
         raise InputError(
             "a flow must give a velocity of the params' structure, "
-            f"{jax.tree.structure(y)}, got {jax.tree.structure(given)}"
+            f"{jax.tree.structure(moves)}, got {jax.tree.structure(given)}"
         ) from None
 
 
 def _at_state(event, static, y):
     """An event of the parameters, given their arrays."""
-    return event(eqx.combine(y, static))
+    return event(eqx.combine(y[0], static))
 
 
 def _zeros(shapes: PyTree) -> PyTree:

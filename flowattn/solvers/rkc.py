@@ -340,7 +340,7 @@ def _spectral_radius(terms, t, y, args, radius, direction, wanted: Bool[Array, "
 
 def _real_dtype(y: PyTree) -> jnp.dtype:
     """Of lengths, which are real also where the state is complex."""
-    return jnp.finfo(jnp.result_type(*jax.tree.leaves(y))).dtype
+    return jnp.result_type(*(jnp.finfo(x.dtype).dtype for x in jax.tree.leaves(y)))
 
 
 def _scale(factor: Array, tree: PyTree) -> PyTree:

@@ -139,7 +139,7 @@ class Trajectory(eqx.Module):
         return {name: jnp.abs(t - finer[name]) for name, t in self.events.items()}
 
     @property
-    def reached(self) -> Bool[Array, " time"]:
+    def reached(self) -> Bool[Array, "*run time"]:
         """Which of the output times the run reached."""
         saved = jnp.expand_dims(self.saved, -1)
         rows = jnp.arange(self.ts.shape[-1])

@@ -254,8 +254,10 @@ def heading(summary: dict[str, Any]) -> str:
         error = gap["numerical_error"]
         known = "unknown" if error is None else f"{error:.1e}"
         unit = _UNITS[gap.get("scale", "largest")]
-        line = f"gap      {_number(gap['max_relative'], '.1e')} {unit} at most, "
-        line += f"numerical error {known}"
+        most = gap["max_relative"]
+        at_most = "unbounded (of a value that is 0 or changes sign)"
+        at_most = at_most if most is None else f"{most:.1e} {unit} at most"
+        line = f"gap      {at_most}, numerical error {known}"
         left = gap["departure"]
         if left["time"] is not None:
             line += f"; beyond {left['fraction']:.0%} from t = {left['time']:g}"

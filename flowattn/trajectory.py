@@ -43,6 +43,8 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
 class Trajectory(eqx.Module):
     """Times, observables, final parameters and bookkeeping of one run; a PyTree.
 
+    Of an ensemble the members are the first axis of every array.
+
     - `ts`: output times (for a descent: time per step × steps).
     - `observed[name]`: array with time as its first axis; nan where `reached` is False.
     - `scales[name]`: for each observed law its largest absolute term at each time.
@@ -59,24 +61,24 @@ class Trajectory(eqx.Module):
       it never did.
     """
 
-    ts: Float[Array, " time"]
+    ts: Float[Array, "*member time"]
     observed: dict[str, Array]
     scales: dict[str, Array]
     params: PyTree
     path: PyTree | None
     best: PyTree | None
     result: Any
-    t_end: Float[Array, ""]
-    saved: Int[Array, ""]
-    counts: dict[str, Int[Array, ""]]
+    t_end: Float[Array, "*member"]
+    saved: Int[Array, "*member"]
+    counts: dict[str, Int[Array, "*member"]]
     finer: "Trajectory | None"
     solver: str = eqx.field(static=True)
     labels: tuple[tuple[str, Label], ...] = eqx.field(static=True)
     methods: tuple[str, ...] = eqx.field(static=True, default=())
-    changes: Float[Array, " change"] | None = None
-    sharpness: Float[Array, ""] | None = None
-    learning_rate: Float[Array, ""] | None = None
-    events: dict[str, Float[Array, ""]] = eqx.field(default_factory=dict)
+    changes: Float[Array, "*member change"] | None = None
+    sharpness: Float[Array, "*member"] | None = None
+    learning_rate: Float[Array, "..."] | None = None
+    events: dict[str, Float[Array, "*member"]] = eqx.field(default_factory=dict)
 
     # Beside the fields, so that it is no part of the PyTree: what is traced, mapped
     # over or rebuilt may no longer be what was run.

@@ -65,6 +65,8 @@ def test_the_summary_has_what_it_promises(results):
         assert isinstance(final["loss"], float)
     gap = summary["gap"]
     assert 0 < gap["numerical_error"] < gap["max_relative"]
+    assert gap["order"] == 1 and gap["scale"] == "largest"
+    assert "Euler's method" in gap["claim"]
     parts = gap["observables"].values()
     assert gap["max_relative"] == max(part["relative"] for part in parts)
     laws = {law["name"]: law for law in summary["laws"]}

@@ -1,5 +1,7 @@
 """Gaps: what is claimed of them, in which scale, of ensembles, of many times."""
 
+import json
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 import flowattn as fa
+from flowattn.cli import main
 from flowattn.compare import _matching
 
 from .systems import Quadratic, identity
@@ -258,3 +261,27 @@ def test_an_ensemble_of_flows_beside_descents():
     partly = fa.compare(short, runs)
     assert partly.members[1] is None and np.isnan(partly.max_relative[1])
     assert not partly.resolved[1] and np.isfinite(partly.mean["x"]).all()
+
+
+def test_the_command_line_takes_the_scale(tmp_path, capsys):
+    out = str(tmp_path)
+    chosen = (
+        "--steps",
+        "20",
+        "--learning-rate",
+        "0.01",
+        "--momentum",
+        "0.5",
+        "--scale",
+        "log",
+        "--out",
+        out,
+    )
+    assert main(["run", "focus", "--reduced", "--t1", "1", *chosen]) == 0
+    gap = json.loads((tmp_path / "summary.json").read_text())["gap"]
+    assert gap["scale"] == "log" and gap["order"] == 1
+    # The descent has not moved from 0 after a step, where the flow has.
+    assert gap["max_relative"] is None
+    printed = capsys.readouterr().out
+    assert "gap      unbounded (of a value that is 0 or changes sign)" in printed
+    assert f"\n         {gap['claim']}\n" in printed and "some 3 times" in gap["claim"]

@@ -50,7 +50,7 @@ def require_flow(what: str, flow: Any) -> None:
 
     >>> require_flow("solve", abs)
     Traceback (most recent call last):
-    flowattn.errors.InputError: solve needs a flow, got a builtin_function_or_method; \\
+    flowattn.errors.InputError: solve needs a flow, got a builtin_function_or_method; \
 the gradient flow of a loss is GradientFlow(loss)
     """
     if not isinstance(flow, AbstractFlow):

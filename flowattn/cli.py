@@ -17,6 +17,7 @@ import tyro
 
 from .cli_sweeps import Plot, Sweep
 from .console import RunChoice, SystemChoice, number_rule, say, watch
+from .datasets import columns_dataset
 from .errors import InputError
 from .experiment import (
     UNFINISHED,
@@ -37,7 +38,6 @@ from .report import heading, law_table, table
 from .store import staged, write_json, write_runs
 from .systems import SYSTEMS
 from .tasks import WordTable
-from .trajectory import columns_dataset
 
 # What a run writes: from an earlier run they would be out of date.
 _FILES = (

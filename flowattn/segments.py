@@ -11,12 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
-from .checkpoint import Checkpoint, reached
+from .checkpoint import Checkpoint
 from .errors import InputError
 from .precision import highest_precision
+from .programs import make_room
 from .trajectory import RESULTS, Trajectory
 
 # Segments take work of about so many bytes read: seconds of one core. It is counted,
@@ -77,20 +77,6 @@ def _extended(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
-def traced(tree: PyTree) -> bool:
-    """Whether a run would be traced: it then has no segments to stop between.
-
-    Also under a `jit` that closes over concrete arrays, where every operation gives
-    a tracer, and where a function in the tree closes over a traced value.
-
-    >>> jax.vmap(lambda x: jnp.array(traced(lambda: x)))(jnp.ones(2)).tolist()
-    [True, True]
-    """
-    if isinstance(jnp.zeros(()) + 0, Tracer):
-        return True
-    return any(isinstance(leaf, Tracer) for leaf in reached(tree))
-
-
 class AbstractRun(eqx.Module, Generic[State]):
     """What is run in segments: the same in each, an argument of their compiled code."""
 
@@ -114,6 +100,10 @@ class AbstractRun(eqx.Module, Generic[State]):
         """Whether another segment follows."""
 
     @abc.abstractmethod
+    def complete(self, state: State) -> bool:
+        """Whether the run has ended, other than by its limit of steps."""
+
+    @abc.abstractmethod
     def finish(self, state: State, stopped: Any) -> Trajectory:
         """What the run leaves behind; `stopped` is its result while it is going."""
 
@@ -131,7 +121,9 @@ class AbstractRun(eqx.Module, Generic[State]):
 
     @abc.abstractmethod
     def parts(self) -> dict[str, Any]:
-        """Everything that determines the numbers, by name."""
+        """Everything that determines the numbers, by name: values, and what is computed
+        (`identity.Computed`).
+        """
 
 
 @eqx.filter_jit
@@ -177,6 +169,7 @@ def in_segments(
 
     Ctrl-C ends it between two segments: raised with `throw`, otherwise its result.
     """
+    make_room()
     like = eqx.filter_eval_shape(_begin, run)
     lengths = [segment_length(run.read(), like.record, n) for n in run.stages]
     checkpoint = state = None
@@ -194,7 +187,7 @@ def in_segments(
     state, stopped = _drive(run, start, advance, progress, checkpoint)
     if stopped and throw:
         raise KeyboardInterrupt
-    return _finish(run, state)
+    return _finish(run, state).marked()
 
 
 def _drive(
@@ -207,8 +200,8 @@ def _drive(
     """Advance a run segment by segment; the last state, and whether it was stopped.
 
     `progress` is called after each segment, and the checkpoint written when it is
-    due. The last segment is never saved: a run that was ended by its limit of steps
-    goes on from before it, as one with a higher limit would have.
+    due, and at the end. Not after a last segment that the limit of steps has cut: such
+    a run resumes from before it, as one with a higher limit would have.
     """
     latest, interrupt = state, _Interrupt()
     try:
@@ -224,6 +217,8 @@ def _drive(
     stopped = interrupt.seen and bool(run.going(latest))
     if checkpoint is not None and stopped:
         checkpoint.save(latest)
+    elif checkpoint is not None and latest is not state and run.complete(latest):
+        checkpoint.save(latest, finished=True)
     return latest, stopped
 
 

@@ -172,6 +172,8 @@ def execute(
     left = sum(map(store.grid.cells, todo))
     cells, failed, steps = total - left, 0, 0
     if dealer is None:
+        if todo:
+            store.open()
         found = deal(
             lambda number, device: write_chunk(sweep, store, number, device), todo
         )

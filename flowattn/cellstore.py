@@ -211,7 +211,7 @@ class CellStore:
             return None
         if self.folder.read(f"{MARKER}/{self._files[MARKER][number]}") is None:
             return None
-        return np.asarray(self._open()[MARKER][self.grid.box(number)])
+        return np.asarray(self.open()[MARKER][self.grid.box(number)])
 
     def write(self, number: int, values: Mapping[str, np.ndarray]) -> None:
         """Write a chunk: cells in row-major order are the first axis of all values.
@@ -219,7 +219,7 @@ class CellStore:
         Raises `InputError` where that cannot be written, and where the store is no
         longer its owner's.
         """
-        box, arrays = self.grid.box(number), self._open()
+        box, arrays = self.grid.box(number), self.open()
         shape = tuple(part.stop - part.start for part in box)
         with self._said("write to"):
             for name in sorted(
@@ -255,8 +255,10 @@ class CellStore:
                 f"{self.folder.place} is damaged, use another: {reason}"
             ) from None
 
-    def _open(self) -> dict[str, Any]:
-        """The arrays by name, opened once."""
+    def open(self) -> dict[str, Any]:
+        """The arrays by name, opened once: best before there are threads, which zarr's
+        warnings cannot be kept from one by one.
+        """
         import zarr
 
         if not self._arrays:

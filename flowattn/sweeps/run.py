@@ -73,7 +73,8 @@ def opened(sweep: Sweep, place: Any, stack: contextlib.ExitStack) -> CellStore:
         _say(f"{folder.place}: {store.in_words(damage)}: they are computed again")
         store.forget(damage)
     there, here = store.known.origin, _origin(sweep)
-    differs = _difference(*({k: o.get(k) for k in _MADE_BY} for o in (there, here)))
+    known = [name for name in _MADE_BY if name in there]
+    differs = _difference(*({k: o[k] for k in known} for o in (there, here)))
     if differs and store.missing():
         _say(
             f"{folder.place} was begun by other code, whose last digits may differ: "
@@ -114,7 +115,11 @@ def _made(sweep: Sweep, store: CellStore, arrays: Mapping[str, Array]) -> CellSt
 
 def _origin(sweep: Sweep) -> dict[str, Any]:
     """What a sweep is computed with."""
-    code = {"flowattn": source_hash(), sweep.system.name: code_hash(type(sweep.system))}
+    hashes = {
+        "flowattn": source_hash(),
+        sweep.system.name: code_hash(type(sweep.system)),
+    }
+    code = {name: text and text[:16] for name, text in hashes.items()}
     return {**provenance(sweep.config["dtype"]), "code": code}
 
 
@@ -167,6 +172,8 @@ def execute(
     left = sum(map(store.grid.cells, todo))
     cells, failed, steps = total - left, 0, 0
     if dealer is None:
+        if todo:
+            store.open()
         found = deal(
             lambda number, device: write_chunk(sweep, store, number, device), todo
         )

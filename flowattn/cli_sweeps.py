@@ -1,13 +1,13 @@
 """The commands of sweeps: run them, and draw what they found."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from .console import SystemChoice, watch
+from .console import PathText, SystemChoice, watch
 from .errors import InputError
+from .paths import is_there, path_of, require_folder
 from .plotting import plot_sweep
 from .precision import set_precision
 from .store import staged
@@ -69,6 +69,8 @@ class Sweep:
 
     def __call__(self) -> int:
         set_precision(self.precision)
+        if self.data is not None:
+            require_folder("--data", self.data)
         vary = _pairs("vary", self.vary, "FIELD=SPEC")
         with watch("sweep") as progress:
             dataset = sweep(
@@ -133,18 +135,21 @@ class Plot:
     """Array to colour by, or axis whose values are curves; None: the loss, or none."""
     where: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """AXIS=VALUE (the nearest), for axes that are not drawn; else their first value."""
-    out: Path | None = None
+    out: PathText | None = None
     """The picture, .png, .pdf or .svg; None: named after the store."""
 
     def __call__(self) -> int:
-        name = self.store.rstrip("/").split("/")[-1].removesuffix(".zarr")
-        out = Path(f"{name}.png") if self.out is None else self.out
+        store = self.store
+        if "://" not in store:
+            store = str(path_of("the store", store))
+        name = store.rstrip("/").split("/")[-1].removesuffix(".zarr")
+        out = path_of("--out", f"{name}.png" if self.out is None else self.out)
         if out.suffix.lower() not in _SUFFIXES:
             raise InputError(f"--out {out} must end in one of: {', '.join(_SUFFIXES)}")
-        if out.is_dir():
+        if is_there(out) and out.is_dir():
             raise InputError(f"--out {out} is a folder, not a picture")
         where = _pairs("where", self.where, "AXIS=VALUE")
-        dataset = opened_dataset(self.store)
+        dataset = opened_dataset(store)
         drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
         with staged(out.parent) as stage:
             drawing.save(stage / out.name)

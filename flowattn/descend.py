@@ -17,6 +17,7 @@ from .errors import InputError, require_choice, require_momentum, require_positi
 from .flows import scaled
 from .losses import AbstractBatchLoss
 from .observables import Recorder, blank
+from .paths import path_of
 from .precision import float_dtype, highest_precision
 from .segments import (
     AbstractRun,
@@ -133,7 +134,9 @@ def descend(
         require_alone(progress, checkpoint)
         run = _in_one_piece(whole, _blocks(np.diff(observed)))
     else:
-        file = None if checkpoint is None else Path(checkpoint) / "descent.state"
+        file = None
+        if checkpoint is not None:
+            file = path_of("checkpoint", checkpoint) / "descent.state"
         run = in_segments(whole, progress=progress, file=file, throw=throw)
     if throw:
         run = run.result.error_if(run, run.result == RESULTS.loss_nonfinite)

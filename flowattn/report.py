@@ -52,7 +52,7 @@ def _flow(system: AbstractSystem, run: Trajectory) -> dict[str, Any]:
     """The numbers of a flow: those of a run, its events, and its numerical errors."""
     kept = np.asarray(run.reached)
     errors = {
-        name: float(np.max(np.asarray(error)[kept]))
+        name: float(np.max(np.asarray(error)[kept], initial=0.0))
         for name, error in (run.error or {}).items()
     }
     return {**_run(system, run), **_events(run), "errors": errors}
@@ -81,9 +81,11 @@ def _reduction(problem, name, flow, small) -> dict[str, Any]:
         "defect": float(defect(reduction, start)),
         "max_relative": None if gap is None else gap.max_relative,
         "numerical_error": None if gap is None else gap.numerical_error,
+        **_statistics(small),
         "final": {
             key: np.asarray(values[int(small.saved) - 1]).tolist()
             for key, values in small.observed.items()
+            if small.saved > 0
         },
         **_events(small),
     }
@@ -135,6 +137,15 @@ def stability(
 
 
 def _run(system, run) -> dict[str, Any]:
+    return {
+        **_statistics(run),
+        "final_time": float(run.ts[max(int(run.saved) - 1, 0)]),
+        "final": system.final(run),
+    }
+
+
+def _statistics(run: Trajectory) -> dict[str, Any]:
+    """How a run ended and what it took, and its finer solve."""
     stats = run.to_dataset(parameters=False).attrs
     result, t_end = stats.pop("result"), stats.pop("t_end")
     finer = None
@@ -145,8 +156,6 @@ def _run(system, run) -> dict[str, Any]:
         "t_end": t_end,
         "stats": stats,
         "error_stats": finer,
-        "final_time": float(run.ts[max(int(run.saved) - 1, 0)]),
-        "final": system.final(run),
     }
 
 
@@ -245,6 +254,9 @@ def heading(summary: dict[str, Any]) -> str:
     if summary["flow"] is not None:
         lines += _event_lines(summary["flow"], "event")
     lines += _theory(summary)
+    later = [part for part, end in summary["outcomes"].items() if end == "not begun"]
+    if later:
+        lines.append(f"not run  {'; '.join(later)}")
     sharp = summary["sharpness"]
     rate, edge = sharp["learning_rate"], sharp["largest_stable_learning_rate"]
     if edge is not None:
@@ -303,7 +315,7 @@ def _theory(summary) -> list[str]:
             line += (
                 f" full flow, numerical error {_number(one['numerical_error'], '.1e')}"
             )
-        lines += [line, *_event_lines(one, "")]
+        lines += [line + _ending(one), *_event_lines(one, "")]
     for one in summary["closed_forms"]:
         apart = ", ".join(
             f"{kind} {one[kind]:.1e}" for kind in ("flow", "descent") if kind in one

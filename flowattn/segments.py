@@ -3,6 +3,7 @@
 import abc
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -194,7 +195,14 @@ def in_segments(
     state, stopped = _drive(run, start, advance, progress, checkpoint)
     if stopped and throw:
         raise KeyboardInterrupt
-    return _finish(run, state)
+    trajectory = _finish(run, state)
+    out_of_steps = trajectory.result == RESULTS.max_steps_reached
+    if checkpoint is not None and state is not start and not (stopped or out_of_steps):
+        try:
+            checkpoint.save(state)
+        except InputError as error:  # the run is done all the same
+            warnings.warn(str(error), stacklevel=2)
+    return trajectory
 
 
 def _drive(
@@ -207,8 +215,8 @@ def _drive(
     """Advance a run segment by segment; the last state, and whether it was stopped.
 
     `progress` is called after each segment, and the checkpoint written when it is
-    due. The last segment is never saved: a run that was ended by its limit of steps
-    goes on from before it, as one with a higher limit would have.
+    due. The last segment is not saved here: a run that was ended by its limit of steps
+    resumes from before it, as one with a higher limit would have.
     """
     latest, interrupt = state, _Interrupt()
     try:
@@ -220,6 +228,8 @@ def _drive(
                 if checkpoint is not None and run.going(latest) and checkpoint.due():
                     checkpoint.save(latest)
     except KeyboardInterrupt:
+        if interrupt.seen:
+            raise
         interrupt.seen = True
     stopped = interrupt.seen and bool(run.going(latest))
     if checkpoint is not None and stopped:

@@ -18,6 +18,7 @@ from .errors import InputError, require_positive
 from .flows import AbstractFlow
 from .integrate import Solve, SolveState
 from .observables import Recorder
+from .paths import path_of
 from .precision import float_dtype, highest_precision, require_resolved
 from .segments import Progress, in_segments, require_alone, traced
 from .solvers import methods
@@ -112,6 +113,7 @@ def solve(
 
     rtol, atol = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
     whole = Solve(flow, params, times, rtol, atol, recorder, chosen, watched)
+    folder = None if checkpoint is None else path_of("checkpoint", checkpoint)
 
     def run(scale: float, name: str) -> Trajectory:
         if in_trace:
@@ -121,7 +123,7 @@ def solve(
             whole.at_tolerances(scale),
             limit=max_steps,
             progress=progress,
-            file=None if checkpoint is None else Path(checkpoint) / name,
+            file=None if folder is None else folder / name,
             throw=throw,
         )
 

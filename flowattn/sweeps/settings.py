@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -11,11 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..ensemble import explicit
-from ..errors import InputError, require_momentum, require_positive
+from ..errors import InputError, require_momentum, require_positive, shown
 from ..precision import require_resolved
 from ..systems import AbstractSystem
-from .axes import DESCENT, Axis, axes_of
+from .axes import DESCENT, Axis, axes_of, require_few
 from .cell import Descent, How, time_per_step
+
+# Hours at 10⁵ cells a second.
+_MOST_CELLS = 10**9
+# Each takes seconds to compile.
+_MOST_PROGRAMS = 10**4
+_MOST_OUTPUTS = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +127,10 @@ def settled(
             raise InputError(f"axis {name} is of a descent; give one, as sgd:0.1")
     if outputs is None:
         outputs = 0 if optimizer is None else 19
-    if outputs < 0:
-        raise InputError(f"outputs must be 0 or more, got {outputs}")
+    if not 0 <= outputs <= _MOST_OUTPUTS:
+        raise InputError(
+            f"outputs must be from 0 to {_MOST_OUTPUTS}, got {shown(outputs)}"
+        )
     how = How(
         float(end),
         float(rtol),
@@ -134,6 +143,7 @@ def settled(
         optimizer,
     )
     sweep = Sweep(system, axes, numbers, how, data)
+    _require_finite_work(sweep)
     _require_sensible(sweep)
     return sweep
 
@@ -147,6 +157,7 @@ def _seeds(seeds: int | Sequence[Any]) -> tuple[int, ...]:
         count = _whole("seeds", seeds)
         if count < 1:
             raise InputError(f"seeds must be at least 1, got {count}")
+        require_few("seeds", count)
         return tuple(range(count))
     numbers = tuple(_whole("seeds", seed) for seed in seeds)  # pyright: ignore
     for number in numbers:
@@ -196,6 +207,21 @@ def descent_of(system: AbstractSystem, text: str) -> Descent:
     require_positive(learning_rate=rate)
     require_momentum(momentum, name)
     return Descent(name, rate, momentum)
+
+
+def _require_finite_work(sweep: Sweep) -> None:
+    """Raises `InputError` for more cells, or more programs, than can come to an end."""
+    cells = math.prod(sweep.shape)
+    if cells > _MOST_CELLS:
+        raise InputError(
+            f"a sweep has at most {_MOST_CELLS:.0e} cells, not {cells:.0e}"
+        )
+    programs = math.prod(len(axis.values) for axis in sweep.axes if not axis.traced)
+    if programs > _MOST_PROGRAMS:
+        raise InputError(
+            f"axes of fields that are fixed in a program ask for {programs:.0e} "
+            f"programs; at most {_MOST_PROGRAMS} can be"
+        )
 
 
 def _require_sensible(sweep: Sweep) -> None:

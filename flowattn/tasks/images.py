@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from ..errors import InputError
+from ..paths import is_there, path_of
 
 # Shares of the images that train and are watched; the others test.
 _TRAIN, _VALIDATION = 0.7, 0.1
@@ -90,12 +91,12 @@ def cifar10(data: str | None) -> ImageSet:
     data = data or os.environ.get("FLOWATTN_DATA")
     if data is None:
         raise InputError("CIFAR-10 needs --data, the folder of its files")
-    root = Path(data)
+    root = path_of("data", data)
     folders = [root] + [root / f"cifar-10-batches-{kind}" for kind in ("py", "bin")]
     for folder in [*folders, root / "cifar10"]:
         for reader, names in _LAYOUTS:
             files = [folder / name for name in names]
-            if all(file.is_file() for file in files):
+            if all(is_there(file) and file.is_file() for file in files):
                 return _read(reader, files)
     names = "data_batch_1 to 5 and test_batch (python or .bin), or cifar10.npz"
     raise InputError(f"no CIFAR-10 in {root}: it should hold {names}")

@@ -205,7 +205,10 @@ def _parse(path: Path, number: int, label: str, text: str) -> tuple[int, list[st
 
 def _split_files(folder: Path) -> list[Path]:
     """The train, dev and test file of a folder, by the last or first part of a name."""
-    files = sorted(f for f in folder.iterdir() if f.is_file())
+    try:
+        files = sorted(f for f in folder.iterdir() if f.is_file())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
     found = []
     for role, names in _ROLES.items():
         matches = [f for f in files if set(names) & set(f.name.lower().split("."))]

@@ -15,6 +15,7 @@ from jaxtyping import Array, Int, PyTree, Scalar
 
 from .errors import InputError, require_choice, require_momentum, require_positive
 from .flows import scaled
+from .identity import Computed, traced
 from .losses import AbstractBatchLoss
 from .observables import Recorder, blank
 from .paths import path_of
@@ -25,7 +26,6 @@ from .segments import (
     in_segments,
     latest_loss,
     require_alone,
-    traced,
 )
 from .trajectory import RESULTS, Trajectory
 
@@ -130,7 +130,7 @@ def descend(
         validate_from,
         jnp.asarray(observed),
     )
-    if traced(whole):
+    if traced(whole, whole.computed):
         require_alone(progress, checkpoint)
         run = _in_one_piece(whole, _blocks(np.diff(observed)))
     else:
@@ -263,19 +263,21 @@ class _Descent(AbstractRun[_State]):
     def parts(self) -> dict[str, Any]:
         """Everything that determines the run, by name."""
         return {
-            "the loss": self.loss,
+            "the loss": Computed(self._slope, (self.params, jnp.array(0))),
             "the parameters": self.params,
             "the learning rate": (self.rate, self.time_per_step, self.rates),
-            "the second loss": self.then,
-            "the optimizer": (self.how, self.momentum),
             "the steps": self.planned,
-            "the observables": self.recorder,
-            "the validation loss": (
-                self.validation,
-                self.patience,
-                self.validate_from,
+            "the observables": (
+                sorted(self.recorder.observe),
+                Computed(self.recorder, (self.params,)),
             ),
+            "the update": self.computed,
         }
+
+    @property
+    def computed(self) -> Computed:
+        """A step: loss, optimizer and validation loss."""
+        return Computed(self.step, (eqx.filter_eval_shape(self.begin),))
 
     def whole(self, arrays: PyTree) -> PyTree:
         """The parameters, with what does not move of them."""
@@ -383,6 +385,10 @@ class _Descent(AbstractRun[_State]):
 
     def _before(self, state: _State, step: Array) -> Array:
         return (state.step < step) & (state.result == RESULTS.successful)
+
+    def complete(self, state: _State) -> bool:
+        """Whether the run has ended."""
+        return not bool(self.going(state))
 
     def method(self, state: _State) -> int:
         """There is one."""

@@ -10,18 +10,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .dealing import deal
 from .errors import InputError, require_positive
 from .flows import AbstractFlow
+from .identity import traced
 from .integrate import Solve
 from .lanes import Lanes
 from .observables import Recorder
 from .pool import run_pool
 from .precision import float_dtype, require_resolved
-from .programs import known_options
-from .segments import traced
+from .programs import known_options, make_room
 from .solve import named_events, output_times
 from .solvers import methods
 from .trajectory import Trajectory
@@ -100,7 +101,7 @@ def ensemble(
         events,
     )
     require_positive(max_steps=max_steps)
-    if not traced((flow, params, rtol, atol, ts, t1)):
+    if not isinstance(solves.rtol, Tracer):
         require_resolved(rtol, dtype)
 
     def run(scale: float) -> Trajectory:
@@ -211,9 +212,11 @@ def together(
         params = eqx.combine(found.params, static)
         return eqx.tree_at(lambda traj: traj.params, found, params)
 
-    if traced((solves, own)):
+    first = eqx.combine(jax.tree.map(lambda x: x[0], mine), shared)
+    if traced(solves, *first.computed.values()):
         found, busy = run_pool(rule, _members_last(mine), count)
         return whole(found), busy
+    make_room()
     blocks = 1
     while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
         blocks *= 2

@@ -317,7 +317,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
         beside = _beside(plan, problem, traj, outcomes, watch, checkpoint)
     if plan.descent and problem.has_edge:
         if not outcomes.stopped:
-            top = _sharpest(problem, checkpoint)
+            top = _sharpest(plan, problem, checkpoint)
         outcomes.add_numbers("sharpness", [] if top is None else [top])
     summary = summarise(plan.system, problem, traj, run, gap, beside)
     for form in summary["closed_forms"]:
@@ -389,7 +389,7 @@ def _beside(
     return found
 
 
-def _sharpest(problem: Problem, checkpoint: Path | None) -> float:
+def _sharpest(plan: Plan, problem: Problem, checkpoint: Path | None) -> float:
     """The largest Hessian eigenvalue at the start."""
 
     def largest() -> Array:
@@ -397,11 +397,9 @@ def _sharpest(problem: Problem, checkpoint: Path | None) -> float:
 
     if checkpoint is None:
         return float(largest()[0])
-    parts = {
-        "the loss": problem.loss,
-        "the parameters": problem.params,
-        "the rates": problem.rates,
-    }
+    drawn = {"seed": plan.options.seed, "data": plan.options.data}
+    drawn |= {"precision": plan.precision, **_fields(plan.system)}
+    parts = {"the settings": json.dumps(drawn, sort_keys=True)}
     return float(kept(checkpoint / "sharpness.state", parts, largest)[0])
 
 

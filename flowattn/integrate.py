@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .flows import AbstractFlow
+from .identity import ByFields, Computed
 from .observables import Recorder, blank
 from .segments import AbstractRun, Progress, latest_loss
 from .solvers import RKC, Method
@@ -89,14 +90,56 @@ class Solve(AbstractRun[SolveState]):
     def parts(self) -> dict[str, Any]:
         """Everything that determines the solution, by name."""
         return {
-            "the flow": self.flow,
+            "the flow": self.computed["the flow"],
             "the parameters": self.params,
-            "the output times": self.times,
+            "the output times": (self.times, self.flow.jumps),
             "the tolerances": (self.rtol, self.atol),
-            "the solver": self.methods,
-            "the observables": self.recorder,
-            "the events": self.events,
+            "the solver": [self._identity(method) for method in self.methods],
+            "the observables": (
+                sorted(self.recorder.observe),
+                self.computed["the observables"],
+            ),
+            "the events": (sorted(self.events), self.computed["the events"]),
         }
+
+    @property
+    def computed(self) -> dict[str, Computed]:
+        """What functions of the user's compute, by name."""
+
+        def events(params):
+            return {name: event(params) for name, event in self.events.items()}
+
+        return {
+            "the flow": Computed(self._slope, (self.params, self.times[0])),
+            "the observables": Computed(self.recorder, (self.params,)),
+            "the events": Computed(events, (self.params,)),
+        }
+
+    def _slope(self, params: PyTree, t: Float[Array, ""]) -> PyTree:
+        """The field, and a product of its Jacobian where a method takes those."""
+        if all(isinstance(m.solver, diffrax.AbstractERK) for m in self.methods):
+            return self.flow(params, t)
+        y, rest = eqx.partition(params, eqx.is_inexact_array)
+
+        def field(y):
+            velocity = self.flow(eqx.combine(y, rest), t)
+            return eqx.filter(velocity, eqx.is_inexact_array)
+
+        return jax.jvp(field, (y,), (y,))
+
+    def _identity(self, method: Method) -> Any:
+        """A method of this package or of diffrax by its fields, another by its step."""
+        module, _, _ = type(method.solver).__module__.partition(".")
+        if module in (__name__.partition(".")[0], diffrax.__name__):
+            return ByFields(method)
+        term, zero = self.term(), jnp.zeros_like(self.span)
+        before = self.before(Time(zero, zero), jnp.array(0))
+
+        def step(y):
+            state = method.init(term, zero, self.span, y, before)
+            return method.step(term, zero, self.span, y, before, state, False)
+
+        return Computed(step, (eqx.filter(self.params, eqx.is_inexact_array),))
 
     def static(self) -> PyTree:
         """What does not move of the parameters."""
@@ -196,6 +239,11 @@ class Solve(AbstractRun[SolveState]):
     def going(self, state: SolveState) -> Bool[Array, ""]:
         """Whether the last segment ended for another to follow."""
         return state.result == RESULTS.event_occurred
+
+    def complete(self, state: SolveState) -> bool:
+        """Whether the solve has ended, other than by its limit of steps."""
+        cut_short = state.result == RESULTS.max_steps_reached
+        return not bool(self.going(state) | cut_short)
 
     def method(self, state: SolveState) -> int:
         """The number of the method at work."""

@@ -1,34 +1,73 @@
 """Programs: how they are compiled, and how many of them a process may hold."""
 
+import dataclasses
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 
-_MAPPINGS, _MOST = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 # What is compiled between two looks has to fit into the rest.
 _SHARE = 1 / 3
+# Seconds between two looks: a program takes some tens of milliseconds to compile, and
+# holds some hundred mappings.
+_EVERY = 0.5
 
 
-def let_programs_go() -> bool:
-    """Forget all compiled programs where they are many; says whether they were.
+@dataclasses.dataclass
+class Mappings:
+    """The memory mappings of this process, as Linux counts and limits them.
+
+    `floor`: those that were there after the caches were cleared last, so that mappings
+    of others do not have them cleared at every look; `looked`: when, in seconds.
+    """
+
+    held: Path = Path("/proc/self/maps")
+    most: Path = Path("/proc/sys/vm/max_map_count")
+    floor: int = 0
+    looked: float = -_EVERY
+
+    def many(self) -> bool:
+        """Whether there are too many, of those that clearing can free."""
+        most = int(self.most.read_text())
+        return self.count() - self.floor > _SHARE * (most - self.floor)
+
+    def count(self) -> int:
+        """How many there are."""
+        return self.held.read_bytes().count(b"\n")
+
+
+_MAPPINGS = Mappings()
+
+
+def let_programs_go(every: float = 0.0) -> bool:
+    """Clear JAX's caches of compiled programs where they are many; whether they were.
 
     A program holds some hundred memory mappings, of which Linux grants a process
-    65,530; the compiler ends a process that wants one more. So work that compiles
-    without end (figures, values of an axis that is static) calls this in between.
-    What is needed again is compiled again. Elsewhere than on Linux nothing is done.
+    65,530; the compiler ends a process that wants one more. So what compiles without
+    end (losses in a loop, figures, values of an axis that is static) calls this in
+    between. What is needed again is compiled again. Elsewhere than on Linux nothing is
+    done. Within `every` seconds of the last look none is taken, since it costs some
+    milliseconds.
 
     >>> let_programs_go()
     False
     """
-    if not (_MAPPINGS.exists() and _MOST.exists()):
+    mappings, now = _MAPPINGS, time.monotonic()
+    if now - mappings.looked < every:
         return False
-    held, most = _MAPPINGS.read_bytes().count(b"\n"), int(_MOST.read_text())
-    many = held > _SHARE * most
-    if many:
-        jax.clear_caches()
-    return many
+    mappings.looked = now
+    if not (mappings.held.exists() and mappings.most.exists()) or not mappings.many():
+        return False
+    jax.clear_caches()
+    mappings.floor = mappings.count()
+    return True
+
+
+def make_room() -> None:
+    """What each call that may compile does first: `let_programs_go`, now and then."""
+    let_programs_go(_EVERY)
 
 
 @functools.cache

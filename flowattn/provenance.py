@@ -1,5 +1,7 @@
 """Provenance: what a result was computed with."""
 
+import functools
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -35,6 +37,21 @@ def provenance(dtype: Any) -> dict[str, Any]:
         "dtype": str(dtype),
         "matmul_precision": MATMUL_PRECISION,
     }
+
+
+@functools.cache
+def source_hash() -> str:
+    """A hash of the package's sources: two that agree compute the same.
+
+    >>> len(source_hash())
+    64
+    """
+    root, hashed = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        name = path.relative_to(root).as_posix()
+        hashed.update(f"{name}:{len(content)};".encode() + content)
+    return hashed.hexdigest()
 
 
 def _commit() -> str | None:

@@ -3,7 +3,6 @@
 import abc
 import signal
 import threading
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -12,12 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
-from .checkpoint import Checkpoint, reached
+from .checkpoint import Checkpoint
 from .errors import InputError
 from .precision import highest_precision
+from .programs import make_room
 from .trajectory import RESULTS, Trajectory
 
 # Segments take work of about so many bytes read: seconds of one core. It is counted,
@@ -78,20 +77,6 @@ def _extended(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
-def traced(tree: PyTree) -> bool:
-    """Whether a run would be traced: it then has no segments to stop between.
-
-    Also under a `jit` that closes over concrete arrays, where every operation gives
-    a tracer, and where a function in the tree closes over a traced value.
-
-    >>> jax.vmap(lambda x: jnp.array(traced(lambda: x)))(jnp.ones(2)).tolist()
-    [True, True]
-    """
-    if isinstance(jnp.zeros(()) + 0, Tracer):
-        return True
-    return any(isinstance(leaf, Tracer) for leaf in reached(tree))
-
-
 class AbstractRun(eqx.Module, Generic[State]):
     """What is run in segments: the same in each, an argument of their compiled code."""
 
@@ -115,6 +100,10 @@ class AbstractRun(eqx.Module, Generic[State]):
         """Whether another segment follows."""
 
     @abc.abstractmethod
+    def complete(self, state: State) -> bool:
+        """Whether the run has ended, other than by its limit of steps."""
+
+    @abc.abstractmethod
     def finish(self, state: State, stopped: Any) -> Trajectory:
         """What the run leaves behind; `stopped` is its result while it is going."""
 
@@ -132,7 +121,9 @@ class AbstractRun(eqx.Module, Generic[State]):
 
     @abc.abstractmethod
     def parts(self) -> dict[str, Any]:
-        """Everything that determines the numbers, by name."""
+        """Everything that determines the numbers, by name: values, and what is computed
+        (`identity.Computed`).
+        """
 
 
 @eqx.filter_jit
@@ -178,6 +169,7 @@ def in_segments(
 
     Ctrl-C ends it between two segments: raised with `throw`, otherwise its result.
     """
+    make_room()
     like = eqx.filter_eval_shape(_begin, run)
     lengths = [segment_length(run.read(), like.record, n) for n in run.stages]
     checkpoint = state = None
@@ -195,14 +187,7 @@ def in_segments(
     state, stopped = _drive(run, start, advance, progress, checkpoint)
     if stopped and throw:
         raise KeyboardInterrupt
-    trajectory = _finish(run, state)
-    out_of_steps = trajectory.result == RESULTS.max_steps_reached
-    if checkpoint is not None and state is not start and not (stopped or out_of_steps):
-        try:
-            checkpoint.save(state)
-        except InputError as error:  # the run is done all the same
-            warnings.warn(str(error), stacklevel=2)
-    return trajectory
+    return _finish(run, state)
 
 
 def _drive(
@@ -215,8 +200,8 @@ def _drive(
     """Advance a run segment by segment; the last state, and whether it was stopped.
 
     `progress` is called after each segment, and the checkpoint written when it is
-    due. The last segment is not saved here: a run that was ended by its limit of steps
-    resumes from before it, as one with a higher limit would have.
+    due, and at the end. Not after a last segment that the limit of steps has cut: such
+    a run resumes from before it, as one with a higher limit would have.
     """
     latest, interrupt = state, _Interrupt()
     try:
@@ -234,6 +219,8 @@ def _drive(
     stopped = interrupt.seen and bool(run.going(latest))
     if checkpoint is not None and stopped:
         checkpoint.save(latest)
+    elif checkpoint is not None and latest is not state and run.complete(latest):
+        checkpoint.save(latest, finished=True)
     return latest, stopped
 
 

@@ -1,5 +1,6 @@
 """Solve: a flow integrated in time."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,11 +17,12 @@ from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, require_positive
 from .flows import AbstractFlow
+from .identity import traced
 from .integrate import Solve, SolveState
 from .observables import Recorder
 from .paths import path_of
 from .precision import float_dtype, highest_precision, require_resolved
-from .segments import Progress, in_segments, require_alone, traced
+from .segments import Progress, in_segments, require_alone
 from .solvers import methods
 from .trajectory import RESULTS, Trajectory
 
@@ -106,13 +108,12 @@ def solve(
         )
     recorder = Recorder(observe, save_params)
     watched = named_events(events, params)
-    in_trace = traced((flow, params, times, rtol, atol, recorder, events))
+    tolerances = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
+    whole = Solve(flow, params, times, *tolerances, recorder, (), watched)
+    in_trace = traced(whole, *whole.computed.values())
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
-    chosen = methods(solver, rtol)
-
-    rtol, atol = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
-    whole = Solve(flow, params, times, rtol, atol, recorder, chosen, watched)
+    whole = dataclasses.replace(whole, methods=methods(solver, rtol))
     folder = None if checkpoint is None else path_of("checkpoint", checkpoint)
 
     def run(scale: float, name: str) -> Trajectory:

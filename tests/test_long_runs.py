@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import flowattn as fa
+from flowattn import checkpoint
 from flowattn.segments import segment_length
 
 from .systems import Quadratic, identity
@@ -187,7 +188,9 @@ def test_a_higher_limit_of_steps_goes_on(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     run(jnp.float64, progress=Stop(1), checkpoint=tmp_path)
-    with pytest.raises(fa.InputError, match="another run: it differs in the tol"):
+    with pytest.raises(
+        fa.InputError, match="another run, unfinished: it differs in the tol"
+    ):
         run(jnp.float64, rtol=1e-6, checkpoint=tmp_path)
     with pytest.raises(fa.InputError, match="differs in the solver"):
         run(jnp.float64, "rkc", checkpoint=tmp_path)
@@ -220,13 +223,46 @@ def test_progress_of_a_run_that_is_out_of_steps():
     assert told[-1].done == told[-1].t / 3 < 1
 
 
-def test_a_checkpoint_of_other_versions_is_taken_with_a_warning(tmp_path):
+def test_a_checkpoint_of_other_versions(tmp_path, monkeypatch):
+    """Of an equal computation it is taken with a warning; of another it is refused,
+    and the line names both versions.
+    """
+    ours = checkpoint.provenance("")
+    theirs = {**ours, "versions": {**ours["versions"], "jax": "0.7.1"}}
+    monkeypatch.setattr(checkpoint, "provenance", lambda dtype: theirs)
     run(jnp.float64, progress=Stop(1), checkpoint=tmp_path)
-    file = tmp_path / "flow.state"
-    header, rest = file.read_bytes().split(b"\n", 1)
-    file.write_bytes(header.replace(b'"jax": "', b'"jax": "0.') + b"\n" + rest)
-    with pytest.warns(UserWarning, match="by other versions or on another device"):
+    monkeypatch.undo()
+    monkeypatch.setattr("flowattn.segments._MOST", 60)
+    with pytest.raises(fa.InputError, match=r"jax 0.7.1; here jax \d"):
+        run(jnp.float64, rtol=1e-6, checkpoint=tmp_path)
+    with pytest.warns(UserWarning, match=r"other versions .*jax 0.7.1; here jax \d"):
         assert run(jnp.float64, checkpoint=tmp_path).outcome == "successful"
+
+
+def test_a_finished_run_is_not_computed_again(tmp_path):
+    first = run(jnp.float64, checkpoint=tmp_path)
+    told = []
+    same(run(jnp.float64, checkpoint=tmp_path, progress=told.append), first)
+    assert not told
+    with pytest.raises(fa.InputError, match="of another run, finished"):
+        run(jnp.float64, rtol=1e-6, checkpoint=tmp_path)
+
+
+def test_a_state_that_was_damaged_or_is_of_an_older_format(tmp_path):
+    run(jnp.float64, error=False, checkpoint=tmp_path)
+    file = tmp_path / "flow.state"
+    whole = file.read_bytes()
+    at = np.random.default_rng(0).integers(0, len(whole), 8)
+    for place in (*at, len(whole) - 1):
+        flipped = bytearray(whole)
+        flipped[place] ^= 4
+        file.write_bytes(flipped)
+        with pytest.raises(fa.InputError, match="holds no state|another version"):
+            run(jnp.float64, error=False, checkpoint=tmp_path)
+    for content in (b"", b"[]\n", b"null\n", b'{"parts": {}, "origin": {}}\n' + whole):
+        file.write_bytes(content)
+        with pytest.raises(fa.InputError, match="holds no state|another version"):
+            run(jnp.float64, error=False, checkpoint=tmp_path)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import flowattn as fa
 from flowattn import programs
@@ -12,25 +13,61 @@ def test_options_are_given_where_xla_knows_them():
     assert programs.known_options(xla_no_such_option=1) == {}
 
 
-def test_many_programs_are_let_go(tmp_path, monkeypatch):
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Mappings of a process that may have few."""
+    (tmp_path / "most").write_text("30\n")
+    mappings = programs.Mappings(most=tmp_path / "most")
+    monkeypatch.setattr(programs, "_MAPPINGS", mappings)
+    return mappings
+
+
+def test_few_programs_stay():
+    called = jax.jit(lambda x: x + 1)
+    assert called(jnp.array(1)) == 2
+    assert not programs.let_programs_go() and called._cache_size() == 1
+
+
+def test_many_programs_are_let_go(small, tmp_path):
     called = jax.jit(lambda x: x + 1)
     assert called(jnp.array(1)) == 2 and called._cache_size() == 1
-    assert not programs.let_programs_go() and called._cache_size() == 1
-    few = tmp_path / "most"
-    few.write_text("30\n")
-    monkeypatch.setattr(programs, "_MOST", few)
     assert programs.let_programs_go() and called._cache_size() == 0
     assert called(jnp.array(1)) == 2
-    monkeypatch.setattr(programs, "_MOST", tmp_path / "absent")
+    small.most = tmp_path / "absent"
     assert not programs.let_programs_go()
 
 
-def test_a_sweep_of_many_programs_lets_them_go(tmp_path, monkeypatch):
+def test_mappings_of_others_do_not_have_the_caches_cleared_again(small):
+    """Two thirds of the mappings are left after the first time: those are not ours."""
+    small.most.write_text(f"{int(1.5 * small.count())}\n")
+    assert programs.let_programs_go()
+    assert not programs.let_programs_go()
+
+
+@pytest.mark.parametrize("call", ["solve", "descend", "ensemble"])
+def test_each_call_clears_what_is_too_much(call, small, monkeypatch):
+    """A loop over losses, each with programs of its own, does not end the process."""
+    cleared, clear = [], jax.clear_caches
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(1) or clear())
+
+    def loss(x):
+        return jnp.sum(x**2)
+
+    flow, start = fa.GradientFlow(loss), jnp.ones((2, 1))
+    if call == "solve":
+        fa.solve(flow, start, t1=1.0, solver="tsit5")
+    elif call == "descend":
+        fa.descend(loss, start, learning_rate=0.1, steps=3)
+    else:
+        fa.ensemble(flow, start, t1=1.0)
+    assert cleared == [1]
+
+
+def test_a_sweep_of_many_programs_lets_them_go(small, monkeypatch):
     """While the other core is at work; the numbers are what they were."""
     system, axes = fa.systems.Focus(reduced=True), {"segments": (3, 4, 5, 6)}
     held = fa.sweep(system, axes, t1=10.0)
-    (tmp_path / "most").write_text("30\n")
-    monkeypatch.setattr(programs, "_MOST", tmp_path / "most")
+    monkeypatch.setattr(small, "many", lambda: True)
     times, clear = [], jax.clear_caches
     monkeypatch.setattr(jax, "clear_caches", lambda: times.append(1) or clear())
     assert fa.sweep(system, axes, t1=10.0).equals(held)

@@ -19,6 +19,7 @@ ORDER = [
     "errors",
     "paths",
     "precision",
+    "identity",
     "programs",
     "observables",
     "tasks",

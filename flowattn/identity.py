@@ -1,0 +1,258 @@
+"""Identity: a digest of what a run computes, from its jaxprs and never from names.
+
+Names and reprs mislead: a lambda that was edited, a partial of a long array, a bound
+method of another object look the same. What is computed does not: tracing a function
+gives its jaxpr, in which every number it holds is a literal, a constant, or a constant
+of an inner jaxpr. Two functions are the same here if and only if their jaxprs are.
+"""
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import re
+import threading
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from .errors import InputError
+from .precision import highest_precision
+
+
+class Computed(NamedTuple):
+    """A function with arguments to trace it at; of arrays (or their shapes) among the
+    arguments the values do not matter.
+    """
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+class UnidentifiedError(InputError):
+    """A computation that cannot be told from another: why, in one line."""
+
+
+def jaxpr_of(computed: Computed) -> jex.ClosedJaxpr:
+    """The jaxpr of a computation, traced anew."""
+
+    def shape(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    def traceable(leaf: Any) -> bool:
+        return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+    arrays, rest = eqx.partition(computed.args, traceable)
+
+    def outputs(arrays: PyTree) -> list[jax.Array]:
+        found = computed.fn(*eqx.combine(arrays, rest))
+        return [x for x in jax.tree.leaves(found) if eqx.is_array(x)]
+
+    with highest_precision():
+        return jax.make_jaxpr(outputs)(jax.tree.map(shape, arrays))
+
+
+def traced(tree: PyTree, *computed: Computed) -> bool:
+    """Whether a run would be traced: it then has no segments to stop between.
+
+    Also under a `jit` that closes over concrete arrays, where every operation gives a
+    tracer, and where a function uses a traced value, however it holds it (a closure,
+    a partial, the object of a bound method, a default, a global).
+
+    >>> def look(rate):
+    ...     return jnp.array(traced((), Computed(lambda x: rate * x, (jnp.ones(()),))))
+    >>> jax.vmap(look)(jnp.ones(2)).tolist(), look(1.0).tolist()
+    ([True, True], False)
+    """
+    if isinstance(jnp.zeros(()) + 0, Tracer):
+        return True
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+        return True
+    if jex.get_opaque_trace_state() == _untransformed():
+        return False
+    # Under a transformation: tracers that a function uses are constants of its jaxpr.
+    return any(
+        isinstance(const, Tracer) for one in computed for const in jaxpr_of(one).consts
+    )
+
+
+@functools.cache
+def _untransformed() -> Any:
+    """JAX's state where no transformation is under way, as in a thread of its own."""
+    found = []
+    look = threading.Thread(target=lambda: found.append(jex.get_opaque_trace_state()))
+    look.start()
+    look.join()
+    return found[0]
+
+
+class ByFields(NamedTuple):
+    """An object of a library that is known by its class and its fields."""
+
+    thing: Any
+
+
+def digest(part: PyTree) -> str:
+    """A hash of a part of a run: of what is computed where a leaf is a `Computed`, of
+    class and fields where it is `ByFields`, else of arrays and plain values, each with
+    its path. Other leaves do not count: they act through what is computed.
+
+    Raises `UnidentifiedError` for a computation that calls back into Python, or holds
+    a Python function that is not traced.
+
+    >>> one, same = (Computed(lambda x: 2 * x, (jnp.ones(3),)) for _ in range(2))
+    >>> other = Computed(lambda x: 3 * x, (jnp.ones(3),))
+    >>> digest(one) == digest(same), digest(one) == digest(other)
+    (True, False)
+    """
+    hashed = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(
+        part, is_leaf=lambda x: isinstance(x, Computed | ByFields)
+    )
+    for path, leaf in leaves:
+        if isinstance(leaf, Computed):
+            leaf = jaxpr_of(leaf)
+        elif isinstance(leaf, ByFields):
+            leaf = leaf.thing
+        elif not (eqx.is_array(leaf) or isinstance(leaf, (np.generic, *_PLAIN))):
+            continue
+        hashed.update(jax.tree_util.keystr(path).encode())
+        _feed(hashed, leaf)
+    return hashed.hexdigest()
+
+
+_PLAIN = (bool, int, float, complex, str, bytes)
+
+# Python functions in the parameters of these have been traced where they matter: rules
+# of derivatives, which a derivative in the computation has already taken, and what to
+# keep in memory for them.
+_RULES = frozenset(
+    "custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr custom_lin "
+    "checkpoint remat remat2".split()
+)
+# These print or look, and give nothing back.
+_ONLOOKERS = frozenset({"debug_callback", "debug_print"})
+# Names are for people; the rest here changes where a thing lies, not what it is.
+_SILENT = frozenset({"name", "debug_info", "ctx_mesh"})
+
+
+def _feed(hashed: Any, value: Any, rule: bool = False) -> None:
+    """Put a parameter of a primitive, or an object of a library, into a hash."""
+    kind = type(value)
+    hashed.update(f"<{kind.__module__}.{kind.__qualname__}>".encode())
+    if isinstance(value, jex.ClosedJaxpr):
+        _feed_jaxpr(hashed, value.jaxpr, value.consts)
+    elif isinstance(value, jex.Jaxpr):
+        _feed_jaxpr(hashed, value, [])
+    elif value is None or isinstance(value, _PLAIN):
+        hashed.update(f"{value!r};".encode())
+    elif eqx.is_array(value) or isinstance(value, np.generic | np.ndarray):
+        _feed_array(hashed, value)
+    elif isinstance(value, enum.Enum):
+        hashed.update(f"{value.name};".encode())
+    elif isinstance(value, type):
+        hashed.update(f"{value.__module__}.{value.__qualname__};".encode())
+    elif isinstance(value, tuple | list):
+        hashed.update(f"{len(value)};".encode())
+        for entry in value:
+            _feed(hashed, entry, rule)
+    elif isinstance(value, dict):
+        for key in sorted(value, key=repr):
+            _feed(hashed, key, rule)
+            _feed(hashed, value[key], rule)
+    elif isinstance(value, set | frozenset):
+        hashed.update("".join(sorted(map(repr, value))).encode())
+    elif isinstance(value, _FUNCTIONS) or (callable(value) and not _has_fields(value)):
+        _feed_function(hashed, value, rule)
+    elif _has_fields(value):
+        for field in dataclasses.fields(value):  # pyright: ignore
+            if hasattr(value, field.name):
+                hashed.update(f"{field.name}=".encode())
+                _feed(hashed, getattr(value, field.name), rule)
+    else:
+        text = repr(value)
+        if re.search(r" at 0x[0-9a-f]+", text) and not rule:
+            raise UnidentifiedError(f"it holds {text}, which is not traced")
+        hashed.update(f"{'' if rule else text};".encode())
+
+
+_FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    functools.partial,
+)
+
+
+def _has_fields(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _feed_function(hashed: Any, function: Any, rule: bool) -> None:
+    """A function of a module is known by its name there; others may hold anything."""
+    if rule:
+        return
+    place = getattr(function, "__qualname__", "<")
+    held = getattr(function, "__closure__", None) or hasattr(function, "func")
+    if "<" in place or held or isinstance(function, types.MethodType):
+        raise UnidentifiedError(f"it holds {function!r}, which is not traced")
+    hashed.update(f"{function.__module__}.{place};".encode())
+
+
+def _feed_array(hashed: Any, value: Any) -> None:
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        hashed.update(f"{value.dtype}".encode())
+        value = jax.random.key_data(value)
+    array = np.ascontiguousarray(value)
+    hashed.update(f"{array.dtype}{np.shape(value)};".encode())
+    hashed.update(array.reshape(-1).view(np.uint8).data)
+
+
+def _feed_jaxpr(hashed: Any, jaxpr: Any, consts: Any) -> None:
+    """Every equation in order, its variables numbered as they appear."""
+    numbers: dict[Any, int] = {}
+
+    def shown(variable: Any) -> str:
+        aval = variable.aval
+        weak = getattr(aval, "weak_type", False)
+        shape, dtype = getattr(aval, "shape", aval), getattr(aval, "dtype", "")
+        number = numbers.setdefault(variable, len(numbers))
+        return f"{number}:{dtype}{shape}{'w' if weak else ''},"
+
+    for const in consts:
+        _feed(hashed, const)
+    for variable in (*jaxpr.constvars, *jaxpr.invars):
+        hashed.update(shown(variable).encode())
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in _ONLOOKERS:
+            continue
+        if "callback" in name:
+            raise UnidentifiedError(f"it calls back into Python ({name})")
+        hashed.update(f"|{name}(".encode())
+        _feed_inputs(hashed, equation.invars, shown)
+        for key in sorted(equation.params):
+            if key not in _SILENT:
+                hashed.update(f"{key}=".encode())
+                _feed(hashed, equation.params[key], rule=name in _RULES)
+        for variable in equation.outvars:
+            hashed.update(shown(variable).encode())
+    hashed.update(b"|return")
+    _feed_inputs(hashed, jaxpr.outvars, shown)
+
+
+def _feed_inputs(hashed: Any, inputs: Any, shown: Callable[[Any], str]) -> None:
+    for given in inputs:
+        if isinstance(given, jex.Literal):
+            hashed.update(f"{given.aval}".encode())
+            _feed(hashed, given.val)
+        else:
+            hashed.update(shown(given).encode())

@@ -283,7 +283,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = "" if error.filename is None else f"{error.filename}: "
         return process.refused(f"{place}{error.strerror or error}")
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        signs = "RESOURCE_EXHAUSTED", "Out of memory"
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
             return process.refused("out of memory; choose smaller sizes")
         raise
 

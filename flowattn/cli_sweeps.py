@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .console import PathText, SystemChoice, watch
-from .errors import InputError
+from .errors import InputError, quoted
 from .paths import is_there, path_of, require_folder
 from .plotting import plot_sweep
 from .precision import set_precision
@@ -15,6 +15,8 @@ from .sweeps import counted, opened_dataset, sweep
 
 # What a picture may be written as.
 _SUFFIXES = (".png", ".pdf", ".svg")
+# Processes of one machine.
+_MOST_WORKERS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +73,20 @@ class Sweep:
         set_precision(self.precision)
         if self.data is not None:
             require_folder("--data", self.data)
+        if self.workers is not None and not 0 < self.workers <= _MOST_WORKERS:
+            raise InputError(
+                f"workers must be from 1 to {_MOST_WORKERS}, got {quoted(self.workers)}"
+            )
         vary = _pairs("vary", self.vary, "FIELD=SPEC")
+        out = self.out
+        if "://" not in out:
+            out = str(path_of("--out", out))
         with watch("sweep") as progress:
             dataset = sweep(
                 self.system,
                 vary,
                 self.seeds,
-                out=self.out,
+                out=out,
                 workers=self.workers,
                 scheduler=self.scheduler,
                 progress=progress,
@@ -93,7 +102,7 @@ class Sweep:
                 data=self.data,
             )
         ends = ", ".join(f"{n} {name}" for name, n in counted(dataset).items())
-        print(f"{dataset.result.size} cells in {self.out}: {ends}")
+        print(f"{dataset.result.size} cells in {out}: {ends}")
         return 0
 
 

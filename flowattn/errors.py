@@ -78,7 +78,7 @@ def unknown(name: str, value: Any, choices: Iterable[Any]) -> InputError:
 start_mu; did you mean start_mu?
     """
     names = [str(choice) for choice in choices]
-    text = f"{name} {shown(value)} is unknown; choose from: {', '.join(names)}"
+    text = f"{name} {quoted(value)} is unknown; choose from: {', '.join(names)}"
     return InputError(text + meant(value, names))
 
 
@@ -92,10 +92,10 @@ def meant(value: Any, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A value in a message: as Python writes it, cut where that is long.
 
-    >>> shown("x" * 300)[:10], len(shown("x" * 300))
+    >>> quoted("x" * 300)[:10], len(quoted("x" * 300))
     ("'xxxxxxxxx", 101)
     """
     try:

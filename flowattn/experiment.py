@@ -17,7 +17,7 @@ from jaxtyping import Array
 from .checkpoint import kept
 from .compare import Gap, compare
 from .descend import descend
-from .errors import InputError, require_momentum, require_positive
+from .errors import InputError, quoted, require_momentum, require_positive
 from .flows import AbstractFlow
 from .outcomes import SUCCESSFUL, Outcomes
 from .paths import require_folder
@@ -164,6 +164,10 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
 
 
 def _require_sensible(options: Options, rate: Any, momentum: float, atol: Any) -> None:
+    for name in ("max_steps", "steps", "patience", "validate_from", "sharpness"):
+        if (getattr(options, name) or 0) > _MOST_STEPS:
+            value = quoted(getattr(options, name))
+            raise InputError(f"{name} must be at most {_MOST_STEPS}, got {value}")
     require_positive(learning_rate=rate, rtol=options.rtol, atol=atol)
     require_positive(max_steps=options.max_steps)
     require_momentum(momentum)
@@ -175,12 +179,17 @@ def _require_sensible(options: Options, rate: Any, momentum: float, atol: Any) -
         require_positive(patience=options.patience)
     elif options.validate_from:
         raise InputError("--validate-from needs --patience")
+    if options.validate_from < 0:
+        value = quoted(options.validate_from)
+        raise InputError(f"validate_from must be 0 or more, got {value}")
     if options.sharpness < 0:
         raise InputError(f"sharpness must be 0 or more, got {options.sharpness}")
     if not (options.flow or options.descent):
         raise InputError("--no-flow and --no-descent together leave nothing to run")
     if not 0 <= options.seed < 2**32:
-        raise InputError(f"seed must be from 0 to {2**32 - 1}, got {options.seed}")
+        raise InputError(
+            f"seed must be from 0 to {2**32 - 1}, got {quoted(options.seed)}"
+        )
     if options.data is not None:
         require_folder("--data", options.data)
 

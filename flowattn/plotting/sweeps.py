@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from ..errors import InputError, meant, shown
+from ..errors import InputError, meant, quoted
 from ..store import MARKER, MISSING
 from .base import COLOURS, MARKERS, Drawing, positive, styled
 
@@ -216,7 +216,7 @@ def _default(dataset: "Dataset") -> str:
 
 
 def _unknown(role: str, name: str, choices: Sequence[str], why="is unknown") -> str:
-    text = f"{role} {shown(name)} {why}; choose from: {', '.join(choices)}"
+    text = f"{role} {quoted(name)} {why}; choose from: {', '.join(choices)}"
     return text + meant(name, choices)
 
 

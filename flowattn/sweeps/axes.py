@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, SupportsFloat
 import jax
 import numpy as np
 
-from ..errors import InputError, cut, meant, shown, unknown
+from ..errors import InputError, cut, meant, quoted, unknown
 from ..systems import AbstractSystem
 
 # What can be varied of the descent.
@@ -58,7 +58,7 @@ def axis_of(system: AbstractSystem, name: str, values: Any) -> Axis:
         raise InputError(f"axis {name} has no values")
     for value in values:
         if not isinstance(value, Hashable):
-            raise InputError(f"axis {name} cannot be {shown(value)}")
+            raise InputError(f"axis {name} cannot be {quoted(value)}")
     if len(set(values)) < len(values):
         raise InputError(f"axis {name} has a value twice: {_shown(values)}")
     if traced:
@@ -103,13 +103,13 @@ def _listed(name: str, values: Any) -> Sequence[Any]:
         except OverflowError:  # a range that is longer than any list
             raise InputError(f"axis {name} has too many values: {values}") from None
         return values
-    raise InputError(f"axis {name} must be a list of values, got {shown(values)}")
+    raise InputError(f"axis {name} must be a list of values, got {quoted(values)}")
 
 
 def require_few(what: str, count: int) -> None:
     """Raises `InputError` for more values than a sweep keeps in its settings."""
     if count > _MOST:
-        raise InputError(f"{what} has {shown(count)} values; at most {_MOST} can be")
+        raise InputError(f"{what} has {quoted(count)} values; at most {_MOST} can be")
 
 
 def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
@@ -139,7 +139,8 @@ def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
     if spacing == "log" and not (low > 0 and high > 0):
         raise InputError(f"axis {name}={spec} is logarithmic: its ends must be above 0")
     make = np.geomspace if spacing == "log" else np.linspace
-    values = make(low, high, count).tolist()
+    with np.errstate(all="ignore"):  # ends too far apart for their difference
+        values = make(low, high, count).tolist()
     choices = _choices(kind)
     if float in choices or SupportsFloat in choices:
         return values
@@ -181,7 +182,7 @@ def _value(name: str, text: str, kind: Any) -> Any:
     names |= {bool: "true or false", str: "text", type(None): "none"}
     allowed = dict.fromkeys(names.get(c, str(c)) for c in choices)
     meant_one = meant(text, [c for c in choices if isinstance(c, str)])
-    text = f"axis {name} cannot be {shown(text)}; choose from: {', '.join(allowed)}"
+    text = f"axis {name} cannot be {quoted(text)}; choose from: {', '.join(allowed)}"
     raise InputError(text + meant_one)
 
 
@@ -194,7 +195,7 @@ def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise InputError(f"axis {name} takes numbers, got {shown(value)}") from None
+        raise InputError(f"axis {name} takes numbers, got {quoted(value)}") from None
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..ensemble import explicit
-from ..errors import InputError, require_momentum, require_positive, shown
+from ..errors import InputError, quoted, require_momentum, require_positive
 from ..precision import require_resolved
 from ..systems import AbstractSystem
 from .axes import DESCENT, Axis, axes_of, require_few
@@ -23,6 +23,8 @@ _MOST_CELLS = 10**9
 # Each takes seconds to compile.
 _MOST_PROGRAMS = 10**4
 _MOST_OUTPUTS = 10**6
+# What a 32-bit count holds.
+_MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +129,8 @@ def settled(
             raise InputError(f"axis {name} is of a descent; give one, as sgd:0.1")
     if outputs is None:
         outputs = 0 if optimizer is None else 19
-    if not 0 <= outputs <= _MOST_OUTPUTS:
-        raise InputError(
-            f"outputs must be from 0 to {_MOST_OUTPUTS}, got {shown(outputs)}"
-        )
+    if outputs < 0:
+        raise InputError(f"outputs must be 0 or more, got {outputs}")
     how = How(
         float(end),
         float(rtol),
@@ -210,7 +210,12 @@ def descent_of(system: AbstractSystem, text: str) -> Descent:
 
 
 def _require_finite_work(sweep: Sweep) -> None:
-    """Raises `InputError` for more cells, or more programs, than can come to an end."""
+    """Raises `InputError` for more cells, programs, outputs or steps than ever end."""
+    how = sweep.how
+    for name, most in (("outputs", _MOST_OUTPUTS), ("max_steps", _MOST_STEPS)):
+        value = getattr(how, name)
+        if value > most:
+            raise InputError(f"{name} must be at most {most}, got {quoted(value)}")
     cells = math.prod(sweep.shape)
     if cells > _MOST_CELLS:
         raise InputError(

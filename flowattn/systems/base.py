@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ..errors import InputError, shown
+from ..errors import InputError, quoted
 from ..flows import AbstractFlow, GradientFlow, SwitchedFlow
 from ..laws import Law
 from ..losses import AbstractBatchLoss
@@ -22,8 +22,9 @@ from ..trajectory import Trajectory
 
 # Longer observables are in the data set, not in the summary.
 _LONGEST_IN_SUMMARY = 100
-# Sizes of arrays and the like are below this.
-_MOST = 2**31
+# Sizes of arrays are no larger: of two that are, XLA ends the process where it takes
+# their product.
+_MOST = 10**8
 
 
 class Then(NamedTuple):
@@ -175,8 +176,8 @@ class AbstractSystem(eqx.Module):
     def __check_init__(self):
         for field in dataclasses.fields(self):
             value, name = getattr(self, field.name), field.name
-            if isinstance(value, int) and abs(value) >= _MOST:
-                raise InputError(f"{name} must be below {_MOST}, got {shown(value)}")
+            if isinstance(value, int) and abs(value) > _MOST:
+                raise InputError(f"{name} must be at most {_MOST}, got {quoted(value)}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{name} must be finite, got {value}")
 

@@ -128,7 +128,11 @@ class Run:
         try:
             with staged(out, _FILES) as stage:
                 try:
-                    result = execute(planned, watch, checkpoint)
+                    with warnings.catch_warnings():
+                        # Of a disk that is full one line is enough, and that is
+                        # said where the results cannot be written either.
+                        warnings.filterwarnings("ignore", r"cannot write .*\.state")
+                        result = execute(planned, watch, checkpoint)
                     _write(stage, result)
                 finally:
                     with contextlib.suppress(OSError):  # unless it holds something

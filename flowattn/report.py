@@ -236,11 +236,7 @@ def heading(summary: dict[str, Any]) -> str:
         run = summary[kind]
         if run is None:
             continue
-        lines.append(f"{kind:8} {_cost(run)}{_ending(run)}")
-        finer = run["error_stats"]
-        if finer is not None and finer["result"] != "successful":
-            reached = f"error    estimated to t = {finer['t_end']:g} alone"
-            lines.append(reached + _ending(finer))
+        lines += [f"{kind:8} {_cost(run)}{_ending(run)}", *_estimated(run)]
     gap = summary["gap"]
     if gap is not None:
         error = gap["numerical_error"]
@@ -315,7 +311,7 @@ def _theory(summary) -> list[str]:
             line += (
                 f" full flow, numerical error {_number(one['numerical_error'], '.1e')}"
             )
-        lines += [line + _ending(one), *_event_lines(one, "")]
+        lines += [line + _ending(one), *_event_lines(one, ""), *_estimated(one)]
     for one in summary["closed_forms"]:
         apart = ", ".join(
             f"{kind} {one[kind]:.1e}" for kind in ("flow", "descent") if kind in one
@@ -342,6 +338,14 @@ def _cost(run) -> str:
     text = " and ".join(parts) + f" to t = {run['t_end']:g} ({solver}"
     text += f", {stats['steps']} steps"
     return text + (f", {stats['rejected']} rejected)" if stats["rejected"] else ")")
+
+
+def _estimated(run) -> list[str]:
+    """How far the error of a run is known, where it is not to the end."""
+    finer = run["error_stats"]
+    if finer is None or finer["result"] == "successful":
+        return []
+    return [f"error    estimated to t = {finer['t_end']:g} alone{_ending(finer)}"]
 
 
 def _ending(run) -> str:

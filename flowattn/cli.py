@@ -290,6 +290,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         signs = "RESOURCE_EXHAUSTED", "Out of memory"
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
             return process.refused("out of memory; choose smaller sizes")
+        if process.was_interrupted(error):
+            return process.interrupted()
+        raise
+    except Exception as error:
+        if process.was_interrupted(error):
+            return process.interrupted()
         raise
 
 
@@ -338,8 +344,7 @@ def entry() -> None:
         code = main()
     except SystemExit as exit:  # the parser's, which has printed why
         code = exit.code if isinstance(exit.code, int) else 0
-    process.end_at_once()
-    sys.exit(process.flushed(code))
+    process.end(code)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

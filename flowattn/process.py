@@ -9,10 +9,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 from typing import Any, NoReturn
 
 STATUS_OF_INTERRUPT = 128 + signal.SIGINT
 _INTERRUPTED = "flowattn: interrupted"
+_HEARD = signal.SIGINT, signal.SIGTERM
 
 
 def is_command() -> bool:
@@ -58,10 +60,32 @@ def raise_interrupts() -> None:
     SIGTERM: a run ends with what is done.
     """
     _hear(signal.default_int_handler)
+    sys.unraisablehook = _unraisable
+
+
+def _unraisable(lost: Any) -> None:
+    """An interrupt that was raised where no exception gets out (JAX cleans up after the
+    garbage collector) comes once more when that is left.
+    """
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    for number in _HEARD:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            # A real one, which also ends a wait.
+            threading.Timer(0.05, os.kill, [os.getpid(), number]).start()
+            return
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error is what an interrupt became on its way through others' code."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _hear(handler: Any) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _HEARD:
         # What a shell starts in the background is not to hear Ctrl-C.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -118,3 +142,14 @@ def flushed(status: int) -> int:
         if isinstance(error, BrokenPipeError):
             return status or closed()
         return refused(f"cannot write to standard output: {error.strerror}")
+
+
+def end(status: int) -> NoReturn:
+    """End the process. After an interrupt at once: JAX may have been left half-way in
+    something that the interpreter's own end would stumble over.
+    """
+    end_at_once()
+    status = flushed(status)
+    if status == STATUS_OF_INTERRUPT:
+        os._exit(status)
+    sys.exit(status)

@@ -155,3 +155,15 @@ def test_a_reduction_that_fails_is_no_success(monkeypatch, tmp_path, capsys):
     assert ends["reduction copying"] == "max_steps_reached"
     assert summary(tmp_path)["reductions"][0]["t_end"] < 3
     assert "out of steps" in capsys.readouterr().out
+
+
+def test_one_in_the_last_segment_is_not_lost(interrupted_at, tmp_path, capsys):
+    """The part is done, and kept; what follows it is not begun."""
+    begun = interrupted_at(0, after=2)
+    assert run(tmp_path) == 130
+    assert len(begun) == 1
+    assert capsys.readouterr().err.endswith("flowattn: interrupted\n")
+    assert [f.name for f in (tmp_path / "checkpoint").iterdir()] == ["descent.state"]
+    begun = interrupted_at(len(PARTS))
+    assert run(tmp_path, "--resume") == 0
+    assert begun[0] == 0 and min(begun[1:]) > 0

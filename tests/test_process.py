@@ -89,3 +89,22 @@ def test_streams_that_are_closed_and_a_disk_that_is_full(script, tmp_path):
         )
     line = b"flowattn: cannot write to standard output: No space left on device\n"
     assert (found.returncode, found.stderr) == (2, line)
+
+
+def test_an_interrupt_that_nobody_can_raise_comes_once_more():
+    """An exception in the callback of a weak reference is only ever printed."""
+    program = (
+        "import signal, time, weakref\n"
+        "from flowattn import process\n"
+        "process.raise_interrupts()\n"
+        "class Thing: pass\n"
+        "thing = Thing()\n"
+        "gone = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))\n"
+        "try:\n"
+        "    del thing\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('heard')\n"
+    )
+    found = ended([sys.executable, "-c", program])
+    assert (found.stdout, found.stderr) == (b"heard\n", b"")

@@ -9,7 +9,6 @@ from . import laws as laws
 from . import models as models
 from . import systems as systems
 from . import tasks as tasks
-from .compare import Gap as Gap
 from .compare import compare as compare
 from .descend import descend as descend
 from .ensemble import ensemble as ensemble
@@ -17,6 +16,8 @@ from .errors import InputError as InputError
 from .flows import AbstractFlow as AbstractFlow
 from .flows import GradientFlow as GradientFlow
 from .flows import SwitchedFlow as SwitchedFlow
+from .gap import EnsembleGap as EnsembleGap
+from .gap import Gap as Gap
 from .laws import Law as Law
 from .laws import drift as drift
 from .losses import AbstractBatchLoss as AbstractBatchLoss

@@ -24,6 +24,7 @@ from .console import (
     require_known,
     watch,
 )
+from .datasets import columns_dataset
 from .errors import InputError
 from .experiment import Options, Result, execute, plan
 from .figures import FIGURES, Runs, missing
@@ -38,7 +39,6 @@ from .report import heading, law_table, table
 from .store import staged, write_json, write_runs
 from .systems import SYSTEMS
 from .tasks import WordTable
-from .trajectory import columns_dataset
 
 # What a run writes: from an earlier run they would be out of date.
 _FILES = (

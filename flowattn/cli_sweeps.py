@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .cellstore import DamagedError
 from .console import PathText, SystemChoice, watch
 from .errors import InputError, quoted
 from .paths import is_there, path_of, require_folder
 from .plotting import plot_sweep
 from .precision import set_precision
 from .store import staged
-from .sweeps import counted, opened_dataset, sweep
+from .sweeps import counted, opened_dataset, require_undamaged, sweep
 
 # What a picture may be written as.
 _SUFFIXES = (".png", ".pdf", ".svg")
@@ -159,7 +160,11 @@ class Plot:
             raise InputError(f"--out {out} is a folder, not a picture")
         where = _pairs("where", self.where, "AXIS=VALUE")
         dataset = opened_dataset(store)
-        drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
+        try:
+            drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
+        except DamagedError:
+            require_undamaged(store)  # which names what else is
+            raise
         with staged(out.parent) as stage:
             drawing.save(stage / out.name)
         print(out)

@@ -21,7 +21,7 @@ def places() -> list[Any]:
     >>> len(places()) >= len(jax.local_devices())
     True
     """
-    devices = jax.local_devices()
+    devices = list(jax.local_devices())  # JAX's own list, which is not ours to change
     if jax.default_backend() != "cpu":
         return devices
     # Cores that this process may use, which are fewer than there are in containers.

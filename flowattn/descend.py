@@ -1,55 +1,59 @@
-"""Descend: discrete optimisation of a loss. The only file that runs optax."""
+"""Descend: discrete optimisation of a loss."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree, Scalar
 
-from .errors import InputError, require_choice, require_momentum, require_positive
-from .flows import scaled
-from .identity import Computed, traced
-from .losses import AbstractBatchLoss
-from .observables import Recorder, blank
-from .paths import path_of
-from .precision import float_dtype, highest_precision
-from .segments import (
-    AbstractRun,
-    Progress,
-    in_segments,
-    latest_loss,
-    require_alone,
+from .descent import Descent
+from .errors import (
+    InputError,
+    known_numbers,
+    require_momentum,
+    require_positive,
+    require_scalar,
+    whole_number,
 )
+from .flows import require_moving, settled_rates
+from .identity import traced
+from .observables import Recorder
+from .optimizers import Optimizer, require_optimizer
+from .paths import path_of
+from .precision import (
+    float_dtype,
+    highest_precision,
+    most_countable,
+    warn_of_floats,
+)
+from .segments import Progress, in_segments, require_alone
+from .sources import source_of_descent
 from .trajectory import RESULTS, Trajectory
-
-OPTIMIZERS = ("sgd", "adam")
-Optimizer = Literal["sgd", "adam"]
 
 
 def descend(
     loss: Callable[[Any], Scalar],
     params: PyTree,
     *,
-    steps: int,
+    steps: Any,
     learning_rate: float | Array | None = None,
     momentum: float | Array = 0.0,
-    optimizer: optax.GradientTransformation | Optimizer = "sgd",
+    optimizer: Any = "sgd",
     time_per_step: float | Array | None = None,
     rates: PyTree | None = None,
-    then: tuple[int | Array, Callable[[Any], Scalar]] | None = None,
-    every: int | Sequence[int] | np.ndarray | None = None,
+    then: tuple[Any, Callable[[Any], Scalar]] | None = None,
+    every: Any = None,
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     save_params: bool = False,
     validation: Callable[[Any], Scalar] | None = None,
-    patience: int | None = None,
-    validate_from: int = 0,
+    patience: Any = None,
+    validate_from: Any = 0,
     throw: bool = True,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
@@ -60,7 +64,10 @@ def descend(
       or of `optimizer="adam"`; or `optimizer`, one of optax, instead. `time_per_step`:
       the flow time that one of its steps stands for, so that runs compare with flows;
       where there is a learning rate learning rate / (1 − β).
-    - `rates`: factors of the gradient, as those of `GradientFlow`.
+      An optimiser that asks for them is given the `value` of the loss that the step
+      sees, its own gradient `grad`, and `value_fn`.
+    - `rates`: factors of the gradient, as those of `GradientFlow`; what a rate of 0
+      freezes is no part of what the optimiser moves.
     - `then`: a step, and the loss that is descended from there on, by an optimiser
       whose state is fresh, as a `SwitchedFlow` is flown.
     - `steps`: how many; `every`: observe at every so many steps (default: about a
@@ -87,60 +94,100 @@ def descend(
     >>> run.ts.tolist(), run.observed["x"].tolist()
     ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
     """
-    named = isinstance(optimizer, str)
-    if named:
-        require_choice("optimizer", optimizer, OPTIMIZERS)
-    if named == (learning_rate is None):
-        raise InputError("give either learning_rate or an optimizer of optax")
-    has_momentum = isinstance(momentum, Tracer) or momentum != 0
-    require_momentum(momentum, optimizer)
-    if learning_rate is not None:
-        require_positive(learning_rate=learning_rate)
-        if time_per_step is None:
-            time_per_step = learning_rate / (1 - momentum)
-    if time_per_step is None:
-        raise InputError("an optimizer needs time_per_step, the flow time of a step")
-    require_positive(time_per_step=time_per_step, steps=steps)
+    dtype = float_dtype(params)
+    warn_of_floats(params)
+    rate, momentum, time_per_step = _numbers(
+        optimizer, learning_rate, momentum, time_per_step
+    )
+    steps = whole_number("steps", steps)
+    if steps > most_countable():
+        raise InputError(f"steps must be at most {most_countable()}, got {steps}")
     observed = _observed_steps(steps, every)
     if patience is not None:
-        require_positive(patience=patience)
+        patience = whole_number("patience", patience)
         if validation is None:
             raise InputError("patience needs a validation loss to watch")
-    if validate_from and validation is None:
-        raise InputError("validate_from needs a validation loss to watch")
+    if validate_from:
+        validate_from = whole_number("validate_from", validate_from)
+        if validation is None:
+            raise InputError("validate_from needs a validation loss to watch")
     if not 0 <= validate_from < steps:
         raise InputError(
             f"validate_from must be from 0 to {steps - 1}, got {validate_from}"
         )
-    for rate in jax.tree.leaves(rates):
-        require_positive(rate=rate)
-    dtype = float_dtype(params)
-    whole = _Descent(
+    whole = Descent(
         loss,
         params,
-        None if learning_rate is None else jnp.asarray(learning_rate, dtype),
-        jnp.asarray(momentum, dtype) if has_momentum else None,
+        None if rate is None else jnp.asarray(rate, dtype),
+        None if momentum is None else jnp.asarray(momentum, dtype),
         optimizer,
         jnp.asarray(time_per_step, dtype),
-        rates,
-        then,
+        settled_rates(rates),
+        _settled_switch(then),
         Recorder(observe, save_params),
         validation,
         patience,
         validate_from,
         jnp.asarray(observed),
     )
-    if traced(whole, whole.computed):
+    require_moving(whole.moving())
+    if not isinstance(optimizer, str):
+        whole = whole.looked_at()
+    in_trace = traced(whole, whole.computed)
+    if in_trace:
         require_alone(progress, checkpoint)
-        run = _in_one_piece(whole, _blocks(np.diff(observed)))
+        run = _in_one_piece(whole, _blocks(np.diff(observed))).marked()
     else:
         file = None
         if checkpoint is not None:
             file = path_of("checkpoint", checkpoint) / "descent.state"
         run = in_segments(whole, progress=progress, file=file, throw=throw)
     if throw:
-        run = run.result.error_if(run, run.result == RESULTS.loss_nonfinite)
-    return run
+        failed = run.result == RESULTS.loss_nonfinite
+        run = run.raised(failed | (run.result == RESULTS.senseless_input))
+    if in_trace:
+        return run
+    how = optimizer, learning_rate, momentum, time_per_step
+    return run.of(source_of_descent(loss, rates, then, *how))
+
+
+def _numbers(optimizer, rate, momentum, time_per_step) -> tuple[Any, Any, Any]:
+    """The learning rate and the momentum, None where there is none, and the time that
+    a step stands for.
+
+    Raises `InputError` for what is no such number.
+    """
+    require_optimizer(optimizer)
+    if isinstance(optimizer, str) == (rate is None):
+        raise InputError("give either learning_rate or an optimizer of optax")
+    if rate is not None:
+        if callable(rate):
+            raise InputError(
+                "learning_rate must be one number; a schedule is given as "
+                "optimizer=optax.sgd(schedule), time_per_step=..."
+            )
+        require_scalar(learning_rate=rate)
+        require_positive(learning_rate=rate)
+    require_momentum(momentum, optimizer)
+    if time_per_step is None:
+        if rate is None:
+            raise InputError(
+                "an optimizer needs time_per_step, the flow time of a step"
+            )
+        time_per_step = rate / (1 - momentum)
+    require_scalar(time_per_step=time_per_step)
+    require_positive(time_per_step=time_per_step)
+    has_momentum = isinstance(momentum, Tracer) or momentum != 0
+    return rate, momentum if has_momentum else None, time_per_step
+
+
+def _settled_switch(then: Any) -> Any:
+    """The step from which another loss is descended, as an integer, and that loss."""
+    if then is None:
+        return None
+    at, loss = then
+    known = not isinstance(at, Tracer) and at != 0
+    return whole_number("the step of then", at) if known else at, loss
 
 
 def descend_to(
@@ -162,14 +209,14 @@ def descend_to(
     dtype = float_dtype(params)
     rate, inertia = jnp.asarray(learning_rate, dtype), jnp.asarray(momentum, dtype)
     has_momentum = isinstance(momentum, Tracer) or momentum != 0
-    whole = _Descent(
+    whole = Descent(
         loss,
         params,
         rate,
         inertia if optimizer == "sgd" and has_momentum else None,
         optimizer,
         rate / (1 - inertia),
-        rates,
+        settled_rates(rates),
         then,
         Recorder(observe, False),
         None,
@@ -185,282 +232,19 @@ def descend_to(
 def _observed_steps(steps: int, every: Any) -> np.ndarray:
     """The numbers of the steps that are observed, the first and the last among them."""
     if every is None or np.ndim(every) == 0:
-        every = max(1, steps // 100) if every is None else every
-        require_positive(every=every)
-        return np.append(np.arange(0, steps, int(every)), steps)
-    chosen = np.asarray(every)
-    if not np.issubdtype(chosen.dtype, np.integer) or np.any(np.diff(chosen) <= 0):
+        every = max(1, steps // 100) if every is None else whole_number("every", every)
+        return np.append(np.arange(0, steps, every), steps)
+    chosen = known_numbers("every", every)
+    whole = chosen is not None and np.all(chosen == np.round(chosen))
+    if chosen is None or not whole or np.any(np.diff(chosen) <= 0):
         raise InputError("every must be a number of steps, or increasing numbers")
     if chosen.size and not 0 <= chosen[0] <= chosen[-1] <= steps:
         raise InputError(f"every must hold steps from 0 to {steps}, got {chosen[-1]}")
-    return np.unique([0, *chosen, steps])
-
-
-class _State(eqx.Module):
-    params: PyTree
-    previous: PyTree  # the last parameters whose loss was seen to be finite
-    optimizer: Any
-    step: Array
-    best: PyTree
-    best_loss: Array
-    best_step: Array
-    record: Any
-    reached: Array  # the step at which each record was made
-    result: Any
-
-
-class _Descent(AbstractRun[_State]):
-    """A loss that is descended by optax, segment by segment."""
-
-    loss: Callable[[Any], Scalar]
-    params: PyTree
-    rate: Array | None
-    momentum: Array | None
-    how: optax.GradientTransformation | Optimizer
-    time_per_step: Array
-    rates: PyTree | None
-    then: tuple[int | Array, Callable[[Any], Scalar]] | None
-    recorder: Recorder
-    validation: Callable[[Any], Scalar] | None
-    patience: int | None
-    validate_from: int
-    planned: Array
-
-    @property
-    def optimizer(self) -> optax.GradientTransformation:
-        """Made here of its numbers, so that one program serves all of them."""
-        if not isinstance(self.how, str):
-            return self.how
-        assert self.rate is not None
-        if self.how == "adam":
-            return optax.adam(self.rate)
-        return optax.sgd(self.rate, self.momentum)
-
-    @property
-    def name(self) -> str:
-        """What is done, in results."""
-        if not isinstance(self.how, str):
-            return "optax"
-        if self.how == "adam":
-            return self.how
-        with_momentum = "" if self.momentum is None else " with momentum"
-        return f"gradient descent{with_momentum}"
-
-    @property
-    def plain_rate(self) -> Array | None:
-        """The learning rate of plain gradient descent, None for all others."""
-        return self.rate if self.how == "sgd" and self.momentum is None else None
-
-    @property
-    def stages(self) -> tuple[int, ...]:
-        """Gradient evaluations of a step."""
-        return (1,)
-
-    def read(self) -> PyTree:
-        """What an evaluation of the gradient reads."""
-        return self.loss, self.params
-
-    def parts(self) -> dict[str, Any]:
-        """Everything that determines the run, by name."""
-        return {
-            "the loss": Computed(self._slope, (self.params, jnp.array(0))),
-            "the parameters": self.params,
-            "the learning rate": (self.rate, self.time_per_step, self.rates),
-            "the steps": self.planned,
-            "the observables": (
-                sorted(self.recorder.observe),
-                Computed(self.recorder, (self.params,)),
-            ),
-            "the update": self.computed,
-        }
-
-    @property
-    def computed(self) -> Computed:
-        """A step: loss, optimizer and validation loss."""
-        return Computed(self.step, (eqx.filter_eval_shape(self.begin),))
-
-    def whole(self, arrays: PyTree) -> PyTree:
-        """The parameters, with what does not move of them."""
-        return eqx.combine(
-            arrays, eqx.filter(self.params, eqx.is_inexact_array, inverse=True)
-        )
-
-    def begin(self) -> _State:
-        """The state before the first step, observed."""
-        arrays = eqx.filter(self.params, eqx.is_inexact_array)
-        first, rows = self.recorder(self.params), self.planned.shape
-        record = jax.tree.map(
-            lambda x: jnp.zeros(rows + x.shape, x.dtype).at[0].set(x), first
-        )
-        return _State(
-            arrays,
-            arrays,
-            self.optimizer.init(arrays),
-            jnp.array(0),
-            None if self.validation is None else arrays,
-            jnp.asarray(jnp.inf, self.time_per_step.dtype),
-            jnp.array(0),
-            record,
-            jnp.where(jnp.arange(rows[0]) == 0, 0, -1),
-            RESULTS.successful,
-        )
-
-    def step(self, state: _State) -> _State:
-        """One step; none once the run has ended."""
-        going = state.result == RESULTS.successful
-        whole = self.whole(state.params)
-        value, gradient = self._slope(whole, state.step)
-        optimizer_state = state.optimizer
-        if self.then is not None:
-            fresh = self.optimizer.init(state.params)
-            optimizer_state = _where(state.step == self.then[0], fresh, optimizer_state)
-        # Optax counts steps in integers and multiplies them with floats.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer_state = self.optimizer.update(
-                gradient, optimizer_state, state.params
-            )
-        moved = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(value)
-        best, best_loss, best_step = state.best, state.best_loss, state.best_step
-        patient = jnp.array(True)
-        if self.validation is not None:
-            watched = self.validation(whole)
-            lower = going & (watched < best_loss) & (state.step >= self.validate_from)
-            best = _where(lower, state.params, best)
-            best_loss = jnp.where(lower, watched, best_loss)
-            best_step = jnp.where(lower, state.step, best_step)
-            if self.patience is not None:
-                since = jnp.maximum(best_step, self.validate_from)
-                patient = state.step - since < self.patience
-        result = RESULTS.where(going & ~patient, RESULTS.out_of_patience, state.result)
-        result = RESULTS.where(going & ~finite, RESULTS.loss_nonfinite, result)
-        moves = result == RESULTS.successful
-        return _State(
-            _where(moves, moved, state.params),
-            _where(moves, state.params, state.previous),
-            _where(moves, optimizer_state, state.optimizer),
-            state.step + moves.astype(state.step.dtype),
-            best,
-            best_loss,
-            best_step,
-            state.record,
-            state.reached,
-            result,
-        )
-
-    def _slope(self, params: PyTree, step: Array) -> tuple[Scalar, PyTree]:
-        """The value and the scaled gradient of what is descended at a step."""
-
-        def of(loss):
-            if isinstance(loss, AbstractBatchLoss):
-                loss = loss.batch(step)
-            value, gradient = eqx.filter_value_and_grad(loss)(params)
-            return value, eqx.filter(gradient, eqx.is_inexact_array)
-
-        value, gradient = self._at(step, of)
-        return value, scaled(self.rates, gradient)
-
-    def _at(self, step: Array, of: Callable[[Any], Any]) -> Any:
-        """A function of the loss that is descended at a step."""
-        if self.then is None:
-            return of(self.loss)
-        at, second = self.then
-        return jax.lax.cond(step < at, lambda: of(self.loss), lambda: of(second))
-
-    def observe(self, state: _State, row: Array) -> _State:
-        """Write down the state as a record; in no row beyond the last."""
-        record = jax.tree.map(
-            lambda rows, x: rows.at[row].set(x, mode="drop"),
-            state.record,
-            self.recorder(self.whole(state.params)),
-        )
-        reached = state.reached.at[row].set(state.step, mode="drop")
-        return eqx.tree_at(
-            lambda state: (state.record, state.reached), state, (record, reached)
-        )
-
-    def going(self, state: _State) -> Array:
-        """Whether steps are left to take."""
-        return self._before(state, self.planned[-1])
-
-    def _before(self, state: _State, step: Array) -> Array:
-        return (state.step < step) & (state.result == RESULTS.successful)
-
-    def complete(self, state: _State) -> bool:
-        """Whether the run has ended."""
-        return not bool(self.going(state))
-
-    def method(self, state: _State) -> int:
-        """There is one."""
-        del state
-        return 0
-
-    def told(self, state: _State) -> Progress:
-        """How far the run is."""
-        step, rate = int(state.step), float(self.time_per_step)
-        done = step / int(self.planned[-1]) if self.going(state) else 1.0
-        loss = latest_loss(state.record, int(np.sum(np.asarray(state.reached) >= 0)))
-        return Progress(done, step * rate, rate, self.name, loss)
-
-    def advance(self, state: _State, number: int, limit: Any, length: Any) -> _State:
-        """Up to `length` steps, observed where planned, or until the run has ended."""
-        del number, limit
-        last = jnp.minimum(state.step + length, self.planned[-1])
-
-        def stretch(state: _State) -> _State:
-            row = jnp.searchsorted(self.planned, state.step, side="right")
-            planned = self.planned[row]
-            until = jnp.minimum(planned, last)
-            state = jax.lax.while_loop(
-                lambda s: self._before(s, until), lambda s: self.step(s), state
-            )
-            due = (state.step == planned) & (state.result == RESULTS.successful)
-            return self.observe(state, jnp.where(due, row, len(self.planned)))
-
-        return jax.lax.while_loop(lambda s: self._before(s, last), stretch, state)
-
-    def finish(self, state: _State, stopped: Any) -> Trajectory:
-        """What a run leaves behind."""
-        # A loss can also be lost by the very last step, which nothing has looked at.
-        last, whole = state.step - 1, self.whole(state.params)
-        value = self._at(last, lambda loss: loss(whole))
-        lost = ~jnp.isfinite(value)
-        lost &= state.result == RESULTS.successful
-        result = RESULTS.where(lost, RESULTS.loss_nonfinite, state.result)
-        # The step that led to a non-finite loss was still taken; the one before was
-        # fine.
-        back = (result == RESULTS.loss_nonfinite) & (state.step > 0)
-        last_step = state.step - back.astype(state.step.dtype)
-        unfinished = self.going(state) & (result == RESULTS.successful)
-        result = RESULTS.where(unfinished, stopped, result)
-        kept = (state.reached == self.planned) & (self.planned <= last_step)
-        records = jax.tree.map(lambda x: blank(x, kept, x.dtype), state.record)
-        dtype = self.time_per_step.dtype
-        return Trajectory(
-            ts=self.planned.astype(dtype) * self.time_per_step,
-            observed=records.values,
-            scales=records.scales,
-            params=self.whole(_where(back, state.previous, state.params)),
-            path=records.params,
-            best=None if state.best is None else self.whole(state.best),
-            result=result,
-            t_end=last_step.astype(dtype) * self.time_per_step,
-            saved=jnp.sum(kept),
-            counts={
-                "gradient_evaluations": state.step,
-                "hessian_vector_products": jnp.array(0),
-                "steps": state.step,
-                "rejected": jnp.array(0),
-            },
-            finer=None,
-            solver=self.name,
-            labels=self.recorder.labels,
-            learning_rate=self.plain_rate,
-        )
+    return np.unique(np.array([0, *chosen, steps], int))
 
 
 @eqx.filter_jit
-def _in_one_piece(whole: _Descent, blocks: list[tuple[int, int]]) -> Trajectory:
+def _in_one_piece(whole: Descent, blocks: list[tuple[int, int]]) -> Trajectory:
     """The whole run as one traced program: records equally far apart as a scan."""
     with highest_precision():
         state = whole.begin()
@@ -493,7 +277,3 @@ def _blocks(lengths: np.ndarray) -> list[tuple[int, int]]:
     starts = np.flatnonzero(np.diff(lengths, prepend=-1))
     counts = np.diff(starts, append=len(lengths))
     return [(int(lengths[i]), int(n)) for i, n in zip(starts, counts, strict=True)]
-
-
-def _where(condition, new, old):
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

@@ -14,17 +14,18 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .dealing import deal
-from .errors import InputError, require_positive
-from .flows import AbstractFlow
+from .errors import InputError, whole_number
+from .flows import AbstractFlow, others, require_flow, require_moving
 from .identity import traced
 from .integrate import Solve
 from .lanes import Lanes
 from .observables import Recorder
 from .pool import run_pool
-from .precision import float_dtype, require_resolved
+from .precision import float_dtype, require_resolved, step_limit, warn_of_floats
 from .programs import known_options, make_room
-from .solve import named_events, output_times
+from .solve import judged, named_events, output_times
 from .solvers import methods
+from .sources import source_of_flow
 from .trajectory import Trajectory
 
 # Lanes of small problems: a few loops over so many numbers each keep a core busy.
@@ -51,9 +52,9 @@ def ensemble(
     save_params: bool = False,
     error: bool = False,
     events: Mapping[str, Callable[[Any], Any]] | None = None,
-    max_steps: int = 10**6,
+    max_steps: Any = 10**6,
     flow_axes: PyTree = None,
-    lanes: int | None = None,
+    lanes: Any = None,
 ) -> Trajectory:
     """Integrate a flow from many starts, each at its own pace: `vmap` of `solve`, but
     no member waits for the slowest.
@@ -82,11 +83,15 @@ def ensemble(
     >>> [round(float(x), 4) for x in ends]
     [0.3679, 0.7358, 1.1036]
     """
+    require_flow("ensemble", flow)
     params = jax.tree.map(
         lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, params
     )
     dtype = float_dtype(params)
+    warn_of_floats(params)
+    require_moving(flow.moving(params))
     count = members(params)
+    max_steps = step_limit(max_steps)
     solves, own = _solves(
         flow,
         params,
@@ -99,8 +104,13 @@ def ensemble(
         observe,
         save_params,
         events,
+        error,
     )
-    require_positive(max_steps=max_steps)
+    solves = judged(solves)
+    if solves.sensible is not None:
+        own = eqx.tree_at(
+            lambda s: s.sensible, own, solves.sensible.ndim == 1, is_leaf=_is_none
+        )
     if not isinstance(solves.rtol, Tracer):
         require_resolved(rtol, dtype)
 
@@ -108,7 +118,10 @@ def ensemble(
         scaled = solves.at_tolerances(scale)
         return together(scaled, own, count, max_steps, lanes)[0]
 
-    return run(1.0).with_finer(run(0.1) if error else None)
+    found = run(1.0).with_finer(run(0.1) if error else None)
+    # Flows that differ from member to member are not one source.
+    known = flow_axes is None and not isinstance(found.saved, Tracer)
+    return found.of(source_of_flow(flow)) if known else found
 
 
 def members(params: PyTree) -> int:
@@ -130,14 +143,25 @@ def members(params: PyTree) -> int:
 
 
 def _solves(
-    flow, params, flow_axes, ts, t1, rtol, atol, solver, observe, save_params, events
+    flow,
+    params,
+    flow_axes,
+    ts,
+    t1,
+    rtol,
+    atol,
+    solver,
+    observe,
+    save_params,
+    events,
+    error,
 ) -> tuple[Solve, PyTree]:
     """All solves as one, and which of its arrays have the members as first axis."""
     dtype = float_dtype(params)
     times = output_times(ts, t1, dtype, count=2, most=2)
+    require_positive(rtol=rtol, **({} if atol is None else {"atol": atol}))
     rtol = jnp.asarray(rtol, dtype)
     atol = rtol / 1000 if atol is None else jnp.asarray(atol, dtype)
-    require_positive(rtol=rtol, atol=atol)
     name, count = "ts" if t1 is None else "t1", members(params)
     _require_members(count, {name: times[..., 0], "rtol": rtol, "atol": atol})
     solves = Solve(
@@ -146,7 +170,7 @@ def _solves(
         times,
         rtol,
         atol,
-        Recorder(observe, save_params),
+        Recorder(observe, save_params, error),
         explicit(solver, rtol),
         named_events(events, jax.tree.map(_first, params)),
     )
@@ -156,7 +180,7 @@ def _solves(
         lambda axis, part: jax.tree.map(lambda x: axis == 0 and eqx.is_array(x), part),
         flow_axes,
         flow,
-        is_leaf=lambda x: x is None,
+        is_leaf=_is_none,
     )
     own = eqx.tree_at(
         lambda s: (s.flow, s.params, s.times, s.rtol, s.atol),
@@ -164,6 +188,10 @@ def _solves(
         (own_flow, arrays, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
     )
     return solves, own
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def _first(leaf: Any) -> Any:
@@ -206,16 +234,16 @@ def together(
     mine, shared = eqx.partition(solves, own)
     width = min(count, lanes_for(float_count(mine.params) // count, width))
     rule = Lanes(shared, jnp.asarray(max_steps), width, solves.times.shape[-1] - 2)
-    static = eqx.filter(solves.params, eqx.is_array, inverse=True)
+    still = others(solves.params, solves.flow.moving(solves.params))
 
     def whole(found: Trajectory) -> Trajectory:
-        params = eqx.combine(found.params, static)
+        params = eqx.combine(found.params, still)
         return eqx.tree_at(lambda traj: traj.params, found, params)
 
     first = eqx.combine(jax.tree.map(lambda x: x[0], mine), shared)
     if traced(solves, *first.computed.values()):
         found, busy = run_pool(rule, _members_last(mine), count)
-        return whole(found), busy
+        return whole(found.marked()), busy
     make_room()
     blocks = 1
     while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
@@ -224,14 +252,20 @@ def together(
 
     def block(number: int, device: Any) -> tuple[Trajectory, float]:
         rows = np.minimum(np.arange(number * size, (number + 1) * size), count - 1)
-        part = jax.tree.map(lambda x: np.asarray(x)[rows], mine)
+        part = jax.tree.map(lambda x: _on_host(x)[rows], mine)
         real = min(size, count - number * size)
         return run_block(rule, part, real, device)
 
     found = sorted(deal(block, range(blocks)))
     parts = [trajectories for _, (trajectories, _) in found]
-    all_of = jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)), *parts)
+    all_of = jax.tree.map(lambda *xs: jax.device_put(np.concatenate(xs)), *parts)
     return whole(all_of), float(np.mean([busy for _, (_, busy) in found]))
+
+
+def _on_host(leaf: Any) -> Any:
+    """An array of NumPy's, which is cut faster; random keys as they are."""
+    keys = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+    return leaf if keys else np.asarray(leaf)
 
 
 def lanes_for(
@@ -241,8 +275,7 @@ def lanes_for(
     platform (None: this one).
     """
     if asked is not None:
-        require_positive(lanes=asked)
-        return asked
+        return whole_number("lanes", asked)
     on_cpu = (platform or jax.default_backend()) == "cpu"
     widest = _WIDEST if on_cpu else _WIDEST_ELSEWHERE
     room = (_NUMBERS if on_cpu else _NUMBERS_ELSEWHERE) // max(1, numbers)
@@ -264,7 +297,8 @@ def run_block(
     with _COMPILING:  # one for all threads
         run = _compiled_for(device.platform)
     trajectories, busy = compiled_once(run, *arguments)
-    return jax.tree.map(lambda x: np.asarray(x)[:count], trajectories), float(busy)
+    found = jax.tree.map(lambda x: np.asarray(x)[:count], trajectories).marked()
+    return jax.tree.map(np.asarray, found), float(busy)
 
 
 def on_device(device: Any, tree: PyTree) -> PyTree:

@@ -1,10 +1,14 @@
 """The one exception of wrong input."""
 
+import contextlib
 import difflib
+import operator
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from jax.core import Tracer
+from jax.errors import TracerArrayConversionError
 
 
 class InputError(ValueError):
@@ -30,12 +34,88 @@ def require_positive(**values: Any) -> None:
     flowattn.errors.InputError: rtol must be positive and finite, got -0.001
     """
     for name, value in values.items():
+        numbers = known_numbers(name, value)
+        if numbers is not None and not np.all((numbers > 0) & (numbers < np.inf)):
+            raise InputError(f"{name} must be positive and finite, got {shown(value)}")
+
+
+def known_numbers(name: str, value: Any) -> np.ndarray | None:
+    """The real number or numbers that a value is, None where it is traced.
+
+    Raises `InputError` for anything else: text, functions, complex numbers.
+
+    >>> known_numbers("steps", "many")
+    Traceback (most recent call last):
+    flowattn.errors.InputError: steps must be a number, got many
+    """
+    if isinstance(value, Tracer):
+        return None
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         try:
-            number = np.asarray(value, float)
-        except TypeError:  # a tracer
-            continue
-        if not np.all((number > 0) & (number < np.inf)):
-            raise InputError(f"{name} must be positive and finite, got {value}")
+            # Text and dates would pass for numbers.
+            if np.asarray(value).dtype.kind not in "USmMc":
+                return np.asarray(value, float)
+        except TracerArrayConversionError:  # a list that holds one
+            return None
+    raise InputError(f"{name} must be a number, got {shown(value)}")
+
+
+def require_scalar(**values: Any) -> None:
+    """Raise `InputError` for the first value that is not one real number; of a traced
+    one its shape is known.
+
+    >>> require_scalar(time_per_step=np.ones(3))
+    Traceback (most recent call last):
+    flowattn.errors.InputError: time_per_step must be one number, got an array of \
+shape (3,)
+    """
+    for name, value in values.items():
+        numbers = known_numbers(name, value)
+        shape = getattr(value if numbers is None else numbers, "shape", None)
+        if shape != ():
+            raise InputError(
+                f"{name} must be one number, got an array of shape {shape}"
+            )
+
+
+def whole_number(name: str, value: Any, traced: bool = False) -> Any:
+    """A count as a positive integer, also where it is written as 1e3; as it is where
+    it is a traced integer and may be.
+
+    Raises `InputError` for what is no such number.
+
+    >>> whole_number("steps", 1e3)
+    1000
+    >>> whole_number("steps", 1000.5)
+    Traceback (most recent call last):
+    flowattn.errors.InputError: steps must be a whole number, got 1000.5
+    """
+    require_scalar(**{name: value})
+    require_positive(**{name: value})
+    if isinstance(value, Tracer):
+        if traced and np.issubdtype(value.dtype, np.integer):
+            return value
+        kind = "a whole number" if traced else "known, not traced"
+        raise InputError(f"{name} must be {kind}, got {value.aval}")
+    with contextlib.suppress(TypeError):
+        return operator.index(value)
+    if float(value).is_integer():
+        return int(value)
+    raise InputError(f"{name} must be a whole number, got {shown(value)}")
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value in a line, cut after `most` characters.
+
+    >>> shown(10**30)
+    '1000000000000000000000000000000'
+    """
+    if callable(value):
+        return f"the function {getattr(value, '__name__', type(value).__name__)}"
+    if isinstance(value, int) and abs(value) >= 10**60:
+        return "an integer of more than 60 digits"
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def require_momentum(momentum: Any, optimizer: Any = "sgd") -> None:
@@ -46,10 +126,8 @@ def require_momentum(momentum: Any, optimizer: Any = "sgd") -> None:
     Traceback (most recent call last):
     flowattn.errors.InputError: momentum must be from 0 to below 1, got 1.0
     """
-    try:
-        number = float(momentum)
-    except TypeError:  # a tracer
-        number = None
+    require_scalar(momentum=momentum)
+    number = None if isinstance(momentum, Tracer) else float(momentum)
     if optimizer != "sgd" and number != 0:
         raise InputError("momentum is of gradient descent; other optimizers have none")
     if number is not None and not 0 <= number < 1:

@@ -15,16 +15,17 @@ import numpy as np
 from jaxtyping import Array
 
 from .checkpoint import kept
-from .compare import Gap, compare
+from .compare import compare
 from .descend import descend
 from .errors import InputError, quoted, require_momentum, require_positive
 from .flows import AbstractFlow
+from .gap import Gap, Scale
 from .outcomes import SUCCESSFUL, Outcomes
 from .paths import require_folder
 from .precision import require_resolved, set_precision, settled_precision
 from .provenance import provenance
 from .report import stability, summarise, summarise_survey
-from .sharpness import sharpness
+from .sharpness import require_modes, sharpness
 from .solve import solve
 from .solvers import SOLVERS
 from .systems import AbstractSystem, Problem, Settings, Survey
@@ -69,6 +70,9 @@ class Options:
     """Stop after so many steps without a lower validation loss; None: never."""
     validate_from: int = 0
     """Step from which the validation loss is watched, to outlast a first plateau."""
+    scale: Scale = "largest"
+    """What the gap is relative to: the largest value over time, that at each time, or
+    its logarithm."""
     flow: bool = True
     """Run the flow."""
     descent: bool = True
@@ -280,6 +284,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
     problem = plan.system.problem(jr.key(options.seed), options.data)
     observe = {**problem.observables, **problem.laws}
     if options.sharpness:
+        require_modes(options.sharpness, problem.params)
         observe["sharpness"] = sharpness(problem.loss, options.sharpness, problem.rates)
 
     run = traj = gap = top = None
@@ -320,7 +325,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
         outcomes.add("flow", traj, finer=True)
     if traj is not None and run is not None and min(traj.saved, run.saved) > 1:
         if run.ts[1] <= plan.t1 * (1 + 1e-6):
-            gap = compare(traj, run)
+            gap = compare(traj, run, options.scale)
     beside = {}
     if plan.flow:
         beside = _beside(plan, problem, traj, outcomes, watch, checkpoint)
@@ -425,7 +430,11 @@ def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Result:
     def keep(name: str, make: Callable[[], Any]) -> Any:
         if checkpoint is None:
             return make()
-        parts = {"the settings": json.dumps(plan.config, sort_keys=True)}
+        kind = type(plan.system)
+        parts = {
+            "the system": f"{kind.__module__}.{kind.__qualname__}",
+            "the settings": json.dumps(plan.config, sort_keys=True),
+        }
         return kept(checkpoint / f"{name}.state", parts, make)
 
     options, begin = plan.options, time.perf_counter()

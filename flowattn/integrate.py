@@ -12,11 +12,12 @@ import optimistix as optx
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .flows import AbstractFlow
+from .errors import InputError
+from .flows import AbstractFlow, others
 from .identity import ByFields, Computed
-from .observables import Recorder, blank
+from .observables import Recorder, blank, packed, unpacked
 from .segments import AbstractRun, Progress, latest_loss
-from .solvers import RKC, Method
+from .solvers import RKC, Method, Watch
 from .stepping import ControlState, StepControl, Time
 from .trajectory import RESULTS, Trajectory
 
@@ -56,6 +57,8 @@ class Solve(AbstractRun[SolveState]):
     recorder: Recorder
     methods: tuple[Method, ...]
     events: dict[str, Callable[[Any], Any]]
+    # Of traced times and tolerances, whether they make sense; None: they do.
+    sensible: Bool[Array, "..."] | None = None
 
     def at_tolerances(self, scale: float) -> "Solve":
         """The same solve, or what is here of it, at so many times the tolerances; the
@@ -119,11 +122,11 @@ class Solve(AbstractRun[SolveState]):
         """The field, and a product of its Jacobian where a method takes those."""
         if all(isinstance(m.solver, diffrax.AbstractERK) for m in self.methods):
             return self.flow(params, t)
-        y, rest = eqx.partition(params, eqx.is_inexact_array)
+        y = self.flow.moving(params)
+        rest = others(params, y)
 
         def field(y):
-            velocity = self.flow(eqx.combine(y, rest), t)
-            return eqx.filter(velocity, eqx.is_inexact_array)
+            return self.flow.moving(self.flow(eqx.combine(y, rest), t))
 
         return jax.jvp(field, (y,), (y,))
 
@@ -139,11 +142,11 @@ class Solve(AbstractRun[SolveState]):
             state = method.init(term, zero, self.span, y, before)
             return method.step(term, zero, self.span, y, before, state, False)
 
-        return Computed(step, (eqx.filter(self.params, eqx.is_inexact_array),))
+        return Computed(step, (self.flow.moving(self.params),))
 
     def static(self) -> PyTree:
         """What does not move of the parameters."""
-        return eqx.filter(self.params, eqx.is_inexact_array, inverse=True)
+        return others(self.params, self.flow.moving(self.params))
 
     @property
     def bounds(self) -> Float[Array, " bound"]:
@@ -157,25 +160,28 @@ class Solve(AbstractRun[SolveState]):
         """
 
         def field(t, y, before):
-            elapsed, since, until = before
-            now = self.times[0] + elapsed + t
-            if self.flow.jumps:
-                # A step that ends at a jump still sees the field before it.
-                last = jnp.nextafter(jax.lax.stop_gradient(until), -jnp.inf)
-                now = jnp.clip(now, since, last)
-            velocity = self.flow(eqx.combine(y, self.static()), now)
-            return eqx.filter(velocity, eqx.is_inexact_array)
+            return _velocity(y, self.flow(*self._place(t, y, before)))
 
         return diffrax.ODETerm(field)
+
+    def _place(self, t, y, before) -> tuple[PyTree, Float[Array, ""]]:
+        """Parameters and time of a state in local time."""
+        elapsed, since, until = before
+        now = self.times[0] + elapsed + t
+        if self.flow.jumps:
+            # A step that ends at a jump still sees the field before it.
+            last = jnp.nextafter(jax.lax.stop_gradient(until), -jnp.inf)
+            now = jnp.clip(now, since, last)
+        return eqx.combine(y, self.static()), now
+
+    def defined(self, before, t, y) -> Bool[Array, ""]:
+        """Whether the field is, at a local time."""
+        return self.flow.defined(*self._place(t, y, before))
 
     def record(self, t, y, args) -> PyTree:
         """What is written at an output time."""
         del t, args
-        # Diffrax fills outputs that are not reached with inf: counts go as floats.
-        return jax.tree.map(
-            lambda x: jnp.asarray(x, self.times.dtype),
-            self.recorder(eqx.combine(y, self.static())),
-        )
+        return jax.tree.map(packed, self.recorder(eqx.combine(y, self.static())))
 
     def control(self, left, first, max_steps, pause) -> StepControl:
         """Step size control for a segment."""
@@ -192,10 +198,16 @@ class Solve(AbstractRun[SolveState]):
             events=len(self.events),
         )
 
-    def watching(self, number: int) -> Method:
-        """The method of that number, watching for the events."""
-        watched = [Partial(_at_state, fn, self.static()) for fn in self.events.values()]
-        return dataclasses.replace(self.methods[number], watched=tuple(watched))
+    @property
+    def watched(self) -> tuple[Callable[[PyTree], Any], ...]:
+        """The events as functions of the parameters' arrays."""
+        return tuple(Partial(_at_state, f, self.static()) for f in self.events.values())
+
+    def watching(self, number: int, before: Any, outputs: Any) -> Method:
+        """The method of that number, watching in a segment."""
+        defined = Partial(type(self).defined, self, before)
+        watch = Watch(self.watched, outputs, defined, self.atol)
+        return dataclasses.replace(self.methods[number], watch=watch)
 
     def before(self, elapsed: Time, phase: Int[Array, ""]) -> tuple[Any, Any, Any]:
         """The arguments of the field in a segment."""
@@ -206,7 +218,7 @@ class Solve(AbstractRun[SolveState]):
 
     def begin(self) -> SolveState:
         """The state before the first segment."""
-        y0 = eqx.filter(self.params, eqx.is_inexact_array)
+        y0 = self.flow.moving(self.params)
         zero = jnp.zeros((), self.times.dtype)
         none, elapsed = jnp.array(0), Time(zero, zero)
         phase = jnp.sum(self.bounds[1:] <= self.times[0]).astype(none.dtype)
@@ -264,11 +276,8 @@ class Solve(AbstractRun[SolveState]):
         self, state: SolveState, number: int, limit: Any, length: Any
     ) -> SolveState:
         """Integrate a segment with the method of that number, in local time from 0."""
-        method, term = self.watching(number), self.term()
-        zero, before = (
-            jnp.zeros_like(self.span),
-            self.before(state.elapsed, state.phase),
-        )
+        term, zero = self.term(), jnp.zeros_like(self.span)
+        before = self.before(state.elapsed, state.phase)
         jump = before[2] - self.times[0]
         left, jumps_in = (state.elapsed.until(t) for t in (self.span, jump))
         jumps, left = jumps_in < left, jnp.minimum(jumps_in, left)
@@ -279,6 +288,7 @@ class Solve(AbstractRun[SolveState]):
         wanted = state.elapsed.until((self.times - self.times[0])[todo])
         within = ~jumps | (wanted <= left)
         wanted = jnp.clip(wanted, 0, left)
+        method = self.watching(number, before, wanted)
         solver_state = jax.lax.cond(
             state.fresh,
             lambda: method.init(term, zero, dt0, state.y, before),
@@ -378,12 +388,18 @@ class Solve(AbstractRun[SolveState]):
         lost = small & control.nonfinite
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, result)
         result = RESULTS.where(self.going(state), stopped, result)
-        kept = jnp.arange(times.shape[0]) < state.saved
-        dtypes = eqx.filter_eval_shape(self.recorder, self.params)
+        done, saved = result == RESULTS.successful, state.saved
+        crossed = control.crossed
+        if self.sensible is not None:
+            result = RESULTS.where(self.sensible, result, RESULTS.senseless_input)
+            saved = jnp.where(self.sensible, saved, 0)
+            times = jnp.where(self.sensible, times, jnp.nan)
+            crossed = jnp.where(self.sensible, crossed, jnp.inf)
+        kept = jnp.arange(times.shape[0]) < saved
+        like = eqx.filter_eval_shape(self.recorder, self.params)
         written = jax.tree.map(
-            lambda x, like: blank(x, kept, like.dtype), state.record, dtypes
+            lambda x, like: blank(unpacked(x, like.dtype), kept), state.record, like
         )
-        done = result == RESULTS.successful
         counts = {
             "gradient_evaluations": control.evaluations,
             "hessian_vector_products": control.products,
@@ -393,7 +409,6 @@ class Solve(AbstractRun[SolveState]):
         if not all(method.counted for method in self.methods):
             counts = {k: counts[k] for k in ("steps", "rejected")}
         names = tuple(method.name for method in self.methods)
-        crossed = jnp.where(jnp.isfinite(control.crossed), control.crossed, jnp.nan)
         return Trajectory(
             ts=times,
             observed=written.values,
@@ -403,7 +418,7 @@ class Solve(AbstractRun[SolveState]):
             best=None,
             result=result,
             t_end=jnp.where(done, times[-1], times[0] + state.elapsed.high),
-            saved=state.saved,
+            saved=saved,
             counts=counts,
             finer=None,
             solver=names[0] if len(names) == 1 else "auto",
@@ -413,6 +428,25 @@ class Solve(AbstractRun[SolveState]):
             labels=self.recorder.labels,
             events=dict(zip(self.events, times[0] + crossed, strict=True)),
         )
+
+
+def _velocity(y: PyTree, given: PyTree) -> PyTree:
+    """What a flow gives, of all that moves; a plain number there (0.0, of what stays)
+    holds for all entries of an array.
+    """
+
+    def of(moves: Any, slope: Any) -> Any:
+        if moves is None or not isinstance(slope, int | float):
+            return None if moves is None else slope
+        return jnp.full(moves.shape, slope, moves.dtype)
+
+    try:
+        return jax.tree.map(of, y, given, is_leaf=lambda x: x is None)
+    except ValueError:
+        raise InputError(
+            "a flow must give a velocity of the params' structure, "
+            f"{jax.tree.structure(y)}, got {jax.tree.structure(given)}"
+        ) from None
 
 
 def _at_state(event, static, y):
@@ -425,10 +459,10 @@ def _zeros(shapes: PyTree) -> PyTree:
 
 
 def _sharpness(methods, solver_states) -> Float[Array, ""] | None:
-    """The latest estimate of the spectral radius, nan where there is none yet."""
+    """The latest estimate of the spectral radius, 0 where there is none yet."""
     for method, state in zip(methods, solver_states, strict=True):
         if isinstance(method.solver, RKC):
-            return jnp.where(state.radius > 0, state.radius, jnp.nan)
+            return state.radius
     return None
 
 

@@ -17,8 +17,19 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .flows import others
 from .integrate import DONE, ENDED, Solve, SolveState
-from .solvers import ExplicitStep, Tried, crossing, tableau_of
+from .solvers import (
+    SHORTENED,
+    ExplicitStep,
+    Tried,
+    crossing,
+    remembered,
+    sign_of,
+    stuck,
+    tableau_of,
+    turns,
+)
 from .stepping import ControlState, Time
 from .trajectory import RESULTS
 
@@ -62,6 +73,7 @@ class Pace(eqx.Module):
             none,
             none,
             self.crossed,
+            jnp.zeros_like(self.crossed),
         )
 
 
@@ -81,8 +93,8 @@ class Lane(eqx.Module):
     - `own`: what of the solve is not shared by all, and does not move;
     - `slope`: the field at y, where the method can go on with it;
     - `written`: outputs between start and end so far;
-    - `signs`, `crosses`: of each event, its sign at y, and whether the last step has
-      changed it.
+    - `signs`, `crosses`: of each event, the last sign it had, 0 while it had none, and
+      whether the last step has changed it.
     """
 
     own: PyTree
@@ -157,7 +169,7 @@ class Lanes(eqx.Module):
         fixed = eqx.tree_at(
             lambda solve: solve.params,
             own,
-            eqx.filter(own.params, eqx.is_inexact_array, inverse=True),
+            others(own.params, whole.flow.moving(own.params)),
             is_leaf=lambda x: x is None,
         )
         return Start(fixed, state.y, slope, state.phase, state.control.step)
@@ -168,6 +180,7 @@ class Lanes(eqx.Module):
         zero, none = jnp.zeros_like(whole.span), jnp.array(0)
         events = len(whole.events)
         crossed = jnp.full(events, jnp.inf, zero.dtype)
+        signs = remembered(jnp.zeros_like(crossed), self._signs(whole, start.y))
         return Lane(
             start.own,
             start.y,
@@ -177,7 +190,7 @@ class Lanes(eqx.Module):
             Pace(start.step, none, none, jnp.array(False), crossed),
             RESULTS.promote(ENDED),
             none,
-            self._signs(whole, start.y),
+            signs,
             jnp.zeros(events, bool),
             self._no_dense(start.y, zero),
         )
@@ -190,8 +203,7 @@ class Lanes(eqx.Module):
         return tried * stages + 2 + int(self.goes_on)
 
     def _signs(self, whole: Solve, y: PyTree) -> Float[Array, " event"]:
-        watched = whole.watching(0).watched
-        signs = [jnp.sign(event(y)) for event in watched]
+        signs = [sign_of(event, y) for event in whole.watched]
         return jnp.asarray(signs, whole.times.dtype)
 
     def _no_dense(self, y: PyTree, zero: Float[Array, ""]) -> Dense | None:
@@ -200,6 +212,11 @@ class Lanes(eqx.Module):
         stages = self.tableau.num_stages
         k = jax.tree.map(lambda x: jnp.zeros((stages, *x.shape), x.dtype), y)
         return Dense(zero, zero, y, y, k)
+
+    @staticmethod
+    def _dense(lane: Lane, h: Array, made: ExplicitStep) -> Dense:
+        k = jax.tree.map(lambda slopes: h * slopes, made.slopes)
+        return Dense(lane.elapsed.high, h, lane.y, made.y1, k)
 
     def since(self, lane: Lane) -> tuple[Any, Any, Any]:
         """The arguments of the field: the time elapsed, and the bounds of the phase."""
@@ -218,19 +235,29 @@ class Lanes(eqx.Module):
         jump = before[2] - whole.times[0]
         return lane.elapsed.until(whole.span), lane.elapsed.until(jump)
 
-    def judge(self, lane: Lane, before: Any, h: Array, made: ExplicitStep) -> Lane:
-        """A lane after a step that it has tried; as it was if it is not under way."""
+    def judge(
+        self, lane: Lane, before: Any, h: Array, made: ExplicitStep, undefined: Array
+    ) -> Lane:
+        """A lane after a step that it has tried, over places where the field is
+        `undefined` or not; as it was if it is not under way.
+        """
         whole, method = self.solve(lane.own), self.shared.methods[0]
         jumps = bool(self.shared.flow.jumps)
         to_end, to_jump = self._left(whole, lane, before)
         left = jnp.minimum(to_end, to_jump)
-        zero = jnp.zeros_like(h)
+        zero, events = jnp.zeros_like(h), len(whole.events)
+        # No error where anything is not finite: in a loop this costs least.
+        error = jax.tree.map(lambda e, y: e + 0 * y, made.error, made.y1)
+        # Events are found from the last step, once it is known to be kept.
         tried = Tried(
-            made.error,
+            error,
             zero,
             zero,
             zero,
-            jnp.full(len(whole.events), jnp.inf, h.dtype),
+            jnp.full(events, jnp.inf, h.dtype),
+            jnp.zeros((2, events), h.dtype),
+            undefined.astype(h.dtype),
+            zero,
         )
         # The controller raises 1/error to the power 1/order. XLA's power is a call for
         # each number in double precision, dearer than a gradient; so the norm is the
@@ -264,14 +291,12 @@ class Lanes(eqx.Module):
         signs, dense = lane.signs, lane.dense
         crosses: Any = lane.crosses
         if whole.events:
-            signs = self._signs(whole, y)
-            crosses = keep & (lane.signs != 0) & (signs != lane.signs)
-            crosses &= ~jnp.isnan(signs) & jnp.isinf(state.crossed)
+            now = self._signs(whole, y)
+            crosses = keep & turns(lane.signs, now) & jnp.isinf(state.crossed)
             crosses |= lane.crosses
+            signs = jnp.where(keep, remembered(lane.signs, now), lane.signs)
         if dense is not None:
-            k = jax.tree.map(lambda slopes: h * slopes, made.slopes)
-            seen = Dense(lane.elapsed.high, h, lane.y, made.y1, k)
-            dense = _where(keep, seen, dense)
+            dense = _where(keep, self._dense(lane, h, made), dense)
         return Lane(
             lane.own,
             y,
@@ -288,6 +313,12 @@ class Lanes(eqx.Module):
             dense,
         )
 
+    def stuck(self, lane: Lane, slope: PyTree) -> Bool[Array, ""]:
+        """Whether no step gets through from where the last was lost."""
+        h = lane.pace.step / SHORTENED
+        rise = jax.tree.map(lambda f: h * f, slope)
+        return stuck(lane.y, rise, h, self.solve(lane.own).atol)
+
     def goes(self, lane: Lane) -> Bool[Array, ""]:
         """Whether a lane is under way, and nothing is to be read from its last step."""
         under_way = lane.result == RESULTS.event_occurred
@@ -303,17 +334,38 @@ class Lanes(eqx.Module):
             return jnp.array(False)
         return (lane.written < self.outputs) & (self._wanted(lane) <= 0)
 
+    def within(self, lane: Lane, h: Array, row: Array) -> Bool[Array, ""]:
+        """Whether an output lies within a step that a lane tries."""
+        inside = self._until(lane, row) < h
+        return self.goes(lane) & (row < self.outputs) & inside
+
+    def defined(
+        self, lane: Lane, before: Any, h: Array, made: ExplicitStep, row: Array
+    ):
+        """Whether the field is at an output within a step that is tried."""
+        at = self._until(lane, row)
+        y = self._path(self._dense(lane, h, made)).evaluate(at)
+        return self.solve(lane.own).defined(before, at, y)
+
+    def ends_defined(self, lane: Lane, before: Any, h: Array, made: ExplicitStep):
+        """Whether the field is where a step that is tried ends."""
+        return self.solve(lane.own).defined(before, h, made.y1)
+
     def _wanted(self, lane: Lane) -> Float[Array, ""]:
         """The time to the next output."""
+        return self._until(lane, lane.written)
+
+    def _until(self, lane: Lane, row: Array) -> Float[Array, ""]:
+        """The time to an output between start and end."""
         times = self.solve(lane.own).times
-        row = jnp.minimum(lane.written + 1, self.outputs)
+        row = jnp.minimum(row + 1, self.outputs)
         return lane.elapsed.until(times[row] - times[0])
 
     def find(self, lane: Lane) -> Lane:
         """A lane with the events of its last step found."""
         dense, times = lane.dense, []
         assert dense is not None
-        for event in self.solve(lane.own).watching(0).watched:
+        for event in self.solve(lane.own).watched:
             found = crossing(event, self._path(dense), dense.y0, dense.y1)
             times.append(dense.since + found)
         crossed = jnp.where(lane.crosses, jnp.stack(times), lane.pace.crossed)
@@ -366,9 +418,9 @@ class Lanes(eqx.Module):
             result=end.result,
         )
         found = whole.finish(state, RESULTS.interrupted)
-        # What is no array is the same for all, and cannot come out of a program.
-        arrays = eqx.filter(found.params, eqx.is_array)
-        return eqx.tree_at(lambda traj: traj.params, found, arrays)
+        # What does not move is known outside, and need not come out of a program.
+        moved = whole.flow.moving(found.params)
+        return eqx.tree_at(lambda traj: traj.params, found, moved)
 
 
 def _root_of_norm(order: float, tree: PyTree) -> Float[Array, ""]:

@@ -1,12 +1,26 @@
 """Observables: named functions of the parameters, evaluated along a run."""
 
 import abc
+import inspect
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
+
+from .errors import InputError
+
+# Data sets have names of these beginnings, and dims and coordinates of these names.
+PARTS = ("params", "params_path", "params_best", "events", "scales", "finer", "stats")
+_DIMS = ("time", "member", "output")
+# What a NetCDF-3 variable may hold beside letters and digits.
+_SIGNS = '_.@+- !"#$%&\\()*,:;<=>?[]^`{|}~'
+# What no NetCDF-3 variable may be called.
+_TYPES = "byte char short ushort int uint int64 uint64 float real double bool string"
+_LONGEST = 200
 
 
 class Label(eqx.Module):
@@ -65,6 +79,8 @@ class Observable(AbstractObservable):
         coords: dict[str, tuple[str, ...]] | None = None,
         discrete: bool = False,
     ):
+        if isinstance(dims, str):
+            raise InputError(f"dims must be a tuple of names, got the string {dims!r}")
         self.fn = fn
         named = tuple((coords or {}).items())
         self.label = Label(dims, units, long_name, named, discrete)
@@ -87,9 +103,27 @@ class Recorder(eqx.Module):
     observe: dict[str, Callable[[Any], Array]]
     save_params: bool
 
-    def __init__(self, observe: Mapping[str, Callable] | None, save_params: bool):
+    def __init__(
+        self,
+        observe: Mapping[str, Callable] | None,
+        save_params: bool,
+        error: bool = False,
+    ):
+        if not isinstance(observe, Mapping | None):
+            raise InputError(
+                "observe must be a dict of named functions of the parameters, got "
+                f"{type(observe).__name__}"
+            )
         self.observe = dict(observe or {})
         self.save_params = save_params
+        for name, fn in self.observe.items():
+            require_name("observable", name)
+            require_of_params(f"observable {name!r}", fn)
+            if error and f"{name}_error" in self.observe:
+                raise InputError(
+                    f"observable '{name}_error' has the name of the estimated error of "
+                    f"{name!r}: rename it, or leave out error=True"
+                )
 
     @property
     def labels(self) -> tuple[tuple[str, Label], ...]:
@@ -102,16 +136,169 @@ class Recorder(eqx.Module):
     def __call__(self, params: PyTree) -> Record:
         values, scales = {}, {}
         for name, fn in self.observe.items():
-            values[name] = jnp.asarray(fn(params))
+            values[name] = _array(name, fn(params))
             scale = fn.scale(params) if isinstance(fn, AbstractObservable) else None
             if scale is not None:
                 scales[name] = scale
+        _require_labelled(values, dict(self.labels))
         arrays = eqx.filter(params, eqx.is_inexact_array)
         return Record(values, scales, arrays if self.save_params else None)
 
 
-def blank(rows: Array, kept: Array, dtype: Any) -> Array:
-    """Rows of an output where `kept`, elsewhere nan (0 for integers), in a dtype."""
+# Integers in pieces of so many bits are exact in both precisions.
+_BITS = 16
+
+
+def packed(values: Array) -> Array:
+    """An array as diffrax writes outputs, which puts inf into those not reached:
+    floating-point and complex numbers as they are, all others as pieces of 16 bits
+    (first axis), each of which single precision holds exactly.
+
+    >>> packed(jnp.array(2**16 + 3, jnp.int32)).tolist()
+    [3.0, 1.0]
+    """
+    if jnp.issubdtype(values.dtype, jnp.inexact):
+        return jnp.asarray(values, values.dtype)
+    if values.dtype == jnp.bool_:
+        values = values.astype(jnp.uint8)
+    size = 8 * values.dtype.itemsize
+    bits = jax.lax.bitcast_convert_type(values, f"uint{size}")
+    pieces = [(bits >> n).astype(jnp.uint16) for n in range(0, size, _BITS)]
+    return jnp.stack(pieces).astype(jnp.float32)
+
+
+def unpacked(rows: Array, dtype: Any) -> Array:
+    """Rows (first axis) of what was `packed`, in the dtype it had.
+
+    >>> unpacked(packed(jnp.array([-1, 5]))[None], jnp.asarray(1).dtype).tolist()
+    [[-1, 5]]
+    """
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return rows
+    if dtype == jnp.bool_:
+        return rows[:, 0] != 0
+    unsigned = f"uint{8 * dtype.itemsize}"
+    pieces = jnp.moveaxis(rows, 1, 0).astype(unsigned)
+    bits = pieces[0]
+    for number, piece in enumerate(pieces[1:], 1):
+        bits |= piece << (number * _BITS)
+    return jax.lax.bitcast_convert_type(bits, dtype)
+
+
+def require_name(kind: str, name: Any) -> None:
+    """Raise `InputError` for a name under which no data set, zarr store or NetCDF file
+    could hold a variable beside ours.
+
+    >>> require_name("observable", "train/loss")
+    Traceback (most recent call last):
+    flowattn.errors.InputError: observable 'train/loss' cannot be stored: '/' divides \
+the groups of a store
+    """
+    if not isinstance(name, str):
+        raise InputError(f"{kind} names must be strings, got {name!r}")
+    first = name[:1]
+    named = first.isalnum() or first == "_" or (first > "\x7f" and first.isprintable())
+    if "/" in name:
+        reason = "'/' divides the groups of a store"
+    elif not named or name.startswith("__") or name != name.strip():
+        reason = "a name begins with a letter, a digit or one '_', and ends in no space"
+    elif not all(c.isalnum() or c > "\x7f" or c in _SIGNS for c in name):
+        reason = f"of signs a name has only {_SIGNS}"
+    elif not name.isprintable() or unicodedata.normalize("NFC", name) != name:
+        reason = "a name is printable Unicode in its composed form (NFC)"
+    elif len(name.encode()) > _LONGEST:
+        reason = f"a name has at most {_LONGEST} bytes"
+        name = f"{name[:20]}…"
+    elif (
+        name in PARTS or name in _DIMS or name.startswith(tuple(f"{p}." for p in PARTS))
+    ):
+        reason = "data sets of runs have a part of their own of that name"
+    elif name in _TYPES.split() or name == "zarr.json":
+        reason = "NetCDF and zarr keep that name for themselves"
+    else:
+        return
+    raise InputError(f"{kind} {name!r} cannot be stored: {reason}")
+
+
+def require_of_params(what: str, fn: Any) -> None:
+    """Raise `InputError` for what is no function of the parameters alone."""
+    if not callable(fn):
+        raise InputError(
+            f"{what} must be a function of the parameters, got {type(fn).__name__}"
+        )
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # of a builtin that does not say
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        names = ", ".join(signature.parameters)
+        raise InputError(
+            f"{what} must be a function of the parameters alone, got one of ({names}); "
+            "the time is not passed"
+        ) from None
+
+
+def _array(name: str, value: Any) -> Array:
+    """The value of an observable as one array; `InputError` where it is none."""
+    try:
+        if value is not None and not isinstance(value, Mapping | str):
+            array = jnp.asarray(value)
+            if jnp.issubdtype(array.dtype, jax.dtypes.extended):
+                raise InputError(
+                    f"observable {name!r} gives random keys; observe their "
+                    "jax.random.key_data"
+                )
+            return array
+    except InputError:
+        raise
+    except (TypeError, ValueError):
+        pass
+    raise InputError(
+        f"observable {name!r} must give one array, got a {type(value).__name__}; "
+        "observe each of its entries by a name of its own"
+    )
+
+
+def _require_labelled(values: dict[str, Array], labels: dict[str, Label]) -> None:
+    """Raise `InputError` for dims that do not fit their arrays, or each other."""
+    sizes: dict[str, tuple[int, str]] = {}
+    entries: dict[str, tuple[tuple[str, ...], str]] = {}
+    for name, value in values.items():
+        label, dims = labels[name], labels[name].dims or ()
+        if labels[name].dims is not None and len(dims) != value.ndim:
+            raise InputError(
+                f"observable {name!r} has {len(dims)} dims, {dims}, and gives an array "
+                f"of shape {value.shape}: one name is needed for each axis"
+            )
+        for dim, size in zip(dims, value.shape, strict=False):
+            require_name(f"a dim of {name!r},", dim)
+            if dim in values or dims.count(dim) > 1:
+                raise InputError(
+                    f"observable {name!r} has a dim {dim!r}, which is the name of "
+                    "another dim or observable"
+                )
+            known, other = sizes.setdefault(dim, (size, name))
+            if known != size:
+                raise InputError(
+                    f"dim {dim!r} has {size} entries in {name!r} and {known} in "
+                    f"{other!r}: give them different names"
+                )
+        for dim, own in label.coords:
+            known, other = entries.setdefault(dim, (tuple(own), name))
+            if known != tuple(own):
+                raise InputError(
+                    f"dim {dim!r} has other coords in {name!r} than in {other!r}"
+                )
+            if dim not in dims or len(own) != sizes[dim][0]:
+                raise InputError(
+                    f"observable {name!r} names {len(own)} entries of its dim {dim!r}, "
+                    f"which has {sizes[dim][0] if dim in sizes else 'none'}"
+                )
+
+
+def blank(rows: Array, kept: Array) -> Array:
+    """Rows of an output where `kept`, elsewhere 0 (until `Trajectory.marked`)."""
     kept = kept.reshape(kept.shape + (1,) * (rows.ndim - 1))
-    nothing = jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0
-    return jnp.where(kept, rows, jnp.asarray(nothing, rows.dtype)).astype(dtype)
+    return jnp.where(kept, rows, jnp.zeros((), rows.dtype))

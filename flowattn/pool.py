@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .lanes import End, Lane, Lanes, Start
 from .precision import highest_precision
@@ -122,6 +122,7 @@ def _round(rule: Lanes, pool: Pool, queue: Start, count: Any) -> Pool:
     )
     room = pool.ends.cell.shape[-1]
     at_work, between = pool.cell < room, pool.between
+    lanes = _stopped(rule, lanes, at_work)
     if rule.reads:
         lanes, between = _read(rule, lanes, pool.cell, at_work, between)
     ended = at_work & (lanes.result != RESULTS.event_occurred)
@@ -158,6 +159,41 @@ def _round(rule: Lanes, pool: Pool, queue: Start, count: Any) -> Pool:
 def _advance(rule: Lanes, lanes: Lane) -> Lane:
     """All lanes after a step each."""
     before = jax.vmap(rule.since, in_axes=-1, out_axes=-1)(lanes)
+    field = _field(rule, lanes, before)
+    h = jax.vmap(rule.stride, in_axes=-1)(lanes, before)
+    first = lanes.slope if rule.goes_on else field(jnp.zeros_like(h), lanes.y)
+    made = explicit_step(rule.tableau, field, lanes.y, h, first)
+    undefined = _undefined(rule, lanes, before, h, made)
+    judged = jax.vmap(rule.judge, in_axes=-1, out_axes=-1)
+    return judged(lanes, before, h, made, undefined)
+
+
+def _stopped(rule: Lanes, lanes, at_work) -> Lane:
+    """The lanes, those ended that are stuck where a field is not defined. It is looked
+    at once in a round, and where a step was lost: in each it would be dear.
+    """
+    lost = at_work & lanes.pace.nonfinite
+
+    def stuck() -> Bool[Array, " lane"]:
+        slope = lanes.slope
+        if not rule.goes_on:
+            before = jax.vmap(rule.since, in_axes=-1, out_axes=-1)(lanes)
+            slope = _field(rule, lanes, before)(
+                jnp.zeros_like(lanes.pace.step), lanes.y
+            )
+        return lost & jax.vmap(rule.stuck, in_axes=-1)(lanes, slope)
+
+    ends = jax.lax.cond(jnp.any(lost), stuck, lambda: jnp.zeros_like(lost))
+    ends &= lanes.result == RESULTS.event_occurred
+    small: Any = RESULTS.dt_min_reached
+    result = jax.vmap(lambda ends, result: RESULTS.where(ends, small, result))(
+        ends, lanes.result
+    )
+    return eqx.tree_at(lambda lanes: lanes.result, lanes, result)
+
+
+def _field(rule: Lanes, lanes: Lane, before: Any) -> Any:
+    """The field of all lanes, at local times."""
 
     def field(t, y):
         def slope(own, before, t, y):
@@ -166,10 +202,30 @@ def _advance(rule: Lanes, lanes: Lane) -> Lane:
         mapped = jax.vmap(slope, in_axes=-1, out_axes=-1)
         return mapped(lanes.own, before, t, y)
 
-    h = jax.vmap(rule.stride, in_axes=-1)(lanes, before)
-    first = lanes.slope if rule.goes_on else field(jnp.zeros_like(h), lanes.y)
-    made = explicit_step(rule.tableau, field, lanes.y, h, first)
-    return jax.vmap(rule.judge, in_axes=-1, out_axes=-1)(lanes, before, h, made)
+    return field
+
+
+def _undefined(rule: Lanes, lanes, before, h, made) -> Bool[Array, " lane"]:
+    """Which of the steps tried pass an output where the field is undefined, or end
+    there unseen.
+    """
+    tried, undefined = (lanes, before, h, made), jnp.zeros_like(h, bool)
+    if not rule.tableau.fsal:
+        undefined = ~jax.vmap(rule.ends_defined, in_axes=-1)(*tried)
+    if rule.outputs == 0:
+        return undefined
+
+    def due(row, undefined):
+        return jax.vmap(rule.within, in_axes=-1)(lanes, h, row) & ~undefined
+
+    def look(carry):
+        row, undefined = carry
+        now = due(*carry)
+        defined = jax.vmap(rule.defined, in_axes=-1)(*tried, row)
+        return row + now.astype(row.dtype), undefined | (now & ~defined)
+
+    start = lanes.written, undefined
+    return jax.lax.while_loop(lambda carry: jnp.any(due(*carry)), look, start)[1]
 
 
 def _read(rule: Lanes, lanes, cell, at_work, between):

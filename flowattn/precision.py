@@ -1,5 +1,6 @@
 """Precision: the dtype a run computes in, and exact matrix products inside runs."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
-from .errors import InputError, require_choice
+from .errors import InputError, require_choice, whole_number
 
 MATMUL_PRECISION = "highest"
 
@@ -59,21 +61,85 @@ def same_precision() -> Callable[[], AbstractContextManager[None]]:
 def float_dtype(params: PyTree) -> jnp.dtype:
     """The common floating-point dtype of a PyTree's arrays: what a run computes in.
 
-    Raises `InputError` where there is nothing to move.
+    Raises `InputError` where there is nothing to move, and for complex numbers.
 
     >>> import jax.numpy as jnp
     >>> float_dtype({"a": jnp.zeros(2, jnp.float32), "b": 3})
     dtype('float32')
     """
+    require_real(params)
     leaves = [x for x in jax.tree.leaves(params) if hasattr(x, "dtype")]
     floating = {x.dtype for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)}
     if not floating:
-        raise InputError("params hold no floating-point array, so nothing can move")
+        raise InputError(
+            "params hold no floating-point array, so nothing can move"
+            + (": make numbers arrays, jnp.asarray" if _python_floats(params) else "")
+        )
     if len(floating) > 1:
         raise InputError(
             "params mix the dtypes " + ", ".join(sorted(map(str, floating)))
         )
     return jnp.dtype(floating.pop())
+
+
+def require_real(params: PyTree) -> None:
+    """Raises `InputError` for parameters that are complex, which have no one gradient.
+
+    >>> require_real({"z": jnp.array(1j)})
+    Traceback (most recent call last):
+    flowattn.errors.InputError: params['z'] is complex; hold its real and imaginary \
+parts as two real arrays
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = getattr(leaf, "dtype", None)
+        known = dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating)
+        if known or isinstance(leaf, complex):
+            raise InputError(
+                f"params{jax.tree_util.keystr(path)} is complex; hold its real and "
+                "imaginary parts as two real arrays"
+            )
+
+
+def _python_floats(params: PyTree) -> list[str]:
+    """Where in params numbers are that look as if they should move and do not."""
+    return [
+        f"params{jax.tree_util.keystr(path)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if isinstance(leaf, float) and not isinstance(leaf, np.generic)
+    ]
+
+
+def warn_of_floats(params: PyTree) -> None:
+    """Warn, in the name of a caller's caller, of Python's floats in parameters: as
+    everything that is no array they stay.
+    """
+    floats = _python_floats(params)
+    if floats:
+        named = ", ".join(floats[:4]) + (", ..." if len(floats) > 4 else "")
+        one = len(floats) == 1
+        stays = "is a Python float and stays" if one else "are Python floats and stay"
+        warnings.warn(
+            f"{named} {stays} as given; what should move must be an array, "
+            "jnp.asarray(number)",
+            stacklevel=3,
+        )
+
+
+def step_limit(max_steps: Any) -> Any:
+    """A limit of steps as an integer, or the largest number to which they are counted.
+
+    Raises `InputError` for what is no positive whole number.
+
+    >>> step_limit(1e3), step_limit(10**24) == jnp.iinfo(int).max
+    (1000, True)
+    """
+    limit = whole_number("max_steps", max_steps, traced=True)
+    return limit if isinstance(limit, Tracer) else min(limit, most_countable())
+
+
+def most_countable() -> int:
+    """The largest integer of the precision here and now."""
+    return int(jnp.iinfo(jnp.zeros((), int).dtype).max)
 
 
 # Rounding in a dozen sums for each step leaves no more of a relative tolerance than

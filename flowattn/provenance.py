@@ -5,14 +5,17 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
 
 from .precision import MATMUL_PRECISION
 
-_PACKAGES = ("flowattn", "jax", "jaxlib", "equinox", "diffrax", "optax", "matfree")
+_PACKAGES = ("flowattn", "jax", "jaxlib", "equinox", "diffrax", "optax")
 
 
 def version() -> str:
@@ -22,6 +25,72 @@ def version() -> str:
     2
     """
     return importlib.metadata.version("flowattn")
+
+
+@functools.cache
+def source_hash() -> str:
+    """The SHA-256 of this package's sources: every .py file, by its path, as it was
+    when this was first called in the process.
+
+    >>> len(source_hash())
+    64
+    """
+    root = Path(__file__).parent
+    return _hash_of(root.rglob("*.py"), root)
+
+
+def code_hash(kind: type) -> str | None:
+    """The SHA-256 of the sources of a class that is no part of this package: its
+    module and those of its folder, or its package, that it uses.
+
+    None for a class of this package, and for one whose sources are no file: such
+    travel as they are.
+
+    >>> from flowattn.systems import Focus
+    >>> print(code_hash(Focus))
+    None
+    """
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    top = kind.__module__.partition(".")[0]
+    if file is None or top in (__package__, "__main__"):
+        return None
+    paths = list(getattr(sys.modules[top], "__path__", ()))
+    root = Path(paths[0]) if paths else Path(file).parent
+    files, todo = {Path(file)}, _used_by(module)
+    todo += [each.__module__ for each in kind.__mro__]
+    while todo and root.name not in _INSTALLED:
+        module = sys.modules.get(todo.pop())
+        path = Path(getattr(module, "__file__", None) or "")
+        if path.suffix == ".py" and path not in files and root in path.parents:
+            if not _INSTALLED & set(path.relative_to(root).parts):
+                files.add(path)
+                todo += _used_by(module)
+    return _hash_of(files, root)
+
+
+# Folders of installed packages, which are told apart by their versions.
+_INSTALLED = {"site-packages", "dist-packages"}
+
+
+def _used_by(module: Any) -> list[str]:
+    """The names of modules that a module's contents are, or come from."""
+    names = [
+        thing.__name__
+        if isinstance(thing, ModuleType)
+        else getattr(thing, "__module__", None)
+        for thing in vars(module).values()
+    ]
+    return [name for name in names if isinstance(name, str)]
+
+
+def _hash_of(files: Iterable[Path], root: Path) -> str:
+    """The SHA-256 of files, by their paths below a root."""
+    found = hashlib.sha256()
+    for name, file in sorted((f.relative_to(root).as_posix(), f) for f in files):
+        content = file.read_bytes()
+        found.update(f"{name} {len(content)}\n".encode() + content)
+    return found.hexdigest()
 
 
 def provenance(dtype: Any) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .flows import AbstractFlow
+from .errors import InputError
+from .flows import AbstractFlow, require_flow
 from .observables import Observable
-from .precision import highest_precision
+from .precision import highest_precision, require_real
 
 
 class Reduction(eqx.Module):
@@ -37,6 +38,10 @@ class Reduction(eqx.Module):
     observables: dict[str, Observable] = eqx.field(default_factory=dict)
     events: dict[str, Callable[[Any], Any]] = eqx.field(default_factory=dict)
 
+    def __check_init__(self):
+        require_flow("Reduction", self.flow)
+        require_flow("Reduction", self.full)
+
 
 @eqx.filter_jit
 def defect(
@@ -56,8 +61,15 @@ def defect(
     >>> bool(fa.defect(radius, jnp.array(2.0)) < 1e-6)
     True
     """
+    if not isinstance(reduction, Reduction):
+        raise InputError(
+            f"defect needs a Reduction, got a {type(reduction).__name__}; it holds the "
+            "small flow, the full one, and the maps between them"
+        )
+    require_real(small)
     with highest_precision():
         lifted = reduction.lift(small)
+        require_real(lifted)
         arrays, static = eqx.partition(lifted, eqx.is_inexact_array)
         velocity = eqx.filter(reduction.full(lifted, t), eqx.is_inexact_array)
 

@@ -3,9 +3,11 @@
 import math
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 
-from .compare import DEPARTURE, NO_ERROR, Gap, compare
+from .compare import NO_ERROR, compare
+from .gap import DEPARTURE, Gap, largest
 from .laws import drift
 from .reductions import defect
 from .systems import AbstractSystem, Problem, Survey
@@ -146,17 +148,22 @@ def _run(system, run) -> dict[str, Any]:
 
 def _statistics(run: Trajectory) -> dict[str, Any]:
     """How a run ended and what it took, and its finer solve."""
-    stats = run.to_dataset(parameters=False).attrs
-    result, t_end = stats.pop("result"), stats.pop("t_end")
-    finer = None
-    if run.finer is not None:
-        finer = run.finer.to_dataset(parameters=False).attrs
+    finer = run.finer
     return {
-        "result": result,
-        "t_end": t_end,
-        "stats": stats,
-        "error_stats": finer,
+        **_ended(run),
+        "stats": _stats(run),
+        "error_stats": None if finer is None else _stats(finer) | _ended(finer),
     }
+
+
+def _ended(run) -> dict[str, Any]:
+    return {"result": run.outcome, "t_end": float(run.t_end)}
+
+
+def _stats(run) -> dict[str, Any]:
+    """What a run took, as numbers."""
+    arrays = {k: v for k, v in run.stats.items() if eqx.is_array(v)}
+    return {**run.stats, **{k: v.item() for k, v in arrays.items()}}
 
 
 def _gap(gap: Gap) -> dict[str, Any]:
@@ -164,10 +171,10 @@ def _gap(gap: Gap) -> dict[str, Any]:
     for name, one in gap.observables.items():
         error, relative = one.numerical_error, one.relative_error
         observables[name] = {
-            "relative": float(one.relative.max()),
-            "numerical_error": None if relative is None else float(relative.max()),
-            "absolute": float(one.absolute.max()),
-            "absolute_error": None if error is None else float(error.max()),
+            "relative": one.largest,
+            "numerical_error": None if relative is None else largest(relative),
+            "absolute": largest(one.absolute),
+            "absolute_error": None if error is None else largest(error),
             "absolute_at_end": float(one.absolute[-1]),
             "absolute_error_at_end": None if error is None else float(error[-1]),
         }
@@ -182,6 +189,9 @@ def _gap(gap: Gap) -> dict[str, Any]:
         "numerical_error": gap.numerical_error,
         "numerical_error_missing": NO_ERROR if gap.numerical_error is None else None,
         "resolved": gap.resolved,
+        "order": gap.order,
+        "claim": gap.claim,
+        "scale": gap.scale,
         "until": float(gap.ts[-1]),
         "departure": {"fraction": DEPARTURE, "time": gap.departure(DEPARTURE)},
         "observables": observables,
@@ -228,6 +238,13 @@ def table(summary: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+_UNITS = {
+    "largest": "of the largest value",
+    "local": "of the value at the time",
+    "log": "in the logarithm",
+}
+
+
 def heading(summary: dict[str, Any]) -> str:
     """What was run, and how it ended, as lines for a terminal."""
     config = summary["config"]
@@ -241,12 +258,15 @@ def heading(summary: dict[str, Any]) -> str:
     if gap is not None:
         error = gap["numerical_error"]
         known = "unknown" if error is None else f"{error:.1e}"
-        line = f"gap      {gap['max_relative']:.1e} of the largest value at most, "
+        unit = _UNITS[gap.get("scale", "largest")]
+        line = f"gap      {_number(gap['max_relative'], '.1e')} {unit} at most, "
         line += f"numerical error {known}"
         left = gap["departure"]
         if left["time"] is not None:
             line += f"; beyond {left['fraction']:.0%} from t = {left['time']:g}"
         lines.append(line)
+        if gap.get("claim"):
+            lines.append(f"         {gap['claim']}")
     if summary["flow"] is not None:
         lines += _event_lines(summary["flow"], "event")
     lines += _theory(summary)
@@ -263,8 +283,8 @@ def heading(summary: dict[str, Any]) -> str:
             smaller = 10 ** math.floor(math.log10(edge))
             line += f" ({smaller:g} is not): it must leave the flow"
         lines.append(line)
-    for kind, largest in sharp["largest"].items():
-        line = f"         largest sharpness of the {kind} {largest:.4g}, "
+    for kind, top in sharp["largest"].items():
+        line = f"         largest sharpness of the {kind} {top:.4g}, "
         line += f"the descent's edge {sharp['edge']:.4g}"
         since = sharp["past_edge_since"]
         if kind == "flow" and since is not None:

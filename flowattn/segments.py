@@ -187,7 +187,7 @@ def in_segments(
     state, stopped = _drive(run, start, advance, progress, checkpoint)
     if stopped and throw:
         raise KeyboardInterrupt
-    return _finish(run, state)
+    return _finish(run, state).marked()
 
 
 def _drive(

@@ -6,14 +6,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
-from matfree import decomp
 
 from .errors import InputError
-from .flows import scaled
+from .flows import moving, others, scaled, settled_rates
 from .observables import Observable
-from .precision import highest_precision
+from .precision import highest_precision, require_real
 
 # Lanczos from a random start has the largest eigenvalue to 1e-3 after about 20
 # products unless the spectrum clusters there (Kuczynski & Wozniakowski 1992).
@@ -25,11 +25,14 @@ def sharpness(
 ) -> Observable:
     """The `k` largest Hessian eigenvalues of `loss`, in falling order, an observable.
 
-    Lanczos on Hessian-vector products (matfree), from a fixed start, with
-    `_PRODUCTS + 2 k` products, fewer where there are fewer parameters; what is beyond
-    the Krylov space is nan. Gradient descent with learning rate η is stable below the
-    edge 2/η. With the `rates` r of a `GradientFlow` the eigenvalues are those of
-    √r H √r, which say the same of its descent. Raises `InputError` for a `k` below 1.
+    Lanczos on Hessian-vector products, from a fixed start, with `_PRODUCTS + 2 k`
+    products, or one for each parameter where that is fewer and exact; multiple
+    eigenvalues count as often as they occur. Gradient descent with learning rate η is
+    stable below the edge 2/η. With the `rates` r of a `GradientFlow` the eigenvalues
+    are those of √r H √r, which say the same of its descent.
+
+    Raises `InputError` for a `k` that is no whole number from 1 on, and, called, for
+    parameters that are fewer than `k`.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> rates = jnp.array([1.0, 30.0])
@@ -38,19 +41,32 @@ def sharpness(
     30.0
     """
 
-    if not (isinstance(k, int) and k >= 1):
+    if isinstance(k, bool) or not (isinstance(k, int | np.integer) and k >= 1):
         raise InputError(
             f"sharpness needs k, a whole number of at least 1, got {k}; it returns an "
             "observable, to be called with the parameters"
         )
+    k = int(k)
     modes = tuple(f"λ{number}" for number in range(1, k + 1))
     return Observable(
-        _Largest(loss, k, rates),
+        _Largest(loss, k, settled_rates(rates)),
         ("mode",),
         "1/time",
         "sharpness",
         coords={"mode": modes},
     )
+
+
+def require_modes(k: int, params: PyTree) -> None:
+    """Raise `InputError` for more eigenvalues than there are parameters."""
+    count = sum(
+        x.size for x in jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array))
+    )
+    if k > count:
+        raise InputError(
+            f"sharpness: {k} eigenvalues of a Hessian in {count} parameters; ask for "
+            f"at most {count}"
+        )
 
 
 class _Largest(eqx.Module):
@@ -60,12 +76,16 @@ class _Largest(eqx.Module):
 
     @eqx.filter_jit
     def __call__(self, params: PyTree) -> Float[Array, " mode"]:
-        arrays, static = eqx.partition(params, eqx.is_inexact_array)
+        require_real(params)
+        arrays = moving(params, self.rates)
+        static = others(params, arrays)
+        require_modes(self.k, params)
         flat, unravel = ravel_pytree(arrays)
 
         def gradient(arrays):
-            grad = eqx.filter_grad(self.loss)(eqx.combine(arrays, static))
-            return eqx.filter(grad, eqx.is_inexact_array)
+            return eqx.filter_grad(
+                lambda arrays: self.loss(eqx.combine(arrays, static))
+            )(arrays)
 
         ones = jax.tree.map(jnp.ones_like, arrays)
         root = jnp.sqrt(ravel_pytree(scaled(self.rates, ones))[0])
@@ -75,34 +95,73 @@ class _Largest(eqx.Module):
             return root * ravel_pytree(hv)[0]
 
         products = min(_PRODUCTS + 2 * self.k, flat.size)
-        # A fixed start keeps this a function of the parameters.
-        start = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
-        start = start / jnp.linalg.norm(start)
         with highest_precision():
-            tridiagonalise = decomp.tridiag_sym(products, reortho="full")
-            tridiagonal = tridiagonalise(product, start).J_small
-        assert isinstance(tridiagonal, jax.Array)
-        found = _largest(tridiagonal, self.k)
-        # There are no more modes than parameters.
-        return jnp.pad(found, (0, self.k - found.size), constant_values=jnp.nan)
+            return _lanczos(product, flat, products)[: self.k]
 
 
-def _largest(tridiagonal: Float[Array, "n n"], k: int) -> Float[Array, " k"]:
-    """The k largest eigenvalues of the Krylov space that a tridiagonal matrix spans.
+def _lanczos(
+    product: Callable[[Array], Array], like: Float[Array, " n"], products: int
+) -> Array:
+    """Eigenvalue estimates of a symmetric operator on arrays like `like`, falling.
 
-    Where the Hessian has few distinct eigenvalues the Krylov space is exhausted: the
-    next off-diagonal entry is rounding, and normalising it makes every later row
-    meaningless. Cutting there moves an eigenvalue by at most the entry that is cut.
-    Eigenvalues beyond the space are nan.
+    Lanczos: q_{j+1} β_j = A q_j − α_j q_j − β_{j−1} q_{j−1}. It ends where β_j = 0:
+    the Krylov space of the start is exhausted, as it is after one product with a
+    multiple of the identity. The next vector is then drawn anew, orthogonal to all
+    before, with β_j = 0: the tridiagonal matrix falls into blocks, whose eigenvalues
+    together are those of A on all vectors so far. Only so are multiple eigenvalues
+    found, as often as they occur. β_j counts as 0 within rounding of the operator's
+    size; where rounding passes for more, that noise is as good as a vector drawn anew.
     """
-    off = jnp.abs(jnp.diagonal(tridiagonal, 1))
-    # The first row is sound, and of the size of the Hessian's action on the start.
-    size = jnp.maximum(jnp.abs(tridiagonal[0, 0]), off[0] if off.size else 0.0)
-    tiny = off <= jnp.sqrt(jnp.finfo(off.dtype).eps) * size
-    inside = jnp.concatenate([jnp.ones(1, bool), jnp.cumsum(tiny) == 0])
-    block = jnp.where(inside[:, None] & inside[None, :], tridiagonal, 0.0)
-    # What is outside sorts below everything inside.
-    low = -4.0 * jnp.max(jnp.abs(block)) - 1.0
-    block += jnp.diag(jnp.where(inside, 0.0, low))
-    falling = jnp.linalg.eigvalsh(block)[::-1][:k]
-    return jnp.where(jnp.arange(falling.shape[0]) < jnp.sum(inside), falling, jnp.nan)
+    few = 10 * float(jnp.finfo(like.dtype).eps)
+
+    # A fixed key keeps this a function of the parameters.
+    key = jax.random.key(0)
+
+    def drawn(key: Array) -> Array:
+        return jax.random.normal(key, like.shape, like.dtype)
+
+    def apart(vector: Array, basis: Array) -> Array:
+        # Twice is enough (Parlett): once leaves rounding of what was taken away.
+        for _ in range(2):
+            vector = vector - basis.T @ (basis @ vector)
+        return vector
+
+    def step(carry, number):
+        basis, vector, size = carry
+        basis = basis.at[number].set(vector)
+        image = product(vector)
+        diagonal = jnp.vdot(vector, image)
+        rest = apart(image, basis)
+        beside = _norm(rest)
+        size = jnp.maximum(size, jnp.maximum(jnp.abs(diagonal), beside))
+        ended = beside <= few * size
+        following = jax.lax.cond(
+            ended,
+            lambda: apart(drawn(jax.random.fold_in(key, number)), basis),
+            lambda: rest,
+        )
+        beside = jnp.where(ended, 0.0, beside)
+        return (basis, _unit(following), size), (diagonal, beside)
+
+    basis = jnp.zeros((products, like.size), like.dtype)
+    carry = basis, _unit(drawn(key)), jnp.zeros((), like.dtype)
+    _, (diagonal, beside) = jax.lax.scan(step, carry, jnp.arange(products))
+    beside = beside[: products - 1]
+    matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
+    return jnp.linalg.eigvalsh(matrix)[::-1]
+
+
+def _norm(vector: Float[Array, " n"]) -> Float[Array, ""]:
+    """The norm, of numbers of any size; with a gradient also where it is 0."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vector)))
+    largest = jnp.where(largest > 0, largest, 1.0)
+    square = jnp.sum((vector / largest) ** 2)
+    return jnp.where(
+        square > 0, largest * jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0
+    )
+
+
+def _unit(vector: Float[Array, " n"]) -> Float[Array, " n"]:
+    """A vector over its norm; zeros stay, as beyond the last dimension they may."""
+    size = _norm(vector)
+    return vector / jnp.where(size > 0, size, 1.0)

@@ -15,15 +15,22 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from .errors import InputError, require_positive
-from .flows import AbstractFlow
+from .errors import InputError, known_numbers, require_positive, require_scalar
+from .flows import AbstractFlow, require_flow, require_moving
 from .identity import traced
 from .integrate import Solve, SolveState
-from .observables import Recorder
+from .observables import Recorder, require_name, require_of_params
 from .paths import path_of
-from .precision import float_dtype, highest_precision, require_resolved
+from .precision import (
+    float_dtype,
+    highest_precision,
+    require_resolved,
+    step_limit,
+    warn_of_floats,
+)
 from .segments import Progress, in_segments, require_alone
 from .solvers import methods
+from .sources import source_of_flow
 from .trajectory import RESULTS, Trajectory
 
 
@@ -31,7 +38,7 @@ def solve(
     flow: AbstractFlow,
     params: PyTree,
     *,
-    ts: Float[Array, " time"] | np.ndarray | list | None = None,
+    ts: Any = None,
     t1: float | Array | None = None,
     rtol: float | Array = 1e-6,
     atol: float | Array | None = None,
@@ -40,14 +47,15 @@ def solve(
     save_params: bool = False,
     error: bool = False,
     events: Mapping[str, Callable[[Any], Any]] | None = None,
-    max_steps: int = 10**6,
+    max_steps: Any = 10**6,
     throw: bool = True,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
 ) -> Trajectory:
     """Integrate a flow from `params`, adaptively, observing as it goes.
 
-    - `flow`: the vector field; `params`: any PyTree, its floating-point arrays move.
+    - `flow`: the vector field; `params`: any PyTree, its floating-point arrays move
+      but for those that the flow's rates freeze.
     - `ts`: increasing output times, `params` holding at `ts[0]`; or `t1`, short for
       101 times from 0 to `t1`.
     - `rtol`, `atol` (default rtol/1000): tolerances of the local error, in the root
@@ -57,7 +65,8 @@ def solve(
       "kvaerno5" (implicit, matrix-free) or any adaptive solver of diffrax. Default:
       "auto"; under `jit`, `vmap` and `grad`, where each method is compiled and all
       lanes wait for the slowest, "tsit5".
-    - `observe`: named `params -> array` functions, evaluated inside the solve.
+    - `observe`: named `params -> array` functions, evaluated inside the solve; what
+      they give keeps its dtype.
     - `save_params`: keep the parameters at every output time.
     - `error`: solve again at a tenth of the tolerances; the difference estimates the
       global error of everything observed (`Trajectory.error`), nan where the finer
@@ -65,8 +74,9 @@ def solve(
     - `events`: named `params -> number` functions; the first time at which each
       changes sign is `Trajectory.events[name]`, nan where it never does. Found within
       the steps that are made anyway, at the exactness of the observables; of two
-      changes within one step neither is seen, and a start at which an event is exactly
-      0 has no sign yet.
+      changes within one step neither is seen. An event has no sign where it is not
+      finite, nor at a start where it is exactly 0; where it is undefined between two
+      different signs, the time is that from which it has the second.
     - `max_steps`: steps tried, rejected ones included.
     - `throw`: raise where the solve does not reach the end; otherwise the result code
       says so and what came before is kept.
@@ -79,12 +89,18 @@ def solve(
     precision. A long solve is cut into segments, by what it has computed and never by
     the clock. Ctrl-C ends it between two of them: raised, or with `throw=False` a
     result code. Works under `jit`, `vmap` and `grad`, in one piece and without
-    `progress` and `checkpoint` there. In single precision segments are also of local
-    time, so that steps stay resolved however large the time is.
+    `progress` and `checkpoint` there. Segments are also of local time,
+    so that steps stay resolved however large the time is.
 
-    Raises `InputError` for times, tolerances or events that make no sense, and an
+    With `jax_debug_nans` sound runs do not raise: nan is put where there is nothing
+    (an event that never came, a time not reached) outside of compiled code. Under a
+    `jit` of your own it is part of what that returns.
+
+    Raises `InputError` for times, tolerances or events that make no sense (of traced
+    ones the result code says so) and for complex parameters, and an
     `equinox.EquinoxRuntimeError` for a solve that fails while `throw` is set. Warns
-    of tolerances that are below what the dtype can give.
+    of tolerances that are below what the dtype can give, and of Python's floats in
+    `params`, which stay.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
@@ -96,30 +112,36 @@ def solve(
     >>> round(float(traj.events["half"]), 5)  # log 2
     0.69315
     """
+    require_flow("solve", flow)
     dtype = float_dtype(params)
+    warn_of_floats(params)
+    require_moving(flow.moving(params))
     times = output_times(ts, t1, dtype)
+    require_scalar(rtol=rtol)
     atol = rtol / 1000 if atol is None else atol
-    require_positive(rtol=rtol, atol=atol, max_steps=max_steps)
+    require_scalar(atol=atol)
+    require_positive(rtol=rtol, atol=atol)
+    max_steps = step_limit(max_steps)
     if not isinstance(rtol, Tracer) and not require_resolved(rtol, dtype):
         warnings.warn(
             f"rtol {rtol} is below what {dtype} can give: rounding errors of about "
             f"{float(jnp.finfo(dtype).eps):.0e} in each step will exceed it",
             stacklevel=2,
         )
-    recorder = Recorder(observe, save_params)
+    recorder = Recorder(observe, save_params, error)
     watched = named_events(events, params)
     tolerances = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
     whole = Solve(flow, params, times, *tolerances, recorder, (), watched)
     in_trace = traced(whole, *whole.computed.values())
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
-    whole = dataclasses.replace(whole, methods=methods(solver, rtol))
+    whole = judged(dataclasses.replace(whole, methods=methods(solver, rtol)))
     folder = None if checkpoint is None else path_of("checkpoint", checkpoint)
 
     def run(scale: float, name: str) -> Trajectory:
         if in_trace:
             require_alone(progress, checkpoint)
-            return in_one_piece(whole.at_tolerances(scale), max_steps)
+            return in_one_piece(whole.at_tolerances(scale), max_steps).marked()
         return in_segments(
             whole.at_tolerances(scale),
             limit=max_steps,
@@ -134,12 +156,12 @@ def solve(
     if error and (isinstance(failed, Tracer) or not _given_up(trajectory.result)):
         trajectory = trajectory.with_finer(run(0.1, "flow-finer.state"))
     if throw:
-        trajectory = trajectory.result.error_if(trajectory, failed)
+        trajectory = trajectory.raised(failed)
         finer = trajectory.finer
         if finer is not None:
-            failed = finer.result != RESULTS.successful
-            trajectory = finer.result.error_if(trajectory, failed)
-    return trajectory
+            finer = finer.raised(finer.result != RESULTS.successful)
+            trajectory = trajectory.with_finer(finer)
+    return trajectory if in_trace else trajectory.of(source_of_flow(flow))
 
 
 def _given_up(result) -> bool:
@@ -150,8 +172,8 @@ def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]
     """Events by name; `InputError` for one that gives no number."""
     named = dict(events or {})
     for name, fn in named.items():
-        if not callable(fn):
-            raise InputError(f"event {name!r} must be a function of the parameters")
+        require_name("event", name)
+        require_of_params(f"event {name!r}", fn)
         given = eqx.filter_eval_shape(lambda fn=fn: jnp.asarray(fn(params)))
         if given.shape != () or not jnp.issubdtype(given.dtype, jnp.floating):
             raise InputError(
@@ -173,7 +195,13 @@ def output_times(
     if ts is None:
         require_positive(t1=t1)
         end = jnp.asarray(t1, dtype)
+        if end.ndim >= most:
+            raise InputError(
+                f"t1 must be one number, got an array of shape {end.shape}"
+            )
         return jnp.linspace(jnp.zeros_like(end), end, count, axis=-1)
+    if not isinstance(ts, jax.Array):
+        known_numbers("ts", ts)
     times = jnp.asarray(ts, dtype)
     if not 1 <= times.ndim <= most or times.shape[-1] < 2:
         raise InputError(f"ts must hold at least two times, got shape {times.shape}")
@@ -184,9 +212,40 @@ def output_times(
     return times
 
 
+def judged(whole: Solve) -> Solve:
+    """A solve that knows whether its times and tolerances make sense, where they are
+    traced and nothing has been able to look at them before.
+
+    Where they do not it covers no time, so that it ends at once, and `finish` says so.
+    Where no time passes (t1 = 0) the solve is its start.
+    """
+    times, rtol, atol = whole.times, whole.rtol, whole.atol
+    if not any(isinstance(known, Tracer) for known in (times, rtol, atol)):
+        return whole
+    spacing = jnp.diff(times)
+    sensible = jnp.all(spacing > 0, -1) | jnp.all(spacing == 0, -1)
+    sensible &= jnp.all(jnp.isfinite(times), -1)
+    sensible &= (rtol > 0) & (rtol < 1) & (atol > 0) & (atol < jnp.inf)
+    instead = (
+        jnp.where(jnp.expand_dims(sensible, -1), times, 0.0),
+        jnp.where(sensible, rtol, 1e-3),
+        jnp.where(sensible, atol, 1e-6),
+        sensible,
+    )
+    return eqx.tree_at(
+        lambda solve: (solve.times, solve.rtol, solve.atol, solve.sensible),
+        whole,
+        instead,
+        is_leaf=lambda x: x is None,
+    )
+
+
 @eqx.filter_jit
 def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
-    """The whole solve as one traced program."""
+    """The solve as one traced program, not yet `marked`."""
+    if isinstance(max_steps, int):
+        # Reverse mode holds the root of so many states, and counts them in 32 bits.
+        max_steps = min(max_steps, 2**31 - 1)
 
     def segment(state: SolveState) -> SolveState:
         branches = [
@@ -196,18 +255,12 @@ def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
         return jax.lax.switch(state.method, branches, state)
 
     with highest_precision():
-        state = whole.begin()
-        resolved = whole.times.dtype == jnp.float64 and not whole.flow.jumps
-        if len(whole.methods) == 1 and resolved:
-            # Double precision resolves steps of 4e-14 of the time: one segment.
-            state = segment(state)
-        else:
-            state = eqxi.while_loop(
-                whole.going,
-                segment,
-                state,
-                kind="checkpointed",
-                checkpoints=32,
-            )
-        # In double precision a step that is not resolved is as good as none.
-        return whole.finish(state, RESULTS.blow_up)
+        # Nearly always one segment; more where a step is far below the time reached.
+        state = eqxi.while_loop(
+            whole.going,
+            segment,
+            whole.begin(),
+            kind="checkpointed",
+            checkpoints=32,
+        )
+        return whole.finish(state, RESULTS.interrupted)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-# A flow whose steps shrink below this share of the time span is taken to blow up.
-SMALLEST_STEP = 1e-14
+from .solvers import SHORTENED, remembered, turns
+
 # A segment of local time ends where a step falls below this many spacings of the
 # local time. Diffrax 0.7.2 rounds a step that ends within 100 spacings of the end of
 # its interval to the end, and after a rejection tries half of what is left, again
@@ -48,7 +48,8 @@ class ControlState(eqx.Module):
     - `nonfinite`: whether the last step met something that is not finite;
     - `unfit`: steps that did not suit the method, less those that did;
     - `changes`: how often the method changed;
-    - `crossed`: the time elapsed at each event, inf before it.
+    - `crossed`: the time elapsed at each event, inf before it; `signs`: the last sign
+      of each, 0 while there has been none.
     """
 
     pid: Any
@@ -61,6 +62,7 @@ class ControlState(eqx.Module):
     unfit: Int[Array, ""]
     changes: Int[Array, ""]
     crossed: Float[Array, " event"]
+    signs: Float[Array, " event"]
 
 
 class StepControl(diffrax.AbstractAdaptiveStepSizeController):
@@ -68,6 +70,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
 
     - remembers the next step, so that a later segment can go on with it;
     - counts what steps cost, rejected ones too, and how many were tried;
+    - refuses steps that are not finite, whatever their error;
     - ends the solve at blow-up, at non-finite values and at the limit of steps;
     - ends the segment (as diffrax's events do) after `pause` steps, where local time
       no longer resolves a step, and where the method does not fit.
@@ -118,6 +121,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
             unfit=none,
             changes=none,
             crossed=jnp.full(self.events, jnp.inf, step.dtype),
+            signs=jnp.zeros(self.events, step.dtype),
         )
         return t0 + step, state
 
@@ -134,13 +138,12 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         keep, start, end, jump, pid, result = self.pid.adapt_step_size(
             t0, t1, y0, y1_candidate, args, made.error, error_order, state.pid
         )
-        # An error that is no number is no step to learn from (diffrax's own loop puts
-        # inf in its place, other loops do not).
-        lost = jnp.isnan(jnp.asarray(end - start))
-        end = jnp.where(lost, start + self.pid.factormin * (t1 - t0), end)
-        finite = jnp.array(True)
-        for leaf in jax.tree.leaves(made.error):
-            finite &= jnp.isfinite(jnp.sum(leaf))
+        # A step that is not finite is shortened, whatever its error.
+        lost = (made.lost > 0) | jnp.isnan(jnp.asarray(end - start))
+        keep &= ~lost
+        start = jnp.where(lost, t0, start)
+        end = jnp.where(lost, t0 + SHORTENED * (t1 - t0), end)
+        pid = jax.tree.map(lambda new, old: jnp.where(lost, old, new), pid, state.pid)
         start, step = jnp.asarray(start), jnp.asarray(end - start)
         tried = state.tried + 1
         unfit = jnp.maximum(state.unfit + jnp.where(made.unfit > 0, 1, -1), 0)
@@ -153,8 +156,8 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         if self.changeable:
             ends |= unfit >= self.most_unfit(state.changes)
         result = codes.where(going & ends, codes.event_occurred, result)
-        blows_up = step < SMALLEST_STEP * self.span
-        result = codes.where(going & blows_up, codes.dt_min_reached, result)
+        ends = (step <= self.smallest(args[0] + start)) | (made.stuck > 0)
+        result = codes.where(going & ends, codes.dt_min_reached, result)
         stop = going & (tried >= self.max_steps)
         result = codes.where(stop, codes.max_steps_reached, result)
         state = ControlState(
@@ -164,16 +167,34 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
             state.accepted + jnp.where(keep, 1, 0),
             state.evaluations + evaluations,
             state.products + products,
-            ~finite,
+            lost,
             unfit,
             state.changes,
-            jnp.where(
-                keep & jnp.isinf(state.crossed),
-                args[0] + made.crossed,
-                state.crossed,
-            ),
+            *self._events(state, keep, args[0], made),
         )
         return keep, start, end, jump, state, result
+
+    @staticmethod
+    def smallest(elapsed: Float[Array, ""]) -> Float[Array, ""]:
+        """The step that no longer moves a `Time`: it resolves eps² of itself.
+
+        So a transient may be shorter than the spacing of the time at which it comes,
+        and a blow-up is met after some hundred steps: by x' = x² they shrink by a
+        constant factor each.
+        """
+        finfo = jnp.finfo(elapsed.dtype)
+        return jnp.maximum(float(finfo.eps) ** 2 * elapsed, float(finfo.tiny))
+
+    @staticmethod
+    def _events(state, keep, elapsed, made) -> tuple[Array, Array]:
+        """When each event was, and its last sign."""
+        before, after = made.signs
+        known = remembered(state.signs, before)
+        now = keep & jnp.isinf(state.crossed) & turns(known, after)
+        return (
+            jnp.where(now, elapsed + made.crossed, state.crossed),
+            jnp.where(keep, remembered(known, after), state.signs),
+        )
 
     @staticmethod
     def most_unfit(changes: Int[Array, ""]) -> Int[Array, ""]:

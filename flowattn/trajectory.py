@@ -1,6 +1,5 @@
-"""Trajectory: what a run leaves behind. The only file that knows xarray."""
+"""Trajectory: what a run leaves behind."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import diffrax
@@ -11,7 +10,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .datasets import from_dataset, to_dataset
 from .observables import Label
+from .sources import Source
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,8 +26,14 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "(use `throw=False`) is the last time at which they were finite."
     )
     blow_up = (
-        "The step size fell below 1e-14 of the time span: the flow blows up, or its "
-        "vector field is not smooth, at `t_end` of the trajectory (use `throw=False`)."
+        "The steps became too small to move the time that was reached: the flow blows "
+        "up, or its vector field is not smooth, at `t_end` of the trajectory (use "
+        "`throw=False`)."
+    )
+    senseless_input = (
+        "The output times are not finite and increasing, or a tolerance or rate makes "
+        "no sense. Where numbers are known, outside of `jit` and `vmap`, this is an "
+        "`InputError`."
     )
     out_of_patience = "The validation loss had not improved for `patience` steps."
     interrupted = "The run was interrupted."
@@ -69,6 +76,33 @@ class Trajectory(eqx.Module):
     sharpness: Float[Array, ""] | None = None
     learning_rate: Float[Array, ""] | None = None
     events: dict[str, Float[Array, ""]] = eqx.field(default_factory=dict)
+
+    # Beside the fields, so that it is no part of the PyTree: what is traced, mapped
+    # over or rebuilt may no longer be what was run.
+    _source = None
+    _provenance = ""
+
+    @property
+    def source(self) -> Source | None:
+        """What the run followed; None where that is not known."""
+        return self._source
+
+    @property
+    def provenance(self) -> str:
+        """With what a run that was read back was computed, as JSON; else empty."""
+        return self._provenance
+
+    def of(self, source: Source) -> "Trajectory":
+        """This very run, knowing what it followed."""
+        object.__setattr__(self, "_source", source)
+        return self
+
+    def member(self, row: int) -> "Trajectory":
+        """One run of an ensemble."""
+        return jax.tree.map(
+            lambda x: x[row] if eqx.is_array(x) or isinstance(x, np.ndarray) else x,
+            self,
+        )
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -122,8 +156,8 @@ class Trajectory(eqx.Module):
         """
         if self.finer is None:
             return None
-        finer = self.finer.observed
-        return {name: jnp.abs(x - finer[name]) for name, x in self.observed.items()}
+        finer, both = self.finer.observed, self.reached & self.finer.reached
+        return {name: _apart(x, finer[name], both) for name, x in self.observed.items()}
 
     @property
     def event_error(self) -> dict[str, Array] | None:
@@ -131,50 +165,161 @@ class Trajectory(eqx.Module):
         if self.finer is None:
             return None
         finer = self.finer.events
-        return {name: jnp.abs(t - finer[name]) for name, t in self.events.items()}
+        return {name: _between(t, finer[name]) for name, t in self.events.items()}
 
     @property
-    def reached(self) -> Bool[Array, " time"]:
+    def reached(self) -> Bool[Array, "*member time"]:
         """Which of the output times the run reached."""
-        return jnp.arange(self.ts.shape[-1]) < jnp.expand_dims(self.saved, -1)
+        saved = jnp.expand_dims(self.saved, -1)
+        rows = jnp.arange(self.ts.shape[-1])
+        return rows.reshape((1,) * (saved.ndim - 1) + rows.shape) < saved
+
+    def marked(self) -> "Trajectory":
+        """The same run with nan where there is nothing: at times not reached, for
+        events that never were and an estimate that was not made.
+
+        Compiled code puts 0 and inf there. Where the numbers are known nan is put in
+        outside of it, so that what `jax_debug_nans` finds is a nan of the run's own.
+        """
+
+        def rows(x: Any) -> Any:
+            missing = ~self.reached
+            missing = missing.reshape(missing.shape + (1,) * (x.ndim - missing.ndim))
+            return _nan_where(missing, x)
+
+        def never(t: Any) -> Any:
+            return _nan_where(jnp.isinf(t), t)
+
+        sharpness = self.sharpness
+        if sharpness is not None:
+            sharpness = _nan_where(sharpness <= 0, sharpness)
+        return eqx.tree_at(
+            lambda run: (run.observed, run.scales, run.path, run.events, run.sharpness),
+            self,
+            (
+                *jax.tree.map(rows, (self.observed, self.scales, self.path)),
+                jax.tree.map(never, self.events),
+                sharpness,
+            ),
+            is_leaf=lambda x: x is None,
+        )
+
+    def raised(self, failed: Bool[Array, "..."]) -> "Trajectory":
+        """The same run, or the error that its result is where it `failed`."""
+        if not isinstance(failed, Tracer):
+            # The check computes with what it is given, and may not with nan.
+            self.result.error_if(failed, failed)
+            return self
+        keys, rest = eqx.partition(self, _is_keys)
+        # An error cannot be tied to random keys.
+        return eqx.combine(keys, self.result.error_if(rest, failed))
 
     def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
-        """An xarray data set: observables (with dims, units, long names), their
-        estimated errors as `NAME_error`, and final parameters as `params.PATH`.
+        """An xarray data set, for zarr and NetCDF; `from_dataset` reads it back.
+
+        - observables by their names, with dims, units and long names, and their
+          estimated errors as `NAME_error`;
+        - the time of each event as `events.NAME` (nan: it never came), its error as
+          `event_errors.NAME`, and the scale of each law as `scales.NAME`;
+        - parameters as `params.PATH`, `params_best.PATH`, `params_path.PATH`: the keys
+          of the path, in which whatever is neither letter, digit nor one of -_+@~ is
+          percent-encoded, joined by dots. Random keys are kept as their bits.
+        - `finer.…`: the same of the finer solve.
+
+        How the run ended and what it took are attributes, all of them numbers and
+        strings, lists as JSON; so is its `provenance`. Of an ensemble all variables
+        have the first dim `member`, and these numbers are variables `stats.NAME`; where
+        members have times of their own, `time` is a coordinate along `output`.
 
         `parameters=False` leaves the parameters out.
         """
-        import xarray as xr
+        return to_dataset(self, parameters)
 
-        labels = dict(self.labels)
-        variables: dict[str, Any] = {}
-        coords: dict[str, Any] = {
-            "time": ("time", np.asarray(self.ts), {"long_name": "flow time"})
-        }
-        errors = self.error or {}
-        for name, values in self.observed.items():
-            label = labels[name]
-            dims = ("time", *dims_of(label, name, np.ndim(values) - 1))
-            attrs = {"units": label.units, "long_name": label.long_name or name}
-            variables[name] = (dims, np.asarray(values), attrs)
-            for dim, entries in label.coords:
-                coords[dim] = (dim, np.asarray(entries))
-            if name in errors:
-                attrs = {**attrs, "long_name": f"estimated error of {name}"}
-                variables[f"{name}_error"] = (dims, np.asarray(errors[name]), attrs)
-        if parameters:
-            variables |= _arrays("params", self.params, ())
-            variables |= _arrays("params_path", self.path, ("time",))
-            variables |= _arrays("params_best", self.best, ())
-        stats = {k: v.item() if eqx.is_array(v) else v for k, v in self.stats.items()}
-        attrs = {**stats, "result": self.outcome, "t_end": float(self.t_end)}
-        attrs |= {f"event {name}": float(t) for name, t in self.events.items()}
-        return xr.Dataset(variables, coords, attrs)
+    @classmethod
+    def from_dataset(cls, dataset: Any, like: PyTree = None) -> "Trajectory":
+        """The trajectory that `to_dataset` made a data set of, also by way of a zarr
+        store (of `flowattn run --out` too: its group "flow" or "descent") or NetCDF.
+
+        `like`: parameters of the same structure, shapes and dtypes (values do not
+        matter; `jax.eval_shape` gives such), into which those of the data set are put;
+        what is no array in them stays. Without it parameters are dicts within dicts,
+        by their paths. Numbers are the same to the last bit. A trajectory that was read
+        back does not know which loss it is of, so `compare` claims no order of it.
+
+        Raises `InputError` for a data set that holds no run, or whose parameters are
+        not like those.
+
+        >>> import jax.numpy as jnp, flowattn as fa
+        >>> flow = fa.GradientFlow(lambda p: jnp.sum(p["x"] ** 2))
+        >>> start = {"x": jnp.ones(2)}
+        >>> traj = fa.solve(flow, start, t1=1.0, observe={"x0": lambda p: p["x"][0]})
+        >>> back = fa.Trajectory.from_dataset(traj.to_dataset(), like=start)
+        >>> bool(jnp.all(back.params["x"] == traj.params["x"])), back.outcome
+        (True, 'successful')
+        """
+        fields = from_dataset(dataset, like, OUTCOMES)
+        read = cls._of_fields(fields)
+        object.__setattr__(
+            read, "_provenance", str(dataset.attrs.get("provenance", ""))
+        )
+        return read
+
+    @classmethod
+    def _of_fields(cls, fields: dict[str, Any]) -> "Trajectory":
+        finer, place = fields["finer"], jnp.asarray(fields["result"])
+        results = (getattr(RESULTS, name) for name in OUTCOMES)
+        result = jax.tree.map(lambda *codes: jnp.stack(codes)[place], *results)
+        made = None if finer is None else cls._of_fields(finer)
+        return cls(**{**fields, "result": result, "finer": made})
 
     @property
-    def outcome(self) -> str:
-        """One word for how the run ended, `successful` where nothing went wrong."""
-        return outcome_name(self.result)
+    def outcome(self) -> Any:
+        """One word for how the run ended, `successful` where nothing went wrong; of an
+        ensemble a list of them, one for each member.
+        """
+        if np.ndim(self.saved) == 0:
+            return outcome_name(self.result)
+        words = np.array([*OUTCOMES, "unknown"])
+        return words[outcome_codes(self.result)].tolist()
+
+
+def _is_keys(leaf: Any) -> bool:
+    """Whether a leaf is an array of random keys."""
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+
+
+def _apart(ours: Array, theirs: Array, known: Bool[Array, "..."]) -> Array:
+    """|ours − theirs|; of counts, which have no nan, only where both are known."""
+    if jnp.issubdtype(ours.dtype, jnp.inexact):
+        return jnp.abs(ours - theirs)
+    # Also of counts without a sign, and of yes and no.
+    larger, smaller = jnp.maximum(ours, theirs), jnp.minimum(ours, theirs)
+    real = jnp.zeros((), float).dtype
+    if ours.dtype == jnp.bool_:
+        larger, smaller = larger.astype(real), smaller.astype(real)
+    known = known.reshape(known.shape + (1,) * (ours.ndim - known.ndim))
+    return jnp.where(known, (larger - smaller).astype(real), jnp.nan)
+
+
+def _between(one: Array, other: Array) -> Array:
+    """How far two times are apart, nan where one never was."""
+    never = jnp.isnan(one) | jnp.isnan(other)
+    apart = jnp.abs(jnp.where(never, 0.0, one) - jnp.where(never, 0.0, other))
+    return _nan_where(never, apart)
+
+
+def _nan_where(missing: Any, values: Any) -> Any:
+    """Values with nan where some are missing, of dtypes that have it; put there outside
+    of compiled code where both are known.
+    """
+    if not jnp.issubdtype(values.dtype, jnp.inexact):
+        return values
+    nan = np.array(np.nan, values.dtype)
+    if isinstance(missing, Tracer) or isinstance(values, Tracer):
+        return jnp.where(missing, nan, values)
+    if not np.any(missing):
+        return values
+    return jax.device_put(np.where(missing, nan, values))
 
 
 OUTCOMES = ("successful", "max_steps_reached", "loss_nonfinite", "blow_up")
@@ -187,7 +332,7 @@ def outcome_name(result: Any) -> str:
     >>> outcome_name(RESULTS.blow_up)
     'blow_up'
     """
-    for name in OUTCOMES:
+    for name in (*OUTCOMES, "senseless_input"):
         if result == getattr(RESULTS, name):
             return name
     return str(result)
@@ -199,41 +344,3 @@ def outcome_codes(result: Any) -> Int[np.ndarray, " run"]:
     """
     is_one = [np.asarray(result == getattr(RESULTS, name)) for name in OUTCOMES]
     return np.argmax([*is_one, np.ones_like(is_one[0])], axis=0)
-
-
-def columns_dataset(
-    columns: Mapping[str, tuple[Any, tuple[str, ...], str, str]],
-    coords: Mapping[str, Any],
-) -> "xr.Dataset":
-    """An xarray data set of named arrays, each with its dims, units and long name."""
-    import xarray as xr
-
-    return xr.Dataset(
-        {
-            name: (dims, np.asarray(values), {"units": units, "long_name": text})
-            for name, (values, dims, units, text) in columns.items()
-        },
-        dict(coords),
-    )
-
-
-def dims_of(label: Label, name: str, count: int) -> tuple[str, ...]:
-    """The label's dims, or numbered ones where it has none for that many axes."""
-    if label.dims is not None and len(label.dims) == count:
-        return label.dims
-    return tuple(f"{name}_{axis}" for axis in range(count))
-
-
-def _arrays(prefix: str, tree: PyTree, leading: tuple[str, ...]) -> dict[str, Any]:
-    """The arrays of a PyTree as variables named by their paths."""
-    variables = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not eqx.is_array(leaf):
-            continue
-        inner = jax.tree_util.keystr(path, simple=True, separator=".")
-        name = f"{prefix}.{inner}" if inner else prefix
-        array = np.asarray(leaf)
-        free = array.ndim - len(leading)
-        dims = (*leading, *(f"{name}_{axis}" for axis in range(free)))
-        variables[name] = (dims, array)
-    return variables

@@ -1,5 +1,6 @@
 """A system of one's own, with cells that fail in every way there is."""
 
+import os
 from typing import ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -57,3 +58,19 @@ def _loss(kind, rate, x):
     if kind == "vanish":  # x' = −1/(2√x): not defined from t = start^{3/2}·4/3 on
         return jnp.sqrt(x[0]) + 0.5 * x[1] ** 2
     return 0.5 * rate * x[0] ** 2 + 0.5 * x[1] ** 2
+
+
+class Deadly(Ends):
+    """A system that ends each Dask worker that makes it."""
+
+    name: ClassVar[str] = "deadly"
+
+    def problem(self, key, data=None) -> Problem:
+        """That of `Ends`, elsewhere."""
+        import distributed
+
+        try:
+            distributed.get_worker()
+        except ValueError:  # no worker
+            return super().problem(key, data)
+        os._exit(1)

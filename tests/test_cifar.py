@@ -98,9 +98,11 @@ def test_test_images_are_those_of_the_test_batch(tmp_path):
 
 
 def refused(folder, message):
+    """The line that says so."""
     with pytest.raises(fa.InputError, match=message) as caught:
         cifar10(str(folder))
     assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_nothing_there(tmp_path, monkeypatch):

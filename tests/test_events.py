@@ -161,3 +161,36 @@ def test_events_are_in_data_sets():
 def test_bad_events(event, message):
     with pytest.raises(fa.InputError, match=message):
         fa.solve(DECAY, jnp.ones(1), t1=1.0, events={"bad": event})
+
+
+def undefined(low, high, event):
+    """An event that is nan while x is between two values."""
+    return lambda x: jnp.where((x[0] > low) & (x[0] < high), jnp.nan, event(x))
+
+
+# By x = e^{−t}: name, event, and when it changes its sign.
+PARTLY = {
+    "at the start": (undefined(0.8, 2.0, half), np.log(2)),
+    "in between": (undefined(0.6, 0.7, half), np.log(2)),
+    "and no change": (undefined(0.5, 2.0, never), np.nan),
+    "at the end": (undefined(-1.0, 0.5, never), np.nan),
+    "nowhere": (undefined(-9.0, 9.0, half), np.nan),
+    "infinite": (lambda x: jnp.where(x[0] > 0.8, -jnp.inf, x[0] - 0.5), np.log(2)),
+    # The sign is another when there is one again.
+    "over the change": (undefined(0.4, 0.6, half), -np.log(0.4)),
+}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_event_has_no_sign_where_it_is_not_finite(together):
+    events = {name: event for name, (event, _) in PARTLY.items()}
+    # Outputs keep no step from going over what is undefined.
+    run = {"t1": 5.0, "rtol": 1e-8, "events": events}
+    if together:
+        many = fa.ensemble(DECAY, jnp.ones((3, 1)), lanes=2, **run)
+        assert many.outcome == "successful" or np.all(many.saved == 2)
+        found = {name: t[2] for name, t in many.events.items()}
+    else:
+        found = fa.solve(DECAY, jnp.ones(1), **run).events
+    for name, (_, time) in PARTLY.items():
+        np.testing.assert_allclose(found[name], time, atol=1e-6, err_msg=name)

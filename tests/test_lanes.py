@@ -166,6 +166,39 @@ def test_numbers_do_not_depend_on_the_number_of_devices(tmp_path, monkeypatch):
     assert_same(one, four)
 
 
+ACCELERATORS = """
+import jax
+jax.config.update("jax_enable_x64", True)
+import jax.numpy as jnp, jax.random as jr
+import flowattn as fa
+from flowattn import dealing
+from flowattn.systems.focus_reduced import Focus2D
+
+# All that the library asks: processors are dealt to as accelerators are.
+jax.default_backend = lambda: "gpu"
+there = tuple(jax.devices())
+assert len(there) == 4 and tuple(dealing.places()) == there
+system = fa.systems.Focus(reduced=True)
+flow = system.problem(jr.key(0)).flow
+for _ in range(2):
+    many = fa.ensemble(flow, Focus2D(*jr.normal(jr.key(5), (2, 50))), t1=10.0)
+    ends = fa.sweep(system, {"start_mu": "-2:2:40", "start_nu": "-3:3:30"}, t1=10.0)
+    assert (many.result == fa.RESULTS.successful).all() and (ends.result == 0).all()
+    assert tuple(jax.devices()) == tuple(jax.local_devices()) == there
+for number, device in enumerate(there):
+    assert jax.jit(lambda x: number * x)(jax.device_put(2.0, device)) == 2 * number
+"""
+
+
+def test_devices_are_jaxs_own_and_stay_there(monkeypatch):
+    """Twice an ensemble and a sweep on four devices, and JAX is alive."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    command = [sys.executable, "-W", "error", "-c", ACCELERATORS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_item_is_dealt_once_with_its_result(monkeypatch):
     monkeypatch.setattr(dealing, "places", lambda: ["a", "b", "c"])
     lock, at_work, most, threads = threading.Lock(), [], [], {}

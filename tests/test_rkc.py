@@ -212,3 +212,29 @@ def test_stages_have_their_limits():
     for stages in (1, 201):
         with pytest.raises(fa.InputError, match=f"from 2 to 200, got {stages}"):
             fa.RKC(stages)
+
+
+@pytest.mark.filterwarnings("ignore:Complex dtype support")
+def test_complex_states():
+    """y' = −λ y for complex numbers, and a field that is not holomorphic."""
+    rates, start = np.array([1 + 2j, 500 + 1j, 30.0]), np.array([1 + 1j, 1.0, 1j])
+    control = diffrax.PIDController(rtol=1e-6, atol=1e-9)
+
+    def end(field, y):
+        term = diffrax.ODETerm(field)
+        return diffrax.diffeqsolve(
+            term, fa.RKC(), 0.0, 1.0, 1e-4, y, stepsize_controller=control
+        )
+
+    found = end(lambda t, y, args: -jnp.asarray(rates) * y, jnp.asarray(start))
+    assert found.ys.dtype == jnp.complex128
+    bound = 1e-6 * int(found.stats["num_accepted_steps"])
+    np.testing.assert_allclose(found.ys[0], start * np.exp(-rates), atol=bound)
+    # Real and imaginary parts at rates of their own, beside a real array.
+    found = end(
+        lambda t, y, args: (jax.lax.complex(-400 * y[0].real, -y[0].imag), -y[1]),
+        (jnp.array([2 + 1j]), jnp.array([1.0])),
+    )
+    bound = 1e-6 * int(found.stats["num_accepted_steps"])
+    np.testing.assert_allclose(found.ys[0][0], [1j * np.exp(-1)], atol=bound)
+    assert found.ys[1].dtype == jnp.float64

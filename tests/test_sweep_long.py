@@ -43,16 +43,16 @@ def whole_chunks(store: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.computes
-def test_killed_at_random_moments(tmp_path):
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["here", "dask"])
+def test_killed_at_random_moments(tmp_path, workers):
     """Ten times; the end is an unbroken sweep's, and no whole chunk is made again."""
     unbroken, store = tmp_path / "unbroken.zarr", tmp_path / "killed.zarr"
     subprocess.run([*PYTHON, *GRID, "--out", str(unbroken)], check=True)
     everything = len(whole_chunks(unbroken))
     chance, seen, partly = random.Random(7), {}, 0
+    command = [*PYTHON, *GRID, *workers, "--out", str(store)]
     for number in range(10):
-        process = subprocess.Popen(
-            [*PYTHON, *GRID, "--out", str(store)], stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         # Three while it begins, the others while chunks are written.
         if number < 3:
             time.sleep(chance.uniform(1.0, 5.0))
@@ -66,9 +66,11 @@ def test_killed_at_random_moments(tmp_path):
         assert seen.items() <= now.items()
         seen, partly = now, partly + (0 < len(now) < everything)
     assert partly >= 3
-    subprocess.run([*PYTHON, *GRID, "--out", str(store)], check=True)
+    subprocess.run(command, check=True)
     assert seen.items() <= whole_chunks(store).items()
     alike(store, unbroken)
+    # What was being written is cleared away, and no claim is left.
+    assert not list(store.rglob("*.partial")) and not (store / ".owner").exists()
 
 
 @pytest.mark.slow

@@ -143,7 +143,11 @@ def many(line, n=20):
         ("a.csv", b"label,words\n1,a\n", "lacks the column text"),
         ("a.csv", b"", "lacks the column label and text"),
         ("a.csv", b"label,text\n" + b"1,a\n0,b\n" * 9 + b"1\n", "label 1 has no words"),
-        ("a.csv", b'label,text\n1,"' + b"a" * 200_000 + b'"\n', "not a readable table"),
+        (
+            "a.csv",
+            b'label,text\n1,"' + b"a" * 200_000 + b"\n",
+            "a.csv:2: not a readable",
+        ),
         (
             "a.csv",
             b"label,text\n1,good, but dull\n",

@@ -338,10 +338,9 @@ def test_sharpness_is_the_largest_hessian_eigenvalue():
 
 
 def test_sharpness_of_a_loss_with_few_directions():
-    """The Krylov space runs out: what lies beyond it is not made up."""
+    """The Krylov space runs out, and is continued: eigenvalues are 1, 1, 0, 0, …"""
     flat = fa.sharpness(lambda x: 0.5 * jnp.sum(x[:2] ** 2), k=3)(jnp.ones(50))
-    np.testing.assert_allclose(flat[:2], [1, 0], atol=1e-7)
-    assert np.isnan(flat[2])
+    np.testing.assert_allclose(flat, [1, 1, 0], atol=1e-7)
 
 
 @pytest.mark.slow

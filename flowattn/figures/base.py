@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ..compare import Gap, compare
+from ..compare import compare
 from ..descend import descend
 from ..errors import InputError
+from ..gap import Gap
 from ..plotting import Drawing
 from ..segments import Progress
 from ..solve import solve

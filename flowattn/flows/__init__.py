@@ -1,6 +1,11 @@
 """Flows: vector fields on parameters."""
 
 from .base import AbstractFlow as AbstractFlow
+from .base import require_flow as require_flow
 from .gradient import GradientFlow as GradientFlow
+from .gradient import moving as moving
+from .gradient import others as others
+from .gradient import require_moving as require_moving
 from .gradient import scaled as scaled
+from .gradient import settled_rates as settled_rates
 from .switched import SwitchedFlow as SwitchedFlow

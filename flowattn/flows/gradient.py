@@ -6,11 +6,41 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree, Scalar
+import numpy as np
+from jaxtyping import Array, Bool, PyTree, Scalar
 
-from ..errors import require_positive
+from ..errors import InputError, known_numbers, shown
 from ..losses import AbstractExplicitLoss
+from ..precision import require_real
 from .base import AbstractFlow
+
+
+def settled_rates(rates: PyTree | None) -> PyTree | None:
+    """Rates as they are kept: what is known to be 0 as the float 0.0, which freezes.
+
+    Raises `InputError` for a rate that is negative or not finite, and for an array of
+    rates that is 0 in places.
+    """
+
+    def settled(rate: Any) -> Any:
+        numbers = known_numbers("rate", rate)
+        if numbers is None:
+            return rate
+        if not np.all((numbers >= 0) & (numbers < np.inf)):
+            raise InputError(
+                "rate must be positive and finite, or 0 where it freezes, got "
+                + shown(rate)
+            )
+        if np.all(numbers == 0):
+            return 0.0
+        if np.any(numbers == 0):
+            raise InputError(
+                f"a rate of 0 freezes an array as one, got {shown(rate)}: split the "
+                "parameters into an array that moves and one that stays"
+            )
+        return rate
+
+    return jax.tree.map(settled, rates)
 
 
 class GradientFlow(AbstractFlow):
@@ -19,17 +49,23 @@ class GradientFlow(AbstractFlow):
     `loss` maps parameters to a scalar. A loss that carries data should be an
     `eqx.Module` or a `jax.tree_util.Partial`, so that the data are arguments of the
     compiled code. `rates` is a prefix PyTree of positive factors r (None: 1
-    everywhere), for parameters that move on different time scales.
+    everywhere), for parameters that move on different time scales. A rate of 0 freezes
+    its part: it stays exactly, no gradient of it is taken, and it has no say in the
+    error of a step. (Of a traced rate nothing is known: 0 is then a factor.)
 
     Gradient descent with learning rate η follows this flow with time t = η × steps,
     and leaves it by O(η).
 
     Where the loss is not finite the velocity is nan, also where its gradient happens
-    to be finite: an adaptive solver then refuses the step and shortens it, so no run
-    passes through a place where the loss is undefined. A loss whose gradient is written
-    out (`AbstractExplicitLoss`) is not evaluated.
+    to be finite. `solve` looks at the stages of each step, its end, and every output
+    time in it: a step that meets such a place is refused and shortened, and where none
+    gets through the run ends as `loss_nonfinite`. A place that lies between all of
+    these is stepped over: nothing was evaluated there. More output times see more, a
+    loss value each. A loss whose gradient is written out (`AbstractExplicitLoss`) is
+    not evaluated, its gradient is.
 
-    Raises `InputError` for a rate that is not positive and finite.
+    Raises `InputError` for a rate that is negative or not finite, and for parameters
+    that are complex.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
@@ -38,21 +74,108 @@ class GradientFlow(AbstractFlow):
     """
 
     loss: Callable[[Any], Scalar]
-    rates: PyTree | None = None
+    rates: PyTree | None = eqx.field(default=None, converter=settled_rates)
 
     def __check_init__(self):
-        for rate in jax.tree.leaves(self.rates):
-            require_positive(rate=rate)
+        if isinstance(self.loss, AbstractFlow) or not callable(self.loss):
+            raise InputError(
+                "GradientFlow needs a loss, a function of the parameters, got a "
+                f"{type(self.loss).__name__}"
+            )
+
+    def moving(self, params: PyTree) -> PyTree:
+        """The floating-point arrays, but for those that a rate of 0 freezes."""
+        return moving(params, self.rates)
 
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         del t
+        require_real(params)
         if isinstance(self.loss, AbstractExplicitLoss):
             slope = self.loss.gradient(params)
             return scaled(self.rates, jax.tree.map(jnp.negative, slope))
-        value, gradient = eqx.filter_value_and_grad(self.loss)(params)
+        moves = self.moving(params)
+        rest = others(params, moves)
+        value, gradient = eqx.filter_value_and_grad(
+            lambda moves: _number(self.loss(eqx.combine(moves, rest)))
+        )(moves)
         sign = jnp.where(jnp.isfinite(value), -1.0, jnp.nan)
         downhill = jax.tree.map(lambda g: sign.astype(g.dtype) * g, gradient)
-        return scaled(self.rates, downhill)
+        still = jax.tree.map(jnp.zeros_like, eqx.filter(rest, eqx.is_inexact_array))
+        return eqx.combine(scaled(self.rates, downhill), still)
+
+    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+        """Whether the loss is finite; of a loss whose gradient is written out, whether
+        that is.
+        """
+        if isinstance(self.loss, AbstractExplicitLoss):
+            each = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(self(params, t))]
+            return jnp.all(jnp.stack(each))
+        return jnp.isfinite(self.loss(params))
+
+
+def _number(value: Any) -> Scalar:
+    """The value of a loss; raises `InputError` where it is not one number."""
+    if isinstance(value, int | float):
+        return jnp.asarray(value, float)
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is None or shape is None:
+        raise InputError(
+            f"a loss must give one number, got {type(value).__name__}: of a loss that "
+            "gives more, lambda params: loss(params)[0] is one"
+        )
+    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(
+            f"a loss must give one real number, got {dtype} of shape {shape}: take its "
+            "mean or its sum"
+        )
+    return value
+
+
+def _freezes(rate: Any) -> bool:
+    """Whether a rate is known to be 0, also inside compiled code."""
+    return isinstance(rate, float) and rate == 0
+
+
+def moving(params: PyTree, rates: PyTree | None) -> PyTree:
+    """What moves of parameters, with None in place of all else: their floating-point
+    arrays, but for those whose rate is 0.
+
+    Raises `InputError` for rates that are no prefix of the parameters.
+
+    >>> moving({"a": jnp.ones(()), "b": jnp.ones(()), "c": 3}, {"a": 1.0, "b": 0.0,
+    ...                                                        "c": None})
+    {'a': Array(1., dtype=float64), 'b': None, 'c': None}
+    """
+    arrays = eqx.filter(params, eqx.is_inexact_array)
+    if rates is None:
+        return arrays
+
+    def moves(rate: Any, part: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: None if _freezes(rate) else x, part)
+
+    try:
+        return jax.tree.map(moves, rates, arrays)
+    except ValueError:
+        raise InputError(
+            "rates must be one number or a prefix of the params' structure, "
+            f"{jax.tree.structure(arrays)}, got {jax.tree.structure(rates)}"
+        ) from None
+
+
+def require_moving(moves: PyTree) -> None:
+    """Raises `InputError` where nothing is left of parameters that moves."""
+    if not jax.tree.leaves(moves):
+        raise InputError("rates of 0 freeze all params, so nothing can move")
+
+
+def others(params: PyTree, moves: PyTree) -> PyTree:
+    """What does not move of parameters."""
+    return jax.tree.map(
+        lambda moved, leaf: leaf if moved is None else None,
+        moves,
+        params,
+        is_leaf=lambda x: x is None,
+    )
 
 
 def scaled(rates: PyTree | None, tree: PyTree) -> PyTree:
@@ -63,8 +186,11 @@ def scaled(rates: PyTree | None, tree: PyTree) -> PyTree:
     """
     if rates is None:
         return tree
+
+    def times(rate: Any, x: Array) -> Array:
+        # What is frozen stays also where its gradient is not finite.
+        return jnp.zeros_like(x) if _freezes(rate) else jnp.asarray(rate, x.dtype) * x
+
     return jax.tree.map(
-        lambda rate, part: jax.tree.map(lambda x: jnp.asarray(rate, x.dtype) * x, part),
-        rates,
-        tree,
+        lambda rate, part: jax.tree.map(lambda x: times(rate, x), part), rates, tree
     )

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree, Scalar
+from jaxtyping import Array, Bool, PyTree, Scalar
 
-from .base import AbstractFlow
+from .base import AbstractFlow, require_flow
 
 
 class SwitchedFlow(AbstractFlow):
@@ -27,14 +28,30 @@ class SwitchedFlow(AbstractFlow):
     then: AbstractFlow
     at: Any
 
+    def __check_init__(self):
+        require_flow("SwitchedFlow", self.first)
+        require_flow("SwitchedFlow", self.then)
+
     @property
     def jumps(self) -> tuple[Any, ...]:
         """The time of the switch, and those of the two flows."""
         return (*self.first.jumps, self.at, *self.then.jumps)
+
+    def moving(self, params: PyTree) -> PyTree:
+        """What moves by either flow."""
+        return eqx.combine(self.first.moving(params), self.then.moving(params))
 
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         return jax.lax.cond(
             jnp.asarray(t) < self.at,
             lambda: self.first(params, t),
             lambda: self.then(params, t),
+        )
+
+    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+        """Whether the field at work is."""
+        return jax.lax.cond(
+            jnp.asarray(t) < self.at,
+            lambda: self.first.defined(params, t),
+            lambda: self.then.defined(params, t),
         )

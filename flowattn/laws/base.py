@@ -1,14 +1,16 @@
 """Law: an observable that a flow keeps, and its drift along a run."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..errors import InputError
-from ..observables import AbstractObservable, Label
+from ..observables import AbstractObservable, Label, require_of_params
 from ..trajectory import Trajectory
 
 
@@ -19,7 +21,10 @@ class Law(AbstractObservable):
     h is their sum, and the largest of them is the scale against which a drift is
     small. It holds between the times `since` and `until`. `kind` says whether the flow
     keeps h exactly or only approximately within `regime`; `citation` where it is
-    derived.
+    derived. A law is of the parameters alone: one that needs the time, as
+    exp(2λt) h(θ) does under weight decay λ, is not expressed yet.
+
+    Raises `InputError` for terms that are no function of the parameters alone.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> total = fa.Law(lambda x: x, "total", "exact", dims=())
@@ -50,6 +55,7 @@ class Law(AbstractObservable):
         since: Any = -jnp.inf,
         until: Any = jnp.inf,
     ):
+        require_of_params(f"the terms of the law {name!r}", terms)
         self.terms = terms
         self.name = name
         self.kind = kind
@@ -75,14 +81,17 @@ class Law(AbstractObservable):
 
 def drift(
     law: Law, trajectory: Trajectory, until: float | Array = jnp.inf
-) -> Float[Array, ""]:
+) -> Float[Array, "*member"]:
     """How far a run leaves a law: max |h(t) − h(0)| over the scale of h.
 
     Of a law that holds from a time on, 0 is the first output time from there. The
     scale is the larger of max |h(0)| and the largest single term of h over the run;
     where both are 0 the drift is absolute, and where h becomes nan it is nan. `until`
-    ends the look at a time. Where it was looked at nowhere the drift is nan. The
-    trajectory must have observed the law.
+    ends the look at a time. Where it was looked at nowhere the drift is nan. Of an
+    ensemble there is one for each member. The trajectory must have observed the law,
+    under its own name or as the only one with its `long_name` and units.
+
+    Raises `InputError` for a trajectory that did not observe the law.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> law = fa.Law(lambda x: x, "total", "exact", dims=())
@@ -91,39 +100,73 @@ def drift(
     >>> bool(fa.drift(law, traj) < 1e-6)
     True
     """
-    return _largest(drift_path(law, trajectory, until), law, trajectory, until)
-
-
-@eqx.filter_jit
-def _largest(path, law, trajectory, until):
-    seen = _seen(law, trajectory, until)
-    return jnp.where(jnp.any(seen), jnp.max(jnp.where(seen, path, 0.0)), jnp.nan)
-
-
-def _seen(law: Law, trajectory: Trajectory, until: Any) -> Bool[Array, " time"]:
-    """The times at which a law is looked at."""
-    ts = trajectory.ts
-    return trajectory.reached & (ts <= until) & (ts >= law.since) & (ts <= law.until)
+    return _of_members(_largest, law, trajectory, until)
 
 
 def drift_path(
     law: Law, trajectory: Trajectory, until: float | Array = jnp.inf
-) -> Float[Array, " time"]:
+) -> Float[Array, "*member time"]:
     """The drift at each time, in the unit of `drift`; nan where not looked at."""
-    if law.name not in trajectory.scales:
-        raise KeyError(
-            f"the run did not observe the law {law.name!r}; pass it in `observe`"
-        )
-    return _drift_path(law, trajectory, jnp.asarray(until))
+    return _of_members(_path, law, trajectory, until)
 
 
-@eqx.filter_jit
-def _drift_path(law, trajectory, until):
-    seen = _seen(law, trajectory, until)
-    values = trajectory.observed[law.name]
+def _of_members(fn: Callable[..., Array], law: Law, trajectory: Trajectory, until: Any):
+    """A function of one run's record of a law, or of each run's of an ensemble."""
+    name = _observed_as(law, trajectory)
+    record = (
+        trajectory.ts,
+        trajectory.reached,
+        trajectory.observed[name],
+        trajectory.scales[name],
+    )
+    until = jnp.asarray(until)
+    # Each member may be looked at until a time of its own.
+    axes = [0 if until.ndim > axis else None for axis in range(trajectory.ts.ndim - 1)]
+    return _each(fn, tuple(axes))(record, (law.since, law.until), until)
+
+
+@functools.cache
+def _each(fn: Callable[..., Array], axes: tuple[int | None, ...]) -> Callable:
+    """A jitted function over as many axes of members, each with that of `until`."""
+    for axis in axes:
+        fn = jax.vmap(fn, (0, None, axis))
+    return eqx.filter_jit(fn)
+
+
+def _observed_as(law: Law, trajectory: Trajectory) -> str:
+    """The name under which a run observed a law; `InputError` where it did not."""
+    labels = {k: x for k, x in trajectory.labels if k in trajectory.scales}
+    like = [
+        name
+        for name, label in labels.items()
+        if (label.long_name, label.units) == (law.label.long_name, law.label.units)
+    ]
+    if law.name in like or len(like) == 1:
+        return law.name if law.name in like else like[0]
+    seen = f"it observed the laws {', '.join(labels)}" if labels else "nor any other"
+    raise InputError(
+        f"the run did not observe the law {law.name!r}, {seen}; pass it in `observe`, "
+        "under its own name"
+    )
+
+
+def _seen(record, holds, until) -> Bool[Array, " time"]:
+    """The times at which a law is looked at."""
+    ts, reached, _, _ = record
+    return reached & (ts <= until) & (ts >= holds[0]) & (ts <= holds[1])
+
+
+def _path(record, holds, until) -> Float[Array, " time"]:
+    _, _, values, scales = record
+    seen = _seen(record, holds, until)
     values = values.reshape(values.shape[0], -1)
     first = values[jnp.argmax(seen)]
-    terms = jnp.nanmax(jnp.where(seen, trajectory.scales[law.name], 0.0))
+    terms = jnp.nanmax(jnp.where(seen, scales, 0.0))
     scale = jnp.maximum(jnp.max(jnp.abs(first)), terms)
     change = jnp.max(jnp.abs(values - first[None]), axis=1)
     return jnp.where(seen, change / jnp.where(scale > 0, scale, 1.0), jnp.nan)
+
+
+def _largest(record, holds, until) -> Float[Array, ""]:
+    seen, path = _seen(record, holds, until), _path(record, holds, until)
+    return jnp.where(jnp.any(seen), jnp.max(jnp.where(seen, path, 0.0)), jnp.nan)

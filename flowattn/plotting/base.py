@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..compare import Gap
 from ..errors import InputError
+from ..gap import Gap
 from ..laws import Law, drift_path
 from ..trajectory import Trajectory
 
@@ -215,6 +215,13 @@ def plot_training(
     return Drawing(figure, curves)
 
 
+_GAP_LABELS = {
+    "largest": "|descent − flow| / largest |observable|",
+    "local": "|descent − flow| / |observable| at the time",
+    "log": "|log |descent| − log |flow||",
+}
+
+
 @styled
 def plot_gap(gap: Gap) -> Drawing:
     """The relative gap of every observable over time, its numerical error dashed."""
@@ -224,7 +231,7 @@ def plot_gap(gap: Gap) -> Drawing:
     for number, (name, one) in enumerate(gap.observables.items()):
         colour = COLOURS[number % len(COLOURS)]
         relative = np.asarray(one.relative)
-        if not relative.max() > 0:
+        if not one.largest > 0:
             continue
         axes.plot(times, positive(relative), color=colour, label=name)
         curves[name] = (times, relative)
@@ -233,7 +240,7 @@ def plot_gap(gap: Gap) -> Drawing:
             shown = positive(np.asarray(error))
             axes.plot(times, shown, color=colour, ls="--", lw=1)
             curves[f"{name} numerical error"] = (times, np.asarray(error))
-    axes.set(ylabel="|descent − flow| / largest |observable|", yscale="log")
+    axes.set(ylabel=_GAP_LABELS[gap.scale], yscale="log")
     time_axis(axes, gap.ts)
     if curves:
         # The first points, when everything is still at rest, would fill the picture.

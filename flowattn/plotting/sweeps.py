@@ -12,8 +12,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from ..description import MARKER, MISSING
 from ..errors import InputError, meant, quoted
-from ..store import MARKER, MISSING
 from .base import COLOURS, MARKERS, Drawing, positive, styled
 
 if TYPE_CHECKING:

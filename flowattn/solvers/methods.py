@@ -15,7 +15,9 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ..errors import InputError
+from .crossing import crossing, sign_of
 from .explicit import matrix_of, tableau_of
+from .finite import all_finite, stuck
 from .rkc import RKC, RKCState
 
 SOLVERS = ("auto", "tsit5", "dopri8", "rkc", "kvaerno5")
@@ -64,9 +66,10 @@ def _implicit() -> diffrax.Kvaerno5:
 
 
 class Tried(eqx.Module):
-    """What a step tells the step size control: its error, and beside it its cost,
-    whether (1 or 0) another method fits better, and when within it the events were
-    (inf: not).
+    """What a step reports to the step size control beside its error: its cost,
+    whether (1 or 0) another method fits better, the events' signs before and after
+    and when within it they changed, whether (1 or 0) it met something that is not
+    finite, and is `stuck` there.
 
     All of it floats: diffrax puts inf for any nan in what a step gives for its error.
     """
@@ -76,17 +79,31 @@ class Tried(eqx.Module):
     products: Float[Array, ""]
     unfit: Float[Array, ""]
     crossed: Float[Array, " event"]
+    signs: Float[Array, "2 event"]
+    lost: Float[Array, ""]
+    stuck: Float[Array, ""]
+
+
+class Watch(eqx.Module):
+    """What is looked at in each step of a solve: `events`, functions of the state whose
+    changes of sign are looked for; whether the field is `defined` (at a time, for a
+    state) at the `outputs`; and `atol`, below which a change of the state is none.
+    """
+
+    events: tuple[Callable[[PyTree], Float[Array, ""]], ...]
+    outputs: Float[Array, " time"]
+    defined: Callable[[Array, PyTree], Any]
+    atol: Float[Array, ""]
 
 
 class Method(diffrax.AbstractWrappedSolver):
     """A diffrax solver whose steps report a `Tried` where others have an error.
 
-    Costs are known for explicit Runge-Kutta methods and for RKC (`counted`). `watched`
-    are functions of the state whose changes of sign are looked for in each step.
+    Costs are known for explicit Runge-Kutta methods and for RKC (`counted`).
     """
 
     solver: diffrax.AbstractAdaptiveSolver  # pyright: ignore
-    watched: tuple[Callable[[PyTree], Float[Array, ""]], ...] = ()
+    watch: Watch | None = None
 
     @property
     def name(self) -> str:
@@ -151,6 +168,7 @@ class Method(diffrax.AbstractWrappedSolver):
             terms, t0, t1, y0, args, solver_state, made_jump
         )
         evaluations = products = unfit = 0
+        lost = ~all_finite((y1, error))
         if isinstance(self.solver, diffrax.AbstractERK):
             evaluations = self.stages
             if tableau_of(self.solver).fsal:
@@ -163,54 +181,75 @@ class Method(diffrax.AbstractWrappedSolver):
             products = state.products - solver_state.products
             stiffness = jnp.abs(t1 - t0).astype(state.radius.dtype) * state.radius
             unfit = evaluations.astype(stiffness.dtype) > _CHEAP * stiffness
-        dtype = jnp.result_type(t0)
+            # A step of too many stages is refused, and nothing is wrong with the field.
+            lost &= ~((evaluations < 2) & jnp.isfinite(state.radius))
+        dtype, watch = jnp.result_type(t0), self.watch
         path = self.interpolation_cls(t0=t0, t1=t1, **dense)
-        crossed = [crossing(event, path, y0, y1) for event in self.watched]
+        caught, events = jnp.array(False), ()
+        if watch is not None:
+            events = watch.events
+            lost = lost | ~self._defined(path, watch)
+            caught = self._stuck(lost, y0, dense, t1 - t0, watch)
+        signs = [[sign_of(event, y) for event in events] for y in (y0, y1)]
+        crossed = [crossing(event, path, y0, y1) for event in events]
         tried = Tried(
             error,
             jnp.asarray(evaluations, dtype),
             jnp.asarray(products, dtype),
             jnp.asarray(unfit, dtype),
             jnp.asarray(crossed, dtype),
+            jnp.asarray(signs, dtype).reshape(2, len(crossed)),
+            lost.astype(dtype),
+            caught.astype(dtype),
         )
         return y1, tried, dense, state, result
 
-
-def crossing(
-    event: Callable[[PyTree], Float[Array, ""]],
-    path: diffrax.AbstractPath,
-    y0: PyTree,
-    y1: PyTree,
-) -> Float[Array, ""]:
-    """When an event changes sign on a path from y0 to y1; inf where its signs at both
-    ends agree.
-
-    A start at which it is 0 has no sign to change. On the method's interpolant, so as
-    exact as what is observed; differentiable, by the implicit function theorem.
-    """
-    before, after = jnp.sign(event(y0)), jnp.sign(event(y1))
-    changes = (before != 0) & (before != after) & ~jnp.isnan(after)
-
-    def root() -> Float[Array, ""]:
-        start, end = jnp.asarray(path.t0), jnp.asarray(path.t1)
-        tolerance = 4 * float(jnp.finfo(start.dtype).eps)
-
-        def along(share, _):
-            value = event(path.evaluate(start + share * (end - start)))
-            value = jnp.asarray(value, share.dtype)
-            # Of runs side by side those without a change find a root all the same.
-            return jnp.where(changes, value, share - 0.5)
-
-        found = optx.root_find(
-            along,
-            optx.Bisection(tolerance, tolerance, expand_if_necessary=False),
-            jnp.asarray(0.5, start.dtype),
-            options={"lower": jnp.zeros_like(start), "upper": jnp.ones_like(start)},
-            throw=False,
+    @staticmethod
+    def _stuck(lost, y0, dense: dict[str, Any], h, watch: Watch):
+        """Whether no step gets through from where one was lost; False where a method
+        does not keep its first slope.
+        """
+        if "k0" in dense:
+            first = dense["k0"]
+        elif "k" in dense:
+            first = jax.tree.map(lambda k: k[0], dense["k"])
+        else:
+            return jnp.array(False)
+        return jax.lax.cond(
+            lost, lambda: stuck(y0, first, h, watch.atol), lambda: jnp.array(False)
         )
-        return start + found.value * (end - start)
 
-    return jax.lax.cond(changes, root, lambda: jnp.full_like(path.t1, jnp.inf))
+    @property
+    def evaluates_ends(self) -> bool:
+        """Whether the field is evaluated at the end of a step, where a step led."""
+        if isinstance(self.solver, diffrax.AbstractERK):
+            return tableau_of(self.solver).fsal
+        return isinstance(self.solver, RKC)
+
+    def _defined(self, path: diffrax.AbstractPath, watch: Watch):
+        """Whether the field is defined at all outputs within a step, and at its end.
+
+        Nothing of it is differentiated.
+        """
+        start, end = jnp.asarray(path.t0), jnp.asarray(path.t1)
+        times = jnp.append(watch.outputs, jnp.inf)
+
+        def due(row):
+            return times[row] < end
+
+        def look(carry):
+            row, _, more = carry
+            t = jnp.minimum(times[row], end)
+            y = jax.lax.stop_gradient(path.evaluate(t))
+            more = due(row + 1) if self.evaluates_ends else due(row)
+            return row + 1, watch.defined(t, y), more
+
+        row = jnp.searchsorted(times, start, side="right")
+        more = due(row) if self.evaluates_ends else jnp.array(True)
+        _, defined, _ = jax.lax.while_loop(
+            lambda carry: carry[1] & carry[2], look, (row, jnp.array(True), more)
+        )
+        return defined
 
 
 def _stiffness(solver, y0, dense) -> Float[Array, ""]:

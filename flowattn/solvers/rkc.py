@@ -108,7 +108,7 @@ class RKC(diffrax.AbstractAdaptiveSolver):
 
     def init(self, terms, t0, t1, y0, args) -> RKCState:
         """The state before the first step; evaluates the field once."""
-        dtype = _dtype(y0)
+        dtype = _real_dtype(y0)
         return RKCState(
             velocity=terms.vf(t0, y0, args),
             radius=jnp.zeros((), dtype),
@@ -121,7 +121,7 @@ class RKC(diffrax.AbstractAdaptiveSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         """One step; a step that is too long for 200 stages gives nan and inf."""
-        state, dtype = solver_state, _dtype(y0)
+        state, dtype = solver_state, _real_dtype(y0)
         h = jnp.asarray(terms.contr(t0, t1), dtype)
         size = jnp.abs(h)
         # Where the field jumps, its value from before the jump is of no use.
@@ -338,8 +338,9 @@ def _spectral_radius(terms, t, y, args, radius, direction, wanted: Bool[Array, "
     return jax.tree.map(lambda new, old: jnp.where(wanted, new, old), found, keep())
 
 
-def _dtype(y: PyTree) -> jnp.dtype:
-    return jnp.result_type(*jax.tree.leaves(y))
+def _real_dtype(y: PyTree) -> jnp.dtype:
+    """Of lengths, which are real also where the state is complex."""
+    return jnp.finfo(jnp.result_type(*jax.tree.leaves(y))).dtype
 
 
 def _scale(factor: Array, tree: PyTree) -> PyTree:
@@ -347,8 +348,19 @@ def _scale(factor: Array, tree: PyTree) -> PyTree:
 
 
 def _norm(tree: PyTree) -> Float[Array, ""]:
-    squares = [jnp.sum(x**2) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(functools.reduce(jnp.add, squares))
+    """The 2-norm, of real and imaginary parts alike. Where squares overflow, numbers
+    are taken as shares of the largest.
+    """
+
+    def length(leaves: list[Array]) -> Array:
+        squares = [jnp.sum(jnp.abs(x) ** 2) for x in leaves]
+        return jnp.sqrt(functools.reduce(jnp.add, squares))
+
+    leaves = [x for x in jax.tree.leaves(tree) if x.size]
+    plain = length(leaves)
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x)) for x in leaves])
+    shares = length([x / largest.astype(x.dtype) for x in leaves])
+    return jnp.where(jnp.isinf(plain), largest * shares, plain)
 
 
 def _random_like(tree: PyTree) -> PyTree:

@@ -15,6 +15,7 @@ from ..ensemble import compiled_once, float_count, lanes_for, on_device, run_blo
 from ..integrate import Solve
 from ..lanes import Lanes
 from ..laws import Law, drift
+from ..precision import step_limit
 from ..solve import in_one_piece
 from ..solvers import RKC, Method
 from ..trajectory import OUTCOMES, Trajectory, outcome_codes
@@ -45,7 +46,7 @@ def run_cells(
     own, shared = spread(make, padded, room)
     solves, rest = own.solve, shared.solve
     width = min(room, lanes_for(float_count(solves.params) // room))
-    most = jnp.asarray(how.max_steps)
+    most = jnp.asarray(step_limit(how.max_steps))
 
     def run(scale: float) -> Trajectory:
         mine, others = (part.at_tolerances(scale) for part in (solves, rest))
@@ -134,7 +135,8 @@ def _by_rkc(rest, solves, stuck, how: How, device) -> Trajectory:
 
         def run(scale: float, own=own) -> Trajectory:
             pair = rest.at_tolerances(scale), own.at_tolerances(scale)
-            return compiled_once(_rkc, on_device(device, pair), how.max_steps)
+            found = compiled_once(_rkc, on_device(device, pair), how.max_steps)
+            return found.marked()
 
         found = run(1.0).with_finer(run(0.1) if how.error else None)
         parts.append(_rows(found, np.arange(min(_TOGETHER, len(stuck) - first))))
@@ -192,7 +194,7 @@ def _descents(own, shared, count, how: How, width: int, device) -> Trajectory:
             lambda x, i=index: np.moveaxis(np.asarray(x)[i], 0, -1), own
         )
         run = compiled_once(_descend, on_device(device, (shared, mine)), how.outputs)
-        parts.append(_rows(run, np.arange(min(width, count - first))))
+        parts.append(_rows(run.marked(), np.arange(min(width, count - first))))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ..cellstore import CellStore
+from ..description import MARKER, Grid
 from ..programs import let_programs_go
-from ..store import MARKER, CellStore, Grid
 from .cell import Cell, cell_of
 from .cells import Rows, run_cells
 from .settings import Sweep

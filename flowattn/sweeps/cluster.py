@@ -2,25 +2,55 @@
 
 import contextlib
 import functools
+import logging
+import pickle
+import platform
+import queue
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from ..cellstore import CellStore
+from ..description import Grid
 from ..errors import InputError, require_positive
-from ..store import CellStore, Grid
+from ..folders import Folder
+from ..owner import Owner, require_owned
+from ..provenance import code_hash, provenance, source_hash
 from .chunks import Done, write_chunk
 from .settings import Sweep
 
 # How long a scheduler may take to answer.
 TIMEOUT = 30.0
+# How long a sweep waits for a worker once some have died of it and none is left.
+ALONE = 60.0
+# How often it is looked whether there are workers, and a scheduler.
+_LOOK = 1.0
 # How often a chunk that raises is tried again (a file system that was away). Of workers
 # that die Dask counts as many by itself.
 _RETRIES = 3
+# What a task evaluates: text, which schedulers and workers can read that lack this
+# package, or have another version of it or of Python, and can then say so.
+_TASK = f"__import__('importlib').import_module({__name__!r}).at_worker(number, work)"
 
 Dealer = Callable[[Sweep, CellStore, list[int]], Iterator[tuple[Any, Done]]]
+
+
+class _Work(NamedTuple):
+    """What workers are to know of a sweep."""
+
+    sweep: Sweep
+    folder: Folder
+    grid: Grid
+    owner: Owner
+    wide: bool
+    proof: dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -29,12 +59,16 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
     the workers of the scheduler at an address.
 
     Cells travel as the settings of the sweep, results do not travel: workers write
-    their chunks to the store. A worker that dies costs the chunk it was at.
+    their chunks to the store. A worker that dies costs the chunk it was at. Each
+    worker first shows that it would compute the same numbers.
 
-    Raises `InputError` where Dask is not installed, and where no scheduler answers.
+    Raises `InputError` where Dask is not installed, and where no scheduler answers;
+    dealing raises it where a worker differs, where workers die of a chunk, and where
+    the scheduler has gone.
     """
     try:
         import distributed
+        from distributed.protocol.pickle import dumps
     except ImportError:
         raise InputError(
             "workers and schedulers need Dask: pip install 'flowattn[cluster]'"
@@ -43,23 +77,162 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
         raise InputError("give either workers, a number, or a scheduler, an address")
     if workers is not None:
         require_positive(workers=workers)
+    where = "the scheduler" if scheduler is None else f"the scheduler at {scheduler}"
 
     def deal_out(
         sweep: Sweep, store: CellStore, todo: list[int]
     ) -> Iterator[tuple[Any, Done]]:
+        if not todo:
+            return
+        assert store.folder is not None and store.owner is not None
         wide = bool(jax.config.read("jax_enable_x64"))
-        told = [sweep, store.place, store.grid, wide]
+        proof = _proof(sweep)
+        work = _Work(sweep, store.folder, store.grid, store.owner, wide, proof)
         # A task, not scattered data: where its worker dies it is made again.
-        settings = client.submit(tuple, told, retries=_RETRIES, pure=False)
+        sent = client.submit(bytes, dumps(work), retries=_RETRIES, pure=False)
+        names = [{"number": number, "work": sent} for number in todo]
+        tasks = [_TASK] * len(todo)
         futures = client.map(
-            _chunk, todo, settings=settings, retries=_RETRIES, pure=False
+            eval, tasks, names, key="chunk", retries=_RETRIES, pure=False
         )
-        for future in distributed.as_completed(futures):
-            yield future.key, future.result()
-            future.release()
+        yield from _gathered(client, futures, where)
 
-    with _client(distributed, workers, scheduler) as client:
+    with _unlogged(), _client(distributed, workers, scheduler) as client:
         yield deal_out
+
+
+def _gathered(
+    client: Any, futures: list[Any], where: str
+) -> Iterator[tuple[Any, Done]]:
+    """What tasks give, each as it is done.
+
+    Raises `InputError` where they give nothing.
+    """
+    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    left, seen = len(futures), time.monotonic()
+    there = bool(_workers(client, where))
+    while left:
+        try:
+            future = ended.get(timeout=_LOOK)
+        except queue.Empty:
+            if _workers(client, where):
+                there, seen = True, time.monotonic()
+            elif there and time.monotonic() - seen > ALONE:
+                raise InputError(
+                    f"all workers of {where} have gone, and none has come for "
+                    f"{ALONE:g} s; the same command resumes"
+                ) from None
+            continue
+        yield future.key, _result(client, future, where)
+        future.release()
+        left -= 1
+
+
+def _result(client: Any, future: Any, where: str) -> Done:
+    """What a task gave.
+
+    Raises `InputError` where its worker could not run it, or died of it.
+    """
+    from distributed import KilledWorker
+    from distributed.comm import CommClosedError
+
+    try:
+        return Done(*future.result())
+    except KilledWorker as error:
+        raise InputError(
+            f"{error.allowed_failures + 1} workers died one after the other of the "
+            f"same chunk (out of memory?); the last was at {error.last_worker.address}"
+        ) from None
+    except CommClosedError:
+        raise _gone(where) from None
+    except CancelledError:
+        _workers(client, where)
+        raise InputError(
+            f"{where} has dropped the chunks of this sweep; the same command resumes"
+        ) from None
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            "a worker has not this version of flowattn, or none: "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from None
+
+
+def _workers(client: Any, where: str) -> Any:
+    """The workers that there are.
+
+    Raises `InputError` where the scheduler is gone. A client that has lost it and found
+    it again has lost its tasks as well.
+    """
+    if client.status == "running":
+        answer = _within(TIMEOUT, lambda: client.scheduler_info()["workers"])
+        if not isinstance(answer, Exception):
+            return answer
+    raise _gone(where)
+
+
+def _gone(where: str) -> InputError:
+    return InputError(f"{where} has gone; the same command resumes")
+
+
+def at_worker(number: int, work: bytes) -> tuple[int, int, int]:
+    """On a worker: run a chunk and write it.
+
+    Raises `InputError` where the worker would compute other numbers, and where the
+    store has not the sweep's owner any more.
+    """
+    sweep, store = _settings(work)
+    assert store.folder is not None and store.owner is not None
+    require_owned(store.folder, store.owner)
+    done = write_chunk(sweep, store, number)
+    return done.cells, done.failed, done.steps
+
+
+@functools.lru_cache(maxsize=1)
+def _settings(work: bytes) -> tuple[Sweep, CellStore]:
+    """The sweep and its store, opened once by each worker, which has shown before that
+    it is alike.
+    """
+    host = platform.node()
+    try:
+        told = pickle.loads(work)
+    except Exception as error:  # a module that is not there, or another class in it
+        raise InputError(
+            f"a worker on {host} cannot read the sweep: "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from None
+    jax.config.update("jax_enable_x64", told.wide)
+    mine = _proof(told.sweep)
+    for name, wanted in told.proof.items():
+        if mine[name] != wanted:
+            there, here = (str(value)[:12] for value in (mine[name], wanted))
+            raise InputError(
+                f"a worker on {host} would compute other numbers: {name} is {there} "
+                f"there, {here} here; install the same and start it anew"
+            )
+    return told.sweep, CellStore(told.folder, told.grid, told.owner)
+
+
+def _proof(sweep: Sweep) -> dict[str, Any]:
+    """What numbers come from, by name: versions, sources, dtype."""
+    dtype = str(jnp.zeros(()).dtype)
+    return {
+        **provenance(dtype)["versions"],
+        "numpy": np.__version__,
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "the code of flowattn": source_hash(),
+        f"the code of {sweep.system.name}": _code_of(type(sweep.system)),
+        "dtype": dtype,
+    }
+
+
+# As it was when it was imported, more or less: a process does not see later changes.
+_code_of = functools.cache(code_hash)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
 
 
 def _client(distributed: Any, workers: int | None, address: str | None):
@@ -73,9 +246,16 @@ def _client(distributed: Any, workers: int | None, address: str | None):
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
-            silence_logs="ERROR",
+            silence_logs="CRITICAL",
         )
-    client = _connected(distributed, address)
+    # Distributed's own time-out does not end where something takes the connection and
+    # says nothing.
+    client = _within(TIMEOUT + 1, lambda: distributed.Client(address, timeout=TIMEOUT))
+    if isinstance(client, Exception):
+        raise InputError(
+            f"no scheduler answers at {address} within {TIMEOUT:g} s: "
+            f"{_first_line(client) or type(client).__name__}"
+        ) from None
     if not client.scheduler_info()["workers"]:
         warnings.warn(
             f"no worker at {address} yet: the sweep begins when one comes",
@@ -84,41 +264,34 @@ def _client(distributed: Any, workers: int | None, address: str | None):
     return client
 
 
-def _connected(distributed: Any, address: str | None) -> Any:
-    """A client of the scheduler at an address.
-
-    Distributed's own time-out does not end where something takes the connection and
-    says nothing; so it is waited for in a thread, which is left behind.
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """What a call gives or raises, or that it takes too long: it is made in a thread,
+    which is left behind then.
     """
     found: list[Any] = []
 
-    def connect() -> None:
+    def make() -> None:
         try:
-            found.append(distributed.Client(address, timeout=TIMEOUT))
+            found.append(call())
         except Exception as error:  # what is no scheduler may answer anything
             found.append(error)
 
-    thread = threading.Thread(target=connect, daemon=True)
+    thread = threading.Thread(target=make, daemon=True)
     thread.start()
-    thread.join(TIMEOUT + 1)
+    thread.join(seconds)
     [answer] = found or [TimeoutError("it takes connections and says nothing")]
-    if isinstance(answer, Exception):
-        reason = str(answer) or type(answer).__name__
-        raise InputError(
-            f"no scheduler answers at {address} within {TIMEOUT:g} s: "
-            f"{reason.splitlines()[0]}"
-        ) from None
     return answer
 
 
-def _chunk(number: int, settings: tuple[Sweep, Any, Grid, bool]) -> Done:
-    """On a worker: run a chunk and write it."""
-    sweep, place, grid, wide = settings
-    jax.config.update("jax_enable_x64", wide)
-    return write_chunk(sweep, _store(place, grid), number)
-
-
-@functools.lru_cache(maxsize=1)
-def _store(place: Any, grid: Grid) -> CellStore:
-    """The store, opened once by each worker."""
-    return CellStore(place, grid)
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without Distributed's logs: what ends a sweep is said in a line of ours."""
+    names = [n for n in logging.root.manager.loggerDict if n.startswith("distributed")]
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in before:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)

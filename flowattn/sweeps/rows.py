@@ -7,10 +7,12 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..compare import DEPARTURE, compare
+from ..compare import compare
+from ..datasets import dims_of
 from ..errors import InputError
+from ..gap import DEPARTURE
 from ..laws import Law
-from ..trajectory import OUTCOMES, Trajectory, dims_of, outcome_codes
+from ..trajectory import OUTCOMES, Trajectory, outcome_codes
 from .cell import Cell, How
 
 # What a row says of its solver.
@@ -29,7 +31,7 @@ class Variable(NamedTuple):
 
 def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
     """The data variables of a cell, by name."""
-    recorder, found = cell.solve.recorder, {}
+    recorder, found = cell.solve.recorder, _Named()
     record = eqx.filter_eval_shape(recorder, cell.solve.params)
     real = str(cell.solve.times.dtype)
     time = (("time",), (how.outputs + 2,)) if how.outputs else ((), ())
@@ -90,7 +92,19 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
     found["gradient_evaluations"] = scalar("int32", "1", "gradients of the flow")
     found["solver_used"] = flags(SOLVED_BY, "solver that ended the flow")
     found["result"] = flags(OUTCOMES, "how the flow ended")
-    return found
+    return dict(found)
+
+
+class _Named(dict[str, Variable]):
+    """Variables by name, none of which overwrites another."""
+
+    def __setitem__(self, name: str, variable: Variable) -> None:
+        if name in self:
+            raise InputError(
+                f"two variables of the sweep would be called {name!r}: an observable "
+                "or event needs another name"
+            )
+        super().__setitem__(name, variable)
 
 
 def _event(name: str) -> str:
@@ -145,7 +159,7 @@ def of_descents(
         left = gap.departure(DEPARTURE)
         values["departure"][row] = np.nan if left is None else left
         for name, observable in gap.observables.items():
-            values[f"gap_{name}"][row] = observable.relative.max()
+            values[f"gap_{name}"][row] = observable.largest
     return values
 
 

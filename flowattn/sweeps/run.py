@@ -1,18 +1,22 @@
-"""Run: the chunks of a sweep, computed, written and gone on with."""
+"""Run: the chunks of a sweep, computed, written and resumed."""
 
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..cellstore import CellStore, dataset_at, existing, require_whole
 from ..dealing import deal
+from ..description import MARKER, MISSING, Array
 from ..errors import InputError
-from ..provenance import provenance
-from ..store import MARKER, MISSING, CellStore, Grid, dataset_at, memory
+from ..folders import Folder, folder_at
+from ..owner import Owner, owned
+from ..provenance import code_hash, provenance, source_hash
 from ..systems import AbstractSystem
 from .chunks import write_chunk
 from .cluster import cluster
@@ -41,26 +45,82 @@ class Tally(NamedTuple):
         return f"{self.cells} of {self.of} cells{failed}, {rate:.2g} steps/s"
 
 
-def opened(sweep: Sweep, place: Any) -> CellStore:
-    """The store of a sweep, made where there is none.
+def opened(sweep: Sweep, place: Any, stack: contextlib.ExitStack) -> CellStore:
+    """The store of a sweep, made where there is none, and owned until `stack` ends
+    where there is anything to do in it. Damaged chunks are taken away, to be run again.
+
+    Raises `InputError` where there is one of another sweep, or something else, and
+    where it is being written by others.
+    """
+    if place is None:
+        grid, arrays = planned(sweep)
+        return _made(sweep, CellStore(None, grid), arrays)
+    folder = folder_at(place)
+    store, plan = _found(sweep, folder), None
+    if store is None:  # what is wrong in it is said before anything is written
+        plan = planned(sweep)
+    elif not store.missing() and not store.damaged():
+        return store
+    owner = stack.enter_context(owned(folder))
+    # As it is now that nobody else writes.
+    store = _found(sweep, folder, owner)
+    if store is None:
+        grid, arrays = plan or planned(sweep)
+        return _made(sweep, CellStore(folder, grid, owner), arrays)
+    store.clean()
+    damage = store.damaged()
+    if damage:
+        _say(f"{folder.place}: {store.in_words(damage)}: they are computed again")
+        store.forget(damage)
+    there, here = store.known.origin, _origin(sweep)
+    differs = _difference(*({k: o.get(k) for k in _MADE_BY} for o in (there, here)))
+    if differs and store.missing():
+        _say(
+            f"{folder.place} was begun by other code, whose last digits may differ: "
+            f"{differs}"
+        )
+    return store
+
+
+# What of an origin numbers come from.
+_MADE_BY = ("versions", "code", "platform")
+
+
+def _found(
+    sweep: Sweep, folder: Folder, owner: Owner | None = None
+) -> CellStore | None:
+    """The store of a sweep; None where none has been made.
 
     Raises `InputError` where there is one of another sweep, or something else.
     """
-    known = CellStore.config(place)
-    if known is None:
-        grid, arrays = planned(sweep)
-        store = CellStore(place, grid)
-        told = {"config": sweep.config, "chunk": list(grid.chunk)}
-        origin = provenance(sweep.config["dtype"])
-        attrs = {"title": f"sweep of {sweep.system.name}"}
-        attrs |= {"source": sweep.system.citation, "provenance": origin}
-        attrs["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        store.create(arrays, told, attrs)
-        return store
-    differs = _difference(known["config"], sweep.config)
+    store = existing(folder, owner)
+    if store is None:
+        return None
+    differs = _difference(store.known.told["config"], sweep.config)
     if differs:
-        raise InputError(f"{place} is of another sweep: {differs}")
-    return CellStore(place, Grid(sweep.dims, sweep.shape, tuple(known["chunk"])))
+        raise InputError(f"{folder.place} is of another sweep: {differs}")
+    return store
+
+
+def _made(sweep: Sweep, store: CellStore, arrays: Mapping[str, Array]) -> CellStore:
+    """The store of a sweep, with nothing in it yet."""
+    told = {"config": sweep.config, "chunk": list(store.grid.chunk)}
+    attrs = {"title": f"sweep of {sweep.system.name}"}
+    attrs |= {"source": sweep.system.citation, "provenance": _origin(sweep)}
+    attrs["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    store.create(arrays, told, attrs)
+    return store
+
+
+def _origin(sweep: Sweep) -> dict[str, Any]:
+    """What a sweep is computed with."""
+    code = {"flowattn": source_hash(), sweep.system.name: code_hash(type(sweep.system))}
+    return {**provenance(sweep.config["dtype"]), "code": code}
+
+
+def _say(line: str) -> None:
+    """What a user should know, as a warning."""
+    warnings.warn(line, stacklevel=2)
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -81,7 +141,8 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 def _short(value: Any, other: Any) -> str:
     """A value, of a long list the ends and where it differs from another."""
     if not isinstance(value, list) or len(value) <= 4:
-        return str(value)
+        text = str(value)
+        return text if len(text) <= 100 else f"{text[:100]}…"
     ends = f"[{value[0]}, …, {value[-1]}] ({len(value)} values)"
     if not isinstance(other, list) or len(other) != len(value):
         return ends
@@ -153,7 +214,9 @@ def sweep(
     - `descent`: "sgd:RATE", "sgd:RATE:MOMENTUM" or "adam:RATE": a discrete run beside
       each flow, and the gap.
     - `out`: a zarr store, a path or any URL that fsspec knows; None: in memory. Chunks
-      are written as they are done, and the same call again goes on from there.
+      are written as they are done, and the same call again resumes from there; what
+      has been damaged is computed again, and a warning says so. One call at a time
+      writes to a store.
     - `workers`, `scheduler`: Dask, so many processes here or a cluster at an address.
     - `progress`: called with a `Tally` after each chunk.
 
@@ -161,7 +224,9 @@ def sweep(
     observables are nan. A flow that runs out of steps is tried once more by RKC
     (`solver_used`). The numbers do not depend on workers, devices or interruptions.
 
-    Raises `InputError` for what makes no sweep, and for a store of another one.
+    Raises `InputError` for what makes no sweep, for a store of another one, one that
+    another process writes to or that cannot be written, and for Dask workers that
+    would compute other numbers. Reading what has been damaged since raises it too.
 
     >>> import flowattn as fa
     >>> system = fa.systems.Focus(reduced=True)
@@ -172,22 +237,28 @@ def sweep(
     whole = settled(system, vary or {}, seeds, **how)
     if out is None and (workers is not None or scheduler is not None):
         raise InputError("workers and scheduler need out, a store for all to write to")
-    place = memory() if out is None else str(out)
     with contextlib.ExitStack() as stack:
         dealer = None
         if workers is not None or scheduler is not None:
             dealer = stack.enter_context(cluster(workers, scheduler))
-        store = opened(whole, place)
+        store = opened(whole, out, stack)
         execute(whole, store, progress, dealer)
-    dataset = dataset_at(store.place)
-    return dataset.load() if out is None else dataset
+        return store.dataset().load() if out is None else store.dataset()
 
 
 def opened_dataset(place: str | Path) -> "Dataset":
     """The data set of a sweep from its store: a path, or any URL that fsspec knows.
 
-    Raises `InputError` for a place that is not the store of a sweep.
+    Raises `InputError` for a place that is not the store of a sweep, and where files
+    of it are gone; reading what is damaged raises it later.
     """
-    if CellStore.config(str(place)) is None:
-        raise InputError(f"{place} is not the store of a sweep")
-    return dataset_at(str(place))
+    return dataset_at(folder_at(place))
+
+
+def require_undamaged(place: str | Path) -> None:
+    """Raise `DamagedError`, with the names of all damaged files, where a store has any;
+    all of it is read.
+    """
+    store = existing(folder_at(place))
+    if store is not None:
+        require_whole(store, store.damaged())

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..ensemble import explicit
-from ..errors import InputError, quoted, require_momentum, require_positive
+from ..errors import (
+    InputError,
+    quoted,
+    require_momentum,
+    require_positive,
+    whole_number,
+)
 from ..precision import require_resolved
 from ..systems import AbstractSystem
 from .axes import DESCENT, Axis, axes_of, require_few
@@ -118,7 +124,7 @@ def settled(
     if end is None and "t1" not in names:
         raise InputError(f"{system.name} like this has no flow unless t1 is given")
     end = 1.0 if end is None else end
-    require_positive(t1=end, rtol=rtol, max_steps=max_steps)
+    require_positive(t1=end, rtol=rtol)
     if atol is not None:
         require_positive(atol=atol)
     numbers = _seeds(seeds)
@@ -131,13 +137,14 @@ def settled(
         outputs = 0 if optimizer is None else 19
     if outputs < 0:
         raise InputError(f"outputs must be 0 or more, got {outputs}")
+    count: int = whole_number("outputs", outputs) if outputs else 0
     how = How(
         float(end),
         float(rtol),
         None if atol is None else float(atol),
         _solver(solver),
-        max_steps,
-        outputs,
+        whole_number("max_steps", max_steps),
+        count,
         None if observe is None else tuple(observe),
         optimizer is not None if error is None else error,
         optimizer,

@@ -1,9 +1,9 @@
 """Tasks: what generates or holds the data."""
 
 from .bags import Bag as Bag
+from .cifar import cifar10 as cifar10
 from .copying import CopyingTask as CopyingTask
 from .images import ImageSet as ImageSet
-from .images import cifar10 as cifar10
 from .images import digits as digits
 from .keywords import KeywordTask as KeywordTask
 from .mosaics import ImageMosaics as ImageMosaics

@@ -1,9 +1,9 @@
 """Labelled sentences from files."""
 
-import csv
-import io
 import os
 import re
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -15,14 +15,20 @@ from jaxtyping import PRNGKeyArray
 
 from ..errors import InputError
 from .sentences import Corpus, Sentences
+from .tables import Reading, Row, readings
 
 NAMED_CORPORA = ("sst2", "sst5")
 _ROLES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 _PADDING_WORD = "<padding>"
-_MAX_LINE = 1_000_000  # characters
 _MAX_WORDS = 5_000  # in a sentence: every sentence is padded to the longest
+# How many places sentences may be padded to: so many, and more for each character of
+# all words. A place takes some ten bytes.
+_FREE_PLACES, _PLACES = 2**22, 5
+# Marks on one letter, as the Unicode Standard's stream-safe text has them (UAX 15);
+# to put n in order takes n² steps.
+_MAX_MARKS = 30
 
-_Labelled = list[tuple[int, list[str]]]
+_Labelled = list[tuple[int, tuple[str, ...]]]
 
 
 class TextTask(eqx.Module):
@@ -34,15 +40,17 @@ class TextTask(eqx.Module):
     which is split 80/10/10 by the key.
 
     A file holds one sentence a line, an integer label first, or, as `.csv` or `.tsv`,
-    the columns `label` and `text`. Every character that is neither a word character
-    nor white space is dropped, then the rest is split at white space. The vocabulary
-    is that of all three splits.
+    the columns `label` and `text` (or `sentence`). The words of a sentence are what
+    `words_of` makes of it. The vocabulary is that of all three splits; the classes are
+    the labels of the training sentences.
 
     `padding="mask"` hides the padding from attention. `padding="attend"` makes it a
     word like any other and pads to the longest sentence of all splits, as Lu, Mao &
     Nayak (2021) did; it is then the last word of the vocabulary.
 
-    Raises `InputError` for a corpus that is unknown, missing or malformed.
+    Raises `InputError` for a corpus that is unknown, missing or malformed, and for one
+    whose dev or test sentences have a label that no training sentence has, as hidden
+    labels are.
     """
 
     corpus: str = eqx.field(static=True)
@@ -59,19 +67,17 @@ class TextTask(eqx.Module):
             for _, tokens in sentences:
                 for word in tokens:
                     words.setdefault(word, len(words))
-        labels = sorted({label for sentences in splits for label, _ in sentences})
-        seen = {label for label, _ in splits[0]}
-        if len(seen) < 2:
-            raise InputError(
-                f"corpus {self.corpus!r}: the training sentences have one class only "
-                f"({seen.pop()}); at least two are needed"
-            )
+        labels = self._labels(splits)
         attend = self.padding == "attend"
         if attend:
             words[_PADDING_WORD] = len(words)
-        longest = max(len(tokens) for split in splits for _, tokens in split)
+        lengths = [max(len(tokens) for _, tokens in split) for split in splits]
+        if attend:
+            lengths = [max(lengths)] * len(splits)
+        self._require_modest(splits, lengths)
         train, validation, test = (
-            _arrays(split, words, labels, longest, attend) for split in splits
+            _arrays(split, words, labels, length, attend)
+            for split, length in zip(splits, lengths, strict=True)
         )
         return Corpus(
             train,
@@ -82,6 +88,46 @@ class TextTask(eqx.Module):
             words=tuple(words),
             padding_word=words[_PADDING_WORD] if attend else None,
         )
+
+    def _labels(self, splits: list[_Labelled]) -> list[int]:
+        """The labels of the training sentences, at least two, which are all there are.
+
+        Raises `InputError` where they are not.
+        """
+        labels = sorted({label for label, _ in splits[0]})
+        if len(labels) < 2:
+            raise InputError(
+                f"corpus {self.corpus!r}: the training sentences have one class only "
+                f"({labels[0]}); at least two are needed"
+            )
+        known = set(labels)
+        for role, split in zip(("dev", "test"), splits[1:], strict=True):
+            strange = Counter(label for label, _ in split if label not in known)
+            if strange:
+                (label, count), *_ = strange.most_common(1)
+                shown = ", ".join(map(str, labels[:10])) + "…" * (len(labels) > 10)
+                raise InputError(
+                    f"corpus {self.corpus!r}: {count} of {len(split)} {role} sentences "
+                    f"have the label {label}, and no training sentence has it; the "
+                    f"classes are {shown}. Where labels are hidden, give a {role} file "
+                    "that has them"
+                )
+        return labels
+
+    def _require_modest(self, splits: list[_Labelled], lengths: list[int]) -> None:
+        """Raises `InputError` where padding would be nearly all that there is."""
+        places = sum(
+            len(split) * length for split, length in zip(splits, lengths, strict=True)
+        )
+        letters = sum(
+            len(word) + 1 for split in splits for _, tokens in split for word in tokens
+        )
+        if places > _FREE_PLACES + _PLACES * letters:
+            raise InputError(
+                f"corpus {self.corpus!r}: sentences padded to the longest, of "
+                f"{max(lengths)} words, take {places} places for {letters} characters; "
+                "shorten the longest"
+            )
 
     def _read(self, key) -> list[_Labelled]:
         path = self.path()
@@ -133,85 +179,117 @@ def read_sentences(path: Path) -> _Labelled:
     """The labels and words of one file; `InputError` where it is malformed."""
     if not path.is_file():
         raise InputError(f"{path}: neither a file nor a folder of splits")
+    failures = []
+    for reading in readings(path):
+        sentences: _Labelled = []
+        try:
+            _read_into(sentences, path, reading)
+        except InputError as error:
+            failures.append((len(sentences), error))
+        else:
+            return sentences
+    # The reading that came furthest is the one that was meant.
+    raise max(failures, key=lambda failure: failure[0])[1]
+
+
+def _read_into(sentences: _Labelled, path: Path, reading: Reading) -> None:
+    """Add the sentences of a file, as far as one reading comes."""
+    known: dict[str, str] = {}  # each word once
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() in (".csv", ".tsv"):
-                rows = list(_table_rows(path, file))
-            else:
-                rows = list(_line_rows(path, file))
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in reading(path, file):
+                label, words = _parse(path, row)
+                words = tuple(known.setdefault(word, word) for word in words)
+                sentences.append((label, words))
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file in UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if not rows:
+    if not sentences:
         raise InputError(f"{path}: holds no sentences")
-    return [_parse(path, *row) for row in rows]
 
 
-def _line_rows(path: Path, file: io.TextIOBase):
-    """(line number, label, text) of the lines of `label tokens`."""
-    number = 0
-    while line := file.readline(_MAX_LINE + 1):
-        number += 1
-        if len(line) > _MAX_LINE:
-            raise InputError(
-                f"{path}:{number}: line longer than {_MAX_LINE} characters"
-            )
-        if "\0" in line:
-            raise InputError(f"{path}:{number}: not a text file (holds a zero byte)")
-        if line.strip():
-            label, *text = line.split(maxsplit=1)
-            yield number, label, "".join(text)
+# A column of whole numbers that lacks one somewhere is one of floats to pandas.
+_LABEL = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
 
 
-def _table_rows(path: Path, file: io.TextIOBase):
-    """(line number, label, text) of the rows of a table with these two columns."""
-    tabs = path.suffix.lower() == ".tsv"
-    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    try:
-        reader = csv.DictReader(file, strict=True, **dialect)
-        missing = {"label", "text"} - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(
-                f"{path}: lacks the column {' and '.join(sorted(missing))}; "
-                "a table needs the columns label and text"
-            )
-        for row in reader:
-            if None in row:
-                raise InputError(
-                    f"{path}:{reader.line_num}: more cells than columns; "
-                    "a text that holds the separator needs quotes"
-                )
-            yield reader.line_num, row["label"] or "", row["text"] or ""
-    except csv.Error as error:
-        raise InputError(f"{path}: not a readable table ({error})") from None
-
-
-def _parse(path: Path, number: int, label: str, text: str) -> tuple[int, list[str]]:
-    if not re.fullmatch(r"[+-]?\d{1,9}", label):
+def _parse(path: Path, row: Row) -> tuple[int, list[str]]:
+    label, place = row.label.strip(), f"{path}:{row.number}"
+    number = _LABEL.fullmatch(label)
+    if number is None:
         shown = label if len(label) <= 20 else label[:20] + "…"
-        raise InputError(
-            f"{path}:{number}: a sentence needs an integer label, got {shown!r}"
-        )
-    words = re.sub(r"[^\w\s]", "", text).split()
+        raise InputError(f"{place}: a sentence needs an integer label, got {shown!r}")
+    try:
+        words = words_of(row.text)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from None
     if not words:
-        raise InputError(f"{path}:{number}: the label {label} has no words behind it")
+        raise InputError(f"{place}: the label {label} has no words behind it")
     if len(words) > _MAX_WORDS:
         raise InputError(
-            f"{path}:{number}: {len(words)} words in one sentence; at most {_MAX_WORDS}"
+            f"{place}: {len(words)} words in one sentence; at most {_MAX_WORDS}"
         )
-    return int(label), words
+    return int(number[1]), words
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text: letters and numbers with the marks on them, and underscores,
+    between white space. All else is dropped, apostrophes and joiners of zero width too:
+    `don't` is `dont`. Words are in Unicode's composed form (NFC).
+
+    Raises `ValueError` for a letter with more than 30 marks.
+
+    >>> words_of("काम, don't")
+    ['काम', 'dont']
+    """
+    kept = _OTHERS.sub(_marks, text)
+    return unicodedata.normalize("NFC", kept).split()
+
+
+_OTHERS = re.compile(r"[^\w\s]+")
+# Marks that are not seen: they join others, or choose between forms of a letter.
+_UNSEEN = re.compile(
+    "[\u034f\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+)
+
+
+def _marks(run: re.Match[str]) -> str:
+    """Of characters that are neither of words nor white space, the marks on what stands
+    before them.
+    """
+    if run.start() == 0 or run.string[run.start() - 1].isspace():
+        return ""
+    marks = ""
+    for character in run[0]:
+        kind = unicodedata.category(character)
+        if kind == "Cf" or _UNSEEN.match(character):
+            continue
+        if kind[0] != "M":
+            break
+        marks += character
+        if len(marks) > _MAX_MARKS:
+            raise ValueError(f"a letter with more than {_MAX_MARKS} marks on it")
+    return marks
 
 
 def _split_files(folder: Path) -> list[Path]:
-    """The train, dev and test file of a folder, by the last or first part of a name."""
+    """The train, dev and test file of a folder, by a part of the name.
+
+    Where several have it, the one whose name ends in it, a suffix of text aside:
+    `sst.train.txt`, not `train.md` or `train.txt.bak`. Hidden files and editors' copies
+    are none.
+    """
     try:
         files = sorted(f for f in folder.iterdir() if f.is_file())
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
+    files = [f for f in files if not _ASIDE.fullmatch(f.name)]
+    names = {f: _SUFFIX.sub("", f.name.lower()).split(".") for f in files}
     found = []
-    for role, names in _ROLES.items():
-        matches = [f for f in files if set(names) & set(f.name.lower().split("."))]
+    for role, words in _ROLES.items():
+        matches = [f for f, parts in names.items() if set(words) & set(parts)]
+        if len(matches) > 1:
+            matches = [f for f in matches if names[f][-1] in words] or matches
         if len(matches) != 1:
             which = ", ".join(f.name for f in matches) or "none"
             raise InputError(
@@ -222,15 +300,18 @@ def _split_files(folder: Path) -> list[Path]:
     return found
 
 
+_ASIDE = re.compile(r"\..*|.*~|#.*#|~\$.*", re.DOTALL)
+_SUFFIX = re.compile(r"\.(txt|csv|tsv)$")
+
+
 def _arrays(split: _Labelled, words, labels, longest: int, attend: bool) -> Sentences:
-    if not attend:
-        longest = max(len(tokens) for _, tokens in split)
     tokens = np.full((len(split), longest), words.get(_PADDING_WORD, 0), np.int32)
     present = np.zeros((len(split), longest), bool)
     for row, (_, sentence) in enumerate(split):
         tokens[row, : len(sentence)] = [words[word] for word in sentence]
         present[row, : len(sentence)] = True
-    classes = np.array([labels.index(label) for label, _ in split], np.int32)
+    number = {label: place for place, label in enumerate(labels)}
+    classes = np.array([number[label] for label, _ in split], np.int32)
     return Sentences(
         jnp.asarray(tokens),
         jnp.asarray(classes),

@@ -1,0 +1,461 @@
+"""Cell store: the arrays of a sweep in a zarr store, chunk by chunk, each checked."""
+
+import asyncio
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
+
+from .description import (
+    MARKER,
+    METADATA,
+    MISSING,
+    Array,
+    Description,
+    Grid,
+    begun,
+    described,
+    finished,
+    is_leftover,
+)
+from .errors import InputError
+from .folders import Folder, LocalFolder, is_aside
+from .owner import CLAIM, Owner, require_owned
+from .store import compressors, quiet
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# Files that are read at once where all are looked at.
+_AT_ONCE = 8
+# Damaged files that a line names.
+_NAMED = 4
+
+# Of chunks, by number: the arrays whose files are gone or damaged.
+Damage = dict[int, list[str]]
+
+
+class DamagedError(InputError):
+    """A chunk of a store is gone, or is not as it was written."""
+
+
+class CellStore:
+    """The arrays of a sweep in a folder, or (None) nowhere but in memory.
+
+    Writers may be many, on many machines, on behalf of one `owner`: each writes chunks
+    of its own. What was written of a chunk without its marker is written over.
+    """
+
+    def __init__(
+        self,
+        folder: Folder | None,
+        grid: Grid,
+        owner: Owner | None = None,
+        known: Description | None = None,
+    ):
+        self.folder, self.grid, self.owner = folder, grid, owner
+        self._zarr = MemoryStore() if folder is None else _zarr_at(folder)
+        self._arrays: dict[str, Any] = {}
+        self._files: dict[str, list[str]] = {MARKER: grid.files()}
+        self._known = known
+        self._written: set[int] = set()
+
+    def create(
+        self, arrays: Mapping[str, Array], sweep: dict[str, Any], attrs: dict[str, Any]
+    ) -> None:
+        """Make all arrays, with nothing in those of cells yet.
+
+        Raises `InputError` where that cannot be written, or an array has a name that
+        is none for a folder.
+        """
+        import zarr
+
+        for name in arrays:
+            if "/" in name or name.startswith((".", "__")):
+                raise InputError(
+                    f"{name!r} is no name for an array of a store; say with observe "
+                    "which others are to be kept"
+                )
+        with self._said("write to"):
+            if self.folder is not None:
+                _clear(self.folder)
+            with quiet():
+                root = zarr.open_group(
+                    self._zarr, mode="a", attributes=begun(sweep, attrs)
+                )
+                for name, array in arrays.items():
+                    whole = root.create_array(
+                        name,
+                        shape=array.shape,
+                        chunks=array.chunk(self.grid),
+                        dtype=str if array.dtype == "str" else array.dtype,
+                        compressors=compressors(),
+                        fill_value=_nothing(name, array.dtype),
+                        dimension_names=array.dims,
+                        attributes=array.attrs,
+                        config={"write_empty_chunks": True},
+                        # One folder an array, not one a chunk.
+                        chunk_key_encoding={"name": "default", "separator": "."},
+                    )
+                    if array.values is not None:
+                        whole[...] = array.values
+                zarr.consolidate_metadata(self._zarr)
+            if self.folder is not None:
+                content = self.folder.read(METADATA)
+                assert content is not None
+                self.folder.write(METADATA, finished(content))
+
+    @property
+    def known(self) -> Description:
+        """What the store says of itself.
+
+        Raises `InputError` where it says nothing any more.
+        """
+        assert self.folder is not None
+        if self._known is None:
+            self._known = described(self.folder)
+        if self._known is None:
+            raise InputError(f"{self.folder.place} is not the store of a sweep")
+        return self._known
+
+    def clean(self) -> None:
+        """Remove what was being written when processes ended."""
+        assert self.folder is not None
+        with self._said("write to"):
+            for under in ("", *self.known.arrays):
+                for name in self.folder.names(under):
+                    # Others make claims at this moment.
+                    if is_aside(name) and not name.startswith(CLAIM):
+                        self.folder.remove(f"{under}/{name}" if under else name)
+
+    def missing(self) -> list[int]:
+        """The numbers of the chunks that have not been run, for which files are listed
+        and none is read.
+        """
+        if self.folder is None:
+            return sorted(set(range(len(self._files[MARKER]))) - self._written)
+        there = self._listed(MARKER)
+        return [n for n, name in enumerate(self._files[MARKER]) if name not in there]
+
+    def gone(self) -> Damage:
+        """The chunks that have been run and of which files are gone; none is read.
+
+        Raises `DamagedError` where a coordinate is gone.
+        """
+        found: Damage = {}
+        description, run = self.known, self._run()
+        for name in description.arrays:
+            there = self._listed(name)
+            if name in description.variables:
+                files = self._files_of(name)
+                for number in run:
+                    if files[number] not in there:
+                        found.setdefault(number, []).append(name)
+            elif not there.issuperset(self._files_of(name)):
+                raise self._lost(name)
+        return found
+
+    def damaged(self) -> Damage:
+        """The chunks that have been run and are not as they were written; all files are
+        read.
+
+        Raises `DamagedError` where a coordinate is damaged.
+        """
+        found, run = self.gone(), self._run()
+        description = self.known
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for name in description.arrays:
+                files, of_cells = self._files_of(name), name in description.variables
+                todo = [n for n in run if name not in found.get(n, ())]
+                todo = todo if of_cells else range(len(files))
+
+                def look(n: int, name: str = name, files=files, of_cells=of_cells):
+                    box = self.grid.box(n) if of_cells else ...
+                    return self._is_whole(name, files[n], box)
+
+                for number, whole in zip(todo, pool.map(look, todo), strict=True):
+                    if not whole and not of_cells:
+                        raise self._lost(name)
+                    if not whole:
+                        found.setdefault(number, []).append(name)
+        return dict(sorted(found.items()))
+
+    def forget(self, damage: Damage) -> None:
+        """Take damaged chunks away, so that they are missing."""
+        assert self.folder is not None
+        with self._said("write to"):
+            for number, names in damage.items():
+                for name in dict.fromkeys([MARKER, *names]):  # the marker first
+                    self.folder.remove(f"{name}/{self._files_of(name)[number]}")
+
+    def in_words(self, damage: Damage) -> str:
+        """Damage as a sentence."""
+        files = [f"{k}/{self._files_of(k)[n]}" for n, ks in damage.items() for k in ks]
+        named = ", ".join(files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
+        of = len(self._files[MARKER])
+        return f"{len(damage)} of {of} chunks are gone or damaged ({named})"
+
+    @property
+    def checked(self) -> bool:
+        """Whether all that is in the store carries checksums."""
+        return self.known.hashed and self.known.summed.issuperset(self.known.arrays)
+
+    def marks(self, number: int) -> np.ndarray | None:
+        """The marker of a chunk, None where it has not been run."""
+        if self.folder is None:
+            return None
+        if self.folder.read(f"{MARKER}/{self._files[MARKER][number]}") is None:
+            return None
+        return np.asarray(self._open()[MARKER][self.grid.box(number)])
+
+    def write(self, number: int, values: Mapping[str, np.ndarray]) -> None:
+        """Write a chunk: cells in row-major order are the first axis of all values.
+
+        Raises `InputError` where that cannot be written, and where the store is no
+        longer its owner's.
+        """
+        box, arrays = self.grid.box(number), self._open()
+        shape = tuple(part.stop - part.start for part in box)
+        with self._said("write to"):
+            for name in sorted(
+                values.keys() & arrays.keys(), key=lambda n: n == MARKER
+            ):
+                array = np.asarray(values[name])
+                if self.folder is not None:
+                    assert self.owner is not None
+                    require_owned(self.folder, self.owner)
+                    if shape != self.grid.chunk:
+                        # zarr would read the rest of the chunk, which may be damaged.
+                        file = self._files_of(name)[number]
+                        self.folder.remove(f"{name}/{file}")
+                arrays[name][box] = array.reshape(*shape, *array.shape[1:])
+        self._written.add(number)
+
+    def dataset(self) -> "xr.Dataset":
+        """The data set, whose arrays are read when they are used: `DamagedError` then
+        for what is gone or damaged. Cells that have not been run are undefined.
+
+        Raises `InputError` where it cannot be made.
+        """
+        if self.folder is None:
+            return _opened(self._zarr)
+        store = _Checked(_zarr_at(self.folder, True), self.folder, self.known)
+        try:
+            return _opened(store)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # metadata of any shape, in zarr and in xarray
+            reason = (str(error) or type(error).__name__).splitlines()[0][:100]
+            raise InputError(
+                f"{self.folder.place} is damaged, use another: {reason}"
+            ) from None
+
+    def _open(self) -> dict[str, Any]:
+        """The arrays by name, opened once."""
+        import zarr
+
+        if not self._arrays:
+            with quiet():
+                root = zarr.open_group(self._zarr, mode="r+")
+            # Each array by itself: what zarr has for all is not of one thread. A chunk
+            # that is not written since it holds nothing would be taken for gone.
+            self._arrays = {
+                name: array.with_config({"write_empty_chunks": True})
+                for name, array in root.arrays()
+            }
+        return self._arrays
+
+    def _files_of(self, name: str) -> list[str]:
+        """The files of an array; of variables by the numbers of chunks."""
+        if name not in self._files:
+            self._files[name] = self.known.files(name)
+        return self._files[name]
+
+    def _listed(self, name: str) -> set[str]:
+        assert self.folder is not None
+        with self._said("read"):
+            return set(self.folder.names(name))
+
+    def _run(self) -> list[int]:
+        """The numbers of the chunks that have been run."""
+        missing = set(self.missing())
+        return [n for n in range(len(self._files[MARKER])) if n not in missing]
+
+    def _is_whole(self, name: str, file: str, cells: Any) -> bool:
+        """Whether a chunk is as it was written, as far as can be known."""
+        assert self.folder is not None
+        try:
+            content = self.folder.read(f"{name}/{file}")
+            if content is None:
+                return False
+            if name in self.known.summed:
+                return _is_right(content)
+        except IsADirectoryError:
+            return False
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise InputError(f"cannot read {self.folder.place}: {reason}") from None
+        import zarr
+
+        try:
+            with quiet():
+                zarr.open_group(_zarr_at(self.folder, True), mode="r")[name][cells]
+        except Exception:  # whatever the decoders of broken bytes raise
+            return False
+        return True
+
+    def _lost(self, name: str) -> DamagedError:
+        assert self.folder is not None
+        return DamagedError(
+            f"{self.folder.place} is damaged, use another: its coordinate {name} is "
+            "gone or not as it was written"
+        )
+
+    @contextlib.contextmanager
+    def _said(self, doing: str) -> Iterator[None]:
+        """Errors of the file system as one line."""
+        try:
+            yield
+        except OSError as error:
+            if self.folder is not None and self.owner is not None:
+                require_owned(self.folder, self.owner)
+            place = self.folder.place if self.folder is not None else "memory"
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"cannot {doing} {place}: {reason}; what is there stays, and the same "
+                "command resumes"
+            ) from None
+
+
+def dataset_at(folder: Folder) -> "xr.Dataset":
+    """The data set of the sweep in a folder.
+
+    Raises `InputError` for a folder that holds none, and `DamagedError`, with their
+    names, where files of chunks that have been run are gone.
+    """
+    store = existing(folder)
+    if store is None:
+        raise InputError(f"{folder.place} is not the store of a sweep")
+    if store.checked:
+        require_whole(store, store.gone())
+    return store.dataset()
+
+
+def require_whole(store: CellStore, damage: Damage) -> None:
+    """Raise `DamagedError`, with the names of files, where there is damage."""
+    if damage:
+        assert store.folder is not None
+        raise DamagedError(
+            f"{store.folder.place}: {store.in_words(damage)}; the command of the sweep "
+            "computes them again"
+        )
+
+
+def existing(folder: Folder, owner: Owner | None = None) -> CellStore | None:
+    """The store in a folder; None where none has been made.
+
+    Raises `InputError` for a folder that holds something else, or one that is damaged.
+    """
+    known = described(folder)
+    if known is None:
+        return None
+    store = CellStore(folder, known.grid, owner, known)
+    if owner is None and not store.checked:
+        warnings.warn(
+            f"{folder.place} is of version 0.1.0, without checksums: what is damaged "
+            "in it is not noticed",
+            stacklevel=2,
+        )
+    return store
+
+
+class _Checked(WrapperStore):
+    """A store of which nothing is read that is not as it was written.
+
+    zarr takes a file that is gone for one that was never written; here its marker is
+    asked.
+    """
+
+    def __init__(self, store: Any, folder: Folder, known: Description):
+        super().__init__(store)
+        self.folder, self.known = folder, known
+
+    def _with_store(self, store: Any) -> "_Checked":
+        return type(self)(store, self.folder, self.known)
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        found = await super().get(key, prototype, byte_range)
+        name, _, file = key.rpartition("/")
+        if name not in self.known.arrays or file == METADATA:
+            return found
+        if found is None and not self.known.hashed:
+            return None  # version 0.1.0 left out chunks now and then that hold nothing
+        if found is None and name in self.known.variables:
+            at = file.split(".")[: 1 + len(self.known.grid.dims)]
+            if not await self.exists(f"{MARKER}/{'.'.join(at)}"):
+                return None  # not run yet
+        summed = name in self.known.summed and byte_range is None
+        if found is None or (summed and not _is_right(found.to_bytes())):
+            how = "gone" if found is None else "not as it was written"
+            raise DamagedError(
+                f"{self.folder.place} is damaged: {key} is {how}; the command of the "
+                "sweep computes it again"
+            )
+        return found
+
+
+class _Rooted(LocalStore):
+    """A store on this machine whose folder zarr does not make anew."""
+
+    async def set(self, key: str, value: Any) -> None:
+        self._check_writable()
+        folder = LocalFolder(str(self.root))
+        await asyncio.to_thread(folder.write, key, value.to_bytes())
+
+
+def _opened(store: Any) -> "xr.Dataset":
+    import xarray as xr
+
+    with quiet():
+        return xr.open_zarr(store, chunks=None)
+
+
+def _zarr_at(folder: Folder, read_only: bool = False) -> Any:
+    if folder.path is not None:
+        return _Rooted(folder.path, read_only=read_only)
+    return FsspecStore.from_url(folder.place, read_only=read_only)
+
+
+def _clear(folder: Folder) -> None:
+    """Remove what was made of a store before its process ended, and nothing else."""
+    for name in folder.names():
+        if name == METADATA or is_leftover(name):
+            continue
+        with contextlib.suppress(NotADirectoryError):
+            if all(map(_of_array, folder.names(name))):
+                folder.remove(name)
+    folder.remove(METADATA)
+
+
+def _of_array(name: str) -> bool:
+    return name == METADATA or is_aside(name) or name == "c" or name.startswith("c.")
+
+
+def _is_right(content: bytes) -> bool:
+    """Whether a chunk has the checksum that it ends with."""
+    value = google_crc32c.value(content[:-4])
+    return value.to_bytes(4, "little") == content[-4:]
+
+
+def _nothing(name: str, dtype: str) -> Any:
+    """What an array holds before its cells have been run."""
+    if name == MARKER:
+        return MISSING
+    if dtype == "str":
+        return ""
+    return np.nan if np.dtype(dtype).kind == "f" else 0

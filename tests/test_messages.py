@@ -1,0 +1,166 @@
+"""What makes no sense is refused in one line that says what would."""
+
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+import flowattn as fa
+
+from .systems import identity
+
+
+def loss(x):
+    return 0.5 * jnp.sum(x**2)
+
+
+FLOW = fa.GradientFlow(loss)
+START = jnp.ones(2)
+
+# What the types would stop in the tests is tried without them.
+PLAIN = """
+import jax.numpy as jnp, flowattn as fa
+loss, x = lambda x: 0.5 * jnp.sum(x**2), jnp.ones(2)
+flow = fa.GradientFlow(loss)
+for call in (
+    lambda: fa.solve(loss, x, t1=1.0),
+    lambda: fa.ensemble(loss, x, t1=1.0),
+    lambda: fa.SwitchedFlow(loss, loss, at=1.0),
+    lambda: fa.Reduction(loss, flow, abs, abs, "exact"),
+    lambda: fa.defect(loss, x),
+    lambda: fa.GradientFlow(flow),
+    lambda: fa.compare(loss, loss),
+    lambda: fa.solve(flow, x, t1=1.0, observe=loss),
+    lambda: fa.solve(flow, x, t1=1.0, observe={"x": 3.0}),
+    lambda: fa.solve(flow, x, t1=1.0, observe={3: loss}),
+    lambda: fa.Observable(loss, dims="time"),
+    lambda: fa.sharpness(loss, 1.5),
+):
+    try:
+        print("accepted", call())
+    except fa.InputError as error:
+        print(error)
+"""
+
+
+def test_what_is_no_flow_and_no_loss():
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PLAIN], capture_output=True, text=True
+    )
+    lines = result.stdout.splitlines()
+    flow = "needs a flow, got a function; the gradient flow of a loss is "
+    flow += "GradientFlow(loss)"
+    expected = [f"{who} {flow}" for who in ("solve", "ensemble", "SwitchedFlow")]
+    expected += [f"Reduction {flow}", "defect needs a Reduction, got a function"]
+    expected += ["GradientFlow needs a loss", "compare needs two trajectories"]
+    expected += ["observe must be a dict of named functions"]
+    expected += ["observable 'x' must be a function of the parameters, got float"]
+    expected += ["observable names must be strings, got 3", "dims must be a tuple"]
+    expected += ["sharpness needs k, a whole number"]
+    assert len(lines) == len(expected), result.stderr
+    for line, beginning in zip(lines, expected, strict=True):
+        assert line.startswith(beginning)
+
+
+def of(dims, **options):
+    return fa.Observable(identity, dims=dims, **options)
+
+
+@pytest.mark.parametrize(
+    "observe, message",
+    [
+        (
+            {"x": lambda x: {"a": x}},
+            "'x' must give one array, got a dict; observe each",
+        ),
+        ({"x": lambda x: (x, x[0])}, "'x' must give one array, got a tuple"),
+        ({"x": lambda x: None}, "'x' must give one array, got a NoneType"),
+        ({"x": lambda x, t: x}, "of the parameters alone, got one of .x, t.; the time"),
+        ({"x": of(("a", "b"))}, "'x' has 2 dims, .* of shape .2,.: one name is needed"),
+        ({"x": of(())}, "'x' has 0 dims"),
+        ({"x": of(("x",))}, "has a dim 'x', which is the name of another"),
+        ({"x": of(("time",))}, "a dim of 'x', 'time' cannot be stored"),
+        (
+            {"x": of(("a",)), "y": fa.Observable(lambda x: x[:1], dims=("a",))},
+            "dim 'a' has 1 entries in 'y' and 2 in 'x'",
+        ),
+        (
+            {
+                "x": of(("a",), coords={"a": ("l", "m")}),
+                "y": of(("a",), coords={"a": ("l", "r")}),
+            },
+            "dim 'a' has other coords in 'y' than in 'x'",
+        ),
+        ({"x": of(("a",), coords={"a": ("l",)})}, "names 1 entries of its dim 'a'"),
+    ],
+)
+def test_observables_that_do_not_fit(observe, message):
+    for run in (
+        lambda: fa.solve(FLOW, START, t1=1.0, observe=observe),
+        lambda: fa.descend(loss, START, learning_rate=0.1, steps=2, observe=observe),
+    ):
+        with pytest.raises(fa.InputError, match=message):
+            run()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["params", "params.x", "finer", "time", "a/b", "", " a", "real", "e\u0301", "a'b"]
+    + ["x" * 201, "__a", "a\n", "-a", "stats.steps", "zarr.json"],
+)
+def test_names_that_no_store_could_hold(name):
+    with pytest.raises(fa.InputError, match="cannot be stored|must be strings"):
+        fa.solve(FLOW, START, t1=1.0, observe={name: loss})
+    if name != "time":
+        with pytest.raises(fa.InputError, match="cannot be stored|must be strings"):
+            fa.solve(FLOW, START, t1=1.0, events={name: loss})
+
+
+def test_an_observable_named_like_an_error():
+    see = {"loss": loss, "loss_error": loss}
+    with pytest.raises(
+        fa.InputError, match="'loss_error' has the name of the estimated"
+    ):
+        fa.solve(FLOW, START, t1=1.0, observe=see, error=True)
+    with pytest.raises(
+        fa.InputError, match="'loss_error' has the name of the estimated"
+    ):
+        fa.ensemble(FLOW, START[None], t1=1.0, observe=see, error=True)
+
+
+def test_laws_by_other_names_and_of_time():
+    law = fa.Law(identity, "total", "exact", dims=())
+    other = fa.Law(identity, "other", "exact", dims=())
+    seen = fa.solve(FLOW, START, t1=1.0, observe={"mine": law})
+    assert fa.drift(law, seen) > 0.5
+    with pytest.raises(fa.InputError, match="'other', it observed the laws mine; pass"):
+        fa.drift(other, seen)
+    # What was observed under this law's name is another.
+    wrong = fa.solve(FLOW, START, t1=1.0, observe={"total": other})
+    with pytest.raises(fa.InputError, match="'total', it observed the laws total"):
+        fa.drift(law, wrong)
+    message = "terms of the law 'b' must be a function of the parameters alone, got one"
+    with pytest.raises(fa.InputError, match=message):
+        fa.Law(lambda p, t: p * t, "b", "exact")
+
+
+def test_comparisons_of_nothing():
+    law = fa.Law(identity, "total", "exact", dims=())
+    for see, message in (
+        ({"total": law}, "nothing in common but total: of laws `drift` is the measure"),
+        ({}, "neither run observed anything; pass observe= to both"),
+    ):
+        run = fa.descend(loss, START, learning_rate=0.1, steps=2, observe=see)
+        with pytest.raises(fa.InputError, match=message):
+            fa.compare(run, run)
+    first, second = (
+        fa.descend(loss, start, learning_rate=0.1, steps=2, observe={"x": identity})
+        for start in (START, jnp.ones(3))
+    )
+    with pytest.raises(
+        fa.InputError, match="'x' has shape .2,. in the first run and .3"
+    ):
+        fa.compare(first, second)
+    with pytest.raises(fa.InputError, match="scale 'locale' is unknown; choose from"):
+        fa.compare(first, first, scale="locale")

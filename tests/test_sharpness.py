@@ -1,0 +1,65 @@
+"""sharpness where Lanczos ends early: multiple eigenvalues, flat points, saddles."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowattn as fa
+from flowattn.cli import main
+
+
+class Form(eqx.Module):
+    """½ xᵀ H x, its Hessian an argument: one program for all of one shape."""
+
+    hessian: jax.Array
+
+    def __call__(self, x):
+        return 0.5 * jnp.vdot(x, self.hessian @ x)
+
+
+def rotated(spectrum, dtype):
+    n = len(spectrum)
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(n, n)))[0]
+    return jnp.asarray((basis * np.array(spectrum, float)) @ basis.T, dtype)
+
+
+# Of 40 numbers the Krylov space is cut at 30: it must end early to be exact.
+SPECTRA = {
+    "zero": [0] * 40,
+    "identity": [1] * 40,
+    "negative": [-1] * 40,
+    "low rank": [3] * 2 + [0] * 38,
+    "saddle": [-5] * 10 + [2] * 10 + [0] * 20,
+    "tiny": [1e-20] * 40,
+    "huge": [1e15] * 40,
+    "clusters": [7] + [1] * 39,
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_multiple_eigenvalues_are_found_as_often_as_they_occur(dtype):
+    top = jax.jit(lambda hessian: fa.sharpness(Form(hessian), 3)(jnp.zeros(40, dtype)))
+    hessians = jnp.stack([rotated(s, dtype) for s in SPECTRA.values()])
+    for name, hessian, together in zip(
+        SPECTRA, hessians, jax.vmap(top)(hessians), strict=True
+    ):
+        largest = np.sort(SPECTRA[name])[::-1][:3]
+        # Backward stable: rounding of n products, in the size of the operator.
+        bound = 40 * jnp.finfo(dtype).eps * max(np.abs(SPECTRA[name]).max(), 1e-300)
+        for found in (top(hessian), together):
+            np.testing.assert_allclose(found, largest, rtol=0, atol=bound, err_msg=name)
+
+
+def test_flat_and_single_points():
+    quartic = fa.sharpness(lambda x: jnp.sum(x**4), 2)
+    np.testing.assert_array_equal(quartic(jnp.zeros(4)), [0, 0])
+    assert fa.sharpness(lambda x: 2.0 * x**2)(jnp.array(1.0)) == 4.0
+    slope = jax.grad(lambda x: quartic(x)[0])(jnp.array([1.0, 0.0, 0.5, 0.2]))
+    np.testing.assert_allclose(slope, [24.0, 0, 0, 0], atol=1e-9)  # of 12 x²
+
+
+def test_the_command_line_refuses_more_modes_than_parameters(capsys):
+    assert main(["run", "focus", "--reduced", "--sharpness", "3000"]) == 2
+    assert "3000 eigenvalues of a Hessian in 2 parameters" in capsys.readouterr().err

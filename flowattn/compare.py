@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from .errorbar import without_dips
 from .errors import InputError, require_choice
 from .gap import EnsembleGap, Gap, ObservableGap, Scale
 from .sources import claim
@@ -139,7 +140,8 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
     if alike and flow.path is not None and run.path is not None:
         path = _distances(flow.path, run.path, at_flow, at_run)
         if finer is not None:
-            path_error = _distances(flow.path, finer.path, at_flow, at_flow)
+            apart = _distances(flow.path, finer.path, at_flow, at_flow)
+            path_error = without_dips(apart)
     edge = None if run.learning_rate is None else 2 / float(run.learning_rate)
     together = at_flow[0] == at_run[0] == 0 and _begin_together(flow, run, names)
     order, sentence = claim(sources[0], sources[1], together)
@@ -219,7 +221,7 @@ def _error(
 ) -> np.ndarray:
     """The flow's error, entry by entry: inf where the finer solve did not get."""
     lost = np.isnan(finest) & ~np.isnan(ours)
-    return np.where(lost, np.inf, apart(ours, finest))
+    return np.where(lost, np.inf, without_dips(apart(ours, finest)))
 
 
 def _over_entries(values: np.ndarray) -> Float[np.ndarray, " time"]:

@@ -166,6 +166,12 @@ def _numbers(optimizer, rate, momentum, time_per_step) -> tuple[Any, Any, Any]:
                 "learning_rate must be one number; a schedule is given as "
                 "optimizer=optax.sgd(schedule), time_per_step=..."
             )
+        if np.ndim(rate) > 0:
+            raise InputError(
+                f"learning_rate must be one number, got an array of shape "
+                f"{np.shape(rate)}; parts that have learning rates of their own are "
+                "given by rates"
+            )
         require_scalar(learning_rate=rate)
         require_positive(learning_rate=rate)
     require_momentum(momentum, optimizer)

@@ -108,21 +108,6 @@ def provenance(dtype: Any) -> dict[str, Any]:
     }
 
 
-@functools.cache
-def source_hash() -> str:
-    """A hash of the package's sources: two that agree compute the same.
-
-    >>> len(source_hash())
-    64
-    """
-    root, hashed = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        content = path.read_bytes()
-        name = path.relative_to(root).as_posix()
-        hashed.update(f"{name}:{len(content)};".encode() + content)
-    return hashed.hexdigest()
-
-
 def _commit() -> str | None:
     """The commit of the checkout this package is run from, None elsewhere."""
     root = Path(__file__).parent.parent

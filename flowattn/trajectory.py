@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .datasets import from_dataset, to_dataset
+from .errorbar import without_dips
 from .observables import Label
 from .sources import Source
 
@@ -151,13 +152,18 @@ class Trajectory(eqx.Module):
         """Estimated global error of each observable, entry by entry over time.
 
         The difference to the solve at a tenth of the tolerances: nearly the whole
-        error of the coarser, since the finer's is about a tenth of it. None without
-        `error=True`.
+        error of the coarser, since the finer's is about a tenth of it. Where the two
+        cross the difference says nothing, so its dips are filled (`errorbar`). None
+        without `error=True`.
         """
         if self.finer is None:
             return None
         finer, both = self.finer.observed, self.reached & self.finer.reached
-        return {name: _apart(x, finer[name], both) for name, x in self.observed.items()}
+        time = jnp.ndim(self.saved)
+        return {
+            name: without_dips(_apart(x, finer[name], both), time)
+            for name, x in self.observed.items()
+        }
 
     @property
     def event_error(self) -> dict[str, Array] | None:
@@ -172,7 +178,7 @@ class Trajectory(eqx.Module):
         """Which of the output times the run reached."""
         saved = jnp.expand_dims(self.saved, -1)
         rows = jnp.arange(self.ts.shape[-1])
-        return rows.reshape((1,) * (saved.ndim - 1) + rows.shape) < saved
+        return jnp.expand_dims(rows, tuple(range(saved.ndim - 1))) < saved
 
     def marked(self) -> "Trajectory":
         """The same run with nan where there is nothing: at times not reached, for

@@ -72,6 +72,10 @@ def test_the_error_of_counts_is_a_number():
         assert jnp.issubdtype(values.dtype, jnp.floating), name
         np.testing.assert_allclose(values[:50], 1.0, rtol=1e-6)
     assert np.all(np.isnan(error["byte"][50:]))
+    # Of many runs at once, too.
+    many = jax.tree.map(lambda x: jnp.stack([x, x]), run.with_finer(finer))
+    np.testing.assert_array_equal(many.error["byte"][1], error["byte"])
+    np.testing.assert_array_equal(many.reached, np.ones((2, 101), bool))
 
 
 def test_what_was_not_reached_of_a_count_is_0():

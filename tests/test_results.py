@@ -9,6 +9,7 @@ import xarray as xr
 
 import flowattn as fa
 from flowattn import plotting, report, store
+from flowattn.errorbar import without_dips
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +208,24 @@ by task  right
 easy     0.5 … 1
 hard     –"""
     assert report.table(summary) == expected
+
+
+def test_an_error_bar_does_not_vanish_where_two_solves_cross():
+    """e = cos 3t, f = e/10 but for a shift: e − f passes through 0 where e does not."""
+    t = np.linspace(0, 2, 41)
+    off = np.cos(3 * t)
+    apart = np.abs(off - 0.1 * np.cos(3 * t - 0.8))
+    raw, bar = (np.abs(off) / x for x in (apart, without_dips(apart)))
+    assert (
+        np.max(bar) < 2 < 10 < np.max(raw)
+        and np.max(without_dips(apart)) == apart.max()
+    )
+    falling = np.exp(-t)
+    np.testing.assert_array_equal(without_dips(falling), falling)
+    np.testing.assert_array_equal(without_dips(falling[::-1]), falling[::-1])
+    both = np.stack([apart, falling])
+    np.testing.assert_array_equal(
+        without_dips(jnp.asarray(both), 1)[0], without_dips(apart)
+    )
+    short = np.array([1.0, np.nan, 2.0])
+    np.testing.assert_array_equal(without_dips(short), short)

@@ -21,6 +21,7 @@ ORDER = [
     "precision",
     "identity",
     "programs",
+    "errorbar",
     "observables",
     "tasks",
     "models",
@@ -118,7 +119,7 @@ def test_no_cycles_within_packages():
     [
         ("diffrax.diffeqsolve(\n", "integrate.py"),
         ("import optax", "optimizers.py"),
-        ("import xarray", "datasets.py store.py cellstore.py words.py"),
+        ("import xarray", "trajectory.py datasets.py store.py cellstore.py words.py"),
     ],
 )
 def test_each_dependency_has_its_file(word, allowed):

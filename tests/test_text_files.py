@@ -37,7 +37,7 @@ PLAIN_CSV = {
     "sentence": "sentence,label\ngood film,1\nbad film,0\n",
     "mark before a quote": '\ufeff"label","text"\n\ufeff"1","good film"\n0,bad film\n',
     "labels": "label,text\n 1 ,good film\n0.0,bad film\n",
-    "blank rows": "label,text,\n,,\n1,good film,\n\n  \n0,bad film,\n,,,,\n",
+    "blank rows": "\n , \nlabel,text,\n,,\n1,good film,\n\n  \n0,bad film,\n,,,,\n",
     "joined": "label,text\n1,good film\n\ufeffLabel,text\n0,bad film\n",
     "an index": ",text,label\n0,good film,1\n1,bad film,0\n",
     "quotes": 'label,text\r\n1,"good,\r\n\r\nfilm"\r\n0,"""bad"", film"\r\n',
@@ -252,6 +252,10 @@ def test_words_differ_where_their_marks_do(tmp_path):
         (tmp_path / role).write_text("1 कम काम\n0 कीमा e\u0301\n1 é e\n")
     corpus = TextTask(str(tmp_path)).sample(jr.key(0))
     assert corpus.words == ("कम", "काम", "कीमा", "é", "e")
+    # A word is looked for in the form it has there.
+    for word in ("é", "e\u0301"):
+        system = fa.systems.TopicWords(corpus=str(tmp_path), traced=(word,))
+        assert "top_purity" in system.problem(jr.key(0)).observables
 
 
 @needs_data

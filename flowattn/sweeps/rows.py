@@ -58,11 +58,15 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
         own = dims_of(label, name, len(shape))
         attrs = {"units": label.units, "long_name": label.long_name or name}
         coords = dict(label.coords)
-        whole = Variable(time[0] + own, time[1] + shape, real, attrs, coords)
+        # Counts and complex numbers stay what they are where floats would lose some.
+        given = record.values[name].dtype
+        dtype = real if np.can_cast(given, real) else str(given)
+        whole = Variable(time[0] + own, time[1] + shape, dtype, attrs, coords)
         found[name] = whole
         if how.error:
             text = f"estimated error of {attrs['long_name']}"
-            found[f"{name}_error"] = whole._replace(attrs={**attrs, "long_name": text})
+            attrs_of_error = {**attrs, "long_name": text}
+            found[f"{name}_error"] = whole._replace(dtype=real, attrs=attrs_of_error)
         if cell.descent is not None:
             text = f"{attrs['long_name']}, descent"
             found[f"descent_{name}"] = whole._replace(
@@ -114,17 +118,16 @@ def _event(name: str) -> str:
 def of_flow(runs: Trajectory, how: How) -> dict[str, np.ndarray]:
     """Observables, events and counts of flows, by the names of `variables_of`."""
     rows = slice(None) if how.outputs else -1
-    values = {}
+    values, errors = {}, runs.error
     for name, observed in runs.observed.items():
         if name in runs.scales:
             continue
         values[name] = np.array(observed)[:, rows]
-        if runs.finer is not None:
-            finer = np.asarray(runs.finer.observed[name])[:, rows]
-            values[f"{name}_error"] = np.abs(values[name] - finer)
+        if errors is not None:
+            values[f"{name}_error"] = np.array(errors[name])[:, rows]
     values |= {name: np.array(times) for name, times in runs.events.items()}
-    errors = runs.event_error or {}
-    values |= {f"{name}_error": np.array(error) for name, error in errors.items()}
+    late = runs.event_error or {}
+    values |= {f"{name}_error": np.array(error) for name, error in late.items()}
     counts = ("steps", "rejected", "gradient_evaluations")
     values |= {name: np.array(runs.counts[name]) for name in counts}
     values["t_end"] = np.array(runs.t_end)

@@ -1,5 +1,7 @@
 """What can be observed of topic words along a run, and of sentences of real text."""
 
+import unicodedata
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,7 +189,8 @@ def _holding(corpus, table, traced, real) -> dict[str, np.ndarray]:
     tokens = np.where(real, np.asarray(corpus.train.tokens), -1)
     found = {}
     for word in _TRACED if traced is None else traced:
-        rows = np.flatnonzero((tokens == numbers.get(word, -2)).any(axis=1))
+        number = numbers.get(unicodedata.normalize("NFC", word), -2)  # as texts are
+        rows = np.flatnonzero((tokens == number).any(axis=1))
         if len(rows):
             found[word] = rows
         elif traced is not None:

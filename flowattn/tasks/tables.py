@@ -144,16 +144,17 @@ def _after(blank: re.Pattern[str], line: str, at: int) -> int:
 
 
 def _rows(path: Path, table: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
-    """The rows of a table, its first those names of columns that have a label and a
-    text among them. Rows that are blank are passed over, and the header where it comes
-    again, in files that were joined.
+    """The rows of a table, whose first names its columns, a label and a text among
+    them. Rows that are blank are passed over, and the header where it comes again, in
+    files that were joined.
     """
+    table = (row for row in table if any(map(str.strip, row[1])))
     _, header = next(table, (1, []))
     names = [_name(cell) for cell in header]
     label, text = _columns(path, names)
     for number, cells in table:
         held = [cells[at] if at < len(cells) else "" for at in (label, text)]
-        if not any(map(str.strip, cells)) or _name(held[0]) == names[label]:
+        if _name(held[0]) == names[label]:
             continue
         if any(map(str.strip, cells[len(names) :])):
             raise InputError(

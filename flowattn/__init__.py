@@ -1,5 +1,10 @@
 """Training dynamics of attention models as flows, beside gradient descent."""
 
+from . import process as _process
+
+if _process.is_command():
+    _process.begin()
+
 from . import laws as laws
 from . import models as models
 from . import systems as systems

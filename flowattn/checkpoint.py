@@ -1,5 +1,6 @@
 """Checkpoint: the state of a long run in one file, whole or not at all."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -130,7 +131,9 @@ class Checkpoint:
                 Path(name).unlink(missing_ok=True)
         except OSError as error:
             message = f"cannot write {self.path}: {error.strerror or error}"
-            if not self._saved:
+            with contextlib.suppress(OSError):  # unless it holds something
+                self.path.parent.rmdir()
+            if not (self._saved or finished):
                 raise InputError(message) from None
             # What was computed since is worth more than its checkpoint.
             warnings.warn(message, stacklevel=2)

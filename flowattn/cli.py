@@ -1,35 +1,36 @@
 """Training dynamics of attention models as flows, beside gradient descent."""
 
+import contextlib
 import dataclasses
 import io
-import os
 import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 import tyro
 
+from . import process
 from .cli_sweeps import Plot, Sweep
-from .console import RunChoice, SystemChoice, number_rule, say, watch
+from .console import (
+    PathText,
+    RunChoice,
+    SystemChoice,
+    number_rule,
+    require_known,
+    watch,
+)
 from .datasets import columns_dataset
 from .errors import InputError
-from .experiment import (
-    UNFINISHED,
-    Options,
-    Result,
-    execute,
-    finished,
-    outcomes,
-    plan,
-)
+from .experiment import Options, Result, execute, plan
 from .figures import FIGURES, Runs, missing
 from .figures import Figure as FigureOf
+from .outcomes import finished, status, unfinished
+from .paths import is_there, path_of, require_folder
 from .plotting import DRAWINGS, Drawing, plot_run, plot_survey
 from .precision import set_precision
 from .programs import let_programs_go
@@ -49,6 +50,7 @@ _FILES = (
 
 # Where a run in a folder keeps what it needs to be gone on with.
 _CHECKPOINT = "checkpoint"
+_UNFINISHED = "the run is unfinished: the same command with --resume goes on"
 
 
 _Options = Annotated[Options, tyro.conf.arg(name="")]
@@ -85,7 +87,7 @@ class Run:
     system: RunChoice  # pyright: ignore[reportInvalidTypeForm]
     """Which system; SYSTEM --help tells its fields."""
     options: _Options
-    out: Path | None = None
+    out: PathText | None = None
     """Folder for results; files of ours are replaced, others stay."""
     resume: bool = False
     """Go on with what an unfinished run of the same settings left in the folder."""
@@ -97,42 +99,55 @@ class Run:
             raise InputError(
                 "--resume goes on and --anew begins anew: give one of them"
             )
+        if self.out is None and (self.resume or self.anew):
+            given = "--resume" if self.resume else "--anew"
+            raise InputError(f"{given} needs --out, the folder of the run")
         planned = plan(self.system, self.options)
         if self.out is None:
-            if self.resume:
-                raise InputError("--resume needs --out, the folder of the run")
             result = execute(planned, watch)
             print(table(result.summary))
-            return _status(result.outcomes)
-        checkpoint = self.out / _CHECKPOINT
+            return status(result.outcomes)
+        out = path_of("--out", self.out)
+        checkpoint = out / _CHECKPOINT
         if self.anew:
             shutil.rmtree(checkpoint, ignore_errors=True)
-        elif os.path.exists(checkpoint) and not self.resume:
+        elif is_there(checkpoint) and not self.resume:
             raise InputError(
-                f"{self.out} holds an unfinished run: --resume goes on with it, "
+                f"{out} holds an unfinished run: --resume goes on with it, "
                 "--anew begins anew"
             )
-        elif self.resume and not os.path.exists(checkpoint):
-            done = finished(planned, self.out / "summary.json")
+        elif self.resume and not is_there(checkpoint):
+            done = finished(planned.config, out)
+            if done is not None and not done.lost:
+                print(done.text)
+                print(f"\nnothing to resume: the run in {out} is complete")
+                return status(done.outcomes)
             if done is not None:
-                print(table(done))
-                print(f"\nnothing to resume: the run in {self.out} is complete")
-                return _status(outcomes(done))
+                lost = ", ".join(done.lost)
+                process.say(f"{out} has lost {lost}: the run is made again")
         try:
-            with staged(self.out, _FILES) as stage:
-                result = execute(planned, watch, checkpoint)
-                _write(stage, result)
+            with staged(out, _FILES) as stage:
+                try:
+                    with warnings.catch_warnings():
+                        # Of a disk that is full one line is enough, and that is
+                        # said where the results cannot be written either.
+                        warnings.filterwarnings("ignore", r"cannot write .*\.state")
+                        result = execute(planned, watch, checkpoint)
+                    _write(stage, result)
+                finally:
+                    with contextlib.suppress(OSError):  # unless it holds something
+                        checkpoint.rmdir()
         except KeyboardInterrupt:
             if checkpoint.exists():
-                say("the run is unfinished: the same command with --resume goes on")
+                process.say(_UNFINISHED)
             raise
-        if not set(result.outcomes) & set(UNFINISHED):
+        if not unfinished(result.outcomes):
             shutil.rmtree(checkpoint, ignore_errors=True)
         print(table(result.summary))
-        print(f"\nsummary.json, trajectory.zarr and figures are in {self.out}")
+        print(f"\nsummary.json, trajectory.zarr and figures are in {out}")
         if checkpoint.exists():
-            print("the run is unfinished: the same command with --resume goes on")
-        return _status(result.outcomes)
+            print(_UNFINISHED)
+        return status(result.outcomes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +172,7 @@ class Laws:
             print(f"{law.name}: {law.label.long_name}, {law.kind}{regime}")
             print(f"    {law.citation}")
         print("\n" + law_table(result.summary))
-        return _status(result.outcomes)
+        return status(result.outcomes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +185,7 @@ class Figure:
 
     name: Annotated[Literal[(*FIGURES, "all")], tyro.conf.Positional]  # pyright: ignore
     """Which figure; all: every one whose data are there."""
-    out: Path = Path("figures")
+    out: PathText = "figures"
     """Folder for the pictures; files of ours are replaced, others stay."""
     paper: bool = False
     """The paper's sizes, where the quick ones are smaller."""
@@ -178,25 +193,26 @@ class Figure:
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 
     def __call__(self) -> int:
-        if self.data is not None and not Path(self.data).is_dir():
-            raise InputError(f"--data {self.data}: there is no such folder")
+        out, data = path_of("--out", self.out), self.data
+        if data is not None:
+            data = str(require_folder("--data", data))
         set_precision(None)
-        runs = Runs(self.paper, self.data, say)
+        runs = Runs(self.paper, data, process.say)
         for figure in FIGURES.values() if self.name == "all" else [FIGURES[self.name]]:
-            absent = missing(figure, self.data)
+            absent = missing(figure, data)
             if absent is not None:
                 if self.name != "all":
                     raise InputError(f"{figure.name}: {absent}")
-                say(f"{figure.name}: skipped, {absent}")
+                process.say(f"{figure.name}: skipped, {absent}")
                 continue
             pictures = f"{figure.name}.png", f"{figure.name}.pdf"
             numbers = f"{figure.name}.json"
-            with staged(self.out, (*pictures, numbers)) as stage:
+            with staged(out, (*pictures, numbers)) as stage:
                 drawing = figure.draw(runs)
                 for picture in pictures:
                     drawing.save(stage / picture)
                 write_json(stage / numbers, _as_data(figure, drawing, self.paper))
-            print(self.out / pictures[0], flush=True)
+            print(out / pictures[0], flush=True)
             let_programs_go()
         return 0
 
@@ -248,70 +264,90 @@ def _write(stage: Path, result: Result) -> None:
         )
     for name, drawing in drawings.items():
         drawing.save(stage / f"{name}.png")
-    write_json(stage / "summary.json", summary)
-
-
-def _status(outcomes: list[str]) -> int:
-    """0, or 1 where a run ended before it should have."""
-    return int(any(end not in ("successful", "out_of_patience") for end in outcomes))
+    files = ["summary.json", *sorted(path.name for path in stage.iterdir())]
+    write_json(stage / "summary.json", {**summary, "files": files})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if "--version" in arguments:
+            print(f"flowattn {version()}")
+            return 0
+        return _command(arguments)()
+    except InputError as error:
+        return process.refused(str(error))
+    except KeyboardInterrupt:
+        return process.interrupted()
+    except BrokenPipeError:
+        return process.closed()
+    except OSError as error:
+        # What the system refuses of a path or a disk, wherever that is noticed.
+        place = "" if error.filename is None else f"{error.filename}: "
+        return process.refused(f"{place}{error.strerror or error}")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        signs = "RESOURCE_EXHAUSTED", "Out of memory"
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
+            return process.refused("out of memory; choose smaller sizes")
+        if process.was_interrupted(error):
+            return process.interrupted()
+        raise
+    except Exception as error:
+        if process.was_interrupted(error):
+            return process.interrupted()
+        raise
+
+
+def _command(arguments: Sequence[str]) -> Any:
+    """What the arguments ask for, to be called; `SystemExit` where they are wrong."""
+    require_known(arguments, COMMANDS, FIGURES)
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(number_rule)
-    commands = Union[  # noqa: UP007
-        Annotated[List, tyro.conf.subcommand("list")],
-        Annotated[Run, tyro.conf.subcommand("run")],
-        Annotated[Laws, tyro.conf.subcommand("laws")],
-        Annotated[Sweep, tyro.conf.subcommand("sweep")],
-        Annotated[Plot, tyro.conf.subcommand("plot")],
-        Annotated[Figure, tyro.conf.subcommand("figure")],
-    ]
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    if "--version" in arguments:
-        print(f"flowattn {version()}")
-        return 0
-    try:
-        command = tyro.cli(
-            commands,  # pyright: ignore[reportArgumentType]
-            prog="flowattn",
-            description=f"{__doc__}\n\nflowattn --version tells the version.",
-            args=arguments,
-            config=(
-                tyro.conf.CascadeSubcommandArgs,
-                tyro.conf.DisallowNone,
-                tyro.conf.HelptextFromCommentsOff,
-                tyro.conf.OmitSubcommandPrefixes,
-            ),
-            registry=registry,
-        )
-        return command()
-    except InputError as error:
-        print(f"flowattn: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("flowattn: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            print("flowattn: out of memory; choose smaller sizes", file=sys.stderr)
-        else:
-            raise
-    return 2
+    # A union needs something to begin with.
+    commands: Any = Annotated[None, tyro.conf.Suppress]
+    for name, command in COMMANDS.items():
+        commands = commands | Annotated[command, tyro.conf.subcommand(name)]
+    return tyro.cli(
+        commands,
+        prog="flowattn",
+        description=f"{__doc__}\n\nflowattn --version tells the version.",
+        args=arguments,
+        config=(
+            tyro.conf.CascadeSubcommandArgs,
+            tyro.conf.DisallowNone,
+            tyro.conf.HelptextFromCommentsOff,
+            tyro.conf.OmitSubcommandPrefixes,
+        ),
+        registry=registry,
+    )
+
+
+COMMANDS: dict[str, Any] = {
+    "list": List,
+    "run": Run,
+    "laws": Laws,
+    "sweep": Sweep,
+    "plot": Plot,
+    "figure": Figure,
+}
 
 
 def entry() -> None:
     """The console script."""
+    process.raise_interrupts()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack ‖ or ν
-    # A scheduler's SIGTERM ends a run as Ctrl-C does: with what is done.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.showwarning = _show_warning
-    sys.exit(main())
+    try:
+        code = main()
+    except SystemExit as exit:  # the parser's, which has printed why
+        code = exit.code if isinstance(exit.code, int) else 0
+    process.end(code)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
     """A warning as one plain line."""
     del category, filename, lineno, file, line
-    print(f"flowattn: {message}", file=sys.stderr)
+    process.say(f"flowattn: {message}")

@@ -1,14 +1,14 @@
 """The commands of sweeps: run them, and draw what they found."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from .cellstore import DamagedError
-from .console import SystemChoice, watch
-from .errors import InputError
+from .console import PathText, SystemChoice, watch
+from .errors import InputError, quoted
+from .paths import is_there, path_of, require_folder
 from .plotting import plot_sweep
 from .precision import set_precision
 from .store import staged
@@ -16,6 +16,8 @@ from .sweeps import counted, opened_dataset, require_undamaged, sweep
 
 # What a picture may be written as.
 _SUFFIXES = (".png", ".pdf", ".svg")
+# Processes of one machine.
+_MOST_WORKERS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +72,22 @@ class Sweep:
 
     def __call__(self) -> int:
         set_precision(self.precision)
+        if self.data is not None:
+            require_folder("--data", self.data)
+        if self.workers is not None and not 0 < self.workers <= _MOST_WORKERS:
+            raise InputError(
+                f"workers must be from 1 to {_MOST_WORKERS}, got {quoted(self.workers)}"
+            )
         vary = _pairs("vary", self.vary, "FIELD=SPEC")
+        out = self.out
+        if "://" not in out:
+            out = str(path_of("--out", out))
         with watch("sweep") as progress:
             dataset = sweep(
                 self.system,
                 vary,
                 self.seeds,
-                out=self.out,
+                out=out,
                 workers=self.workers,
                 scheduler=self.scheduler,
                 progress=progress,
@@ -92,7 +103,7 @@ class Sweep:
                 data=self.data,
             )
         ends = ", ".join(f"{n} {name}" for name, n in counted(dataset).items())
-        print(f"{dataset.result.size} cells in {self.out}: {ends}")
+        print(f"{dataset.result.size} cells in {out}: {ends}")
         return 0
 
 
@@ -134,22 +145,25 @@ class Plot:
     """Array to colour by, or axis whose values are curves; None: the loss, or none."""
     where: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """AXIS=VALUE (the nearest), for axes that are not drawn; else their first value."""
-    out: Path | None = None
+    out: PathText | None = None
     """The picture, .png, .pdf or .svg; None: named after the store."""
 
     def __call__(self) -> int:
-        name = self.store.rstrip("/").split("/")[-1].removesuffix(".zarr")
-        out = Path(f"{name}.png") if self.out is None else self.out
+        store = self.store
+        if "://" not in store:
+            store = str(path_of("the store", store))
+        name = store.rstrip("/").split("/")[-1].removesuffix(".zarr")
+        out = path_of("--out", f"{name}.png" if self.out is None else self.out)
         if out.suffix.lower() not in _SUFFIXES:
             raise InputError(f"--out {out} must end in one of: {', '.join(_SUFFIXES)}")
-        if out.is_dir():
+        if is_there(out) and out.is_dir():
             raise InputError(f"--out {out} is a folder, not a picture")
         where = _pairs("where", self.where, "AXIS=VALUE")
-        dataset = opened_dataset(self.store)
+        dataset = opened_dataset(store)
         try:
             drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
         except DamagedError:
-            require_undamaged(self.store)  # which names what else is
+            require_undamaged(store)  # which names what else is
             raise
         with staged(out.parent) as stage:
             drawing.save(stage / out.name)

@@ -2,12 +2,14 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, SupportsFloat
 
 import tyro
 from tqdm import tqdm
 
+from .errors import unknown
+from .process import refused, say
 from .systems import SYSTEMS, AbstractSystem
 
 
@@ -32,7 +34,7 @@ def watch(label: str) -> Iterator[Callable[[Any], None]]:
         bar.update(percent - last)
         quarters = int(percent / 25 + 1e-6)
         if quarters > int(last / 25 + 1e-6) and not terminal:
-            print(f"{state}: {25 * quarters} %", file=sys.stderr, flush=True)
+            say(f"{state}: {25 * quarters} %")
         last = percent
 
     try:
@@ -64,6 +66,9 @@ def _choice(example: bool) -> Any:
     return Annotated[union, tyro.conf.arg(name="")]
 
 
+# Paths are text until `path_of` has looked at them: an empty one is "." to `Path`.
+PathText = Annotated[str, tyro.conf.arg(metavar="PATH")]
+
 SystemChoice, RunChoice = _choice(example=False), _choice(example=True)
 
 
@@ -80,7 +85,20 @@ def number_rule(info: tyro.constructors.PrimitiveTypeInfo):
     )
 
 
-def say(line: str) -> None:
-    """A line on standard error, in one piece, since runs side by side speak at once."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+def require_known(
+    arguments: Sequence[str], commands: Iterable[str], figures: Iterable[str]
+) -> None:
+    """Ends with status 2 and a line where the first word is no command, or the second
+    none of the systems or figures that it takes, with what may have been meant.
+
+    All else is the parser's, which knows flags and has words of its own for them.
+    """
+    words = [*arguments[:2]]
+    kinds: list[tuple[str, Iterable[str]]] = [("command", commands)]
+    if words[:1] == ["figure"]:
+        kinds.append(("figure", [*figures, "all"]))
+    elif words and words[0] in ("run", "laws", "sweep"):
+        kinds.append(("system", SYSTEMS))
+    for (kind, choices), word in zip(kinds, words, strict=False):
+        if not word.startswith("-") and word not in list(choices):
+            sys.exit(refused(str(unknown(kind, word, choices))))

@@ -25,6 +25,7 @@ from .flows import require_moving, settled_rates
 from .identity import traced
 from .observables import Recorder
 from .optimizers import Optimizer, require_optimizer
+from .paths import path_of
 from .precision import (
     float_dtype,
     highest_precision,
@@ -137,7 +138,9 @@ def descend(
         require_alone(progress, checkpoint)
         run = _in_one_piece(whole, _blocks(np.diff(observed))).marked()
     else:
-        file = None if checkpoint is None else Path(checkpoint) / "descent.state"
+        file = None
+        if checkpoint is not None:
+            file = path_of("checkpoint", checkpoint) / "descent.state"
         run = in_segments(whole, progress=progress, file=file, throw=throw)
     if throw:
         failed = run.result == RESULTS.loss_nonfinite

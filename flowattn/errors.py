@@ -1,7 +1,9 @@
 """The one exception of wrong input."""
 
 import contextlib
+import difflib
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -137,8 +139,56 @@ def require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
     >>> require_choice("loss", "sift", ("soft", "hard", None))
     Traceback (most recent call last):
-    flowattn.errors.InputError: loss 'sift' is unknown; choose from: soft, hard
+    flowattn.errors.InputError: loss 'sift' is unknown; choose from: soft, hard; \
+did you mean soft?
     """
     if value not in choices:
-        names = ", ".join(str(choice) for choice in choices if choice is not None)
-        raise InputError(f"{name} {value!r} is unknown; choose from: {names}")
+        raise unknown(name, value, [choice for choice in choices if choice is not None])
+
+
+def unknown(name: str, value: Any, choices: Iterable[Any]) -> InputError:
+    """The error of a value that is none of the choices, with the one that was meant
+    where a slip of the finger explains it.
+
+    >>> raise unknown("axis", "start_m", ["classes", "start_mu"])
+    Traceback (most recent call last):
+    flowattn.errors.InputError: axis 'start_m' is unknown; choose from: classes, \
+start_mu; did you mean start_mu?
+    """
+    names = [str(choice) for choice in choices]
+    text = f"{name} {quoted(value)} is unknown; choose from: {', '.join(names)}"
+    return InputError(text + meant(value, names))
+
+
+def meant(value: Any, names: Iterable[str]) -> str:
+    """The end of a message: the name that is spelt most like a value, if one is.
+
+    >>> meant("alhpa", ["mu", "alpha"])
+    '; did you mean alpha?'
+    """
+    near = difflib.get_close_matches(str(value)[:_LONGEST], list(names), 1, _ALIKE)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def quoted(value: Any) -> str:
+    """A value in a message: as Python writes it, cut where that is long.
+
+    >>> quoted("x" * 300)[:10], len(quoted("x" * 300))
+    ("'xxxxxxxxx", 101)
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a number of {value.bit_length()} bits"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """A text in a message, cut where it is long."""
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
+# Characters of a value that a message holds.
+_LONGEST = 100
+# How alike two names are, from 0 to 1, for one to be a slip for the other.
+_ALIKE = 0.7

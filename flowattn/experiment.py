@@ -8,15 +8,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import jax.random as jr
 import numpy as np
+from jaxtyping import Array
 
 from .checkpoint import kept
 from .compare import compare
 from .descend import descend
-from .errors import InputError, require_momentum, require_positive
+from .errors import InputError, quoted, require_momentum, require_positive
+from .flows import AbstractFlow
 from .gap import Gap, Scale
+from .outcomes import SUCCESSFUL, Outcomes
+from .paths import require_folder
 from .precision import require_resolved, set_precision, settled_precision
 from .provenance import provenance
 from .report import stability, summarise, summarise_survey
@@ -27,9 +32,6 @@ from .systems import AbstractSystem, Problem, Settings, Survey
 from .trajectory import Trajectory
 
 _MOST_STEPS = 10**9
-
-# Ends of a run that can be gone on with.
-UNFINISHED = ("interrupted", "max_steps_reached")
 
 # Told of a run by its name, gives a context whose value is called with how far it is
 # (a `Progress`, or a survey's `Part`).
@@ -166,6 +168,10 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
 
 
 def _require_sensible(options: Options, rate: Any, momentum: float, atol: Any) -> None:
+    for name in ("max_steps", "steps", "patience", "validate_from", "sharpness"):
+        if (getattr(options, name) or 0) > _MOST_STEPS:
+            value = quoted(getattr(options, name))
+            raise InputError(f"{name} must be at most {_MOST_STEPS}, got {value}")
     require_positive(learning_rate=rate, rtol=options.rtol, atol=atol)
     require_positive(max_steps=options.max_steps)
     require_momentum(momentum)
@@ -177,12 +183,19 @@ def _require_sensible(options: Options, rate: Any, momentum: float, atol: Any) -
         require_positive(patience=options.patience)
     elif options.validate_from:
         raise InputError("--validate-from needs --patience")
+    if options.validate_from < 0:
+        value = quoted(options.validate_from)
+        raise InputError(f"validate_from must be 0 or more, got {value}")
     if options.sharpness < 0:
         raise InputError(f"sharpness must be 0 or more, got {options.sharpness}")
     if not (options.flow or options.descent):
         raise InputError("--no-flow and --no-descent together leave nothing to run")
     if not 0 <= options.seed < 2**32:
-        raise InputError(f"seed must be from 0 to {2**32 - 1}, got {options.seed}")
+        raise InputError(
+            f"seed must be from 0 to {2**32 - 1}, got {quoted(options.seed)}"
+        )
+    if options.data is not None:
+        require_folder("--data", options.data)
 
 
 def _require_of_survey(system: AbstractSystem, options: Options) -> None:
@@ -254,9 +267,9 @@ class Result:
     survey: Survey | None = None
 
     @property
-    def outcomes(self) -> list[str]:
-        """How flow, its error estimate and descent ended."""
-        return outcomes(self.summary)
+    def outcomes(self) -> dict[str, str]:
+        """How each part ended, by its name."""
+        return self.summary["outcomes"]
 
 
 def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
@@ -274,8 +287,8 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
         require_modes(options.sharpness, problem.params)
         observe["sharpness"] = sharpness(problem.loss, options.sharpness, problem.rates)
 
-    run = traj = gap = None
-    begin, seconds = time.perf_counter(), {}
+    run = traj = gap = top = None
+    outcomes, begin, seconds = Outcomes(), time.perf_counter(), {}
     if plan.descent:
         with watch("descent") as progress:
             run = descend(
@@ -294,38 +307,114 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
                 progress=progress,
                 checkpoint=checkpoint,
             )
+        outcomes.add("descent", run)
         seconds["gradient descent"] = time.perf_counter() - begin
-    stopped = run is not None and run.outcome == "interrupted"
-    if plan.flow and not stopped:
-        with watch("flow") as progress:
-            traj = solve(
+    if plan.flow:
+        if not outcomes.stopped:
+            traj = _solved(
+                plan,
                 problem.flow,
                 problem.params,
-                ts=plan.output_times(run),
-                rtol=options.rtol,
-                atol=plan.atol,
-                solver=options.solver,
-                max_steps=options.max_steps,
-                observe=observe,
-                error=True,
-                events=problem.events,
-                throw=False,
-                progress=progress,
-                checkpoint=checkpoint,
+                plan.output_times(run),
+                observe,
+                problem.events,
+                watch("flow"),
+                checkpoint,
             )
-        seconds["flow"] = time.perf_counter() - begin - sum(seconds.values())
+            seconds["flow"] = time.perf_counter() - begin - sum(seconds.values())
+        outcomes.add("flow", traj, finer=True)
     if traj is not None and run is not None and min(traj.saved, run.saved) > 1:
         if run.ts[1] <= plan.t1 * (1 + 1e-6):
             gap = compare(traj, run, options.scale)
-    beside = {} if traj is None else _beside(plan, problem, traj)
-    top = None
+    beside = {}
+    if plan.flow:
+        beside = _beside(plan, problem, traj, outcomes, watch, checkpoint)
     if plan.descent and problem.has_edge:
-        largest = sharpness(problem.loss, rates=problem.rates)
-        top = float(largest(problem.params)[0])
+        if not outcomes.stopped:
+            top = _sharpest(plan, problem, checkpoint)
+        outcomes.add_numbers("sharpness", [] if top is None else [top])
     summary = summarise(plan.system, problem, traj, run, gap, beside)
+    for form in summary["closed_forms"]:
+        found = [form[kind] for kind in ("flow", "descent") if kind in form]
+        outcomes.add_numbers(f"closed form of {form['name']}", found)
+    summary["outcomes"] = dict(outcomes)
     summary["sharpness"] = stability(traj, run, gap, top, rate, plan.momentum)
     summary |= _origin(plan, seconds)
     return Result(summary, problem, traj, run, gap, beside)
+
+
+def _solved(
+    plan: Plan,
+    flow: AbstractFlow,
+    params: Any,
+    ts: Any,
+    observe: dict[str, Any],
+    events: dict[str, Any],
+    watched: AbstractContextManager[Callable[[Any], None]],
+    checkpoint: Path | None,
+) -> Trajectory:
+    """A flow, full or reduced, as the plan has flows solved."""
+    with watched as progress:
+        return solve(
+            flow,
+            params,
+            ts=ts,
+            rtol=plan.options.rtol,
+            atol=plan.atol,
+            solver=plan.options.solver,
+            max_steps=plan.options.max_steps,
+            observe=observe,
+            events=events,
+            error=True,
+            throw=False,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
+
+
+def _beside(
+    plan: Plan,
+    problem: Problem,
+    flow: Trajectory | None,
+    outcomes: Outcomes,
+    watch: Watch,
+    checkpoint: Path | None,
+) -> dict[str, Trajectory]:
+    """The reductions that can be observed as the full model is, solved beside it, with
+    how they ended.
+    """
+    found = {}
+    for name, reduction in problem.reductions.items():
+        if not reduction.observables:
+            continue
+        part, place = f"reduction {name}", quote(name, safe="")
+        if flow is not None and not outcomes.stopped:
+            found[name] = _solved(
+                plan,
+                reduction.flow,
+                reduction.project(problem.params),
+                flow.ts,
+                reduction.observables,
+                reduction.events,
+                watch(part),
+                None if checkpoint is None else checkpoint / f"reduction-{place}",
+            )
+        outcomes.add(part, found.get(name), finer=True)
+    return found
+
+
+def _sharpest(plan: Plan, problem: Problem, checkpoint: Path | None) -> float:
+    """The largest Hessian eigenvalue at the start."""
+
+    def largest() -> Array:
+        return sharpness(problem.loss, rates=problem.rates)(problem.params)
+
+    if checkpoint is None:
+        return float(largest()[0])
+    drawn = {"seed": plan.options.seed, "data": plan.options.data}
+    drawn |= {"precision": plan.precision, **_fields(plan.system)}
+    parts = {"the settings": json.dumps(drawn, sort_keys=True)}
+    return float(kept(checkpoint / "sharpness.state", parts, largest)[0])
 
 
 def _origin(plan: Plan, seconds: dict[str, float]) -> dict[str, Any]:
@@ -365,43 +454,5 @@ def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Result:
     none = stability(None, None, None, None, plan.learning_rate, plan.momentum)
     seconds = {"runs": time.perf_counter() - begin}
     summary |= {"sharpness": none, **_origin(plan, seconds)}
+    summary["outcomes"] = {"runs": SUCCESSFUL}
     return Result(summary, survey=survey)
-
-
-def _beside(plan: Plan, problem: Problem, flow: Trajectory) -> dict[str, Trajectory]:
-    """The reductions that can be observed as the full model is, solved beside it."""
-    found = {}
-    for name, reduction in problem.reductions.items():
-        if reduction.observables:
-            found[name] = solve(
-                reduction.flow,
-                reduction.project(problem.params),
-                ts=flow.ts,
-                rtol=plan.options.rtol,
-                atol=plan.atol,
-                solver=plan.options.solver,
-                max_steps=plan.options.max_steps,
-                observe=reduction.observables,
-                events=reduction.events,
-                error=True,
-                throw=False,
-            )
-    return found
-
-
-def outcomes(summary: dict[str, Any]) -> list[str]:
-    """How the runs in a summary ended: flow, its error estimate and descent."""
-    runs = [summary[kind] for kind in ("flow", "descent") if summary[kind] is not None]
-    finer = [run["error_stats"] for run in runs if run["error_stats"] is not None]
-    return [run["result"] for run in (*runs, *finer)]
-
-
-def finished(plan: Plan, file: Path) -> dict[str, Any] | None:
-    """The summary in a file, where it is of this very plan and was not cut short."""
-    try:
-        summary = json.loads(file.read_text())
-        same = summary["config"] == json.loads(json.dumps(plan.config))
-        whole = not set(outcomes(summary)) & set(UNFINISHED)
-        return summary if same and whole else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -54,7 +54,7 @@ def _flow(system: AbstractSystem, run: Trajectory) -> dict[str, Any]:
     """The numbers of a flow: those of a run, its events, and its numerical errors."""
     kept = np.asarray(run.reached)
     errors = {
-        name: float(np.max(np.asarray(error)[kept]))
+        name: float(np.max(np.asarray(error)[kept], initial=0.0))
         for name, error in (run.error or {}).items()
     }
     return {**_run(system, run), **_events(run), "errors": errors}
@@ -83,9 +83,11 @@ def _reduction(problem, name, flow, small) -> dict[str, Any]:
         "defect": float(defect(reduction, start)),
         "max_relative": None if gap is None else gap.max_relative,
         "numerical_error": None if gap is None else gap.numerical_error,
+        **_statistics(small),
         "final": {
             key: np.asarray(values[int(small.saved) - 1]).tolist()
             for key, values in small.observed.items()
+            if small.saved > 0
         },
         **_events(small),
     }
@@ -137,13 +139,20 @@ def stability(
 
 
 def _run(system, run) -> dict[str, Any]:
+    return {
+        **_statistics(run),
+        "final_time": float(run.ts[max(int(run.saved) - 1, 0)]),
+        "final": system.final(run),
+    }
+
+
+def _statistics(run: Trajectory) -> dict[str, Any]:
+    """How a run ended and what it took, and its finer solve."""
     finer = run.finer
     return {
         **_ended(run),
         "stats": _stats(run),
         "error_stats": None if finer is None else _stats(finer) | _ended(finer),
-        "final_time": float(run.ts[max(int(run.saved) - 1, 0)]),
-        "final": system.final(run),
     }
 
 
@@ -244,11 +253,7 @@ def heading(summary: dict[str, Any]) -> str:
         run = summary[kind]
         if run is None:
             continue
-        lines.append(f"{kind:8} {_cost(run)}{_ending(run)}")
-        finer = run["error_stats"]
-        if finer is not None and finer["result"] != "successful":
-            reached = f"error    estimated to t = {finer['t_end']:g} alone"
-            lines.append(reached + _ending(finer))
+        lines += [f"{kind:8} {_cost(run)}{_ending(run)}", *_estimated(run)]
     gap = summary["gap"]
     if gap is not None:
         error = gap["numerical_error"]
@@ -267,6 +272,9 @@ def heading(summary: dict[str, Any]) -> str:
     if summary["flow"] is not None:
         lines += _event_lines(summary["flow"], "event")
     lines += _theory(summary)
+    later = [part for part, end in summary["outcomes"].items() if end == "not begun"]
+    if later:
+        lines.append(f"not run  {'; '.join(later)}")
     sharp = summary["sharpness"]
     rate, edge = sharp["learning_rate"], sharp["largest_stable_learning_rate"]
     if edge is not None:
@@ -325,7 +333,7 @@ def _theory(summary) -> list[str]:
             line += (
                 f" full flow, numerical error {_number(one['numerical_error'], '.1e')}"
             )
-        lines += [line, *_event_lines(one, "")]
+        lines += [line + _ending(one), *_event_lines(one, ""), *_estimated(one)]
     for one in summary["closed_forms"]:
         apart = ", ".join(
             f"{kind} {one[kind]:.1e}" for kind in ("flow", "descent") if kind in one
@@ -352,6 +360,14 @@ def _cost(run) -> str:
     text = " and ".join(parts) + f" to t = {run['t_end']:g} ({solver}"
     text += f", {stats['steps']} steps"
     return text + (f", {stats['rejected']} rejected)" if stats["rejected"] else ")")
+
+
+def _estimated(run) -> list[str]:
+    """How far the error of a run is known, where it is not to the end."""
+    finer = run["error_stats"]
+    if finer is None or finer["result"] == "successful":
+        return []
+    return [f"error    estimated to t = {finer['t_end']:g} alone{_ending(finer)}"]
 
 
 def _ending(run) -> str:

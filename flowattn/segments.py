@@ -203,7 +203,7 @@ def _drive(
     due, and at the end. Not after a last segment that the limit of steps has cut: such
     a run resumes from before it, as one with a higher limit would have.
     """
-    latest, interrupt = state, _Interrupt()
+    latest, interrupt, asked = state, _Interrupt(), False
     try:
         with interrupt:
             while run.going(latest) and not interrupt.seen:
@@ -213,12 +213,18 @@ def _drive(
                 if checkpoint is not None and run.going(latest) and checkpoint.due():
                     checkpoint.save(latest)
     except KeyboardInterrupt:
-        interrupt.seen = True
-    stopped = interrupt.seen and bool(run.going(latest))
+        if interrupt.seen:  # this is the second
+            raise
+        asked = True
+    stopped = (interrupt.seen or asked) and bool(run.going(latest))
     if checkpoint is not None and stopped:
         checkpoint.save(latest)
     elif checkpoint is not None and latest is not state and run.complete(latest):
         checkpoint.save(latest, finished=True)
+    if interrupt.seen and not stopped:
+        # It came in the last segment: this run is done, but what follows is not to
+        # begin.
+        raise KeyboardInterrupt
     return latest, stopped
 
 

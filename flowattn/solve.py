@@ -20,6 +20,7 @@ from .flows import AbstractFlow, require_flow, require_moving
 from .identity import traced
 from .integrate import Solve, SolveState
 from .observables import Recorder, require_name, require_of_params
+from .paths import path_of
 from .precision import (
     float_dtype,
     highest_precision,
@@ -135,6 +136,7 @@ def solve(
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
     whole = judged(dataclasses.replace(whole, methods=methods(solver, rtol)))
+    folder = None if checkpoint is None else path_of("checkpoint", checkpoint)
 
     def run(scale: float, name: str) -> Trajectory:
         if in_trace:
@@ -144,7 +146,7 @@ def solve(
             whole.at_tolerances(scale),
             limit=max_steps,
             progress=progress,
-            file=None if checkpoint is None else Path(checkpoint) / name,
+            file=None if folder is None else folder / name,
             throw=throw,
         )
 

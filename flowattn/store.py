@@ -84,6 +84,7 @@ def write_runs(
     its root.
     """
     import xarray as xr
+    import zarr
 
     tree = xr.DataTree.from_dict(dict(runs))
     tree.attrs.update(attrs)
@@ -91,8 +92,26 @@ def write_runs(
         group.path: {name: {"compressors": compressors()} for name in group.variables}
         for group in tree.subtree
     }
-    with quiet():
+    # All chunks: one that is gone would read as nothing but fill values.
+    with quiet(), zarr.config.set({"array.write_empty_chunks": True}):
         tree.to_zarr(path, mode="w", consolidated=True, encoding=encoding)
+
+
+def runs_are_whole(path: Path, names: Collection[str]) -> bool:
+    """Whether a store of runs has these groups, and every chunk of its arrays."""
+    import zarr
+
+    try:
+        with quiet():
+            root = zarr.open_group(path, mode="r")
+            members = [member for _, member in root.members(max_depth=None)]
+            arrays = [member for member in members if isinstance(member, zarr.Array)]
+            return set(names) <= set(root.group_keys()) and all(
+                array.nchunks_initialized == array.nchunks and array[...] is not None
+                for array in arrays
+            )
+    except Exception:  # a damaged store may fail in any way
+        return False
 
 
 def compressors() -> tuple[Any, ...]:

@@ -71,7 +71,7 @@ def test_figures_without_their_data_are_skipped(tmp_path, monkeypatch, capsys):
     assert main(["figure", "sst2-sen", "--out", str(out)]) == 2
     assert "sst2-sen: corpus 'sst2' needs" in capsys.readouterr().err
     assert main(["figure", "all", "--data", str(out), "--out", str(out)]) == 2
-    assert "there is no such folder" in capsys.readouterr().err
+    assert "there is no folder" in capsys.readouterr().err
     assert not out.exists()
     reason = missing(FIGURES["sst5-sen"], str(tmp_path))
     assert reason is not None and "there is no folder" in reason

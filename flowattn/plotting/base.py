@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -114,7 +115,8 @@ def reached(run: Trajectory, name: str) -> tuple[np.ndarray, np.ndarray]:
     kept = np.asarray(run.reached)
     values = np.asarray(run.observed[name])[kept]
     values = np.where(np.abs(values) < _LARGEST, values, np.nan)
-    return np.asarray(run.ts)[kept], values.reshape(len(values), -1)
+    entries = math.prod(values.shape[1:])
+    return np.asarray(run.ts)[kept], values.reshape(len(values), entries)
 
 
 def thin(x: np.ndarray, points: int = 25) -> slice:

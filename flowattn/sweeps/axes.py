@@ -4,17 +4,19 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, SupportsFloat
 
 import jax
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, cut, meant, quoted, unknown
 from ..systems import AbstractSystem
 
 # What can be varied of the descent.
 DESCENT = ("learning_rate", "momentum")
+# Values of one axis: they are kept in the attributes of the store.
+_MOST = 10**6
 
 
 class Axis(NamedTuple):
@@ -49,11 +51,14 @@ def axis_of(system: AbstractSystem, name: str, values: Any) -> Axis:
     kind, traced, long_name = _kind(system, name)
     if isinstance(values, str):
         values = _parsed(name, values, kind)
-    elif not isinstance(values, Sequence) and np.ndim(values) != 1:
-        raise InputError(f"axis {name} must be a list of values, got {values!r}")
+    else:
+        values = _listed(name, values)
     values = tuple(_plain(value) for value in values)
     if not values:
         raise InputError(f"axis {name} has no values")
+    for value in values:
+        if not isinstance(value, Hashable):
+            raise InputError(f"axis {name} cannot be {quoted(value)}")
     if len(set(values)) < len(values):
         raise InputError(f"axis {name} has a value twice: {_shown(values)}")
     if traced:
@@ -82,9 +87,29 @@ def _kind(system: AbstractSystem, name: str) -> tuple[Any, bool, str]:
     }
     if name in known:
         return known[name]
-    raise InputError(
-        f"axis {name!r} is unknown; choose from: {', '.join([*fields, *known])}"
-    )
+    raise unknown("axis", name, [*fields, *known])
+
+
+def _listed(name: str, values: Any) -> Sequence[Any]:
+    """Values as a sequence: of arrays of any library, pandas and xarray as NumPy's."""
+    if hasattr(values, "__array__"):
+        values = np.asarray(values)
+        if values.ndim == 1:
+            require_few(f"axis {name}", len(values))
+            return values.tolist()
+    elif isinstance(values, Sequence):
+        try:
+            require_few(f"axis {name}", len(values))
+        except OverflowError:  # a range that is longer than any list
+            raise InputError(f"axis {name} has too many values: {values}") from None
+        return values
+    raise InputError(f"axis {name} must be a list of values, got {quoted(values)}")
+
+
+def require_few(what: str, count: int) -> None:
+    """Raises `InputError` for more values than a sweep keeps in its settings."""
+    if count > _MOST:
+        raise InputError(f"{what} has {quoted(count)} values; at most {_MOST} can be")
 
 
 def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
@@ -100,10 +125,11 @@ def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
             raise ValueError
     except (ValueError, IndexError):
         raise InputError(
-            f"axis {name}={spec} is no spec; write lo:hi:n, lo:hi:n:log or a,b,c"
+            f"axis {name}={cut(spec)} is no spec; write lo:hi:n, lo:hi:n:log or a,b,c"
         ) from None
     if count < 1:
         raise InputError(f"axis {name}={spec} has no values: n must be at least 1")
+    require_few(f"axis {name}", count)
     if count == 1 and low != high:
         raise InputError(
             f"axis {name}={spec}: one value has no two ends; write {low:g}"
@@ -113,7 +139,8 @@ def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
     if spacing == "log" and not (low > 0 and high > 0):
         raise InputError(f"axis {name}={spec} is logarithmic: its ends must be above 0")
     make = np.geomspace if spacing == "log" else np.linspace
-    values = make(low, high, count).tolist()
+    with np.errstate(all="ignore"):  # ends too far apart for their difference
+        values = make(low, high, count).tolist()
     choices = _choices(kind)
     if float in choices or SupportsFloat in choices:
         return values
@@ -153,8 +180,10 @@ def _value(name: str, text: str, kind: Any) -> Any:
             continue
     names = {SupportsFloat: "a number", float: "a number", int: "a whole number"}
     names |= {bool: "true or false", str: "text", type(None): "none"}
-    shown = dict.fromkeys(names.get(c, str(c)) for c in choices)
-    raise InputError(f"axis {name} cannot be {text!r}; choose from: {', '.join(shown)}")
+    allowed = dict.fromkeys(names.get(c, str(c)) for c in choices)
+    meant_one = meant(text, [c for c in choices if isinstance(c, str)])
+    text = f"axis {name} cannot be {quoted(text)}; choose from: {', '.join(allowed)}"
+    raise InputError(text + meant_one)
 
 
 def _plain(value: Any) -> Any:
@@ -166,7 +195,9 @@ def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise InputError(f"axis {name} takes numbers, got {value!r}") from None
+        raise InputError(f"axis {name} takes numbers, got {quoted(value)}") from None
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise InputError(f"axis {name} must have finite values, got {number}")
     return number

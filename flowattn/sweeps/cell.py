@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from ..descend import Optimizer
 from ..ensemble import explicit
-from ..errors import InputError
+from ..errors import unknown
 from ..integrate import Solve
 from ..observables import Recorder
 from ..precision import float_dtype
@@ -113,9 +113,7 @@ def _observed(problem: Problem, how: How) -> dict[str, Any]:
     known = problem.observables
     for name in how.observe or ():
         if name not in known:
-            raise InputError(
-                f"observable {name!r} is unknown; choose from: {', '.join(known)}"
-            )
+            raise unknown("observable", name, known)
     if how.observe is not None:
         return {name: known[name] for name in how.observe}
     shapes = {k: eqx.filter_eval_shape(fn, problem.params) for k, fn in known.items()}

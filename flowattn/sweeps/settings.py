@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -11,11 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..ensemble import explicit
-from ..errors import InputError, require_momentum, require_positive, whole_number
+from ..errors import (
+    InputError,
+    quoted,
+    require_momentum,
+    require_positive,
+    whole_number,
+)
 from ..precision import require_resolved
 from ..systems import AbstractSystem
-from .axes import DESCENT, Axis, axes_of
+from .axes import DESCENT, Axis, axes_of, require_few
 from .cell import Descent, How, time_per_step
+
+# Hours at 10⁵ cells a second.
+_MOST_CELLS = 10**9
+# Each takes seconds to compile.
+_MOST_PROGRAMS = 10**4
+_MOST_OUTPUTS = 10**6
+# What a 32-bit count holds.
+_MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +150,7 @@ def settled(
         optimizer,
     )
     sweep = Sweep(system, axes, numbers, how, data)
+    _require_finite_work(sweep)
     _require_sensible(sweep)
     return sweep
 
@@ -148,6 +164,7 @@ def _seeds(seeds: int | Sequence[Any]) -> tuple[int, ...]:
         count = _whole("seeds", seeds)
         if count < 1:
             raise InputError(f"seeds must be at least 1, got {count}")
+        require_few("seeds", count)
         return tuple(range(count))
     numbers = tuple(_whole("seeds", seed) for seed in seeds)  # pyright: ignore
     for number in numbers:
@@ -197,6 +214,26 @@ def descent_of(system: AbstractSystem, text: str) -> Descent:
     require_positive(learning_rate=rate)
     require_momentum(momentum, name)
     return Descent(name, rate, momentum)
+
+
+def _require_finite_work(sweep: Sweep) -> None:
+    """Raises `InputError` for more cells, programs, outputs or steps than ever end."""
+    how = sweep.how
+    for name, most in (("outputs", _MOST_OUTPUTS), ("max_steps", _MOST_STEPS)):
+        value = getattr(how, name)
+        if value > most:
+            raise InputError(f"{name} must be at most {most}, got {quoted(value)}")
+    cells = math.prod(sweep.shape)
+    if cells > _MOST_CELLS:
+        raise InputError(
+            f"a sweep has at most {_MOST_CELLS:.0e} cells, not {cells:.0e}"
+        )
+    programs = math.prod(len(axis.values) for axis in sweep.axes if not axis.traced)
+    if programs > _MOST_PROGRAMS:
+        raise InputError(
+            f"axes of fields that are fixed in a program ask for {programs:.0e} "
+            f"programs; at most {_MOST_PROGRAMS} can be"
+        )
 
 
 def _require_sensible(sweep: Sweep) -> None:

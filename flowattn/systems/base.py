@@ -1,6 +1,8 @@
 """System and Problem: one paper's setting, and one instance of it."""
 
 import abc
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ..errors import InputError
+from ..errors import InputError, quoted
 from ..flows import AbstractFlow, GradientFlow, SwitchedFlow
 from ..laws import Law
 from ..losses import AbstractBatchLoss
@@ -20,6 +22,9 @@ from ..trajectory import Trajectory
 
 # Longer observables are in the data set, not in the summary.
 _LONGEST_IN_SUMMARY = 100
+# Sizes of arrays are no larger: of two that are, XLA ends the process where it takes
+# their product.
+_MOST = 10**8
 
 
 class Then(NamedTuple):
@@ -167,6 +172,14 @@ class AbstractSystem(eqx.Module):
     name: ClassVar[str]
     citation: ClassVar[str]
     example: ClassVar[str] = ""  # flags of a run that says something
+
+    def __check_init__(self):
+        for field in dataclasses.fields(self):
+            value, name = getattr(self, field.name), field.name
+            if isinstance(value, int) and abs(value) > _MOST:
+                raise InputError(f"{name} must be at most {_MOST}, got {quoted(value)}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name} must be finite, got {value}")
 
     @property
     def defaults(self) -> Defaults:

@@ -98,6 +98,7 @@ class Copying(AbstractSystem):
     """LSTM: how many to train of each task, a seed each; None: what its size says."""
 
     def __check_init__(self):
+        super().__check_init__()  # before numbers of sequences are worked out
         require_choice("scores", self.scores, ("free", "factorised"))
         require_choice("model", self.model, ("free", "lstm"))
         require_choice("size", self.size, ("quick", "paper", None))
@@ -143,11 +144,16 @@ class Copying(AbstractSystem):
 
     def _require_few(self):
         """Raises `InputError` where there are too many sequences to go through."""
-        count = self.task.count
-        if self.sequences is None and count > _MOST_SEQUENCES:
+        task = self.task
+        # log₁₀ m!/(m − n)!: the number itself may have millions of digits.
+        power = math.lgamma(task.vocabulary + 1)
+        power -= math.lgamma(task.vocabulary - task.length + 1)
+        power /= math.log(10)
+        if self.sequences is None and power > math.log10(_MOST_SEQUENCES) + 1e-6:
+            count = f"{10 ** (power % 1):.1f}e+{int(power):02d}"
             raise InputError(
-                f"there are {count:.1e} sequences of {self.task.length} of "
-                f"{self.task.vocabulary} words, too many for the exact expectation "
+                f"there are {count} sequences of {task.length} of "
+                f"{task.vocabulary} words, too many for the exact expectation "
                 f"(at most {_MOST_SEQUENCES:,}): draw some with --sequences, or use "
                 "--reduced"
             )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
+from ..paths import is_there, path_of
 from .images import ImageSet
 from .pickles import read_pickle
 
@@ -40,12 +41,12 @@ def cifar10(data: str | None) -> ImageSet:
     data = data or os.environ.get("FLOWATTN_DATA")
     if data is None:
         raise InputError("CIFAR-10 needs --data, the folder of its files")
-    root = Path(data)
+    root = path_of("data", data)
     folders = [root] + [root / f"cifar-10-batches-{kind}" for kind in ("py", "bin")]
     for folder in [*folders, root / "cifar10"]:
         for reader, names in _LAYOUTS:
             files = [folder / name for name in names]
-            if all(file.is_file() for file in files):
+            if all(is_there(file) and file.is_file() for file in files):
                 return _read(reader, files)
     names = "data_batch_1 to 5 and test_batch (python or .bin), or cifar10.npz"
     raise InputError(f"no CIFAR-10 in {root}: it should hold {names}")

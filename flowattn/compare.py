@@ -185,6 +185,11 @@ def _observable_gap(name, ours, theirs, finest, scale: Scale) -> ObservableGap:
     sizes = np.where(np.isfinite(ours), np.abs(ours), 0.0)
     sizes = sizes.reshape(len(sizes), -1).max(axis=1, initial=0.0)
     if scale == "local":
+        if finest is not None:
+            # Dips are dips in the unit of the gap.
+            unit = np.where(sizes > 0, sizes, 1.0)
+            wide = unit.reshape(-1, *[1] * (ours.ndim - 1))
+            error = unit * _over_entries(_error(ours / wide, finest / wide))
         return ObservableGap(absolute, sizes, error)
     size = float(sizes.max())
     return ObservableGap(absolute, size if size > 0 else 1.0, error)

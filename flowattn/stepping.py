@@ -75,7 +75,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     - ends the segment (as diffrax's events do) after `pause` steps, where local time
       no longer resolves a step, and where the method does not fit.
 
-    `span` is the time of the whole solve, `left` that from the start of the segment,
+    `span` is the time of the whole solve, `longest` the longest step, `left` that from the start of the segment,
     `first` the steps tried before it, `events` how many are looked for. The field's
     arguments begin with the time that has elapsed before the segment.
     """
@@ -84,6 +84,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     atol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
     norm: Callable[[PyTree], Float[Array, ""]] = eqx.field(static=True)
     span: Float[Array, ""]
+    longest: Float[Array, ""]
     left: Float[Array, ""]
     first: Int[Array, ""]
     max_steps: Int[Array, ""]
@@ -107,7 +108,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         # A start at which the field is not finite has no step to offer.
         step = end - t0
         usable = jnp.isfinite(step) & (step > 0)
-        step = jnp.where(usable, jnp.minimum(step, self.span), 1e-3 * self.span)
+        step = jnp.where(usable, jnp.minimum(step, self.longest), 1e-3 * self.span)
         none = jnp.array(0)
         # Choosing the first step takes two evaluations.
         state = ControlState(
@@ -144,6 +145,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         start = jnp.where(lost, t0, start)
         end = jnp.where(lost, t0 + SHORTENED * (t1 - t0), end)
         pid = jax.tree.map(lambda new, old: jnp.where(lost, old, new), pid, state.pid)
+        end = jnp.minimum(end, start + self.longest)
         start, step = jnp.asarray(start), jnp.asarray(end - start)
         tried = state.tried + 1
         unfit = jnp.maximum(state.unfit + jnp.where(made.unfit > 0, 1, -1), 0)

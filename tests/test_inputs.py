@@ -2,6 +2,7 @@
 
 from inspect import unwrap
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -66,7 +67,9 @@ def test_the_error_of_counts_is_a_number():
         name: ~x if x.dtype == bool else x + jnp.ones((), x.dtype)
         for name, x in run.observed.items()
     }
-    finer = fa.Trajectory(**{**vars(run), "observed": less, "saved": jnp.array(50)})
+    finer = eqx.tree_at(
+        lambda run: (run.observed, run.saved), run, (less, jnp.array(50))
+    )
     error = run.with_finer(finer).error
     for name, values in error.items():
         assert jnp.issubdtype(values.dtype, jnp.floating), name

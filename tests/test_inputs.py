@@ -2,6 +2,7 @@
 
 from inspect import unwrap
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -21,12 +22,12 @@ def bowl(x):
 # More than single precision counts to, less than nothing, and what is no number.
 BIG = 2**24 + 1
 SEEN = {
-    "complex": (lambda x: jax.lax.complex(x[0], -2 * x[0]), jnp.complex64),
+    "plane": (lambda x: jax.lax.complex(x[0], -2 * x[0]), jnp.complex64),
     "count": (lambda x: jnp.array(BIG, jnp.int32), jnp.int32),
-    "long": (lambda x: jnp.array([2**53 + 1, -1], jnp.int64), jnp.int64),
-    "byte": (lambda x: jnp.array(250, jnp.uint8), jnp.uint8),
+    "wide": (lambda x: jnp.array([2**53 + 1, -1], jnp.int64), jnp.int64),
+    "small": (lambda x: jnp.array(250, jnp.uint8), jnp.uint8),
     "yes": (lambda x: x[0] > 0, jnp.bool_),
-    "double": (lambda x: jnp.array(1 / 3, jnp.float64), jnp.float64),
+    "third": (lambda x: jnp.array(1 / 3, jnp.float64), jnp.float64),
 }
 OBSERVE = {name: fn for name, (fn, _) in SEEN.items()}
 
@@ -55,9 +56,9 @@ def test_records_keep_their_dtype(run):
     for name, (_, dtype) in SEEN.items():
         assert found.observed[name].dtype == dtype, name
     last = {name: np.asarray(rows)[-1] for name, rows in found.observed.items()}
-    assert abs(last["complex"] - (1 - 2j) * float(found.params[0])) < 1e-6
-    assert last["count"] == BIG and last["long"].tolist() == [2**53 + 1, -1]
-    assert last["byte"] == 250 and last["yes"] and last["double"] == 1 / 3
+    assert abs(last["plane"] - (1 - 2j) * float(found.params[0])) < 1e-6
+    assert last["count"] == BIG and last["wide"].tolist() == [2**53 + 1, -1]
+    assert last["small"] == 250 and last["yes"] and last["third"] == 1 / 3
 
 
 def test_the_error_of_counts_is_a_number():
@@ -66,15 +67,17 @@ def test_the_error_of_counts_is_a_number():
         name: ~x if x.dtype == bool else x + jnp.ones((), x.dtype)
         for name, x in run.observed.items()
     }
-    finer = fa.Trajectory(**{**vars(run), "observed": less, "saved": jnp.array(50)})
+    finer = eqx.tree_at(
+        lambda run: (run.observed, run.saved), run, (less, jnp.array(50))
+    )
     error = run.with_finer(finer).error
     for name, values in error.items():
         assert jnp.issubdtype(values.dtype, jnp.floating), name
         np.testing.assert_allclose(values[:50], 1.0, rtol=1e-6)
-    assert np.all(np.isnan(error["byte"][50:]))
+    assert np.all(np.isnan(error["small"][50:]))
     # Of many runs at once, too.
     many = jax.tree.map(lambda x: jnp.stack([x, x]), run.with_finer(finer))
-    np.testing.assert_array_equal(many.error["byte"][1], error["byte"])
+    np.testing.assert_array_equal(many.error["small"][1], error["small"])
     np.testing.assert_array_equal(many.reached, np.ones((2, 101), bool))
 
 
@@ -82,7 +85,7 @@ def test_what_was_not_reached_of_a_count_is_0():
     run = segments(jnp.ones(1), observe=OBSERVE, max_steps=2, throw=False)
     assert 0 < run.saved < 101
     assert np.all(run.observed["count"][run.saved :] == 0)
-    assert np.all(np.isnan(run.observed["complex"][run.saved :]))
+    assert np.all(np.isnan(run.observed["plane"][run.saved :]))
 
 
 def test_keys_that_are_observed_are_refused():

@@ -136,7 +136,7 @@ def _result(client: Any, future: Any, where: str) -> Done:
     Raises `InputError` where its worker could not run it, or died of it.
     """
     from distributed import KilledWorker
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     try:
         return Done(*future.result())

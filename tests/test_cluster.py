@@ -128,7 +128,10 @@ def test_results_are_gathered():
             distributed.KilledWorker("c", SimpleNamespace(address="tcp://a:1"), 3),
             "4 workers died one after the other of the same chunk.*tcp://a:1",
         ),
-        (distributed.comm.CommClosedError("in <TCP"), "the scheduler at X has gone"),
+        (
+            distributed.comm.core.CommClosedError("in <TCP"),
+            "the scheduler at X has gone",
+        ),
         (CancelledError(), "the scheduler at X has dropped the chunks"),
         (InputError("cannot write to a: No space left"), "No space left"),
     ],

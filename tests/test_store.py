@@ -1,27 +1,23 @@
 """Stores of sweeps: what is gone, damaged, half-made, forged, moved or another's."""
 
-import errno
 import json
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import xarray as xr
 from zarr.codecs import ZstdCodec
 
-import flowattn as fa
-from flowattn import cellstore, dealing, store
+from flowattn import cellstore, store
 from flowattn.cellstore import CellStore, DamagedError, existing
-from flowattn.cli import main
 from flowattn.description import MARKER, Array, Grid
 from flowattn.errors import InputError
 from flowattn.folders import folder_at
 from flowattn.owner import owned
-from flowattn.sweeps import opened_dataset, run
+from flowattn.sweeps import opened_dataset
 
 # Two chunks along the first axis, three along the second, the last ones cut short.
 GRID = Grid(("a", "b", "seed"), (4, 5, 1), (2, 2, 1))
@@ -370,121 +366,6 @@ def test_runs_carry_checksums(tmp_path):
         flip(file)
 
 
-# The commands.
-
-COMMAND = ["sweep", "focus", "--reduced", "--vary", "start_mu=-2:2:30", "--vary"]
-COMMAND += ["start_nu=-3:3:20", "--t1", "10", "--rtol", "1e-3"]
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    """A store of a sweep, of which tests take copies."""
-    place = tmp_path_factory.mktemp("sweep") / "whole.zarr"
-    assert main([*COMMAND, "--out", str(place)]) == 0
-    return place, xr.open_zarr(place).load()
-
-
-@pytest.fixture
-def sweep(swept, tmp_path):
-    return Path(shutil.copytree(swept[0], tmp_path / "b.zarr"))
-
-
-def command(sweep):
-    return [*COMMAND, "--out", str(sweep)]
-
-
-def test_the_same_command_computes_again_what_is_damaged(sweep, swept, capsys):
-    mu, result = sorted((sweep / "mu").glob("c.*")), (sweep / MARKER).glob("c.*")
-    kept = mu[1].stat().st_mtime_ns
-    for spoil, file in zip(SPOILT, [mu[0], mu[2], min(result)], strict=False):
-        spoil(file)
-        with pytest.warns(UserWarning, match=f"1 of 4 .*{file.name}.*computed again"):
-            assert main(command(sweep)) == 0
-        xr.testing.assert_identical(xr.open_zarr(sweep).load(), swept[1])
-    assert mu[1].stat().st_mtime_ns == kept
-    assert main(command(sweep)) == 0  # and nothing more is said
-
-
-def test_plots_of_damaged_stores_are_refused(sweep, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
-    files = sorted((sweep / "loss").glob("c.*"))
-    for file in files[:2]:
-        flip(file)
-    assert main(["plot", str(sweep)]) == 2
-    line = capsys.readouterr().err
-    assert all(file.name in line for file in files[:2]) and line.count("\n") == 1
-    files[0].unlink()
-    assert main(["plot", str(sweep)]) == 2
-    line = capsys.readouterr().err
-    assert f"loss/{files[0].name}" in line and line.count("\n") == 1
-    assert not list(tmp_path.glob("*.png"))
-
-
-def test_a_full_disk_is_one_line_and_loses_nothing(sweep, swept, monkeypatch, capsys):
-    shutil.rmtree(sweep)
-    count, put = 0, cellstore._Rooted.set
-
-    async def full(self, key, value):
-        nonlocal count
-        count += "/c." in key
-        if count > 25:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        await put(self, key, value)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cellstore._Rooted, "set", full)
-        capsys.readouterr()
-        assert main(command(sweep)) == 2
-    *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("flowattn: cannot write") and "No space left" in line
-    assert main(command(sweep)) == 0
-    xr.testing.assert_equal(xr.open_zarr(sweep).load(), swept[1])
-
-
-def again(sweep, progress):
-    system = fa.systems.Focus(reduced=True)
-    vary = {"start_mu": "-2:2:30", "start_nu": "-3:3:20"}
-    how = dict(t1=10.0, rtol=1e-3, progress=progress)
-    return fa.sweep(system, vary, out=sweep, **how)
-
-
-def test_a_store_that_is_moved_or_removed_in_mid_sweep(sweep, swept, tmp_path):
-    """One line, nothing appears at the old place, and the new one is gone on with."""
-    shutil.rmtree(sweep)
-    monkey = []
-
-    def away(_):
-        if not monkey:
-            monkey.append(sweep.rename(tmp_path / "new.zarr"))
-
-    with pytest.raises(InputError, match="was moved or removed while it was written"):
-        again(sweep, away)
-    assert not sweep.exists()
-    # Its owner lives: this process.
-    with pytest.raises(InputError, match="is being written by"):
-        again(tmp_path / "new.zarr", None)
-
-
-def test_a_second_sweep_at_once_is_refused(sweep, swept, monkeypatch):
-    # One chunk after the other: of four, two have not been begun at the first word.
-    monkeypatch.setattr(dealing, "places", lambda: jax.devices()[:1])
-    shutil.rmtree(sweep)
-    told = []
-
-    def second(_):
-        if told:
-            return
-        with pytest.raises(InputError, match="is being written by process") as raised:
-            again(sweep, None)
-        told.append(str(raised.value))
-
-    found = again(sweep, second)
-    assert str(sweep) in told[0]
-    xr.testing.assert_equal(found.load(), swept[1])
-    assert not (sweep / ".owner").exists()
-
-
 def test_chunks_that_hold_nothing_are_written_by_all_threads(tmp_path):
     """Each opens the arrays for itself."""
     folder = folder_at(tmp_path / "a.zarr")
@@ -496,36 +377,3 @@ def test_chunks_that_hold_nothing_are_written_by_all_threads(tmp_path):
             list(pool.map(cells.write, [0, 3], [zeros, zeros]))
         assert existing(folder).gone() == {}
         folder.remove("")
-
-
-def test_other_code_that_goes_on_is_said(sweep, monkeypatch):
-    min((sweep / MARKER).glob("c.*")).unlink()
-    monkeypatch.setattr(run, "source_hash", lambda: "0" * 64)
-    with pytest.warns(UserWarning, match="was begun by other code.*flowattn is"):
-        again(sweep, None)
-
-
-def test_stores_that_are_links_and_homes(sweep, swept, tmp_path, monkeypatch):
-    (tmp_path / "target").mkdir()
-    (tmp_path / "link.zarr").symlink_to(tmp_path / "target")
-    again(tmp_path / "link.zarr", None)
-    assert (tmp_path / "target" / "zarr.json").exists()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    xr.testing.assert_equal(again("~/link.zarr", None).load(), swept[1])
-    monkeypatch.chdir(tmp_path)
-    assert main(["plot", "~/link.zarr", "--out", "x.png"]) == 0
-
-
-def test_a_store_that_may_only_be_read(sweep, monkeypatch):
-    """The same command does nothing, and needs to write nothing."""
-
-    def refused(*_):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    for name in ("create", "write", "remove"):
-        monkeypatch.setattr(type(folder_at(sweep)), name, refused)
-    monkeypatch.setattr(cellstore._Rooted, "set", refused)
-    assert again(sweep, None).mu.notnull().all()
-    (sweep / "mu").rename(sweep / "nu2")
-    with pytest.raises(InputError, match="mu/zarr.json is gone"):
-        again(sweep, None)

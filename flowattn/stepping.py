@@ -176,14 +176,16 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
 
     @staticmethod
     def smallest(elapsed: Float[Array, ""]) -> Float[Array, ""]:
-        """The step that no longer moves a `Time`: it resolves eps² of itself.
+        """The step that no longer moves a `Time` as it should: that resolves eps² of
+        itself, and a step is to be resolved to √eps.
 
         So a transient may be shorter than the spacing of the time at which it comes,
         and a blow-up is met after some hundred steps: by x' = x² they shrink by a
         constant factor each.
         """
         finfo = jnp.finfo(elapsed.dtype)
-        return jnp.maximum(float(finfo.eps) ** 2 * elapsed, float(finfo.tiny))
+        smallest = float(finfo.eps) ** 1.5
+        return jnp.maximum(smallest * elapsed, float(finfo.tiny))
 
     @staticmethod
     def _events(state, keep, elapsed, made) -> tuple[Array, Array]:

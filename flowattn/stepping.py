@@ -16,6 +16,9 @@ from .solvers import SHORTENED, remembered, turns
 # its interval to the end, and after a rejection tries half of what is left, again
 # and again; a step above 200 spacings never meets that.
 _SPACINGS = 200
+# A place that is not finite is found to this share of the time reached: closer to it
+# where it lies is a matter of rounding.
+_PLACED = 1e-14
 # A method gives way to the other after so many more steps that do not suit it than
 # steps that do, and twice as many each time the other has given way in turn.
 _UNFIT_STEPS = 5
@@ -158,7 +161,9 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         if self.changeable:
             ends |= unfit >= self.most_unfit(state.changes)
         result = codes.where(going & ends, codes.event_occurred, result)
-        ends = (step <= self.smallest(args[0] + start)) | (made.stuck > 0)
+        elapsed = args[0] + start
+        ends = (step <= self.smallest(elapsed)) | (made.stuck > 0)
+        ends |= lost & (step <= _PLACED * elapsed)
         result = codes.where(going & ends, codes.dt_min_reached, result)
         stop = going & (tried >= self.max_steps)
         result = codes.where(stop, codes.max_steps_reached, result)
@@ -178,14 +183,16 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
 
     @staticmethod
     def smallest(elapsed: Float[Array, ""]) -> Float[Array, ""]:
-        """The step that no longer moves a `Time`: it resolves eps² of itself.
+        """The step that no longer moves a `Time` as it should: that resolves eps² of
+        itself, and a step is to be resolved to √eps.
 
         So a transient may be shorter than the spacing of the time at which it comes,
         and a blow-up is met after some hundred steps: by x' = x² they shrink by a
         constant factor each.
         """
         finfo = jnp.finfo(elapsed.dtype)
-        return jnp.maximum(float(finfo.eps) ** 2 * elapsed, float(finfo.tiny))
+        smallest = float(finfo.eps) ** 1.5
+        return jnp.maximum(smallest * elapsed, float(finfo.tiny))
 
     @staticmethod
     def _events(state, keep, elapsed, made) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
 """Trajectory: what a run leaves behind."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -13,9 +13,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .datasets import from_dataset, to_dataset
 from .observables import Label
 from .sources import Source
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
@@ -170,7 +167,7 @@ class Trajectory(eqx.Module):
         rows = jnp.arange(self.ts.shape[-1])
         return rows.reshape((1,) * (saved.ndim - 1) + rows.shape) < saved
 
-    def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
+    def to_dataset(self, parameters: bool = True) -> Any:
         """An xarray data set, for zarr and NetCDF; `from_dataset` reads it back.
 
         - observables by their names, with dims, units and long names, and their

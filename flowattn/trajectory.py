@@ -1,6 +1,6 @@
 """Trajectory: what a run leaves behind."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -14,9 +14,6 @@ from .datasets import from_dataset, to_dataset
 from .errorbar import without_dips
 from .observables import Label
 from .sources import Source
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
@@ -222,7 +219,7 @@ class Trajectory(eqx.Module):
         # An error cannot be tied to random keys.
         return eqx.combine(keys, self.result.error_if(rest, failed))
 
-    def to_dataset(self, parameters: bool = True) -> "xr.Dataset":
+    def to_dataset(self, parameters: bool = True) -> Any:
         """An xarray data set, for zarr and NetCDF; `from_dataset` reads it back.
 
         - observables by their names, with dims, units and long names, and their

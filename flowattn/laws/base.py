@@ -133,6 +133,12 @@ def _each(fn: Callable[..., Array], axes: tuple[int | None, ...]) -> Callable:
     return eqx.filter_jit(fn)
 
 
+class _NotObserved(InputError, KeyError):
+    """A run lacks a law: wrong input, and a name that is not found."""
+
+    __str__ = Exception.__str__  # a KeyError's would be in quotes
+
+
 def _observed_as(law: Law, trajectory: Trajectory) -> str:
     """The name under which a run observed a law; `InputError` where it did not."""
     labels = {k: x for k, x in trajectory.labels if k in trajectory.scales}
@@ -144,7 +150,7 @@ def _observed_as(law: Law, trajectory: Trajectory) -> str:
     if law.name in like or len(like) == 1:
         return law.name if law.name in like else like[0]
     seen = f"it observed the laws {', '.join(labels)}" if labels else "nor any other"
-    raise InputError(
+    raise _NotObserved(
         f"the run did not observe the law {law.name!r}, {seen}; pass it in `observe`, "
         "under its own name"
     )

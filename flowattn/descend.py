@@ -147,7 +147,8 @@ def descend(
         run = run.raised(failed | (run.result == RESULTS.senseless_input))
     if in_trace:
         return run
-    how = optimizer, learning_rate, momentum, time_per_step
+    inertia = 0.0 if momentum is None else momentum
+    how = optimizer, learning_rate, inertia, time_per_step
     return run.of(source_of_descent(loss, rates, then, *how))
 
 

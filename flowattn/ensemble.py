@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .dealing import deal
-from .errors import InputError, whole_number
+from .errors import InputError, require_positive, whole_number
 from .flows import AbstractFlow, others, require_flow, require_moving
 from .identity import traced
 from .integrate import Solve

@@ -371,15 +371,19 @@ def _estimated(run) -> list[str]:
 
 
 def _ending(run) -> str:
-    return {
-        "successful": "",
-        "out_of_patience": "; stopped, out of patience",
-        "interrupted": "; interrupted",
-        "max_steps_reached": "; out of steps (stiff, or sliding on a kink?), "
-        "--max-steps allows more",
-        "loss_nonfinite": f"; the loss became non-finite after t = {run['t_end']:g}",
-        "blow_up": f"; the flow blows up or stalls after t = {run['t_end']:g}",
-    }.get(run["result"], f"; {run['result']}")
+    found = _ENDINGS.get(run["result"], f"; {run['result']}")
+    return found.format(t_end=run["t_end"]) if "t_end" in found else found
+
+
+_ENDINGS = {
+    "successful": "",
+    "out_of_patience": "; stopped, out of patience",
+    "interrupted": "; interrupted",
+    "max_steps_reached": "; out of steps (stiff, or sliding on a kink?), "
+    "--max-steps allows more",
+    "loss_nonfinite": "; the loss became non-finite after t = {t_end:g}",
+    "blow_up": "; the flow blows up or stalls after t = {t_end:g}",
+}
 
 
 _OBSERVABLE_HEADS: tuple[str, ...] = (

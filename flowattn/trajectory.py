@@ -293,7 +293,7 @@ def _is_keys(leaf: Any) -> bool:
     return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
 
 
-def _apart(ours: Array, theirs: Array, known: Bool[Array, "..."]) -> Array:
+def _apart(ours: Any, theirs: Any, known: Bool[Array, "..."]) -> Any:
     """|ours − theirs|; of counts, which have no nan, only where both are known."""
     if jnp.issubdtype(ours.dtype, jnp.inexact):
         return jnp.abs(ours - theirs)
@@ -306,7 +306,7 @@ def _apart(ours: Array, theirs: Array, known: Bool[Array, "..."]) -> Array:
     return jnp.where(known, (larger - smaller).astype(real), jnp.nan)
 
 
-def _between(one: Array, other: Array) -> Array:
+def _between(one: Any, other: Any) -> Any:
     """How far two times are apart, nan where one never was."""
     never = jnp.isnan(one) | jnp.isnan(other)
     apart = jnp.abs(jnp.where(never, 0.0, one) - jnp.where(never, 0.0, other))

@@ -319,7 +319,7 @@ def test_axes_and_seeds_of_any_sequence():
         (["--vary", "solver=tsit5,rkc"], "'rkc'; choose from: tsit5, dopri8"),
         (["--vary", "rtol=1e-3,2"], "rtol must be below 1, got 2"),
         (["--observe", "speed"], "observable 'speed' is unknown; choose from: loss"),
-        (["--workers", "0"], "workers must be positive"),
+        (["--workers", "0"], "workers must be from 1 to 1024"),
         (
             ["--vary", "start_mu=0:1:2", "--vary", "start_mu=0:1:3"],
             "gives start_mu twice",

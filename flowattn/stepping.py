@@ -78,9 +78,10 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     - ends the segment (as diffrax's events do) after `pause` steps, where local time
       no longer resolves a step, and where the method does not fit.
 
-    `span` is the time of the whole solve, `longest` the longest step, `left` that from the start of the segment,
-    `first` the steps tried before it, `events` how many are looked for. The field's
-    arguments begin with the time that has elapsed before the segment.
+    `span` is the time of the whole solve, `longest` the longest step, `left` the time
+    from the start of the segment, `first` the steps tried before it, `events` how many
+    are looked for. The field's arguments begin with the time that has elapsed before
+    the segment.
     """
 
     rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -147,6 +147,9 @@ def test_the_table_of_a_summary():
             {
                 "name": "small",
                 "kind": "exact",
+                "result": "successful",
+                "t_end": 2.5,
+                "error_stats": None,
                 "defect": 1e-16,
                 "max_relative": 3e-6,
                 "numerical_error": None,

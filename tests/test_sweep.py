@@ -14,6 +14,7 @@ import zarr
 
 import flowattn as fa
 from flowattn.cli import main
+from flowattn.errorbar import without_dips
 from flowattn.errors import InputError
 from flowattn.systems import Focus, TopicWords
 from flowattn.trajectory import OUTCOMES
@@ -95,9 +96,9 @@ def test_outputs_over_time_and_their_errors():
     exact = found.start.values[:, None] * np.exp(-found.time.values)
     apart = np.abs(found.x.values[:, 0] - exact)
     assert np.all(apart <= 10 * RTOL * exact)
-    # The estimate is nearly the whole error.
-    seen = found.x_error.values[:, 0, 1:]
-    assert np.all(seen > 0.5 * apart[:, 1:]) and np.all(seen < 2 * apart[:, 1:] + 1e-15)
+    # The estimate is nearly all of the error, where that does not dip.
+    seen, wide = found.x_error.values[:, 0, 1:], without_dips(apart, 1)[:, 1:]
+    assert np.all(seen > 0.5 * apart[:, 1:]) and np.all(seen < 2 * wide + 1e-15)
 
 
 def test_times_of_events_have_errors():

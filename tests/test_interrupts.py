@@ -77,7 +77,8 @@ def same(one, other):
     """Whether two folders hold the same numbers."""
     left, right = summary(one), summary(other)
     for name in ("provenance", "files"):
-        left.pop(name), right.pop(name)
+        for found in (left, right):
+            del found[name]
     assert left == right
     trees = [
         xr.open_datatree(f / "trajectory.zarr", engine="zarr") for f in (one, other)

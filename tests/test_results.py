@@ -115,6 +115,7 @@ def test_the_table_of_a_summary():
     summary = {
         "system": "demo",
         "config": {"seed": 3, "precision": "float64"},
+        "outcomes": {"descent": "loss_nonfinite", "sharpness": "successful"},
         "flow": None,
         "descent": {
             "result": "loss_nonfinite",

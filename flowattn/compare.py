@@ -17,7 +17,7 @@ from .trajectory import Trajectory
 
 # Times within this of each other, relatively, are one.
 _SAME_TIME = 1e-6
-# Paths of parameters are compared in blocks of about so many numbers.
+# Paths of parameters are compared in blocks of about this many numbers.
 _BLOCK = 2**20
 
 NO_ERROR = "the flow was solved without error=True, so its numerical error is unknown"

@@ -91,13 +91,13 @@ class Descent(AbstractRun[DescentState]):
                 sorted(self.recorder.observe),
                 Computed(self.recorder, (self.params,)),
             ),
-            "the update": self.computed,
+            "the update": Computed(self.step, (eqx.filter_eval_shape(self.begin),)),
         }
 
     @property
     def computed(self) -> Computed:
-        """A step: loss, optimizer and validation loss."""
-        return Computed(self.step, (eqx.filter_eval_shape(self.begin),))
+        """What functions of the user's compute, in a first step."""
+        return Computed(lambda: self.step(self.begin()), ())
 
     def whole(self, arrays: PyTree) -> PyTree:
         """The parameters, with what does not move of them."""

@@ -6,7 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-# A gap counts where it is so many times the numerical error in it.
+# A gap counts where it is this many times the numerical error in it.
 _RESOLVED = 2.0
 # A gap beyond this share of an observable's largest value counts as a departure.
 DEPARTURE = 0.05

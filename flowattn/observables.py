@@ -145,7 +145,7 @@ class Recorder(eqx.Module):
         return Record(values, scales, arrays if self.save_params else None)
 
 
-# Integers in pieces of so many bits are exact in both precisions.
+# Integers in pieces of this many bits are exact in both precisions.
 _BITS = 16
 
 

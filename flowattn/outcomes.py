@@ -10,7 +10,7 @@ from .store import runs_are_whole
 from .trajectory import Trajectory
 
 NOT_BEGUN, SUCCESSFUL, UNDEFINED = "not begun", "successful", "undefined"
-# Ends of a part that can be gone on with.
+# Ends of a part that can be resumed.
 UNFINISHED = ("interrupted", "max_steps_reached", NOT_BEGUN)
 # Ends that leave nothing to be desired.
 _WELL = (SUCCESSFUL, "out_of_patience")
@@ -47,7 +47,7 @@ def status(outcomes: dict[str, str]) -> int:
 
 
 def unfinished(outcomes: dict[str, str]) -> bool:
-    """Whether there is a part that can be gone on with."""
+    """Whether there is a part that can be resumed."""
     return any(end in UNFINISHED for end in outcomes.values())
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import flowattn as fa
 from flowattn.tasks import TextTask, cifar10
 
-# What a file may make a reader take: so much, and so many times its size.
+# What a file may make a reader take, in bytes: FREE, and TIMES its size.
 FREE, TIMES = 64 * 2**20, 50
 
 _KEY = jr.key(0)

@@ -96,7 +96,7 @@ def again(sweep, progress):
 
 
 def test_a_store_that_is_moved_or_removed_in_mid_sweep(sweep, swept, tmp_path):
-    """One line, nothing appears at the old place, and the new one is gone on with."""
+    """One line, nothing appears at the old place, and the new one is resumed."""
     shutil.rmtree(sweep)
     monkey = []
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-# How many open marks and keys there may be: a batch of images has some five. So many
-# containers, too, and one for each _EACH bytes: an empty list takes one byte of a
-# pickle and 64 of memory, a name of Python 3 by protocol 2 two tuples and 35 bytes.
+# How many open marks and keys there may be: a batch of images has some five. The same
+# bound holds for containers, with one more for each _EACH bytes: an empty list takes
+# one byte of a pickle and 64 of memory, a name of Python 3 by protocol 2 two tuples and
+# 35 bytes.
 _MOST, _EACH = 100, 8
 
 

@@ -21,8 +21,8 @@ NAMED_CORPORA = ("sst2", "sst5")
 _ROLES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 _PADDING_WORD = "<padding>"
 _MAX_WORDS = 5_000  # in a sentence: every sentence is padded to the longest
-# How many places sentences may be padded to: so many, and more for each character of
-# all words. A place takes some ten bytes.
+# How many places sentences may be padded to: a free number, and more for each
+# character of all words. A place takes some ten bytes.
 _FREE_PLACES, _PLACES = 2**22, 5
 # Marks on one letter, as the Unicode Standard's stream-safe text has them (UAX 15);
 # to put n in order takes n² steps.

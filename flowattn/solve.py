@@ -244,7 +244,7 @@ def judged(whole: Solve) -> Solve:
 def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
     """The solve as one traced program, not yet `marked`."""
     if isinstance(max_steps, int):
-        # Reverse mode holds the root of this number of states, and counts them in 32 bits.
+        # Reverse mode holds the root of their number, and counts them in 32 bits.
         max_steps = min(max_steps, 2**31 - 1)
 
     def segment(state: SolveState) -> SolveState:

@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 
 from .errors import InputError
 from .identity import UnidentifiedError, digest
+from .paths import is_there
 from .provenance import provenance, source_hash
 
 # Saving may take this share of the time.
@@ -46,6 +47,7 @@ class Checkpoint:
     parts: dict[str, Any]
 
     def __post_init__(self):
+        self._require_place()
         self._saved = 0.0
         self._cost = 0.0
         self._digests = {}
@@ -60,6 +62,16 @@ class Checkpoint:
         where = provenance("")
         self._origin = {k: where[k] for k in ("versions", "platform", "device")}
         self._origin["sources"] = source_hash()
+
+    def _require_place(self) -> None:
+        """Raises `InputError` where no file can be written, before anything is run."""
+        there = self.path.parent
+        while not is_there(there) and there != there.parent:
+            there = there.parent
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise InputError(
+                f"cannot write {self.path}: {there} is no folder that may be written to"
+            )
 
     def load(self, like: State) -> State | None:
         """The state in the file, of the structure and shapes of `like`; None where

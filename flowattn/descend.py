@@ -22,7 +22,7 @@ from .errors import (
     whole_number,
 )
 from .flows import require_moving, settled_rates
-from .identity import traced
+from .identity import by_identity, traced
 from .observables import Recorder
 from .optimizers import Optimizer, require_optimizer
 from .paths import path_of
@@ -116,7 +116,7 @@ def descend(
             f"validate_from must be from 0 to {steps - 1}, got {validate_from}"
         )
     whole = Descent(
-        loss,
+        by_identity(loss),
         params,
         None if rate is None else jnp.asarray(rate, dtype),
         None if momentum is None else jnp.asarray(momentum, dtype),
@@ -125,7 +125,7 @@ def descend(
         settled_rates(rates),
         _settled_switch(then),
         Recorder(observe, save_params),
-        validation,
+        by_identity(validation),
         patience,
         validate_from,
         jnp.asarray(observed),
@@ -192,7 +192,11 @@ def _settled_switch(then: Any) -> Any:
     """The step from which another loss is descended, as an integer, and that loss."""
     if then is None:
         return None
-    at, loss = then
+    if not (isinstance(then, tuple | list) and len(then) == 2 and callable(then[1])):
+        raise InputError(
+            f"then must be a step and the loss from there on, got {then!r}"
+        )
+    at, loss = then[0], by_identity(then[1])
     known = not isinstance(at, Tracer) and at != 0
     return whole_number("the step of then", at) if known else at, loss
 

@@ -321,6 +321,7 @@ class Descent(AbstractRun[DescentState]):
         sensible = jnp.array(True)
         for number in map(jnp.asarray, known):
             sensible &= jnp.all((number >= 0) & (number < jnp.inf))
+        sensible &= self.time_per_step > 0
         if self.momentum is not None:
             sensible &= (self.momentum >= 0) & (self.momentum < 1)
         return sensible

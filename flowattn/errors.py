@@ -52,8 +52,8 @@ def known_numbers(name: str, value: Any) -> np.ndarray | None:
         return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         try:
-            # Text and dates would pass for numbers.
-            if np.asarray(value).dtype.kind not in "USmMc":
+            # Text and dates would pass for numbers, and None for nan.
+            if value is not None and np.asarray(value).dtype.kind not in "USmMc":
                 return np.asarray(value, float)
         except TracerArrayConversionError:  # a list that holds one
             return None

@@ -94,6 +94,57 @@ def _untransformed() -> Any:
     return found[0]
 
 
+class _ByIdentity:
+    """A function that equals itself alone."""
+
+    __slots__ = ("__weakref__", "fn")
+
+    def __init__(self, fn: Callable[..., Any]):
+        self.fn = fn
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self.fn(*args, **named)
+
+    def __eq__(self, other: Any) -> bool:
+        return self.fn is getattr(other, "fn", other)
+
+    def __hash__(self) -> int:
+        return id(self.fn)
+
+
+def by_identity(tree: PyTree) -> PyTree:
+    """A PyTree whose functions may be static in compiled code.
+
+    JAX finds a compiled program by the hash and the equality of what is static. An
+    object that is called may have none (a dataclass), or equal another that computes
+    something else, whose program would then be run. Such objects are compared by
+    identity here; functions, partials and methods are already.
+
+    >>> import dataclasses
+    >>> @dataclasses.dataclass
+    ... class Loss:
+    ...     shift: float
+    ...     def __call__(self, x):
+    ...         return (x - self.shift) ** 2
+    >>> one = Loss(1.0)
+    >>> by_identity(one) == by_identity(one), by_identity(one) == by_identity(Loss(1.0))
+    (True, False)
+    """
+
+    def compares(leaf: Any) -> bool:
+        if (
+            not callable(leaf)
+            or eqx.is_array(leaf)
+            or isinstance(leaf, types.MethodType)
+        ):
+            return False
+        return type(leaf).__eq__ is not object.__eq__ and not isinstance(leaf, type)
+
+    if not any(map(compares, jax.tree.leaves(tree))):
+        return tree
+    return jax.tree.map(lambda x: _ByIdentity(x) if compares(x) else x, tree)
+
+
 class ByFields(NamedTuple):
     """An object of a library that is known by its class and its fields."""
 

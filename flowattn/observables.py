@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError
+from .identity import by_identity
 
 # Data sets have names of these beginnings, and dims and coordinates of these names.
 PARTS = ("params", "params_path", "params_best", "events", "scales", "finer", "stats")
@@ -114,7 +115,7 @@ class Recorder(eqx.Module):
                 "observe must be a dict of named functions of the parameters, got "
                 f"{type(observe).__name__}"
             )
-        self.observe = dict(observe or {})
+        self.observe = by_identity(dict(observe or {}))
         self.save_params = save_params
         for name, fn in self.observe.items():
             require_name("observable", name)

@@ -167,7 +167,7 @@ def _runs(owner: Owner) -> bool:
     """Whether an owner's process runs on this machine."""
     try:
         os.kill(owner.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # another user's
         pass

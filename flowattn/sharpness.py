@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from .errors import InputError
 from .flows import moving, others, scaled, settled_rates
+from .identity import by_identity
 from .observables import Observable
 from .precision import highest_precision, require_real
 
@@ -49,7 +50,7 @@ def sharpness(
     k = int(k)
     modes = tuple(f"λ{number}" for number in range(1, k + 1))
     return Observable(
-        _Largest(loss, k, settled_rates(rates)),
+        _Largest(by_identity(loss), k, settled_rates(rates)),
         ("mode",),
         "1/time",
         "sharpness",

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .errors import InputError, known_numbers, require_positive, require_scalar
 from .flows import AbstractFlow, require_flow, require_moving
-from .identity import traced
+from .identity import by_identity, traced
 from .integrate import Solve, SolveState
 from .observables import Recorder, require_name, require_of_params
 from .paths import path_of
@@ -170,7 +170,7 @@ def _given_up(result) -> bool:
 
 def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]:
     """Events by name; `InputError` for one that gives no number."""
-    named = dict(events or {})
+    named = by_identity(dict(events or {}))
     for name, fn in named.items():
         require_name("event", name)
         require_of_params(f"event {name!r}", fn)

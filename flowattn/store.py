@@ -39,7 +39,7 @@ def staged(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
         retired = Path(tempfile.mkdtemp(prefix="old-", dir=stage))
         for entry in made:
             target = folder / entry.name
-            if target.is_dir():
+            if target.is_dir() or entry.is_dir() and target.exists():
                 target.rename(retired / entry.name)
             entry.rename(target)
         for name in set(ours) - {path.name for path in made}:

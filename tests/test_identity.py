@@ -260,3 +260,45 @@ def test_a_descent_is_derived_by_what_a_method_holds():
     ends = jax.vmap(jax.value_and_grad(end))(jnp.array([1.0, 2.0]))
     share = 1 - 0.9**9
     np.testing.assert_allclose(ends, [[share, 2 * share], [share, share]], rtol=1e-12)
+
+
+@dataclasses.dataclass
+class Unhashable:
+    """A dataclass as people write them: it has no hash, and equals by its fields."""
+
+    target: float
+
+    def __call__(self, x):
+        return 0.5 * jnp.sum((x - self.target) ** 2)
+
+
+class AllEqual(Unhashable):
+    """Equal to every other, with the same hash."""
+
+    def __eq__(self, other):
+        return isinstance(other, AllEqual)
+
+    def __hash__(self):
+        return 0
+
+
+@pytest.mark.parametrize("kind", [Unhashable, AllEqual])
+def test_losses_are_told_apart_by_identity_whatever_they_equal(kind):
+    """x' = −(x − a): each by its own a, in every call, and as what is observed."""
+    for a in (1.0, 2.0):
+        loss, start, end = kind(a), jnp.array([0.0]), a * (1 - np.exp(-1))
+        flow, see = fa.GradientFlow(loss), {"loss": loss}
+        how = dict(t1=1.0, observe=see)
+        found = [
+            fa.solve(flow, start, solver="tsit5", **how),
+            jax.jit(lambda x, flow=flow, how=how: fa.solve(flow, x, **how))(start),
+            fa.ensemble(flow, start[None], **how),
+        ]
+        for run in found:
+            np.testing.assert_allclose(np.ravel(run.params), end, rtol=1e-5)
+            last = np.ravel(run.observed["loss"])[-1]
+            np.testing.assert_allclose(last, 0.5 * (end - a) ** 2, rtol=1e-4)
+        run = fa.descend(loss, start, learning_rate=1e-3, steps=1000, observe=see)
+        np.testing.assert_allclose(run.params, end, rtol=1e-3)
+        assert fa.compare(found[0], run).order == 1
+        np.testing.assert_allclose(fa.sharpness(loss)(start), 1.0)

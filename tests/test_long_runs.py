@@ -266,9 +266,19 @@ def test_a_state_that_was_damaged_or_is_of_an_older_format(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
+    """Also by a run of one segment, which would be over before it writes."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(fa.InputError, match="cannot write"):
-        run(jnp.float64, checkpoint=tmp_path / "file")
+    for place in ("file", "file/deeper"):
+        with pytest.raises(fa.InputError, match="cannot write"):
+            run(jnp.float64, checkpoint=tmp_path / place)
+        with pytest.raises(fa.InputError, match="cannot write"):
+            fa.descend(
+                jnp.sum,
+                jnp.ones(1),
+                learning_rate=0.1,
+                steps=1,
+                checkpoint=tmp_path / place,
+            )
 
 
 def test_ctrl_c_is_raised_unless_asked_otherwise():

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from ..errors import InputError, known_numbers, shown
+from ..identity import by_identity
 from ..losses import AbstractExplicitLoss
 from ..precision import require_real
 from .base import AbstractFlow
@@ -73,7 +74,7 @@ class GradientFlow(AbstractFlow):
     [-1.0, -2.0]
     """
 
-    loss: Callable[[Any], Scalar]
+    loss: Callable[[Any], Scalar] = eqx.field(converter=by_identity)
     rates: PyTree | None = eqx.field(default=None, converter=settled_rates)
 
     def __check_init__(self):

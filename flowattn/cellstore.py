@@ -81,13 +81,15 @@ class CellStore:
                     f"{name!r} is no name for an array of a store; say with observe "
                     "which others are to be kept"
                 )
+        # Made in memory, and each file then written where it goes: zarr would make a
+        # folder anew that is moved or removed at this moment.
+        held: dict[str, Any] = {}
+        target = self._zarr if self.folder is None else MemoryStore(held)
         with self._said("write to"):
             if self.folder is not None:
                 _clear(self.folder)
             with quiet():
-                root = zarr.open_group(
-                    self._zarr, mode="a", attributes=begun(sweep, attrs)
-                )
+                root = zarr.open_group(target, mode="a", attributes=begun(sweep, attrs))
                 for name, array in arrays.items():
                     whole = root.create_array(
                         name,
@@ -104,11 +106,20 @@ class CellStore:
                     )
                     if array.values is not None:
                         whole[...] = array.values
-                zarr.consolidate_metadata(self._zarr)
+                zarr.consolidate_metadata(target)
             if self.folder is not None:
-                content = self.folder.read(METADATA)
-                assert content is not None
-                self.folder.write(METADATA, finished(content))
+                files = {name: content.to_bytes() for name, content in held.items()}
+                begins = files.pop(METADATA)
+                # First and last: what says that arrays are still to be made.
+                self._put(METADATA, begins)
+                for name, content in files.items():
+                    self._put(name, content)
+                self._put(METADATA, finished(begins))
+
+    def _put(self, name: str, content: bytes) -> None:
+        assert self.folder is not None and self.owner is not None
+        require_owned(self.folder, self.owner)
+        self.folder.write(name, content)
 
     @property
     def known(self) -> Description:

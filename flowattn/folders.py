@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from pathlib import Path
@@ -107,6 +108,10 @@ def local_path(text: str) -> Path:
         ) from None
 
 
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 class LocalFolder(Folder):
     """A folder of this machine's file systems, which may be shared with others."""
 
@@ -122,9 +127,13 @@ class LocalFolder(Folder):
             return []
 
     def read(self, name: str) -> bytes | None:
-        # Opening a file asks a network file system anew, looking at it may not.
+        # Opening a file asks a network file system anew, looking at it may not. What
+        # is no file (a pipe) is not waited for.
         try:
-            return (self._root / name).read_bytes()
+            with open(self._root / name, "rb", opener=_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError(errno.EINVAL, f"{name} is no plain file")
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -15,7 +15,8 @@ from .errors import InputError
 from .identity import by_identity
 
 # Data sets have names of these beginnings, and dims and coordinates of these names.
-PARTS = ("params", "params_path", "params_best", "events", "scales", "finer", "stats")
+PARTS = ("params", "params_path", "params_best", "events", "event_errors", "scales")
+PARTS += ("finer", "stats")
 _DIMS = ("time", "member", "output")
 # What a NetCDF-3 variable may hold beside letters and digits.
 _SIGNS = '_.@+- !"#$%&\\()*,:;<=>?[]^`{|}~'

@@ -1,6 +1,7 @@
 """Sweeps into stores that are damaged, moved, full, shared, or may only be read."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from flowattn import cellstore, dealing
 from flowattn.cli import main
 from flowattn.description import MARKER
 from flowattn.errors import InputError
-from flowattn.folders import folder_at
-from flowattn.sweeps import run
+from flowattn.folders import LocalFolder, folder_at
+from flowattn.sweeps import opened_dataset, run
 
 from .test_store import SPOILT, flip
 
@@ -162,3 +163,28 @@ def test_a_store_that_may_only_be_read(sweep, monkeypatch):
     (sweep / "mu").rename(sweep / "nu2")
     with pytest.raises(InputError, match="mu/zarr.json is gone"):
         again(sweep, None)
+
+
+def test_a_store_that_is_removed_while_it_is_made_leaves_nothing(tmp_path, monkeypatch):
+    """The folder is not made anew, so the same command can begin again."""
+    write, left = LocalFolder.write, []
+
+    def removed(self, name, content):
+        if not left and name == "mu/zarr.json":
+            left.append(name)
+            shutil.rmtree(self.path)
+        write(self, name, content)
+
+    monkeypatch.setattr(LocalFolder, "write", removed)
+    system, axes = fa.systems.Focus(reduced=True), {"start_mu": [1.0]}
+    place = tmp_path / "s.zarr"
+    with pytest.raises(fa.InputError, match="s.zarr"):
+        fa.sweep(system, axes, t1=1.0, rtol=1e-3, out=place)
+    assert left and not place.exists()
+    assert fa.sweep(system, axes, t1=1.0, rtol=1e-3, out=place).mu.size == 1
+
+
+def test_a_pipe_in_the_place_of_metadata_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "zarr.json")
+    with pytest.raises(fa.InputError, match="no plain file"):
+        opened_dataset(str(tmp_path))

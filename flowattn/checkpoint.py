@@ -63,6 +63,11 @@ class Checkpoint:
         self._origin = {k: where[k] for k in ("versions", "platform", "device")}
         self._origin["sources"] = source_hash()
 
+    @property
+    def identity(self) -> str:
+        """Of all parts as one."""
+        return "".join(self._digests.values())
+
     def _require_place(self) -> None:
         """Raises `InputError` where no file can be written, before anything is run."""
         there = self.path.parent

@@ -434,7 +434,8 @@ def _in_jax(name: str, array: np.ndarray) -> jax.Array:
             f"{name!r} is {array.dtype}, and JAX is set to single precision: "
             "fa.set_precision('float64') first"
         )
-    return jnp.asarray(array)
+    # Put there as it is: `jax_debug_nans` looks at what is computed.
+    return jax.device_put(array)
 
 
 def _nested(named: dict[str, Any]) -> Any:

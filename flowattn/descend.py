@@ -21,7 +21,7 @@ from .errors import (
     require_scalar,
     whole_number,
 )
-from .flows import require_moving, settled_rates
+from .flows import AbstractFlow, require_moving, settled_rates
 from .identity import by_identity, traced
 from .observables import Recorder
 from .optimizers import Optimizer, require_optimizer
@@ -94,6 +94,11 @@ def descend(
     >>> run.ts.tolist(), run.observed["x"].tolist()
     ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
     """
+    if isinstance(loss, AbstractFlow) or not callable(loss):
+        raise InputError(
+            "descend needs a loss, a function of the parameters, got a "
+            f"{type(loss).__name__}"
+        )
     dtype = float_dtype(params)
     warn_of_floats(params)
     rate, momentum, time_per_step = _numbers(
@@ -104,7 +109,7 @@ def descend(
         raise InputError(f"steps must be at most {most_countable()}, got {steps}")
     observed = _observed_steps(steps, every)
     if patience is not None:
-        patience = whole_number("patience", patience)
+        patience = min(whole_number("patience", patience), steps)
         if validation is None:
             raise InputError("patience needs a validation loss to watch")
     if validate_from:
@@ -123,7 +128,7 @@ def descend(
         optimizer,
         jnp.asarray(time_per_step, dtype),
         settled_rates(rates),
-        _settled_switch(then),
+        _settled_switch(then, steps),
         Recorder(observe, save_params),
         by_identity(validation),
         patience,
@@ -188,7 +193,7 @@ def _numbers(optimizer, rate, momentum, time_per_step) -> tuple[Any, Any, Any]:
     return rate, momentum if has_momentum else None, time_per_step
 
 
-def _settled_switch(then: Any) -> Any:
+def _settled_switch(then: Any, steps: int) -> Any:
     """The step from which another loss is descended, as an integer, and that loss."""
     if then is None:
         return None
@@ -198,7 +203,9 @@ def _settled_switch(then: Any) -> Any:
         )
     at, loss = then[0], by_identity(then[1])
     known = not isinstance(at, Tracer) and at != 0
-    return whole_number("the step of then", at) if known else at, loss
+    if known:
+        at = min(whole_number("the step of then", at), steps + 1)
+    return at, loss
 
 
 def descend_to(
@@ -244,6 +251,7 @@ def _observed_steps(steps: int, every: Any) -> np.ndarray:
     """The numbers of the steps that are observed, the first and the last among them."""
     if every is None or np.ndim(every) == 0:
         every = max(1, steps // 100) if every is None else whole_number("every", every)
+        every = min(every, steps)
         return np.append(np.arange(0, steps, every), steps)
     chosen = known_numbers("every", every)
     whole = chosen is not None and np.all(chosen == np.round(chosen))

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree, Scalar
 
 from .errors import InputError
-from .flows import moving, others, scaled
+from .flows import moving, number_of, others, scaled
 from .identity import Computed
 from .losses import AbstractBatchLoss
 from .observables import Recorder, blank
@@ -50,6 +50,7 @@ class Descent(AbstractRun[DescentState]):
     validate_from: int
     planned: Array
     searching: bool = False  # the optimiser evaluates the loss itself
+    identity: str = eqx.field(static=True, default="")
 
     @property
     def optimizer(self) -> Any:
@@ -208,7 +209,7 @@ class Descent(AbstractRun[DescentState]):
             def value(loss):
                 if isinstance(loss, AbstractBatchLoss):
                     loss = loss.batch(step)
-                return loss(self.whole(arrays))
+                return number_of(loss(self.whole(arrays)))
 
             return self._at(step, value)
 
@@ -321,7 +322,8 @@ class Descent(AbstractRun[DescentState]):
         sensible = jnp.array(True)
         for number in map(jnp.asarray, known):
             sensible &= jnp.all((number >= 0) & (number < jnp.inf))
-        sensible &= self.time_per_step > 0
+        for number in (self.time_per_step, self.rate):
+            sensible &= True if number is None else number > 0
         if self.momentum is not None:
             sensible &= (self.momentum >= 0) & (self.momentum < 1)
         return sensible

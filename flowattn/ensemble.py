@@ -108,8 +108,15 @@ def ensemble(
     )
     solves = judged(solves)
     if solves.sensible is not None:
+        # Where one of them is each member's own, so is what was judged by it.
         own = eqx.tree_at(
-            lambda s: s.sensible, own, solves.sensible.ndim == 1, is_leaf=_is_none
+            lambda s: (s.times, s.rtol, s.atol, s.sensible),
+            own,
+            (
+                solves.times.ndim == 2,
+                *(x.ndim == 1 for x in (solves.rtol, solves.atol, solves.sensible)),
+            ),
+            is_leaf=_is_none,
         )
     if not isinstance(solves.rtol, Tracer):
         require_resolved(rtol, dtype)

@@ -18,7 +18,7 @@ from .checkpoint import kept
 from .compare import compare
 from .descend import descend
 from .errors import InputError, quoted, require_momentum, require_positive
-from .flows import AbstractFlow
+from .flows import AbstractFlow, moving
 from .gap import Gap, Scale
 from .outcomes import SUCCESSFUL, Outcomes
 from .paths import require_folder
@@ -284,7 +284,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
     problem = plan.system.problem(jr.key(options.seed), options.data)
     observe = {**problem.observables, **problem.laws}
     if options.sharpness:
-        require_modes(options.sharpness, problem.params)
+        require_modes(options.sharpness, moving(problem.params, problem.rates))
         observe["sharpness"] = sharpness(problem.loss, options.sharpness, problem.rates)
 
     run = traj = gap = top = None

@@ -63,10 +63,9 @@ class Solve(AbstractRun[SolveState]):
     events: dict[str, Callable[[Any], Any]]
     # Of traced times and tolerances, whether they make sense; None: they do.
     sensible: Bool[Array, "..."] | None = None
+    identity: str = eqx.field(static=True, default="")
     # The longest step, as a share of the span.
-    longest: Float[Array, ""] = eqx.field(
-        default_factory=lambda: jnp.ones((), jnp.float32)
-    )
+    longest: Float[Array, ""] = eqx.field(default_factory=lambda: jnp.float32(1))
 
     def at_tolerances(self, scale: float) -> "Solve":
         """The same solve, or what is here of it, at `scale` times the tolerances; the

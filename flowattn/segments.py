@@ -1,6 +1,7 @@
 """Segments: long runs cut where they can be watched, stopped and gone on with."""
 
 import abc
+import dataclasses
 import signal
 import threading
 from collections.abc import Callable
@@ -78,7 +79,12 @@ def _extended(dtype: Any) -> bool:
 
 
 class AbstractRun(eqx.Module, Generic[State]):
-    """What is run in segments: the same in each, an argument of their compiled code."""
+    """What is run in segments: the same in each, an argument of their compiled code.
+
+    `identity`: of what is computed, where that was asked for.
+    """
+
+    identity: eqx.AbstractVar[str]
 
     @property
     @abc.abstractmethod
@@ -176,6 +182,10 @@ def in_segments(
     if file is not None:
         parts = {**run.parts(), "the length of segments": lengths}
         checkpoint = Checkpoint(file, parts)
+        # A program that JAX holds from before, of a function whose globals or
+        # attributes were changed since, computes something else: with the identity as a
+        # static part of the run, it is compiled anew.
+        run = dataclasses.replace(run, identity=checkpoint.identity)
         state = checkpoint.load(like)
     limit = None if limit is None else jnp.asarray(limit)
 
@@ -184,10 +194,16 @@ def in_segments(
         return _advance(run, state, number, limit, jnp.asarray(lengths[number]))
 
     start = _begin(run) if state is None else state
-    state, stopped = _drive(run, start, advance, progress, checkpoint)
-    if stopped and throw:
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress must be a function, got {type(progress).__name__}")
+    state, interrupted = _drive(run, start, advance, progress, checkpoint)
+    if interrupted and throw:
         raise KeyboardInterrupt
-    return _finish(run, state).marked()
+    trajectory = _finish(run, state).marked()
+    if interrupted:
+        # Also where that was in the last segment: what follows is not to begin.
+        trajectory = dataclasses.replace(trajectory, result=RESULTS.interrupted)
+    return trajectory
 
 
 def _drive(
@@ -197,7 +213,7 @@ def _drive(
     progress: Callable[[Progress], None] | None,
     checkpoint: Checkpoint | None,
 ) -> tuple[State, bool]:
-    """Advance a run segment by segment; the last state, and whether it was stopped.
+    """Advance a run segment by segment; the last state, and whether Ctrl-C was heard.
 
     `progress` is called after each segment, and the checkpoint written when it is
     due, and at the end. Not after a last segment that the limit of steps has cut: such
@@ -216,16 +232,12 @@ def _drive(
         if interrupt.seen:  # this is the second
             raise
         asked = True
-    stopped = (interrupt.seen or asked) and bool(run.going(latest))
-    if checkpoint is not None and stopped:
-        checkpoint.save(latest)
-    elif checkpoint is not None and latest is not state and run.complete(latest):
+    if checkpoint is not None and latest is not state and run.complete(latest):
         checkpoint.save(latest, finished=True)
-    if interrupt.seen and not stopped:
-        # It came in the last segment: this run is done, but what follows is not to
-        # begin.
-        raise KeyboardInterrupt
-    return latest, stopped
+    interrupted = interrupt.seen or asked
+    if checkpoint is not None and interrupted and run.going(latest):
+        checkpoint.save(latest)
+    return latest, interrupted
 
 
 class _Interrupt:

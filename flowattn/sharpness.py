@@ -10,12 +10,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from .errors import InputError
+from .errors import InputError, shown
 from .flows import moving, others, scaled, settled_rates
 from .identity import by_identity
 from .observables import Observable
 from .precision import highest_precision, require_real
 
+# More are named by no one; Lanczos would keep a vector for each.
+_MOST_MODES = 10_000
 # Lanczos from a random start has the largest eigenvalue to 1e-3 after about 20
 # products unless the spectrum clusters there (Kuczynski & Wozniakowski 1992).
 _PRODUCTS = 24
@@ -48,6 +50,8 @@ def sharpness(
             "observable, to be called with the parameters"
         )
     k = int(k)
+    if k > _MOST_MODES:
+        raise InputError(f"sharpness: k must be at most {_MOST_MODES}, got {shown(k)}")
     modes = tuple(f"λ{number}" for number in range(1, k + 1))
     return Observable(
         _Largest(by_identity(loss), k, settled_rates(rates)),
@@ -80,7 +84,7 @@ class _Largest(eqx.Module):
         require_real(params)
         arrays = moving(params, self.rates)
         static = others(params, arrays)
-        require_modes(self.k, params)
+        require_modes(self.k, arrays)
         flat, unravel = ravel_pytree(arrays)
 
         def gradient(arrays):

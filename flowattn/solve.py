@@ -170,11 +170,22 @@ def _given_up(result) -> bool:
 
 def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]:
     """Events by name; `InputError` for one that gives no number."""
+    if not isinstance(events, Mapping | None):
+        raise InputError(
+            "events must be a dict of named functions of the parameters, got "
+            f"{type(events).__name__}"
+        )
     named = by_identity(dict(events or {}))
     for name, fn in named.items():
         require_name("event", name)
         require_of_params(f"event {name!r}", fn)
-        given = eqx.filter_eval_shape(lambda fn=fn: jnp.asarray(fn(params)))
+        try:
+            given = eqx.filter_eval_shape(lambda fn=fn: jnp.asarray(fn(params)))
+        except (TypeError, ValueError):
+            kind = type(fn(params)).__name__
+            raise InputError(
+                f"event {name!r} must give one floating-point number, got a {kind}"
+            ) from None
         if given.shape != () or not jnp.issubdtype(given.dtype, jnp.floating):
             raise InputError(
                 f"event {name!r} must give one floating-point number, got "

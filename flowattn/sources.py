@@ -106,7 +106,7 @@ def source_of_descent(
     return Source(
         tuple(_weak(one) for one in losses),
         (rates,) * len(losses),
-        () if then is None else (int(then[0]) * step,),
+        () if then is None else (float(then[0]) * step,),
         step,
         order,
         reason,

@@ -427,3 +427,19 @@ def test_bad_input(change, message):
     arguments = {"params": jnp.ones(3), "t1": 1.0, **change}
     with pytest.raises(fa.InputError, match=message):
         fa.ensemble(FLAT, **arguments)
+
+
+@pytest.mark.parametrize("name", ["t1", "ts", "rtol"])
+def test_what_is_each_members_own_may_be_traced(name):
+    """Vectors of another length than there are members."""
+    flow, starts = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2)), jnp.ones((3, 2))
+    ends = jnp.array([1.0, 2.0, 3.0])
+    given = {"t1": ends, "ts": jnp.stack([0 * ends, ends], 1), "rtol": 1e-6 / ends}
+    how = {} if name != "rtol" else {"t1": 1.0}
+
+    def run(value):
+        return fa.ensemble(flow, starts, **how, **{name: value}).params
+
+    exact = np.exp(-ends if name != "rtol" else -jnp.ones(3))[:, None]
+    found = jax.jit(run)(given[name])
+    np.testing.assert_allclose(found, np.broadcast_to(exact, (3, 2)), rtol=1e-4)

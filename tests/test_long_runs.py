@@ -1,6 +1,7 @@
 """Runs that are long: segments, checkpoints, Ctrl-C, kills, single precision."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -378,3 +379,49 @@ def test_single_precision_over_a_long_time(t1):
     exact = np.exp(-1e-5 * np.asarray(ts, np.float64))
     assert np.max(np.abs(np.asarray(traj.observed["x"])[:, 0] - exact)) < 1e-3
     assert traj.stats["choices"][-1]["solver"] == "rkc"
+
+
+@pytest.mark.parametrize("kind", ["solve", "descend"])
+def test_ctrl_c_in_the_only_segment_loses_nothing(kind):
+    """Its result is that it was interrupted; what it computed is there."""
+
+    def stop(progress):
+        signal.raise_signal(signal.SIGINT)
+
+    how = dict(throw=False, progress=stop, observe={"x": identity})
+    loss = Quadratic(jnp.ones(1))
+    if kind == "solve":
+        flow = fa.GradientFlow(loss)
+        traj = fa.solve(flow, jnp.ones(1), t1=1.0, solver="tsit5", **how)
+    else:
+        traj = fa.descend(loss, jnp.ones(1), learning_rate=0.1, steps=10, **how)
+    assert traj.outcome == "interrupted" and traj.t_end == 1
+    assert abs(traj.observed["x"][-1, 0] - np.exp(-1)) < 0.05
+
+
+class Changing:
+    """A loss whose number is changed from outside."""
+
+    def __init__(self):
+        self.rate = 1.0
+
+    def loss(self, x):
+        return 0.5 * self.rate * jnp.sum(x**2)
+
+
+@pytest.mark.parametrize("kind", ["solve", "descend"])
+def test_a_state_is_of_what_is_computed_now(kind, tmp_path):
+    """Not of the program that JAX holds of the loss as it was."""
+    held, start = Changing(), jnp.ones(1)
+
+    def end(**how):
+        if kind == "solve":
+            flow = fa.GradientFlow(held.loss)
+            return fa.solve(flow, start, t1=1.0, solver="tsit5", **how).params[0]
+        return fa.descend(
+            held.loss, start, learning_rate=1e-3, steps=1000, **how
+        ).params
+
+    assert abs(end() - np.exp(-1)) < 1e-3
+    held.rate = 2.0
+    assert abs(end(checkpoint=tmp_path) - np.exp(-2)) < 1e-3

@@ -164,3 +164,65 @@ def test_comparisons_of_nothing():
         fa.compare(first, second)
     with pytest.raises(fa.InputError, match="scale 'locale' is unknown; choose from"):
         fa.compare(first, first, scale="locale")
+
+
+def _loss(x):
+    return jnp.sum(x**2)
+
+
+SENSELESS = {
+    "descend of a flow": lambda: fa.descend(fa.GradientFlow(_loss), X, **STEPS),
+    "descend of a vector": lambda: fa.descend(lambda x: x, X, **STEPS),
+    "descend of a pair": lambda: fa.descend(lambda x: (_loss(x), x), X, **STEPS),
+    "events as a list": lambda: fa.solve(FLOW, X, t1=1.0, events=[_loss]),
+    "an event without a value": lambda: fa.solve(
+        FLOW, X, t1=1.0, events={"e": lambda x: None}
+    ),
+    "a switch at no time": lambda: fa.SwitchedFlow(FLOW, FLOW, at=10**400),
+    "then without a loss": lambda: fa.descend(_loss, X, then=3, **STEPS),
+    "progress that is no function": lambda: fa.solve(FLOW, X, t1=1.0, progress=3),
+    "rtol of None": lambda: fa.solve(FLOW, X, t1=1.0, rtol=None),
+    "drift of a name": lambda: fa.drift("law", None),
+    "a sweep of a name": lambda: fa.sweep("focus"),
+    "axes as a list": lambda: fa.sweep(fa.systems.Focus(reduced=True), [1, 2]),
+    "a fraction of a word": lambda: fa.systems.TopicWords(vocabulary=1.5),
+    "modes beyond all": lambda: fa.sharpness(_loss, 10**30),
+    "modes of what is frozen": lambda: fa.sharpness(
+        lambda p: p["a"] ** 2 + p["b"] ** 2, 2, rates={"a": 1.0, "b": 0.0}
+    )({"a": jnp.ones(()), "b": jnp.ones(())}),
+}
+X, FLOW = jnp.ones(2), fa.GradientFlow(_loss)
+STEPS = dict(learning_rate=0.1, steps=3)
+
+
+PROGRAM = """
+import flowattn as fa
+from tests.test_messages import SENSELESS
+for name, call in SENSELESS.items():
+    try:
+        call()
+    except fa.InputError as error:
+        assert "\\n" not in str(error), name
+    else:
+        raise AssertionError(name)
+"""
+
+
+def test_what_makes_no_sense_is_one_line():
+    """As users have it, whose arguments nothing checks against annotations."""
+    command = [sys.executable, "-c", PROGRAM]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_counts_of_any_size_are_taken():
+    run = fa.descend(
+        _loss,
+        X,
+        every=10**30,
+        patience=10**30,
+        validation=_loss,
+        then=(10**30, _loss),
+        **STEPS,
+    )
+    assert run.outcome == "successful" and run.ts.shape == (2,)

@@ -4,6 +4,7 @@ from .base import AbstractFlow as AbstractFlow
 from .base import require_flow as require_flow
 from .gradient import GradientFlow as GradientFlow
 from .gradient import moving as moving
+from .gradient import number_of as number_of
 from .gradient import others as others
 from .gradient import require_moving as require_moving
 from .gradient import scaled as scaled

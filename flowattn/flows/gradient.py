@@ -97,7 +97,7 @@ class GradientFlow(AbstractFlow):
         moves = self.moving(params)
         rest = others(params, moves)
         value, gradient = eqx.filter_value_and_grad(
-            lambda moves: _number(self.loss(eqx.combine(moves, rest)))
+            lambda moves: number_of(self.loss(eqx.combine(moves, rest)))
         )(moves)
         sign = jnp.where(jnp.isfinite(value), -1.0, jnp.nan)
         downhill = jax.tree.map(lambda g: sign.astype(g.dtype) * g, gradient)
@@ -114,7 +114,7 @@ class GradientFlow(AbstractFlow):
         return jnp.isfinite(self.loss(params))
 
 
-def _number(value: Any) -> Scalar:
+def number_of(value: Any) -> Scalar:
     """The value of a loss; raises `InputError` where it is not one number."""
     if isinstance(value, int | float):
         return jnp.asarray(value, float)

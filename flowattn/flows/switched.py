@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
 
+from ..errors import known_numbers
 from .base import AbstractFlow, require_flow
 
 
@@ -31,6 +32,7 @@ class SwitchedFlow(AbstractFlow):
     def __check_init__(self):
         require_flow("SwitchedFlow", self.first)
         require_flow("SwitchedFlow", self.then)
+        known_numbers("at", self.at)
 
     @property
     def jumps(self) -> tuple[Any, ...]:

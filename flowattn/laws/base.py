@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..errors import InputError
+from ..errors import InputError, known_numbers
 from ..observables import AbstractObservable, Label, require_of_params
 from ..trajectory import Trajectory
 
@@ -112,6 +112,9 @@ def drift_path(
 
 def _of_members(fn: Callable[..., Array], law: Law, trajectory: Trajectory, until: Any):
     """A function of one run's record of a law, or of each run's of an ensemble."""
+    if not isinstance(law, Law):
+        raise InputError(f"drift is of a Law, got a {type(law).__name__}")
+    known_numbers("until", until)
     name = _observed_as(law, trajectory)
     record = (
         trajectory.ts,

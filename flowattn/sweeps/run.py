@@ -241,6 +241,15 @@ def sweep(
     >>> ends.mu.dims, bool((ends.result == 0).all())
     (('start_nu', 'seed'), True)
     """
+    if not isinstance(system, AbstractSystem):
+        raise InputError(
+            f"sweep needs a system, got a {type(system).__name__}: "
+            "fa.systems.Focus() for instance"
+        )
+    if not isinstance(vary, Mapping | None):
+        raise InputError(
+            f"vary must be a dict of axes by name, got a {type(vary).__name__}"
+        )
     whole = settled(system, vary or {}, seeds, **how)
     if out is None and (workers is not None or scheduler is not None):
         raise InputError("workers and scheduler need out, a store for all to write to")

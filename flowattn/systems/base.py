@@ -176,6 +176,8 @@ class AbstractSystem(eqx.Module):
     def __check_init__(self):
         for field in dataclasses.fields(self):
             value, name = getattr(self, field.name), field.name
+            if field.type in (int, "int") and not isinstance(value, int | np.integer):
+                raise InputError(f"{name} must be a whole number, got {quoted(value)}")
             if isinstance(value, int) and abs(value) > _MOST:
                 raise InputError(f"{name} must be at most {_MOST}, got {quoted(value)}")
             if isinstance(value, float) and not math.isfinite(value):

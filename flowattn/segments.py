@@ -81,10 +81,8 @@ def _extended(dtype: Any) -> bool:
 class AbstractRun(eqx.Module, Generic[State]):
     """What is run in segments: the same in each, an argument of their compiled code.
 
-    `identity`: of what is computed, where that was asked for.
+    Each kind has a static field `identity`: of what is computed, where that is needed.
     """
-
-    identity: eqx.AbstractVar[str]
 
     @property
     @abc.abstractmethod
@@ -185,7 +183,8 @@ def in_segments(
         # A program that JAX holds from before, of a function whose globals or
         # attributes were changed since, computes something else: with the identity as a
         # static part of the run, it is compiled anew.
-        run = dataclasses.replace(run, identity=checkpoint.identity)
+        named: Any = {"identity": checkpoint.identity}
+        run = dataclasses.replace(run, **named)
         state = checkpoint.load(like)
     limit = None if limit is None else jnp.asarray(limit)
 

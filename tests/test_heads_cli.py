@@ -46,6 +46,7 @@ def test_a_keyword_run(tmp_path, capsys):
         assert abs(data.attrs["event time_to_attend"] - 2.6542893) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_copying_run_beside_its_reduction(tmp_path):
     sizes = ("--length", 3, "--vocabulary", 4, "--heads", 2, "--good-heads", 1)
     assert run("copying", *sizes, "--start", 0.1, "--out", tmp_path) == 0

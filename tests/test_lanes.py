@@ -149,6 +149,7 @@ np.savez(
 """
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_the_number_of_devices(tmp_path, monkeypatch):
     found = []
     for devices in (1, 4):

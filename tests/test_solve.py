@@ -189,6 +189,7 @@ def test_jit_vmap_and_grad():
     np.testing.assert_allclose(slopes, np.exp(-1), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_that_closes_over_what_is_traced():
     def flows(rate):
         loss = lambda x: 0.5 * rate * jnp.sum(x**2)  # noqa: E731

@@ -24,6 +24,7 @@ from .sweeps import Ends
 RTOL = 1e-6
 
 
+@pytest.mark.slow
 def test_rows_are_single_runs():
     """Fields, seeds and numbers of the flow vary; each cell is what `solve` gives."""
     found = fa.sweep(
@@ -120,6 +121,7 @@ def test_times_of_events_have_errors():
     assert "time of escape" in found.escape_time_error.long_name
 
 
+@pytest.mark.slow
 def test_descents_and_gaps_are_those_of_single_runs():
     found = fa.sweep(
         Ends(), {"start": [1.0, 2.0], "learning_rate": [0.1, 0.05]}, descent="sgd"
@@ -156,6 +158,7 @@ def test_descents_and_gaps_are_those_of_single_runs():
             assert np.isnan(row.departure) if left is None else row.departure == left
 
 
+@pytest.mark.slow
 def test_data_of_seeds_that_cannot_be_traced():
     """Sentences are counted into bags outside of traces: seed by seed."""
     system = TopicWords(vocabulary=30, sentences=60, words_per_topic=1)

@@ -84,8 +84,7 @@ FAMILIES += [tanh_net, gaussian_bumps, ripples, valley, huber]
 def flowed(loss, start, ts, rtol):
     """What a `solve` under `jit` gives: values and error bars at all times."""
     flow, see = fa.GradientFlow(loss), {"x": lambda x: x, "loss": loss}
-    how = dict(rtol=rtol, error=True, observe=see, throw=False)
-    traj = fa.solve(flow, start, ts=ts, **how)
+    traj = fa.solve(flow, start, ts=ts, rtol=rtol, error=True, observe=see, throw=False)
     return traj.observed, traj.error, traj.result == fa.RESULTS.successful
 
 
@@ -104,7 +103,7 @@ def worst(kind) -> float:
         ts = np.append(0, np.sort(rng.uniform(0, 1, _TIMES))) * 10 ** rng.uniform(-1, 1)
         rtol = 10 ** rng.uniform(-8, -3)
         observed, error, through = flowed(loss, jnp.asarray(start), ts, rtol)
-        assert through
+        assert through and error is not None
         found = scipy.integrate.solve_ivp(
             lambda _, x, loss=loss: np.asarray(slope(loss, jnp.asarray(x))),
             (0, ts[-1]),

@@ -113,7 +113,7 @@ class Run:
             shutil.rmtree(checkpoint, ignore_errors=True)
         elif is_there(checkpoint) and not self.resume:
             raise InputError(
-                f"{out} holds an unfinished run: --resume goes on with it, "
+                f"{out} holds an unfinished run: --resume continues it, "
                 "--anew begins anew"
             )
         elif self.resume and not is_there(checkpoint):

@@ -70,7 +70,8 @@ def solve(
     - `save_params`: keep the parameters at every output time.
     - `error`: solve again at a tenth of the tolerances; the difference estimates the
       global error of everything observed (`Trajectory.error`), nan where the finer
-      solve did not get.
+      solve did not get. Dips of the difference, where the two solves cross, are filled
+      from output times on either side; the first and last output have none there.
     - `events`: named `params -> number` functions; the first time at which each
       changes sign is `Trajectory.events[name]`, nan where it never does. Found within
       the steps that are made anyway, at the exactness of the observables; of two
@@ -95,6 +96,10 @@ def solve(
     With `jax_debug_nans` sound runs do not raise: nan is put where there is nothing
     (an event that never came, a time not reached) outside of compiled code. Under a
     `jit` of your own it is part of what that returns.
+
+    Functions should be pure, as for `jax.jit`: of one whose globals or attributes are
+    changed between two calls JAX may run the program that it compiled before. With
+    `checkpoint` it is compiled anew.
 
     Raises `InputError` for times, tolerances or events that make no sense (of traced
     ones the result code says so) and for complex parameters, and an

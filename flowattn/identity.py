@@ -11,6 +11,7 @@ import enum
 import functools
 import hashlib
 import re
+import sys
 import threading
 import types
 from collections.abc import Callable
@@ -248,14 +249,21 @@ def _has_fields(value: Any) -> bool:
 
 
 def _feed_function(hashed: Any, function: Any, rule: bool) -> None:
-    """A function of a module is known by its name there; others may hold anything."""
+    """A function of a module is known by its name there; others may hold anything.
+
+    A decorated one has a closure (of what it decorates), and is known if its module
+    has it under its name.
+    """
     if rule:
         return
-    place = getattr(function, "__qualname__", "<")
+    name = getattr(function, "__qualname__", "<")
+    module = getattr(function, "__module__", None)
     held = getattr(function, "__closure__", None) or hasattr(function, "func")
-    if "<" in place or held or isinstance(function, types.MethodType):
+    if held and getattr(sys.modules.get(module or ""), name, None) is function:
+        held = False
+    if "<" in name or held or isinstance(function, types.MethodType):
         raise UnidentifiedError(f"it holds {function!r}, which is not traced")
-    hashed.update(f"{function.__module__}.{place};".encode())
+    hashed.update(f"{module}.{name};".encode())
 
 
 def _feed_array(hashed: Any, value: Any) -> None:

@@ -156,6 +156,19 @@ def test_what_calls_back_into_python_is_refused_and_prints_are_not():
     assert at(printing) == at(lambda x: 2 * x)
 
 
+def decorated(function):
+    @functools.wraps(function)
+    def call(x):
+        return function(x)
+
+    return call
+
+
+@decorated
+def rms_norm(x):
+    return jnp.sqrt(jnp.mean(x**2))
+
+
 def test_solvers_by_their_fields():
     def by(**fields):
         return digest(ByFields(diffrax.Kvaerno5(**fields)))
@@ -164,6 +177,10 @@ def test_solvers_by_their_fields():
         return x
 
     assert by() == by() != by(root_find_max_steps=5)
+    # Functions of a module may be decorated, as jaxtyping does.
+    assert rms_norm.__closure__
+    finder = diffrax.VeryChord(1e-3, 1e-6, norm=rms_norm)
+    assert by(root_finder=finder) == by(root_finder=finder) != by()
     with pytest.raises(UnidentifiedError, match="not traced"):
         by(root_finder=diffrax.VeryChord(1e-3, 1e-6, norm=norm))
 

@@ -32,6 +32,7 @@ from .precision import (
     most_countable,
     warn_of_floats,
 )
+from .programs import make_room
 from .segments import Progress, in_segments, require_alone
 from .sources import source_of_descent
 from .trajectory import RESULTS, Trajectory
@@ -99,6 +100,7 @@ def descend(
             "descend needs a loss, a function of the parameters, got a "
             f"{type(loss).__name__}"
         )
+    make_room()
     dtype = float_dtype(params)
     warn_of_floats(params)
     rate, momentum, time_per_step = _numbers(

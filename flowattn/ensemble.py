@@ -84,6 +84,7 @@ def ensemble(
     [0.3679, 0.7358, 1.1036]
     """
     require_flow("ensemble", flow)
+    make_room()
     params = jax.tree.map(
         lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, params
     )
@@ -251,7 +252,6 @@ def together(
     if traced(solves, *first.computed.values()):
         found, busy = run_pool(rule, _members_last(mine), count)
         return whole(found.marked()), busy
-    make_room()
     blocks = 1
     while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
         blocks *= 2

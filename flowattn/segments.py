@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, PyTree
 from .checkpoint import Checkpoint
 from .errors import InputError
 from .precision import highest_precision
-from .programs import make_room
 from .trajectory import RESULTS, Trajectory
 
 # Segments take work of about so many bytes read: seconds of one core. It is counted,
@@ -173,7 +172,6 @@ def in_segments(
 
     Ctrl-C ends it between two segments: raised with `throw`, otherwise its result.
     """
-    make_room()
     like = eqx.filter_eval_shape(_begin, run)
     lengths = [segment_length(run.read(), like.record, n) for n in run.stages]
     checkpoint = state = None

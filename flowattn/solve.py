@@ -28,6 +28,7 @@ from .precision import (
     step_limit,
     warn_of_floats,
 )
+from .programs import make_room
 from .segments import Progress, in_segments, require_alone
 from .solvers import methods
 from .sources import source_of_flow
@@ -118,6 +119,7 @@ def solve(
     0.69315
     """
     require_flow("solve", flow)
+    make_room()
     dtype = float_dtype(params)
     warn_of_floats(params)
     require_moving(flow.moving(params))

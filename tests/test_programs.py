@@ -1,5 +1,6 @@
 """Compiled programs are let go before a process holds too many."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
@@ -44,23 +45,30 @@ def test_mappings_of_others_do_not_have_the_caches_cleared_again(small):
     assert not programs.let_programs_go()
 
 
+@pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("call", ["solve", "descend", "ensemble"])
-def test_each_call_clears_what_is_too_much(call, small, monkeypatch):
-    """A loop over losses, each with programs of its own, does not end the process."""
+def test_each_call_clears_what_is_too_much(call, jit, small, monkeypatch):
+    """A loop over losses, each with programs of its own, does not end the process; nor
+    does one over values that are static in a `jit`.
+    """
     cleared, clear = [], jax.clear_caches
     monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(1) or clear())
 
     def loss(x):
         return jnp.sum(x**2)
 
-    flow, start = fa.GradientFlow(loss), jnp.ones((2, 1))
-    if call == "solve":
-        fa.solve(flow, start, t1=1.0, solver="tsit5")
-    elif call == "descend":
-        fa.descend(loss, start, learning_rate=0.1, steps=3)
-    else:
-        fa.ensemble(flow, start, t1=1.0)
-    assert cleared == [1]
+    def solve(start):
+        return fa.solve(fa.GradientFlow(loss), start, t1=1.0, solver="tsit5")
+
+    def descend(start):
+        return fa.descend(loss, start, learning_rate=0.1, steps=3)
+
+    def ensemble(start):
+        return fa.ensemble(fa.GradientFlow(loss), start, t1=1.0)
+
+    called = {"solve": solve, "descend": descend, "ensemble": ensemble}[call]
+    found = (eqx.filter_jit(called) if jit else called)(jnp.ones((2, 1)))
+    assert cleared == [1] and jnp.all(found.params < 0.7)
 
 
 def test_a_sweep_of_many_programs_lets_them_go(small, monkeypatch):

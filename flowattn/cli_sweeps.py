@@ -57,7 +57,7 @@ class Sweep:
     observe: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Observables to keep, one each time; none: all that are not long."""
     error: bool | None = None
-    """Solve again at a tenth of the tolerances; None: beside a descent."""
+    """Solve again at a hundredth of the tolerances; None: beside a descent."""
     descent: str | None = None
     """A discrete run beside each flow, and the gap: sgd, sgd:RATE, sgd:RATE:MOMENTUM
     or adam:RATE; None: none."""

@@ -122,11 +122,10 @@ def ensemble(
     if not isinstance(solves.rtol, Tracer):
         require_resolved(rtol, dtype)
 
-    def run(scale: float) -> Trajectory:
-        scaled = solves.at_tolerances(scale)
-        return together(scaled, own, count, max_steps, lanes)[0]
+    def run(solves: Solve) -> Trajectory:
+        return together(solves, own, count, max_steps, lanes)[0]
 
-    found = run(1.0).with_finer(run(0.1) if error else None)
+    found = run(solves).with_finer(run(solves.finer()) if error else None)
     # Flows that differ from member to member are not one source.
     known = flow_axes is None and not isinstance(found.saved, Tracer)
     return found.of(source_of_flow(flow)) if known else found

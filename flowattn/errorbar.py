@@ -6,31 +6,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Output times on either side that are looked at.
-_NEIGHBOURS = 2
+# The share of all output times that are looked at on either side, and the fewest.
+_WINDOW = 0.1
+_FEWEST = 2
+# The share of a neighbour's difference that none is below.
+_LEAST = 0.1
 
 
 def without_dips(apart: Any, axis: int = 0) -> Any:
     """The difference of two solves along time (an axis), with its dips filled.
 
-    Let a solve be off by e and the finer one by f, about a tenth of e. Their difference
-    e − f is nearly e, but where e passes through f on its way from one sign to the
-    other: there it vanishes, and e does not. Such a dip is as narrow as a step. So a
-    difference below both of its sides (the largest of two output times before, and of
-    two after) is raised to the lower side. One that falls or grows along time stays as
-    it is, and so does the largest of all.
+    Let a solve be off by e and the finer one by f, a few hundredths of e. Their
+    difference e − f is nearly e, but where e passes through f on its way from one sign
+    to the other: there it vanishes, and e does not. Such a dip is narrower than a step,
+    and few steps are longer than a tenth of the whole time. So a difference below both
+    of its sides (the largest of a tenth of all output times before, and after) is
+    raised to the lower side.
 
-    >>> without_dips(np.array([0.0, 3.0, 0.1, 2.0, 1.0, 0.5])).tolist()
-    [0.0, 3.0, 2.0, 2.0, 1.0, 0.5]
+    A dip may have one side alone, at the last output and where errors begin to grow. So
+    no difference is taken to be below a tenth of that at the output time before or
+    after. One that falls or grows along time more slowly stays as it is, and so does
+    the largest of all.
+
+    >>> without_dips(np.array([3.0, 0.1, 2.0, 1.0, 0.5, 0.01])).tolist()
+    [3.0, 2.0, 2.0, 1.0, 0.5, 0.05]
     """
     xp: Any = jnp if isinstance(apart, jax.Array) else np
     rows = xp.moveaxis(apart, axis, 0)
     known = xp.where(xp.isnan(rows), xp.zeros((), rows.dtype), rows)
-    nothing = xp.zeros_like(known[:1])
-    before = after = xp.zeros_like(known)
-    earlier = later = known
-    for _ in range(min(_NEIGHBOURS, len(known))):
-        earlier = xp.concatenate([nothing, earlier[:-1]])
-        later = xp.concatenate([later[1:], nothing])
-        before, after = xp.maximum(before, earlier), xp.maximum(after, later)
-    return xp.moveaxis(xp.maximum(rows, xp.minimum(before, after)), 0, axis)
+    width = max(_FEWEST, round(_WINDOW * len(known)))
+    before = _largest_before(xp, known, width)
+    after = _largest_before(xp, known[::-1], width)[::-1]
+    filled = xp.maximum(known, xp.minimum(before, after))
+    beside = xp.maximum(_later(xp, filled, 1), _later(xp, filled[::-1], 1)[::-1])
+    # At the start nothing is off.
+    filled = xp.concatenate([known[:1], xp.maximum(filled, _LEAST * beside)[1:]])
+    return xp.moveaxis(xp.where(xp.isnan(rows), rows, filled), 0, axis)
+
+
+def _largest_before(xp: Any, rows: Any, width: int) -> Any:
+    """The largest of up to `width` rows before each, 0 where there are none."""
+    largest, covered = _later(xp, rows, 1), 1
+    while covered < width:
+        more = min(covered, width - covered)
+        largest = xp.maximum(largest, _later(xp, largest, more))
+        covered += more
+    return largest
+
+
+def _later(xp: Any, rows: Any, by: int) -> Any:
+    """Rows that have moved towards the end, with zeros where they were."""
+    by = min(by, len(rows))
+    return xp.concatenate([xp.zeros_like(rows[:by]), rows[: len(rows) - by]])

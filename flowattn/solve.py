@@ -69,10 +69,10 @@ def solve(
     - `observe`: named `params -> array` functions, evaluated inside the solve; what
       they give keeps its dtype.
     - `save_params`: keep the parameters at every output time.
-    - `error`: solve again at a tenth of the tolerances; the difference estimates the
-      global error of everything observed (`Trajectory.error`), nan where the finer
-      solve did not get. Dips of the difference, where the two solves cross, are filled
-      from output times on either side; the first and last output have none there.
+    - `error`: solve again at a hundredth of the tolerances; the difference estimates
+      the global error of everything observed (`Trajectory.error`), nan where the finer
+      solve did not get. Where the two solves cross, the difference dips: dips are
+      filled from output times on either side.
     - `events`: named `params -> number` functions; the first time at which each
       changes sign is `Trajectory.events[name]`, nan where it never does. Found within
       the steps that are made anyway, at the exactness of the observables; of two
@@ -145,23 +145,23 @@ def solve(
     whole = judged(dataclasses.replace(whole, methods=methods(solver, rtol)))
     folder = None if checkpoint is None else path_of("checkpoint", checkpoint)
 
-    def run(scale: float, name: str) -> Trajectory:
+    def run(whole: Solve, name: str) -> Trajectory:
         if in_trace:
             require_alone(progress, checkpoint)
-            return in_one_piece(whole.at_tolerances(scale), max_steps).marked()
+            return in_one_piece(whole, max_steps).marked()
         return in_segments(
-            whole.at_tolerances(scale),
+            whole,
             limit=max_steps,
             progress=progress,
             file=None if folder is None else folder / name,
             throw=throw,
         )
 
-    trajectory = run(1.0, "flow.state")
+    trajectory = run(whole, "flow.state")
     # A solve that did not get through is not tried again with smaller steps.
     failed = trajectory.result != RESULTS.successful
     if error and (isinstance(failed, Tracer) or not _given_up(trajectory.result)):
-        trajectory = trajectory.with_finer(run(0.1, "flow-finer.state"))
+        trajectory = trajectory.with_finer(run(whole.finer(), "flow-finer.state"))
     if throw:
         trajectory = trajectory.raised(failed)
         finer = trajectory.finer

@@ -19,6 +19,8 @@ _SPACINGS = 200
 # A place that is not finite is found to this share of the time reached: closer to it
 # where it lies is a matter of rounding.
 _PLACED = 1e-14
+# By what a step may grow from one to the next.
+_GROWTH = 10.0
 # A method gives way to the other after so many more steps that do not suit it than
 # steps that do, and twice as many each time the other has given way in turn.
 _UNFIT_STEPS = 5
@@ -78,17 +80,18 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     - ends the segment (as diffrax's events do) after `pause` steps, where local time
       no longer resolves a step, and where the method does not fit.
 
-    `span` is the time of the whole solve, `longest` the longest step, `left` the time
-    from the start of the segment, `first` the steps tried before it, `events` how many
-    are looked for. The field's arguments begin with the time that has elapsed before
-    the segment.
+    `span` is the time of the whole solve, `reach` (at most 1) scales the steps that no
+    tolerance limits: the first, those that grow from it, and the longest, which is the
+    span. `left` is the time from the start of the segment, `first` the steps tried
+    before it, `events` how many are looked for. The field's arguments begin with the
+    time that has elapsed before the segment.
     """
 
     rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
     atol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
     norm: Callable[[PyTree], Float[Array, ""]] = eqx.field(static=True)
     span: Float[Array, ""]
-    longest: Float[Array, ""]
+    reach: Float[Array, ""]
     left: Float[Array, ""]
     first: Int[Array, ""]
     max_steps: Int[Array, ""]
@@ -99,7 +102,12 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     @property
     def pid(self) -> diffrax.PIDController:
         """diffrax's own."""
-        return diffrax.PIDController(self.rtol, self.atol, norm=self.norm)
+        return diffrax.PIDController(
+            self.rtol,
+            self.atol,
+            factormax=1 + (_GROWTH - 1) * self.reach,
+            norm=self.norm,
+        )
 
     def wrap(self, direction):
         """Flows go forward in time."""
@@ -112,7 +120,8 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         # A start at which the field is not finite has no step to offer.
         step = end - t0
         usable = jnp.isfinite(step) & (step > 0)
-        step = jnp.where(usable, jnp.minimum(step, self.longest), 1e-3 * self.span)
+        step = jnp.where(usable, step, 1e-3 * self.span)
+        step = self.reach * jnp.minimum(step, self.span)
         none = jnp.array(0)
         # Choosing the first step takes two evaluations.
         state = ControlState(
@@ -149,7 +158,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         start = jnp.where(lost, t0, start)
         end = jnp.where(lost, t0 + SHORTENED * (t1 - t0), end)
         pid = jax.tree.map(lambda new, old: jnp.where(lost, old, new), pid, state.pid)
-        end = jnp.minimum(end, start + self.longest)
+        end = jnp.minimum(end, start + self.reach * self.span)
         start, step = jnp.asarray(start), jnp.asarray(end - start)
         tried = state.tried + 1
         unfit = jnp.maximum(state.unfit + jnp.where(made.unfit > 0, 1, -1), 0)

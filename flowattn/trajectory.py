@@ -48,7 +48,7 @@ class Trajectory(eqx.Module):
     - `params`: parameters at `t_end`; `path`: parameters at every time, if saved.
     - `best`: parameters with the lowest validation loss, if a descent looked.
     - `result`: how the run ended; `t_end`: the last time that it reached.
-    - `finer`: the same solve at a tenth of the tolerances, if an error was asked for.
+    - `finer`: the solve at a hundredth of the tolerances, if an error was asked for.
     - `solver`: what the run was asked to use; `methods`: those that it could choose
       among; `changes`: the times at which it took the next of them, inf beyond.
     - `sharpness`: the last estimate of the Jacobian's spectral radius, where a solver
@@ -136,7 +136,7 @@ class Trajectory(eqx.Module):
         return [{"solver": n, "since": t} for n, t in zip(names, times, strict=True)]
 
     def with_finer(self, finer: "Trajectory | None") -> "Trajectory":
-        """The same run beside one at a tenth of the tolerances."""
+        """The same run beside one at a hundredth of the tolerances."""
         return eqx.tree_at(
             lambda run: run.finer, self, finer, is_leaf=lambda x: x is None
         )
@@ -150,9 +150,9 @@ class Trajectory(eqx.Module):
     def error(self) -> dict[str, Array] | None:
         """Estimated global error of each observable, entry by entry over time.
 
-        The difference to the solve at a tenth of the tolerances: nearly the whole
-        error of the coarser, since the finer's is about a tenth of it. Where the two
-        cross the difference says nothing, so its dips are filled (`errorbar`). None
+        The difference to the solve at a hundredth of the tolerances: nearly all of the
+        error of the coarser one, since the finer's is a few hundredths of it. Where the
+        two cross the difference says nothing, so its dips are filled (`errorbar`). None
         without `error=True`.
         """
         if self.finer is None:

@@ -231,5 +231,15 @@ def test_an_error_bar_does_not_vanish_where_two_solves_cross():
     np.testing.assert_array_equal(
         without_dips(jnp.asarray(both), 1)[0], without_dips(apart)
     )
+    # A dip with one side alone, and a fall that is no dip.
+    last = np.array([0.0, 1e-3, 1.0, 1.0, 1e-3])
+    np.testing.assert_allclose(without_dips(last), [0, 0.1, 1, 1, 0.1])
+    # The window grows with the number of outputs, whether that is a power of 2 or not.
+    for width in (1, 5, 8, 13):
+        many = np.ones(1000)
+        many[500 : 500 + width] = 0
+        np.testing.assert_array_equal(without_dips(many), np.ones(1000))
+    wide = np.where(np.abs(np.arange(1000) - 500) < 150, 0.0, 1.0)
+    assert np.any(without_dips(wide) == 0)
     short = np.array([1.0, np.nan, 2.0])
     np.testing.assert_array_equal(without_dips(short), short)

@@ -48,13 +48,12 @@ def run_cells(
     width = min(room, lanes_for(float_count(solves.params) // room))
     most = jnp.asarray(step_limit(how.max_steps))
 
-    def run(scale: float) -> Trajectory:
-        mine, others = (part.at_tolerances(scale) for part in (solves, rest))
+    def run(mine: Solve, others: Solve) -> Trajectory:
         rule = Lanes(others, most, width, how.outputs)
         return run_block(rule, mine, count, device)[0]
 
-    finer = run(0.1) if how.error else None
-    trajectory = run(1.0).with_finer(finer)
+    finer = run(solves.finer(), rest.finer()) if how.error else None
+    trajectory = run(solves, rest).with_finer(finer)
     counts = [one.counts for one in (trajectory, finer) if one is not None]
     steps = sum(int(np.sum(each["steps"] + each["rejected"])) for each in counts)
     [method] = eqx.combine(solves, rest).methods
@@ -133,12 +132,12 @@ def _by_rkc(rest, solves, stuck, how: How, device) -> Trajectory:
         index = np.minimum(np.arange(first, first + _TOGETHER), len(stuck) - 1)
         own = _rows(solves, stuck[index])
 
-        def run(scale: float, own=own) -> Trajectory:
-            pair = rest.at_tolerances(scale), own.at_tolerances(scale)
+        def run(*pair: Solve) -> Trajectory:
             found = compiled_once(_rkc, on_device(device, pair), how.max_steps)
             return found.marked()
 
-        found = run(1.0).with_finer(run(0.1) if how.error else None)
+        finer = run(rest.finer(), own.finer()) if how.error else None
+        found = run(rest, own).with_finer(finer)
         parts.append(_rows(found, np.arange(min(_TOGETHER, len(stuck) - first))))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 

@@ -216,8 +216,8 @@ def sweep(
       `solve`; None: the paper's.
     - `outputs`: at how many times between start and end cells are observed; None: only
       at the end, beside a descent 19. `observe`: names of observables; None: all that
-      are not long. `error`: solve again at a tenth of the tolerances; None: beside a
-      descent.
+      are not long. `error`: solve again at a hundredth of the tolerances; None: only
+      beside a descent.
     - `descent`: "sgd:RATE", "sgd:RATE:MOMENTUM" or "adam:RATE": a discrete run beside
       each flow, and the gap.
     - `out`: a zarr store, a path or any URL that fsspec knows; None: in memory. Chunks

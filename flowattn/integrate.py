@@ -24,13 +24,11 @@ from .trajectory import RESULTS, Trajectory
 # How a segment ends that another follows.
 ENDED = diffrax.RESULTS.event_occurred
 DONE = diffrax.RESULTS.successful
-# The tolerances of a finer solve, as a share. At a tenth the two errors are alike too
-# often: of 600 random losses, three had an error bar too small by ten at some time, and
-# at a hundredth one of 1,800, for a third more time.
+# The tolerances of a finer solve, as a share. At a tenth one in twenty losses with kinks
+# has an error bar too small by ten at some time; at a hundredth one in hundreds.
 _FINER = 0.01
-# No tolerance limits the first steps, each up to ten times the last, nor that of a slow
-# flow, which is solved in one over all its span: at any tolerances they would be the
-# same, and the difference 0. Those of a finer solve are this share of them.
+# The steps of a finer solve where no tolerance limits them (the first few, the only one
+# of a slow flow), as a share: else both solves would take the same.
 _SHORTER = 0.25
 # Changes of the method that are remembered.
 _CHANGES = 32

@@ -28,9 +28,10 @@ def sharpness(
 ) -> Observable:
     """The `k` largest Hessian eigenvalues of `loss`, in falling order, an observable.
 
-    Lanczos on Hessian-vector products, from a fixed start, with `_PRODUCTS + 2 k`
-    products, or one for each parameter where that is fewer and exact; multiple
-    eigenvalues count as often as they occur. Gradient descent with learning rate η is
+    Lanczos on Hessian-vector products, from a fixed start, with 24 + 2 k products, or
+    one for each parameter where that is fewer and exact. Multiple eigenvalues count as
+    often as they occur: for k > 1 it is run again, with 24 products, for each that may
+    have been missed. Gradient descent with learning rate η is
     stable below the edge 2/η. With the `rates` r of a `GradientFlow` the eigenvalues
     are those of √r H √r, which say the same of its descent.
 
@@ -99,31 +100,68 @@ class _Largest(eqx.Module):
             _, hv = jax.jvp(gradient, (arrays,), (unravel(root * v),))
             return root * ravel_pytree(hv)[0]
 
-        products = min(_PRODUCTS + 2 * self.k, flat.size)
         with highest_precision():
-            return _lanczos(product, flat, products)[: self.k]
+            return _largest(product, flat, self.k)
+
+
+def _largest(
+    product: Callable[[Array], Array], like: Float[Array, " n"], k: int
+) -> Float[Array, " k"]:
+    """The `k` largest eigenvalues of a symmetric operator on arrays like `like`.
+
+    The Krylov space of a start holds one vector of each eigenvalue: of a multiple one
+    the others are orthogonal to all of it. So Lanczos is run again orthogonal to the
+    `k` vectors found so far, until that finds no eigenvalue above the last of them;
+    each time may find one copy more.
+    """
+    products = min(_PRODUCTS + 2 * k, like.size)
+    none = jnp.zeros(0, like.dtype), jnp.zeros((0, like.size), like.dtype)
+    values, vectors, _ = _lanczos(product, none, 0, products, k)
+    if k == 1 or products == like.size:
+        return values
+
+    def once_more(carry, number):
+        values, vectors, settled = carry
+
+        def again():
+            found = _lanczos(product, (values, vectors), number, _PRODUCTS, k)
+            return *found[:2], found[2] <= values[-1]
+
+        return jax.lax.cond(settled, lambda: carry, again), None
+
+    carry = values, vectors, jnp.array(False)
+    (values, _, _), _ = jax.lax.scan(once_more, carry, jnp.arange(1, k))
+    return values
 
 
 def _lanczos(
-    product: Callable[[Array], Array], like: Float[Array, " n"], products: int
-) -> Array:
-    """Eigenvalue estimates of a symmetric operator on arrays like `like`, falling.
+    product: Callable[[Array], Array],
+    known: tuple[Float[Array, " known"], Float[Array, "known n"]],
+    seed: Any,
+    products: int,
+    k: int,
+) -> tuple[Float[Array, " k"], Float[Array, "k n"], Float[Array, ""]]:
+    """The `k` largest eigenvalue estimates of a symmetric operator, falling, with their
+    vectors, from orthonormal ones that are `known` and `products` more; and the largest
+    on those that are new.
 
     Lanczos: q_{j+1} β_j = A q_j − α_j q_j − β_{j−1} q_{j−1}. It ends where β_j = 0:
     the Krylov space of the start is exhausted, as it is after one product with a
     multiple of the identity. The next vector is then drawn anew, orthogonal to all
-    before, with β_j = 0: the tridiagonal matrix falls into blocks, whose eigenvalues
-    together are those of A on all vectors so far. Only so are multiple eigenvalues
-    found, as often as they occur. β_j counts as 0 within rounding of the operator's
+    before: the projected matrix falls into blocks, whose eigenvalues together are
+    those of A on all vectors so far. β_j counts as 0 within rounding of the operator's
     size; where rounding passes for more, that noise is as good as a vector drawn anew.
     """
-    few = 10 * float(jnp.finfo(like.dtype).eps)
-
+    values, vectors = known
+    first, count = len(values), vectors.shape[1]
+    few = 10 * float(jnp.finfo(vectors.dtype).eps)
     # A fixed key keeps this a function of the parameters.
-    key = jax.random.key(0)
+    key = jax.random.fold_in(jax.random.key(0), seed)
 
-    def drawn(key: Array) -> Array:
-        return jax.random.normal(key, like.shape, like.dtype)
+    def drawn(number: Any) -> Array:
+        return jax.random.normal(
+            jax.random.fold_in(key, number), (count,), vectors.dtype
+        )
 
     def apart(vector: Array, basis: Array) -> Array:
         # Twice is enough (Parlett): once leaves rounding of what was taken away.
@@ -133,27 +171,33 @@ def _lanczos(
 
     def step(carry, number):
         basis, vector, size = carry
-        basis = basis.at[number].set(vector)
+        basis = basis.at[first + number].set(vector)
         image = product(vector)
-        diagonal = jnp.vdot(vector, image)
+        # What A has between this vector and each so far.
+        row = basis @ image
         rest = apart(image, basis)
         beside = _norm(rest)
-        size = jnp.maximum(size, jnp.maximum(jnp.abs(diagonal), beside))
-        ended = beside <= few * size
+        size = jnp.maximum(size, jnp.maximum(jnp.abs(row[first + number]), beside))
         following = jax.lax.cond(
-            ended,
-            lambda: apart(drawn(jax.random.fold_in(key, number)), basis),
+            beside <= few * size,
+            lambda: apart(drawn(number + 1), basis),
             lambda: rest,
         )
-        beside = jnp.where(ended, 0.0, beside)
-        return (basis, _unit(following), size), (diagonal, beside)
+        return (basis, _unit(following), size), row
 
-    basis = jnp.zeros((products, like.size), like.dtype)
-    carry = basis, _unit(drawn(key)), jnp.zeros((), like.dtype)
-    _, (diagonal, beside) = jax.lax.scan(step, carry, jnp.arange(products))
-    beside = beside[: products - 1]
-    matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-    return jnp.linalg.eigvalsh(matrix)[::-1]
+    vectors = jax.lax.stop_gradient(vectors)
+    basis = jnp.zeros((first + products, count), vectors.dtype).at[:first].set(vectors)
+    carry = basis, _unit(apart(drawn(0), basis)), jnp.zeros((), vectors.dtype)
+    (basis, _, _), rows = jax.lax.scan(step, carry, jnp.arange(products))
+    lower = jnp.tril(jnp.pad(rows, ((first, 0), (0, 0))), -1)
+    diagonal = jnp.concatenate([values, jnp.diagonal(rows[:, first:])])
+    matrix = lower + lower.T + jnp.diag(diagonal)
+    # Derivatives of values are those of the matrix between vectors that are held: so
+    # they exist where eigenvalues are multiple, and vectors have none.
+    _, turned = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
+    top = turned[:, ::-1][:, :k].T @ basis
+    new = jnp.linalg.eigvalsh(matrix[first:, first:])[-1]
+    return jnp.linalg.eigvalsh(matrix)[::-1][:k], jax.lax.stop_gradient(top), new
 
 
 def _norm(vector: Float[Array, " n"]) -> Float[Array, ""]:

@@ -52,6 +52,26 @@ def test_multiple_eigenvalues_are_found_as_often_as_they_occur(dtype):
             np.testing.assert_allclose(found, largest, rtol=0, atol=bound, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("top", "rest", "k"), [([5] * 2, 448, 2), ([5] * 150, 300, 4), ([5, 5, 4.5], 95, 3)]
+)
+def test_multiple_eigenvalues_beyond_the_number_of_products(top, rest, k):
+    """A Krylov space holds one vector of each."""
+    spectrum = [*top, *np.linspace(0, 4, rest)]
+    found = fa.sharpness(Form(rotated(spectrum, jnp.float64)), k)(
+        jnp.zeros(len(spectrum))
+    )
+    np.testing.assert_allclose(found, top[:k], rtol=1e-3)
+
+
+def test_the_derivative_at_a_multiple_eigenvalue():
+    """Of Σ xᵢ⁴/12 the eigenvalues are xᵢ², and the derivatives of their sum 2 xᵢ."""
+    top = fa.sharpness(lambda x: jnp.sum(x**4) / 12, 2)
+    x = jnp.concatenate([jnp.full(2, 2.0), jnp.ones(60)])
+    slope = jax.grad(lambda x: jnp.sum(top(x)))(x)
+    np.testing.assert_allclose(slope, [4, 4, *[0] * 60], atol=1e-9)
+
+
 def test_flat_and_single_points():
     quartic = fa.sharpness(lambda x: jnp.sum(x**4), 2)
     np.testing.assert_array_equal(quartic(jnp.zeros(4)), [0, 0])

@@ -242,9 +242,10 @@ def plot_gap(gap: Gap) -> Drawing:
             curves[f"{name} numerical error"] = (times, np.asarray(error))
     axes.set(ylabel=_GAP_LABELS[gap.scale], yscale="log")
     time_axis(axes, gap.ts)
-    if curves:
+    seen = [y[np.isfinite(y) & (y > 0)] for _, y in curves.values()]
+    medians = [np.median(y) for y in seen if y.size]
+    if medians:
         # The first points, when everything is still at rest, would fill the picture.
-        medians = [np.nanmedian(positive(y)) for _, y in curves.values() if y.any()]
         axes.set_ylim(bottom=1e-2 * min(medians))
     known = gap.numerical_error is not None
     dashed = ", dashed: the flow's numerical error" if known else ""

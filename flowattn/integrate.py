@@ -24,8 +24,8 @@ from .trajectory import RESULTS, Trajectory
 # How a segment ends that another follows.
 ENDED = diffrax.RESULTS.event_occurred
 DONE = diffrax.RESULTS.successful
-# The tolerances of a finer solve, as a share. At a tenth one in twenty losses with kinks
-# has an error bar too small by ten at some time; at a hundredth one in hundreds.
+# The tolerances of a finer solve, as a share. At a tenth, one in twenty losses that have
+# kinks has an error bar too small by ten at some time.
 _FINER = 0.01
 # The steps of a finer solve where no tolerance limits them (the first few, the only one
 # of a slow flow), as a share: else both solves would take the same.
@@ -79,8 +79,7 @@ class Solve(AbstractRun[SolveState]):
             rtol = jnp.maximum(rtol * _FINER, jnp.finfo(rtol.dtype).eps)
         if atol is not None:
             atol = atol * _FINER
-        if reach is not None:
-            reach = jnp.full_like(reach, _SHORTER)
+        reach = None if reach is None else jnp.full_like(reach, _SHORTER)
         return eqx.tree_at(
             lambda solve: (solve.rtol, solve.atol, solve.reach),
             self,

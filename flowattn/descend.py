@@ -16,6 +16,7 @@ from .descent import Descent
 from .errors import (
     InputError,
     known_numbers,
+    require_flags,
     require_momentum,
     require_positive,
     require_scalar,
@@ -101,6 +102,7 @@ def descend(
             f"{type(loss).__name__}"
         )
     make_room()
+    require_flags(throw=throw, save_params=save_params)
     dtype = float_dtype(params)
     warn_of_floats(params)
     rate, momentum, time_per_step = _numbers(

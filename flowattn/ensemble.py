@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .dealing import deal
-from .errors import InputError, require_positive, whole_number
+from .errors import InputError, require_flags, require_positive, whole_number
 from .flows import AbstractFlow, others, require_flow, require_moving
 from .identity import traced
 from .integrate import Solve
@@ -85,6 +85,7 @@ def ensemble(
     """
     require_flow("ensemble", flow)
     make_room()
+    require_flags(error=error, save_params=save_params)
     params = jax.tree.map(
         lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, params
     )
@@ -189,6 +190,12 @@ def _solves(
         flow,
         is_leaf=_is_none,
     )
+    for x in jax.tree.leaves(eqx.filter(flow, own_flow)):
+        if np.shape(x)[:1] != (count,):
+            raise InputError(
+                f"flow_axes: an array of the flow has shape {np.shape(x)}, whose first "
+                f"axis does not hold one entry for each of the {count} members"
+            )
     own = eqx.tree_at(
         lambda s: (s.flow, s.params, s.times, s.rtol, s.atol),
         shared,

@@ -42,7 +42,7 @@ def require_positive(**values: Any) -> None:
 def known_numbers(name: str, value: Any) -> np.ndarray | None:
     """The real number or numbers that a value is, None where it is traced.
 
-    Raises `InputError` for anything else: text, functions, complex numbers.
+    Raises `InputError` for anything else: text, functions, complex numbers, truths.
 
     >>> known_numbers("steps", "many")
     Traceback (most recent call last):
@@ -53,11 +53,23 @@ def known_numbers(name: str, value: Any) -> np.ndarray | None:
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         try:
             # Text and dates would pass for numbers, and None for nan.
-            if value is not None and np.asarray(value).dtype.kind not in "USmMc":
+            if value is not None and np.asarray(value).dtype.kind not in "USmMcb":
                 return np.asarray(value, float)
         except TracerArrayConversionError:  # a list that holds one
             return None
     raise InputError(f"{name} must be a number, got {shown(value)}")
+
+
+def require_flags(**values: Any) -> None:
+    """Raise `InputError` for the first value that is neither True nor False.
+
+    >>> require_flags(error=True, throw="no")
+    Traceback (most recent call last):
+    flowattn.errors.InputError: throw must be True or False, got no
+    """
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool):
+            raise InputError(f"{name} must be True or False, got {shown(value)}")
 
 
 def require_scalar(**values: Any) -> None:

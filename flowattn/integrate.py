@@ -24,7 +24,7 @@ from .trajectory import RESULTS, Trajectory
 # How a segment ends that another follows.
 ENDED = diffrax.RESULTS.event_occurred
 DONE = diffrax.RESULTS.successful
-# The tolerances of a finer solve, as a share. At a tenth, one in twenty losses that have
+# The tolerances of a finer solve, as a share. At a tenth, one in twenty losses with
 # kinks has an error bar too small by ten at some time.
 _FINER = 0.01
 # The steps of a finer solve where no tolerance limits them (the first few, the only one

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .errors import InputError
+from .errors import InputError, quoted, require_flags, shown
 from .identity import by_identity
 
 # Data sets have names of these beginnings, and dims and coordinates of these names.
@@ -39,6 +39,30 @@ class Label(eqx.Module):
     discrete: bool = eqx.field(static=True, default=False)
 
 
+def labelled(
+    dims: Any, units: Any, long_name: Any, coords: Any = None, discrete: Any = False
+) -> Label:
+    """A label; `InputError` for what cannot be part of one."""
+    require_flags(discrete=discrete)
+    for name, text in (("units", units), ("long_name", long_name)):
+        if not isinstance(text, str):
+            raise InputError(f"{name} must be a text, got {shown(text)}")
+    if dims is not None and not _are_names(dims):
+        raise InputError(f"dims must be a tuple of names, got {quoted(dims)}")
+    named = coords or {}
+    if not (isinstance(named, Mapping) and all(map(_are_names, named.values()))):
+        raise InputError(
+            "coords must be a dict from a dim to the names of its entries, got "
+            + quoted(coords)
+        )
+    own = tuple((dim, tuple(names)) for dim, names in named.items())
+    return Label(None if dims is None else tuple(dims), units, long_name, own, discrete)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(x, str) for x in value)
+
+
 class AbstractObservable(eqx.Module):
     """Anything that maps parameters to an array and knows its `label`."""
 
@@ -63,6 +87,9 @@ class Observable(AbstractObservable):
     Any plain `params -> array` function is accepted wherever an `Observable` is;
     its axes are then numbered.
 
+    Raises `InputError` for an `fn` that is no function of the parameters alone, and for
+    what cannot be part of a label.
+
     >>> import jax.numpy as jnp, flowattn as fa
     >>> norm = fa.Observable(jnp.linalg.norm, dims=(), units="1", long_name="norm")
     >>> float(norm(jnp.array([3.0, 4.0])))
@@ -81,11 +108,9 @@ class Observable(AbstractObservable):
         coords: dict[str, tuple[str, ...]] | None = None,
         discrete: bool = False,
     ):
-        if isinstance(dims, str):
-            raise InputError(f"dims must be a tuple of names, got the string {dims!r}")
+        require_of_params("the function of an observable", fn)
         self.fn = fn
-        named = tuple((coords or {}).items())
-        self.label = Label(dims, units, long_name, named, discrete)
+        self.label = labelled(dims, units, long_name, coords, discrete)
 
     def __call__(self, params: PyTree) -> Array:
         return self.fn(params)

@@ -61,13 +61,15 @@ def same_precision() -> Callable[[], AbstractContextManager[None]]:
 def float_dtype(params: PyTree) -> jnp.dtype:
     """The common floating-point dtype of a PyTree's arrays: what a run computes in.
 
-    Raises `InputError` where there is nothing to move, and for complex numbers.
+    Raises `InputError` where there is nothing to move, for complex numbers, and for
+    arrays that hold no numbers.
 
     >>> import jax.numpy as jnp
     >>> float_dtype({"a": jnp.zeros(2, jnp.float32), "b": 3})
     dtype('float32')
     """
     require_real(params)
+    _require_numbers(params)
     leaves = [x for x in jax.tree.leaves(params) if hasattr(x, "dtype")]
     floating = {x.dtype for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)}
     if not floating:
@@ -97,6 +99,16 @@ parts as two real arrays
             raise InputError(
                 f"params{jax.tree_util.keystr(path)} is complex; hold its real and "
                 "imaginary parts as two real arrays"
+            )
+
+
+def _require_numbers(params: PyTree) -> None:
+    """Raises `InputError` for NumPy's arrays of what JAX has no arrays of."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "USOmMV":
+            raise InputError(
+                f"params{jax.tree_util.keystr(path)} is an array of {leaf.dtype}, "
+                "which JAX has none of; hold it as a tuple, or outside of params"
             )
 
 

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from .errors import InputError, shown
-from .flows import moving, others, scaled, settled_rates
+from .flows import moving, number_of, others, scaled, settled_rates
 from .identity import by_identity
 from .observables import Observable
 from .precision import highest_precision, require_real
@@ -90,7 +90,7 @@ class _Largest(eqx.Module):
 
         def gradient(arrays):
             return eqx.filter_grad(
-                lambda arrays: self.loss(eqx.combine(arrays, static))
+                lambda arrays: number_of(self.loss(eqx.combine(arrays, static)))
             )(arrays)
 
         ones = jax.tree.map(jnp.ones_like, arrays)

@@ -15,7 +15,13 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from .errors import InputError, known_numbers, require_positive, require_scalar
+from .errors import (
+    InputError,
+    known_numbers,
+    require_flags,
+    require_positive,
+    require_scalar,
+)
 from .flows import AbstractFlow, require_flow, require_moving
 from .identity import by_identity, traced
 from .integrate import Solve, SolveState
@@ -120,9 +126,12 @@ def solve(
     """
     require_flow("solve", flow)
     make_room()
+    require_flags(error=error, throw=throw, save_params=save_params)
     dtype = float_dtype(params)
     warn_of_floats(params)
     require_moving(flow.moving(params))
+    for jump in flow.jumps:
+        require_scalar(**{"the time of a switch": jump})
     times = output_times(ts, t1, dtype)
     require_scalar(rtol=rtol)
     atol = rtol / 1000 if atol is None else atol
@@ -238,12 +247,15 @@ def judged(whole: Solve) -> Solve:
     Where no time passes (t1 = 0) the solve is its start.
     """
     times, rtol, atol = whole.times, whole.rtol, whole.atol
-    if not any(isinstance(known, Tracer) for known in (times, rtol, atol)):
+    jumps = whole.flow.jumps
+    if not any(isinstance(known, Tracer) for known in (times, rtol, atol, *jumps)):
         return whole
     spacing = jnp.diff(times)
     sensible = jnp.all(spacing > 0, -1) | jnp.all(spacing == 0, -1)
     sensible &= jnp.all(jnp.isfinite(times), -1)
     sensible &= (rtol > 0) & (rtol < 1) & (atol > 0) & (atol < jnp.inf)
+    for jump in jumps:
+        sensible &= ~jnp.isnan(jump)
     instead = (
         jnp.where(jnp.expand_dims(sensible, -1), times, 0.0),
         jnp.where(sensible, rtol, 1e-3),

@@ -212,8 +212,9 @@ class Trajectory(eqx.Module):
     def raised(self, failed: Bool[Array, "..."]) -> "Trajectory":
         """The same run, or the error that its result is where it `failed`."""
         if not isinstance(failed, Tracer):
-            # The check computes with what it is given, and may not with nan.
-            self.result.error_if(failed, failed)
+            # Not by `error_if`, which names the call that was compiled first.
+            if failed:
+                raise eqx.EquinoxRuntimeError(RESULTS[self.result])
             return self
         keys, rest = eqx.partition(self, _is_keys)
         # An error cannot be tied to random keys.

@@ -36,6 +36,17 @@ for call in (
     lambda: fa.solve(flow, x, t1=1.0, observe={3: loss}),
     lambda: fa.Observable(loss, dims="time"),
     lambda: fa.sharpness(loss, 1.5),
+    lambda: fa.Observable(loss, dims=3),
+    lambda: fa.Observable(loss, dims=[1]),
+    lambda: fa.Observable(loss, coords="ab"),
+    lambda: fa.Observable(loss, units=3),
+    lambda: fa.Observable(3),
+    lambda: fa.drift(fa.Law(loss, "a", "exact"), None),
+    lambda: fa.Law(loss, "a", "exakt"),
+    lambda: fa.Law(loss, 3, "exact"),
+    lambda: fa.Law(loss, "a", "exact", since="x"),
+    lambda: fa.RKC("x"),
+    lambda: fa.RKC(2.5),
 ):
     try:
         print("accepted", call())
@@ -58,6 +69,15 @@ def test_what_is_no_flow_and_no_loss():
     expected += ["observable 'x' must be a function of the parameters, got float"]
     expected += ["observable names must be strings, got 3", "dims must be a tuple"]
     expected += ["sharpness needs k, a whole number"]
+    expected += ["dims must be a tuple of names, got 3"]
+    expected += ["dims must be a tuple of names, got [1]", "coords must be a dict"]
+    expected += ["units must be a text, got 3", "the function of an observable must be"]
+    expected += ["drift is along a Trajectory, got a NoneType"]
+    expected += ["kind of law 'exakt' is unknown", "the name of a law must be a text"]
+    expected += ["since must be a number, got x"]
+    expected += [
+        f"stages must be a whole number from 2 to 200, got {n}" for n in ("x", 2.5)
+    ]
     assert len(lines) == len(expected), result.stderr
     for line, beginning in zip(lines, expected, strict=True):
         assert line.startswith(beginning)

@@ -152,10 +152,18 @@ def moving(params: PyTree, rates: PyTree | None) -> PyTree:
         return arrays
 
     def moves(rate: Any, part: PyTree) -> PyTree:
+        for x in jax.tree.leaves(part):
+            if not _fits(np.shape(rate), x.shape):
+                raise _Unfit(
+                    f"rates of shape {np.shape(rate)} do not fit params of shape "
+                    f"{x.shape}: give one, or one for each entry"
+                )
         return jax.tree.map(lambda x: None if _freezes(rate) else x, part)
 
     try:
         return jax.tree.map(moves, rates, arrays)
+    except _Unfit as error:
+        raise InputError(str(error)) from None
     except ValueError:
         raise InputError(
             "rates must be one number or a prefix of the params' structure, "
@@ -163,10 +171,24 @@ def moving(params: PyTree, rates: PyTree | None) -> PyTree:
         ) from None
 
 
+class _Unfit(Exception):
+    """Rates of a shape that is not one of what they scale."""
+
+
+def _fits(rates: tuple[int, ...], params: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(rates, params) == params
+    except ValueError:
+        return False
+
+
 def require_moving(moves: PyTree) -> None:
     """Raises `InputError` where nothing is left of parameters that moves."""
-    if not jax.tree.leaves(moves):
+    leaves = jax.tree.leaves(moves)
+    if not leaves:
         raise InputError("rates of 0 freeze all params, so nothing can move")
+    if not any(leaf.size for leaf in leaves):
+        raise InputError("params hold no number, so nothing can move")
 
 
 def others(params: PyTree, moves: PyTree) -> PyTree:

@@ -5,17 +5,21 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, PyTree, Scalar
 
-from ..errors import known_numbers
+from ..errors import InputError, known_numbers
 from .base import AbstractFlow, require_flow
 
 
 class SwitchedFlow(AbstractFlow):
     """One flow up to a time, another from there: `first` while t < `at`, then `then`.
 
-    Both move the same parameters. `solve` steps exactly up to the switch, so that its
+    Both move the same parameters. A traced `at` that is nan ends a solve as
+    `senseless_input`. `solve` steps exactly up to the switch, so that its
     order is kept; this is how a loss that is swapped in mid-training is integrated.
+
+    Raises `InputError` for what are no flows, and for an `at` that is known to be none.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> down = fa.GradientFlow(lambda x: jnp.sum(x))
@@ -32,7 +36,9 @@ class SwitchedFlow(AbstractFlow):
     def __check_init__(self):
         require_flow("SwitchedFlow", self.first)
         require_flow("SwitchedFlow", self.then)
-        known_numbers("at", self.at)
+        numbers = known_numbers("at", self.at)
+        if numbers is not None and np.any(np.isnan(numbers)):
+            raise InputError("at must be a time, got nan")
 
     @property
     def jumps(self) -> tuple[Any, ...]:

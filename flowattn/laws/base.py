@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..errors import InputError, known_numbers
-from ..observables import AbstractObservable, Label, require_of_params
+from ..errors import InputError, known_numbers, require_choice
+from ..observables import AbstractObservable, Label, labelled, require_of_params
 from ..trajectory import Trajectory
 
 
@@ -24,7 +24,8 @@ class Law(AbstractObservable):
     derived. A law is of the parameters alone: one that needs the time, as
     exp(2λt) h(θ) does under weight decay λ, is not expressed yet.
 
-    Raises `InputError` for terms that are no function of the parameters alone.
+    Raises `InputError` for terms that are no function of the parameters alone, an
+    unknown kind, names and dims that are no text, and times that are no numbers.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> total = fa.Law(lambda x: x, "total", "exact", dims=())
@@ -56,12 +57,17 @@ class Law(AbstractObservable):
         until: Any = jnp.inf,
     ):
         require_of_params(f"the terms of the law {name!r}", terms)
+        if not (isinstance(name, str) and name):
+            raise InputError(f"the name of a law must be a text, got {name!r}")
+        require_choice("kind of law", kind, ("exact", "approximate"))
+        known_numbers("since", since)
+        known_numbers("until", until)
         self.terms = terms
         self.name = name
         self.kind = kind
         self.regime = regime
         self.citation = citation
-        self.label = Label(dims, units, long_name or name)
+        self.label = labelled(dims, units, long_name or name)
         self.since = since
         self.until = until
 
@@ -114,6 +120,10 @@ def _of_members(fn: Callable[..., Array], law: Law, trajectory: Trajectory, unti
     """A function of one run's record of a law, or of each run's of an ensemble."""
     if not isinstance(law, Law):
         raise InputError(f"drift is of a Law, got a {type(law).__name__}")
+    if not isinstance(trajectory, Trajectory):
+        raise InputError(
+            f"drift is along a Trajectory, got a {type(trajectory).__name__}"
+        )
     known_numbers("until", until)
     name = _observed_as(law, trajectory)
     record = (

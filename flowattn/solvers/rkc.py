@@ -13,7 +13,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 MOST_STAGES = 200
 # Damping of the stability polynomial: |R| ≤ 1 − ε/3 inside the stability interval.
@@ -87,9 +87,11 @@ class RKC(diffrax.AbstractAdaptiveSolver):
     )
 
     def __check_init__(self):
-        if self.stages is not None and not 2 <= self.stages <= MOST_STAGES:
+        known = isinstance(self.stages, int) and not isinstance(self.stages, bool)
+        if self.stages is not None and not (known and 2 <= self.stages <= MOST_STAGES):
             raise InputError(
-                f"stages must be from 2 to {MOST_STAGES}, got {self.stages}"
+                f"stages must be a whole number from 2 to {MOST_STAGES}, got "
+                f"{shown(self.stages)}"
             )
 
     def order(self, terms) -> int:

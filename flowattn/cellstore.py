@@ -1,16 +1,24 @@
 """Cell store: the arrays of a sweep in a zarr store, chunk by chunk, each checked."""
 
-import asyncio
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
+from zarr.storage import MemoryStore
 
+from .chunkfiles import (
+    Checked,
+    DamagedError,
+    Summed,
+    is_right,
+    is_sound,
+    lost,
+    sum_of,
+    zarr_at,
+)
 from .description import (
     MARKER,
     METADATA,
@@ -22,9 +30,10 @@ from .description import (
     described,
     finished,
     is_leftover,
+    record_of,
 )
 from .errors import InputError
-from .folders import Folder, LocalFolder, is_aside
+from .folders import Folder, is_aside
 from .owner import CLAIM, Owner, require_owned
 from .store import compressors, quiet
 
@@ -36,19 +45,16 @@ _AT_ONCE = 8
 # Damaged files that a line names.
 _NAMED = 4
 
-# Of chunks, by number: the arrays whose files are gone or damaged.
+# Of chunks, by number: the files that are gone or damaged.
 Damage = dict[int, list[str]]
-
-
-class DamagedError(InputError):
-    """A chunk of a store is gone, or is not as it was written."""
 
 
 class CellStore:
     """The arrays of a sweep in a folder, or (None) nowhere but in memory.
 
     Writers may be many, on many machines, on behalf of one `owner`: each writes chunks
-    of its own. What was written of a chunk without its marker is written over.
+    of its own, and last its record: a chunk counts once that is there. What was written
+    of a chunk without its record is written over.
     """
 
     def __init__(
@@ -59,7 +65,7 @@ class CellStore:
         known: Description | None = None,
     ):
         self.folder, self.grid, self.owner = folder, grid, owner
-        self._zarr = MemoryStore() if folder is None else _zarr_at(folder)
+        self._zarr: Any = MemoryStore() if folder is None else Summed(zarr_at(folder))
         self._arrays: dict[str, Any] = {}
         self._files: dict[str, list[str]] = {MARKER: grid.files()}
         self._known = known
@@ -76,7 +82,7 @@ class CellStore:
         import zarr
 
         for name in arrays:
-            if "/" in name or name.startswith((".", "__")):
+            if {*"/\\"} & {*name} or name.startswith((".", "__")):
                 raise InputError(
                     f"{name!r} is no name for an array of a store; say with observe "
                     "which others are to be kept"
@@ -114,7 +120,12 @@ class CellStore:
                 self._put(METADATA, begins)
                 for name, content in files.items():
                     self._put(name, content)
-                self._put(METADATA, finished(begins))
+                sums = {
+                    name: sum_of(content)
+                    for name, content in files.items()
+                    if not name.endswith(METADATA)
+                }
+                self._put(METADATA, finished(begins, sums))
 
     def _put(self, name: str, content: bytes) -> None:
         assert self.folder is not None and self.owner is not None
@@ -150,14 +161,16 @@ class CellStore:
         """
         if self.folder is None:
             return sorted(set(range(len(self._files[MARKER]))) - self._written)
-        there = self._listed(MARKER)
-        return [n for n, name in enumerate(self._files[MARKER]) if name not in there]
+        there = {f"{MARKER}/{name}" for name in self._listed(MARKER)}
+        numbers = range(len(self._files[MARKER]))
+        return [n for n in numbers if self._last(n) not in there]
 
     def gone(self) -> Damage:
         """The chunks that have been run and of which files are gone; none is read.
 
         Raises `DamagedError` where a coordinate is gone.
         """
+        assert self.folder is not None
         found: Damage = {}
         description, run = self.known, self._run()
         for name in description.arrays:
@@ -166,9 +179,9 @@ class CellStore:
                 files = self._files_of(name)
                 for number in run:
                     if files[number] not in there:
-                        found.setdefault(number, []).append(name)
+                        found.setdefault(number, []).append(f"{name}/{files[number]}")
             elif not there.issuperset(self._files_of(name)):
-                raise self._lost(name)
+                raise lost(self.folder, name)
         return found
 
     def damaged(self) -> Damage:
@@ -177,50 +190,53 @@ class CellStore:
 
         Raises `DamagedError` where a coordinate is damaged.
         """
-        found, run = self.gone(), self._run()
-        description = self.known
+        assert self.folder is not None
+        found, run, known = self.gone(), self._run(), self.known
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for name in description.arrays:
-                files, of_cells = self._files_of(name), name in description.variables
-                todo = [n for n in run if name not in found.get(n, ())]
-                todo = todo if of_cells else range(len(files))
-
-                def look(n: int, name: str = name, files=files, of_cells=of_cells):
-                    box = self.grid.box(n) if of_cells else ...
-                    return self._is_whole(name, files[n], box)
-
-                for number, whole in zip(todo, pool.map(look, todo), strict=True):
-                    if not whole and not of_cells:
-                        raise self._lost(name)
+            records = dict(zip(run, pool.map(self._sums, run), strict=True))
+            for number, sums in records.items():
+                if sums is None:  # nothing is known of the chunk's other files
+                    found[number] = [self._last(number)]
+            for name in known.arrays:
+                files = [f"{name}/{file}" for file in self._files_of(name)]
+                todo: list[Any] = [(None, file, ..., known.sums) for file in files]
+                if name in known.variables:
+                    todo = [
+                        (number, files[number], self.grid.box(number), sums)
+                        for number, sums in records.items()
+                        if sums is not None
+                        and files[number] not in found.get(number, ())
+                    ]
+                wholes = pool.map(lambda job: self._is_whole(*job[1:]), todo)
+                for (number, file, *_), whole in zip(todo, wholes, strict=True):
+                    if not whole and number is None:
+                        raise lost(self.folder, name)
                     if not whole:
-                        found.setdefault(number, []).append(name)
+                        found.setdefault(number, []).append(file)
         return dict(sorted(found.items()))
 
     def forget(self, damage: Damage) -> None:
         """Take damaged chunks away, so that they are missing."""
         assert self.folder is not None
         with self._said("write to"):
-            for number, names in damage.items():
-                for name in dict.fromkeys([MARKER, *names]):  # the marker first
-                    self.folder.remove(f"{name}/{self._files_of(name)[number]}")
+            for number, files in damage.items():
+                # What says that the chunk is there first, to us and to others.
+                first = self._last(number), self._marker(number)
+                for file in dict.fromkeys([*first, *files]):
+                    self.folder.remove(file)
 
     def in_words(self, damage: Damage) -> str:
         """Damage as a sentence."""
-        files = [f"{k}/{self._files_of(k)[n]}" for n, ks in damage.items() for k in ks]
+        files = [file for each in damage.values() for file in each]
         named = ", ".join(files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
         of = len(self._files[MARKER])
         return f"{len(damage)} of {of} chunks are gone or damaged ({named})"
-
-    @property
-    def checked(self) -> bool:
-        """Whether all that is in the store carries checksums."""
-        return self.known.hashed and self.known.summed.issuperset(self.known.arrays)
 
     def marks(self, number: int) -> np.ndarray | None:
         """The marker of a chunk, None where it has not been run."""
         if self.folder is None:
             return None
-        if self.folder.read(f"{MARKER}/{self._files[MARKER][number]}") is None:
+        if self.folder.read(self._last(number)) is None:
             return None
         return np.asarray(self.open()[MARKER][self.grid.box(number)])
 
@@ -231,20 +247,26 @@ class CellStore:
         longer its owner's.
         """
         box, arrays = self.grid.box(number), self.open()
-        shape = tuple(part.stop - part.start for part in box)
+        shape, sums = tuple(part.stop - part.start for part in box), {}
         with self._said("write to"):
             for name in sorted(
                 values.keys() & arrays.keys(), key=lambda n: n == MARKER
             ):
                 array = np.asarray(values[name])
-                if self.folder is not None:
-                    assert self.owner is not None
-                    require_owned(self.folder, self.owner)
-                    if shape != self.grid.chunk:
-                        # zarr would read the rest of the chunk, which may be damaged.
-                        file = self._files_of(name)[number]
-                        self.folder.remove(f"{name}/{file}")
-                arrays[name][box] = array.reshape(*shape, *array.shape[1:])
+                array = array.reshape(*shape, *array.shape[1:])
+                if self.folder is None:
+                    arrays[name][box] = array
+                    continue
+                assert self.owner is not None
+                require_owned(self.folder, self.owner)
+                file = f"{name}/{self._files_of(name)[number]}"
+                if shape != self.grid.chunk:
+                    # zarr would read the rest of the chunk, which may be damaged.
+                    self.folder.remove(file)
+                arrays[name][box] = array
+                sums[file] = self._zarr.sums.pop(file)
+            if self.folder is not None and self.known.recorded:
+                self._put(self._last(number), self.known.record(sums))
         self._written.add(number)
 
     def dataset(self) -> "xr.Dataset":
@@ -255,7 +277,7 @@ class CellStore:
         """
         if self.folder is None:
             return _opened(self._zarr)
-        store = _Checked(_zarr_at(self.folder, True), self.folder, self.known)
+        store = Checked(zarr_at(self.folder, True), self.folder, self.known)
         try:
             return _opened(store)
         except (InputError, MemoryError):
@@ -289,6 +311,14 @@ class CellStore:
             self._files[name] = self.known.files(name)
         return self._files[name]
 
+    def _marker(self, number: int) -> str:
+        return f"{MARKER}/{self._files[MARKER][number]}"
+
+    def _last(self, number: int) -> str:
+        """The file of a chunk that is written last."""
+        marker = self._marker(number)
+        return record_of(marker) if self.known.recorded else marker
+
     def _listed(self, name: str) -> set[str]:
         assert self.folder is not None
         with self._said("read"):
@@ -299,35 +329,46 @@ class CellStore:
         missing = set(self.missing())
         return [n for n in range(len(self._files[MARKER])) if n not in missing]
 
-    def _is_whole(self, name: str, file: str, cells: Any) -> bool:
-        """Whether a chunk is as it was written, as far as can be known."""
+    def _content(self, file: str) -> bytes | None:
+        """What is in a file; None where it is none."""
         assert self.folder is not None
         try:
-            content = self.folder.read(f"{name}/{file}")
-            if content is None:
-                return False
-            if name in self.known.summed:
-                return _is_right(content)
+            return self.folder.read(file)
         except IsADirectoryError:
-            return False
+            return None
         except OSError as error:
             reason = error.strerror or str(error)
             raise InputError(f"cannot read {self.folder.place}: {reason}") from None
+
+    def _sums(self, number: int) -> Mapping[str, Any] | None:
+        """The checksums of a chunk's files, as far as they have been kept; None where
+        its record is damaged.
+        """
+        if not self.known.recorded:
+            return {}
+        record = self._content(self._last(number))
+        if record is None:
+            return None
+        return self.known.sums_in(record, self._marker(number))
+
+    def _is_whole(self, file: str, cells: Any, sums: Mapping[str, Any]) -> bool:
+        """Whether a file of an array is as it was written, as far as can be known."""
+        assert self.folder is not None
+        content, name = self._content(file), file.rpartition("/")[0]
+        if content is None:
+            return False
+        if self.known.recorded:
+            return is_right(content, sums.get(file))
+        if name in self.known.summed:
+            return is_sound(content)
         import zarr
 
         try:
             with quiet():
-                zarr.open_group(_zarr_at(self.folder, True), mode="r")[name][cells]
+                zarr.open_group(zarr_at(self.folder, True), mode="r")[name][cells]
         except Exception:  # whatever the decoders of broken bytes raise
             return False
         return True
-
-    def _lost(self, name: str) -> DamagedError:
-        assert self.folder is not None
-        return DamagedError(
-            f"{self.folder.place} is damaged, use another: its coordinate {name} is "
-            "gone or not as it was written"
-        )
 
     @contextlib.contextmanager
     def _said(self, doing: str) -> Iterator[None]:
@@ -354,7 +395,7 @@ def dataset_at(folder: Folder) -> "xr.Dataset":
     store = existing(folder)
     if store is None:
         raise InputError(f"{folder.place} is not the store of a sweep")
-    if store.checked:
+    if store.known.recorded:
         require_whole(store, store.gone())
     return store.dataset()
 
@@ -378,7 +419,7 @@ def existing(folder: Folder, owner: Owner | None = None) -> CellStore | None:
     if known is None:
         return None
     store = CellStore(folder, known.grid, owner, known)
-    if owner is None and not store.checked:
+    if owner is None and not known.recorded:
         warnings.warn(
             f"{folder.place} is of version 0.1.0, without checksums: what is damaged "
             "in it is not noticed",
@@ -387,61 +428,11 @@ def existing(folder: Folder, owner: Owner | None = None) -> CellStore | None:
     return store
 
 
-class _Checked(WrapperStore):
-    """A store of which nothing is read that is not as it was written.
-
-    zarr takes a file that is gone for one that was never written; here its marker is
-    asked.
-    """
-
-    def __init__(self, store: Any, folder: Folder, known: Description):
-        super().__init__(store)
-        self.folder, self.known = folder, known
-
-    def _with_store(self, store: Any) -> "_Checked":
-        return type(self)(store, self.folder, self.known)
-
-    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        found = await super().get(key, prototype, byte_range)
-        name, _, file = key.rpartition("/")
-        if name not in self.known.arrays or file == METADATA:
-            return found
-        if found is None and not self.known.hashed:
-            return None  # version 0.1.0 left out chunks now and then that hold nothing
-        if found is None and name in self.known.variables:
-            at = file.split(".")[: 1 + len(self.known.grid.dims)]
-            if not await self.exists(f"{MARKER}/{'.'.join(at)}"):
-                return None  # not run yet
-        summed = name in self.known.summed and byte_range is None
-        if found is None or (summed and not _is_right(found.to_bytes())):
-            how = "gone" if found is None else "not as it was written"
-            raise DamagedError(
-                f"{self.folder.place} is damaged: {key} is {how}; the command of the "
-                "sweep computes it again"
-            )
-        return found
-
-
-class _Rooted(LocalStore):
-    """A store on this machine whose folder zarr does not make anew."""
-
-    async def set(self, key: str, value: Any) -> None:
-        self._check_writable()
-        folder = LocalFolder(str(self.root))
-        await asyncio.to_thread(folder.write, key, value.to_bytes())
-
-
 def _opened(store: Any) -> "xr.Dataset":
     import xarray as xr
 
     with quiet():
         return xr.open_zarr(store, chunks=None)
-
-
-def _zarr_at(folder: Folder, read_only: bool = False) -> Any:
-    if folder.path is not None:
-        return _Rooted(folder.path, read_only=read_only)
-    return FsspecStore.from_url(folder.place, read_only=read_only)
 
 
 def _clear(folder: Folder) -> None:
@@ -457,12 +448,6 @@ def _clear(folder: Folder) -> None:
 
 def _of_array(name: str) -> bool:
     return name == METADATA or is_aside(name) or name == "c" or name.startswith("c.")
-
-
-def _is_right(content: bytes) -> bool:
-    """Whether a chunk has the checksum that it ends with."""
-    value = google_crc32c.value(content[:-4])
-    return value.to_bytes(4, "little") == content[-4:]
 
 
 def _nothing(name: str, dtype: str) -> Any:

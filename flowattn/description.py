@@ -1,9 +1,13 @@
 """Description: what the store of a sweep says of itself, read as what anyone may have
 written.
 
-All of it is one file, `zarr.json`, which holds the arrays' metadata as well and is
-written last, with a hash of itself. What holds no hash (stores of version 0.1.0) is
-looked at as far as shapes go.
+What there is to compute is one file, `zarr.json`, which holds the arrays' metadata and
+the checksums of coordinates as well and is written after them, with a hash of itself.
+What holds no hash (stores of version 0.1.0) is looked at as far as shapes go.
+
+What has been computed is said chunk by chunk, by a small file each: its record. zarr's
+own checksums tell a file that has been changed, the record tells one that is another
+chunk's, another array's or another store's.
 """
 
 import hashlib
@@ -20,9 +24,9 @@ from .owner import CLAIM
 
 # The file of a group or an array.
 METADATA = "zarr.json"
-# Whether all arrays have been made; the hash of the metadata.
-_MADE, _HASH = "arrays_made", "metadata_sha256"
-# The variable whose chunk is written last: a chunk counts once it is there.
+# Whether all arrays have been made; the checksums of coordinates; the hash of it all.
+_MADE, _SUMS, _HASH = "arrays_made", "coordinates_crc32c", "description_sha256"
+# The variable whose chunk is written last, but for the record.
 MARKER = "result"
 # What it holds until then.
 MISSING = -1
@@ -64,6 +68,23 @@ class Grid(NamedTuple):
         """
         return [".".join(["c", *map(str, at)]) for at in np.ndindex(self.counts)]
 
+    def marker(self, file: str) -> str:
+        """The marker of a chunk, from the name of any of its files.
+
+        >>> Grid(("a", "b"), (3, 2), (2, 2)).marker("c.1.0.0")
+        'result/c.1.0'
+        """
+        return f"{MARKER}/{'.'.join(file.split('.')[: 1 + len(self.dims)])}"
+
+
+def record_of(marker: str) -> str:
+    """The record of a chunk, which lies beside its marker.
+
+    >>> record_of("result/c.1.0")
+    'result/sums.1.0.json'
+    """
+    return f"{MARKER}/sums{marker.removeprefix(f'{MARKER}/c')}.json"
+
 
 class Array(NamedTuple):
     """One array of a store: a data variable (filled in later) or a coordinate."""
@@ -85,8 +106,9 @@ class Description(NamedTuple):
     """The sweep in a store, and its arrays.
 
     `told` is the sweep as the store has it, its "config" and "chunk"; `origin` what
-    it was computed with. `summed`: the arrays whose chunks carry checksums; `hashed`:
-    whether the metadata do.
+    it was computed with. `summed`: the arrays whose chunks carry checksums; `sums`:
+    those of coordinates, by their files; `hash`: of the metadata, "" where there is
+    none.
     """
 
     told: dict[str, Any]
@@ -95,7 +117,13 @@ class Description(NamedTuple):
     arrays: dict[str, Array]
     chunks: dict[str, tuple[int, ...]]
     summed: frozenset[str]
-    hashed: bool
+    sums: dict[str, Any]
+    hash: str
+
+    @property
+    def recorded(self) -> bool:
+        """Whether what is in the store is known file by file."""
+        return bool(self.hash)
 
     @property
     def variables(self) -> set[str]:
@@ -108,6 +136,20 @@ class Description(NamedTuple):
         """The files of an array; of variables in the order of the grid's chunks."""
         array = self.arrays[name]
         return Grid(array.dims, array.shape, self.chunks[name]).files()
+
+    def record(self, sums: Mapping[str, str]) -> bytes:
+        """The record of a chunk, from the checksums of its files."""
+        return json.dumps({"store": self.hash, "crc32c": dict(sums)}).encode()
+
+    def sums_in(self, record: bytes, marker: str) -> dict[str, Any] | None:
+        """The checksums in the record of the chunk of a marker; None where it is that
+        of another chunk or store, or none.
+        """
+        held = _parsed(record)
+        if not isinstance(held, dict) or held.get("store") != self.hash:
+            return None
+        sums = held.get("crc32c")
+        return sums if isinstance(sums, dict) and marker in sums else None
 
 
 def described(folder: Folder) -> Description | None:
@@ -144,11 +186,10 @@ def described(folder: Folder) -> Description | None:
         raise InputError(f"{folder.place} is the store of a sweep of another version")
     if not attrs[_MADE]:
         return None
-    hashed = _HASH in attrs
-    if hashed and attrs[_HASH] != _hash(root):
+    if _HASH in attrs and attrs[_HASH] != _hash(root):
         raise _damaged(folder, f"its {METADATA} is not as it was written")
     try:
-        found = _understood(root, attrs, hashed)
+        found = _understood(root, attrs)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = str(error.args[0]) if type(error) is ValueError else "it has no shape"
         raise _damaged(folder, f"its {METADATA}: {reason[:100]}") from None
@@ -156,7 +197,10 @@ def described(folder: Folder) -> Description | None:
         own = folder.read(f"{name}/{METADATA}")
         if own is None:
             raise _damaged(folder, f"{name}/{METADATA} is gone")
-        if hashed and _parsed(own) != root["consolidated_metadata"]["metadata"][name]:
+        if (
+            found.hash
+            and _parsed(own) != root["consolidated_metadata"]["metadata"][name]
+        ):
             raise _damaged(folder, f"{name}/{METADATA} is not as it was written")
     return found
 
@@ -173,12 +217,12 @@ def begun(sweep: Mapping[str, Any], attrs: Mapping[str, Any]) -> dict[str, Any]:
     return {**attrs, "sweep": dict(sweep), _MADE: False}
 
 
-def finished(content: bytes) -> bytes:
-    """The metadata of a store in which all arrays have been made, with their hash,
-    from those before.
+def finished(content: bytes, sums: Mapping[str, str]) -> bytes:
+    """The metadata of a store in which all arrays have been made, from those before
+    and the checksums of the coordinates' files; with a hash.
     """
     root = json.loads(content)
-    root["attributes"][_MADE] = True
+    root["attributes"] |= {_MADE: True, _SUMS: dict(sums)}
     root["attributes"][_HASH] = _hash(root)
     return json.dumps(root, indent=2).encode()
 
@@ -188,7 +232,7 @@ def _hash(root: dict[str, Any]) -> str:
     note for instance, may come later.
     """
     attrs, arrays = root["attributes"], root.get("consolidated_metadata")
-    own = [attrs.get("sweep"), attrs.get("provenance"), arrays]
+    own = [attrs.get("sweep"), attrs.get("provenance"), attrs.get(_SUMS), arrays]
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
@@ -208,7 +252,7 @@ def _damaged(folder: Folder, what: str) -> InputError:
     return InputError(f"{folder.place} is damaged, use another: {what}")
 
 
-def _understood(root: Any, attrs: dict[str, Any], hashed: bool) -> Description:
+def _understood(root: Any, attrs: dict[str, Any]) -> Description:
     """The description, of metadata of which nothing is known.
 
     Raises `ValueError` with what does not fit, and any other error for what has not
@@ -253,7 +297,11 @@ def _understood(root: Any, attrs: dict[str, Any], hashed: bool) -> Description:
     summed = {k for k, x in entries.items() if x["codecs"][-1]["name"] == "crc32c"}
     origin = attrs.get("provenance")
     origin = origin if isinstance(origin, dict) else {}
-    return Description(told, origin, grid, arrays, chunks, frozenset(summed), hashed)
+    sums, known = attrs.get(_SUMS, {}), attrs.get(_HASH, "")
+    _require(isinstance(sums, dict), "it has no checksums of coordinates")
+    return Description(
+        told, origin, grid, arrays, chunks, frozenset(summed), sums, known
+    )
 
 
 def _of_cells(name: str, array: Array, grid: Grid) -> bool:

@@ -18,8 +18,9 @@ from .identity import by_identity
 PARTS = ("params", "params_path", "params_best", "events", "event_errors", "scales")
 PARTS += ("finer", "stats")
 _DIMS = ("time", "member", "output")
-# What a NetCDF-3 variable may hold beside letters and digits.
-_SIGNS = '_.@+- !"#$%&\\()*,:;<=>?[]^`{|}~'
+# What a NetCDF-3 variable may hold beside letters and digits; but no backslash, which
+# zarr takes for "/".
+_SIGNS = '_.@+- !"#$%&()*,:;<=>?[]^`{|}~'
 # What no NetCDF-3 variable may be called.
 _TYPES = "byte char short ushort int uint int64 uint64 float real double bool string"
 _LONGEST = 200

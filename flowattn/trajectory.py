@@ -237,7 +237,9 @@ class Trajectory(eqx.Module):
         have the first dim `member`, and these numbers are variables `stats.NAME`; where
         members have times of their own, `time` is a coordinate along `output`.
 
-        `parameters=False` leaves the parameters out.
+        `parameters=False` leaves the parameters out. For names of observables beyond
+        Latin-1 `to_netcdf` needs netCDF4 or h5netcdf: SciPy, by which xarray writes
+        where neither is installed, cannot write them. zarr can.
         """
         return to_dataset(self, parameters)
 

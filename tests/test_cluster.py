@@ -82,6 +82,35 @@ def test_workers_of_an_owner_that_lost_its_store_write_nothing(work):
     assert not list((work.folder.path / "result").glob("c.*"))
 
 
+@pytest.mark.parametrize(
+    "address, told",
+    [
+        ("", "missing port number"),
+        ("nothing", "missing port number"),
+        ("tcp://host", "missing port number"),
+        ("tcp://[::1", "invalid address"),
+        ("tcp://:8786", "names no host"),
+        ("tcp://host:port", "invalid literal"),
+        ("ftp://a:1", "unknown address scheme 'ftp'"),
+        ("127.0.0.1:99999999", "ports are numbers from 1 to 65535"),
+        ("127.0.0.1:0", "ports are numbers from 1 to 65535"),
+    ],
+)
+def test_what_is_no_address_is_refused_at_once(tmp_path, monkeypatch, address, told):
+    monkeypatch.setattr(distributed, "Client", None)  # none is asked
+    with pytest.raises(InputError, match=f"is no address of a scheduler, as .*{told}"):
+        fa.sweep(Ends(), out=tmp_path / "a.zarr", scheduler=address)
+
+
+@pytest.mark.parametrize(
+    "address", ["host:8786", "tls://[::1]:1", "inproc://1.2.3.4/5/6"]
+)
+def test_addresses_of_all_kinds(address):
+    cluster._require_address(address)
+    with pytest.raises(InputError, match="is no address of a scheduler"):
+        cluster._require_address(8786)
+
+
 class Future:
     """A task that has ended in some way, or (None) has not."""
 

@@ -127,7 +127,7 @@ def test_observables_that_do_not_fit(observe, message):
 @pytest.mark.parametrize(
     "name",
     ["params", "params.x", "finer", "time", "a/b", "", " a", "real", "e\u0301", "a'b"]
-    + ["x" * 201, "__a", "a\n", "-a", "stats.steps", "zarr.json"],
+    + ["x" * 201, "__a", "a\n", "-a", "stats.steps", "zarr.json", "a\\b"],
 )
 def test_names_that_no_store_could_hold(name):
     with pytest.raises(fa.InputError, match="cannot be stored|must be strings"):

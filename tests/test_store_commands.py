@@ -10,13 +10,14 @@ import pytest
 import xarray as xr
 
 import flowattn as fa
-from flowattn import cellstore, dealing
+from flowattn import chunkfiles, dealing
 from flowattn.cli import main
 from flowattn.description import MARKER
 from flowattn.errors import InputError
 from flowattn.folders import LocalFolder, folder_at
 from flowattn.sweeps import opened_dataset, run
 
+from .sweeps import Ends
 from .test_store import SPOILT, flip
 
 COMMAND = ["sweep", "focus", "--reduced", "--vary", "start_mu=-2:2:30", "--vary"]
@@ -52,6 +53,69 @@ def test_the_same_command_computes_again_what_is_damaged(sweep, swept, capsys):
     assert main(command(sweep)) == 0  # and nothing more is said
 
 
+def swap(one: Path, other: Path) -> None:
+    held = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(held)
+
+
+def copy(one: Path, other: Path) -> None:
+    other.write_bytes(one.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "move, one, other",
+    [
+        (swap, "mu/c.0.0.0", "mu/c.1.1.0"),
+        (copy, "mu/c.0.0.0", "mu/c.1.1.0"),
+        (copy, "mu/c.1.1.0", "nu/c.1.1.0"),
+    ],
+)
+def test_chunks_in_the_places_of_others(
+    sweep, swept, tmp_path, capsys, move, one, other
+):
+    """The same command computes them again, and plots are refused."""
+    move(sweep / one, sweep / other)
+    capsys.readouterr()
+    name = other.split("/")[0]
+    out = str(tmp_path / "x.png")
+    assert main(["plot", str(sweep), "--color", name, "--out", out]) == 2
+    line = capsys.readouterr().err
+    assert f"gone or damaged ({one}" in line or move is copy
+    assert f"{other}); the command of the sweep computes them again" in line
+    with pytest.warns(UserWarning, match=f"{other}\\): they are computed again"):
+        assert main(command(sweep)) == 0
+    xr.testing.assert_identical(xr.open_zarr(sweep).load(), swept[1])
+    assert main(["plot", str(sweep), "--color", name, "--out", out]) == 0
+
+
+def test_markers_in_the_places_of_others(tmp_path):
+    place = tmp_path / "a.zarr"
+    axes = {"kind": ["decay", "explode"], "start": [1.0, 2.0]}
+    whole = fa.sweep(Ends(), axes, out=place).load()
+    one, other = sorted((place / MARKER).glob("c.*"))
+    swap(one, other)
+    with pytest.raises(
+        InputError, match=r"result/c\.\d\.0\.0 is not as it was written"
+    ):
+        opened_dataset(place).load()
+    with pytest.warns(UserWarning, match="2 of 2 chunks .*: they are computed again"):
+        again = fa.sweep(Ends(), axes, out=place).load()
+    xr.testing.assert_identical(again, whole)
+
+
+def test_what_is_said_of_a_damaged_coordinate(sweep, capsys):
+    """That no command mends it, by all."""
+    flip(sweep / "start_mu" / "c.0")
+    for words in (["plot", str(sweep)], command(sweep)):
+        capsys.readouterr()
+        assert main(words) == 2
+        assert capsys.readouterr().err == (
+            f"flowattn: {sweep} is damaged, use another: its coordinate start_mu is "
+            "gone or not as it was written\n"
+        )
+
+
 def test_plots_of_damaged_stores_are_refused(sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
@@ -70,7 +134,7 @@ def test_plots_of_damaged_stores_are_refused(sweep, tmp_path, capsys, monkeypatc
 
 def test_a_full_disk_is_one_line_and_loses_nothing(sweep, swept, monkeypatch, capsys):
     shutil.rmtree(sweep)
-    count, put = 0, cellstore._Rooted.set
+    count, put = 0, chunkfiles._Rooted.set
 
     async def full(self, key, value):
         nonlocal count
@@ -80,7 +144,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(sweep, swept, monkeypatch, ca
         await put(self, key, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cellstore._Rooted, "set", full)
+        patch.setattr(chunkfiles._Rooted, "set", full)
         capsys.readouterr()
         assert main(command(sweep)) == 2
     *_, line = capsys.readouterr().err.splitlines()
@@ -133,7 +197,7 @@ def test_a_second_sweep_at_once_is_refused(sweep, swept, monkeypatch):
 
 
 def test_other_code_that_goes_on_is_said(sweep, monkeypatch):
-    min((sweep / MARKER).glob("c.*")).unlink()
+    min((sweep / MARKER).glob("sums.*")).unlink()
     monkeypatch.setattr(run, "source_hash", lambda: "0" * 64)
     with pytest.warns(UserWarning, match="was begun by other code.*flowattn is"):
         again(sweep, None)
@@ -158,7 +222,7 @@ def test_a_store_that_may_only_be_read(sweep, monkeypatch):
 
     for name in ("create", "write", "remove"):
         monkeypatch.setattr(type(folder_at(sweep)), name, refused)
-    monkeypatch.setattr(cellstore._Rooted, "set", refused)
+    monkeypatch.setattr(chunkfiles._Rooted, "set", refused)
     assert again(sweep, None).mu.notnull().all()
     (sweep / "mu").rename(sweep / "nu2")
     with pytest.raises(InputError, match="mu/zarr.json is gone"):

@@ -53,6 +53,7 @@ ORDER = [
     "folders",
     "owner",
     "description",
+    "chunkfiles",
     "cellstore",
     "systems",
     "report",

@@ -32,11 +32,11 @@ def alike(left: Path, right: Path) -> None:
 
 
 def whole_chunks(store: Path) -> dict[str, int]:
-    """The markers that are there, with when they were written."""
-    marks = (store / "result").glob("c.*")
+    """The records that are there, with when they were written."""
+    records = (store / "result").glob("sums.*")
     return {
         str(p.relative_to(store)): p.stat().st_mtime_ns
-        for p in marks
+        for p in records
         if p.is_file() and not p.name.endswith(".partial")
     }
 

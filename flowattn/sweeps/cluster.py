@@ -62,7 +62,8 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
     their chunks to the store. A worker that dies costs the chunk it was at. Each
     worker first shows that it would compute the same numbers.
 
-    Raises `InputError` where Dask is not installed, and where no scheduler answers;
+    Raises `InputError` where Dask is not installed, for what is no address, and where
+    no scheduler answers;
     dealing raises it where a worker differs, where workers die of a chunk, and where
     the scheduler has gone.
     """
@@ -77,6 +78,8 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
         raise InputError("give either workers, a number, or a scheduler, an address")
     if workers is not None:
         require_positive(workers=workers)
+    else:
+        _require_address(scheduler)
     where = "the scheduler" if scheduler is None else f"the scheduler at {scheduler}"
 
     def deal_out(
@@ -233,6 +236,27 @@ _code_of = functools.cache(code_hash)
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
+
+
+def _require_address(address: Any) -> None:
+    """Raise `InputError` for what is no address of a scheduler, wherever one may be."""
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.registry import get_backend
+
+    try:
+        scheme, place = parse_address(address)
+        get_backend(scheme)
+        if scheme == "inproc":  # in this process, at no port
+            return
+        host, port = parse_host_port(place)
+        if not host:
+            raise ValueError("it names no host")
+        if not 0 < port < 2**16:
+            raise ValueError("ports are numbers from 1 to 65535")
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{address!r} is no address of a scheduler, as tcp://HOST:8786 is: {error}"
+        ) from None
 
 
 def _client(distributed: Any, workers: int | None, address: str | None):

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import errno
+import glob
 import os
 import re
 import shutil
@@ -269,5 +270,6 @@ class _Remote(Folder):
             self.remove(probe)
 
     def remove(self, name: str) -> None:
+        # fsspec takes a name for a pattern, and names may hold its signs.
         with contextlib.suppress(FileNotFoundError):
-            self.system.rm(self._at(name), recursive=True)
+            self.system.rm(glob.escape(self._at(name)), recursive=True)

@@ -205,3 +205,13 @@ def test_folders_are_homes_and_empty_places_are_none(tmp_path, monkeypatch):
         folder_at("")
     with pytest.raises(InputError, match="cannot open nosuch://x"):
         folder_at("nosuch://x")
+
+
+def test_names_are_no_patterns():
+    """fsspec would take them for some, and remove what they match."""
+    folder = folder_at("memory://store[1]")
+    for name in ("a*/x", "ab/x", "a[b]/x", "c?", "cd"):
+        folder.write(name, b"")
+    for name in ("a*", "a[b]", "c?", "none*"):
+        folder.remove(name)
+    assert sorted(folder.names()) == ["ab", "cd"]

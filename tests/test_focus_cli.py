@@ -112,7 +112,7 @@ def test_digits(tmp_path, capsys):
         (["--fixed-focus", 1.5], "fixed_focus must be in (0, 1], got 1.5"),
         (
             ["--task", "digits", "--reduced"],
-            "reduced is of the linear task, not of digits",
+            "reduced is of the linear task",
         ),
         (["--task", "cifar100"], "cifar100"),
     ],

@@ -178,15 +178,15 @@ def test_a_batch_is_an_unbiased_estimate():
     [
         (
             dict(loss="sift"),
-            "loss 'sift' is unknown .did you mean soft...; choose from: soft, hard, marg",
+            "loss 'sift' is unknown .did you mean soft",
         ),
         (dict(then="soft"), "then 'soft' is unknown; choose from: hard, marginal"),
         (dict(task="mnist"), "task 'mnist' is unknown; choose from: linear, digits"),
-        (dict(task="digits", network="rnn"), "network 'rnn' is unknown; choose from"),
+        (dict(task="digits", network="rnn"), "network 'rnn' is unknown"),
         (dict(loss="hybrid", switch_time=0.0), "switch_time must be positive and fin"),
         (
             dict(loss="hybrid", switch_time=np.inf),
-            "switch_time must be finite, got inf",
+            "switch_time must be finite",
         ),
         (dict(loss="hard", switch_time=3.0), "switch_time needs loss='hybrid', got"),
         (dict(fixed_focus=0.0), r"fixed_focus must be in \(0, 1\], got 0.0"),

@@ -1,14 +1,17 @@
 """Console: what all commands share, progress and the choice of a system."""
 
 import contextlib
+import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, Any, SupportsFloat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Annotated, Any, NoReturn, SupportsFloat
 
 import tyro
 from tqdm import tqdm
 
 from .errors import unknown
+from .fields import choices_of, kinds
 from .process import refused, say
 from .systems import SYSTEMS, AbstractSystem
 
@@ -86,19 +89,49 @@ def number_rule(info: tyro.constructors.PrimitiveTypeInfo):
 
 
 def require_known(
-    arguments: Sequence[str], commands: Iterable[str], figures: Iterable[str]
+    arguments: Sequence[str], commands: Mapping[str, type], figures: Iterable[str]
 ) -> None:
-    """Ends with status 2 and a line where the first word is no command, or the second
-    none of the systems or figures that it takes, with what may have been meant.
+    """Ends with status 2 and a line where the first word is no command, the second none
+    of the systems or figures that it takes, or the value of a flag none of its choices,
+    with what may have been meant.
 
     All else is the parser's, which knows flags and has words of its own for them.
     """
-    words = [*arguments[:2]]
-    kinds: list[tuple[str, Iterable[str]]] = [("command", commands)]
-    if words[:1] == ["figure"]:
-        kinds.append(("figure", [*figures, "all"]))
-    elif words and words[0] in ("run", "laws", "sweep"):
-        kinds.append(("system", SYSTEMS))
-    for (kind, choices), word in zip(kinds, words, strict=False):
-        if not word.startswith("-") and word not in list(choices):
-            sys.exit(refused(str(unknown(kind, word, choices))))
+    first, second = [*arguments[:2], "", ""][:2]
+    systems = SYSTEMS if first in ("run", "laws", "sweep") else {}
+    if first.startswith("--"):
+        if first not in _FLAGS and not first.startswith("--tyro-"):
+            _refuse("option", first, _FLAGS)
+        return
+    if arguments and not first.startswith("-") and first not in commands:
+        _refuse("command", first, commands)
+    seconds = [*figures, "all"] if first == "figure" else systems
+    named = len(arguments) > 1 and not second.startswith("-")
+    if seconds and named and second not in seconds:
+        _refuse(first if first == "figure" else "system", second, seconds)
+    choices = _choices_of(commands.get(first), systems.get(second))
+    for word, after in zip_longest(arguments, arguments[1:], fillvalue="-"):
+        flag, given, value = word.partition("=")
+        known = choices.get(flag.replace("_", "-"), ())
+        value = value if given else after
+        if known and (given or not value.startswith("-")) and value not in known:
+            _refuse(flag, value, known)
+
+
+_FLAGS = ("--help", "--version")
+
+
+def _refuse(kind: str, word: str, choices: Iterable[str]) -> NoReturn:
+    sys.exit(refused(str(unknown(kind, word, choices))))
+
+
+def _choices_of(*classes: type | None) -> dict[str, list[str]]:
+    """The flags of a command and a system that take one of some names, with these."""
+    found = {}
+    for cls in classes:
+        for name, kind in ({} if cls is None else kinds(cls)).items():
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                found |= _choices_of(kind)  # options as a part of a command
+            elif names := choices_of(kind):
+                found[f"--{name.replace('_', '-')}"] = list(map(str, names))
+    return found

@@ -146,53 +146,75 @@ def require_momentum(momentum: Any, optimizer: Any = "sgd") -> None:
         raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
 
 
+def require_progress(progress: Any) -> None:
+    """Raise `InputError` for what is to be told of progress and cannot be.
+
+    >>> require_progress(3)
+    Traceback (most recent call last):
+    flowattn.errors.InputError: progress must be a function, got int
+    """
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress must be a function, got {type(progress).__name__}")
+
+
 def require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise `InputError` for a value that is none of the choices.
 
     >>> require_choice("loss", "sift", ("soft", "hard", None))
     Traceback (most recent call last):
-    flowattn.errors.InputError: loss 'sift' is unknown; choose from: soft, hard; \
-did you mean soft?
+    flowattn.errors.InputError: loss 'sift' is unknown (did you mean soft?); choose \
+from: soft, hard
     """
     if value not in choices:
         raise unknown(name, value, [choice for choice in choices if choice is not None])
 
 
 def unknown(name: str, value: Any, choices: Iterable[Any]) -> InputError:
-    """The error of a value that is none of the choices, with the one that was meant
-    where a slip of the finger explains it.
+    """The error of a value that is none of the choices.
 
     >>> raise unknown("axis", "start_m", ["classes", "start_mu"])
     Traceback (most recent call last):
-    flowattn.errors.InputError: axis 'start_m' is unknown; choose from: classes, \
-start_mu; did you mean start_mu?
+    flowattn.errors.InputError: axis 'start_m' is unknown (did you mean \
+start_mu?); choose from: classes, start_mu
+    """
+    return InputError(f"{name} {quoted(value)} is unknown{instead(value, choices)}")
+
+
+def instead(value: Any, choices: Iterable[Any]) -> str:
+    """The end of a message on a value that is none of the choices: the one that was
+    meant, where a slip of the finger explains it, and all of them, or of many the
+    first.
+
+    >>> instead("alhpa", ["mu", "alpha"])
+    ' (did you mean alpha?); choose from: mu, alpha'
     """
     names = [str(choice) for choice in choices]
-    text = f"{name} {quoted(value)} is unknown; choose from: {', '.join(names)}"
-    return InputError(text + meant(value, names))
-
-
-def meant(value: Any, names: Iterable[str]) -> str:
-    """The end of a message: the name that is spelt most like a value, if one is.
-
-    >>> meant("alhpa", ["mu", "alpha"])
-    '; did you mean alpha?'
-    """
-    near = difflib.get_close_matches(str(value)[:_LONGEST], list(names), 1, _ALIKE)
-    return f"; did you mean {near[0]}?" if near else ""
+    every = ", ".join(names)
+    by_letters = {name.lower(): name for name in names}
+    given = str(value)[:_LONGEST].lower()
+    near = difflib.get_close_matches(given, by_letters, 1, _ALIKE)
+    if not near:
+        return f"; choose from: {every}"
+    if len(every) > _LONGEST:
+        every = f"{every[:_LONGEST].rpartition(', ')[0]}, … ({len(names)} in all)"
+    return f" (did you mean {by_letters[near[0]]}?); choose from: {every}"
 
 
 def quoted(value: Any) -> str:
-    """A value in a message: as Python writes it, cut where that is long.
+    """A value in a message: as Python writes it, cut where that is long; of an array
+    its shape.
 
     >>> quoted("x" * 300)[:10], len(quoted("x" * 300))
     ("'xxxxxxxxx", 101)
     """
+    shape = getattr(value, "shape", ())
+    if shape:
+        return f"an array of shape {shape}"
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return f"a number of {value.bit_length()} bits"
-    return cut(text)
+    return cut(text.replace("\n", " "))
 
 
 def cut(text: str) -> str:
@@ -202,5 +224,6 @@ def cut(text: str) -> str:
 
 # Characters of a value that a message holds.
 _LONGEST = 100
-# How alike two names are, from 0 to 1, for one to be a slip for the other.
-_ALIKE = 0.7
+# How alike two names are, from 0 to 1, for one to be a slip for the other: of three
+# letters one may be wrong, or two in each other's place.
+_ALIKE = 0.65

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import jax.random as jr
@@ -19,7 +19,8 @@ from .compare import compare
 from .descend import descend
 from .errors import InputError, quoted, require_momentum, require_positive
 from .flows import AbstractFlow, moving
-from .gap import Gap, Scale
+from .gap import Gap
+from .options import Options, require_of_run, require_of_survey
 from .outcomes import SUCCESSFUL, Outcomes
 from .paths import require_folder
 from .precision import require_resolved, set_precision, settled_precision
@@ -27,7 +28,6 @@ from .provenance import provenance
 from .report import stability, summarise, summarise_survey
 from .sharpness import require_modes, sharpness
 from .solve import solve
-from .solvers import SOLVERS
 from .systems import AbstractSystem, Problem, Settings, Survey
 from .trajectory import Trajectory
 
@@ -36,49 +36,6 @@ _MOST_STEPS = 10**9
 # Told of a run by its name, gives a context whose value is called with how far it is
 # (a `Progress`, or a survey's `Part`).
 Watch = Callable[[str], AbstractContextManager[Callable[[Any], None]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a system is run."""
-
-    t1: float | None = None
-    """End of the flow; None: the paper's."""
-    rtol: float = 1e-6
-    """Relative tolerance of the flow's local error."""
-    atol: float | None = None
-    """Absolute tolerance; None: rtol / 1000."""
-    solver: Literal[SOLVERS] = "auto"  # pyright: ignore
-    """Solver of the flow; auto: Tsit5 or Dopri8, and RKC where the flow is stiff."""
-    max_steps: int = 5000
-    """Largest number of steps the flow may try before it is given up as stuck."""
-    spacing: Literal["linear", "log"] = "linear"
-    """Spacing of the output times; log: from one learning rate on."""
-    sharpness: int = 0
-    """Observe so many of the largest Hessian eigenvalues (some 30 products a time)."""
-    seed: int = 0
-    """Seed of the data and of the start."""
-    precision: Literal["float64", "float32"] | None = None
-    """Precision of everything; None: float64, on a TPU float32."""
-    learning_rate: float | None = None
-    """Learning rate of gradient descent; None: the paper's."""
-    momentum: float | None = None
-    """Momentum of gradient descent, below 1; None: the paper's."""
-    steps: int | None = None
-    """Steps of gradient descent; None: t1 (1 - momentum) / learning rate."""
-    patience: int | None = None
-    """Stop after so many steps without a lower validation loss; None: never."""
-    validate_from: int = 0
-    """Step from which the validation loss is watched, to outlast a first plateau."""
-    scale: Scale = "largest"
-    """What the gap is relative to: the largest value over time, that at each time, or
-    its logarithm."""
-    flow: bool = True
-    """Run the flow."""
-    descent: bool = True
-    """Run gradient descent."""
-    data: str | None = None
-    """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,17 +109,19 @@ def plan(system: AbstractSystem, options: Options) -> Plan:
     Raises `InputError` for options that make no sense.
     """
     if system.surveys:
-        _require_of_survey(system, options)
+        require_of_survey(system, options)
     defaults, rate, momentum = system.defaults, options.learning_rate, options.momentum
     rate = defaults.learning_rate if rate is None else rate
     momentum = defaults.momentum if momentum is None else momentum
     atol = options.rtol / 1000 if options.atol is None else options.atol
     _require_sensible(options, rate, momentum, atol)
     t1, steps, flow = _lengths(system, options, rate / (1 - momentum))
+    descent = options.descent and steps > 0
+    if not system.surveys:
+        require_of_run(options, flow, descent)
     precision = settled_precision(options.precision)
     require_resolved(options.rtol, precision)
     set_precision(precision)
-    descent = options.descent and steps > 0
     settled = rate, momentum, max(1, steps), flow, descent, atol, precision
     return Plan(system, options, t1, *settled)
 
@@ -196,25 +155,6 @@ def _require_sensible(options: Options, rate: Any, momentum: float, atol: Any) -
         )
     if options.data is not None:
         require_folder("--data", options.data)
-
-
-def _require_of_survey(system: AbstractSystem, options: Options) -> None:
-    """Raises `InputError` for options that say nothing to the runs of a survey."""
-    said = {
-        "sharpness": options.sharpness > 0,
-        "patience": options.patience is not None,
-        "momentum": options.momentum is not None,
-        "no-flow": not options.flow,
-        "no-descent": not options.descent,
-    }
-    if system.defaults.t1 is None:
-        said["t1"], kind = options.t1 is not None, "networks that are trained"
-    else:
-        said["steps"], kind = options.steps is not None, "flows from many starts"
-        said["learning-rate"] = options.learning_rate is not None
-    for name, given in said.items():
-        if given:
-            raise InputError(f"--{name} says nothing here: these are {kind}")
 
 
 def _lengths(

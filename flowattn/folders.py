@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, quoted
 
 # What is written aside, by us and by zarr, before it appears under its own name.
 _ASIDE = re.compile(r".*\.[0-9a-f]{32}\.partial")
@@ -77,9 +77,11 @@ class Folder(abc.ABC):
 def folder_at(place: Any) -> Folder:
     """The folder at a path, `~` being the home folder, or at a URL that fsspec knows.
 
-    Raises `InputError` for the home of a user who is unknown, and for a URL that
-    cannot be opened.
+    Raises `InputError` for what is neither, for the home of a user who is unknown, and
+    for a URL that cannot be opened.
     """
+    if not isinstance(place, str | os.PathLike):
+        raise InputError(f"a store needs a place, a path or a URL, got {quoted(place)}")
     text = str(place).removeprefix("file://")
     if not text:
         raise InputError("a store needs a place, got an empty one")

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from .checkpoint import Checkpoint
-from .errors import InputError
+from .errors import InputError, require_progress
 from .precision import highest_precision
 from .trajectory import RESULTS, Trajectory
 
@@ -191,8 +191,7 @@ def in_segments(
         return _advance(run, state, number, limit, jnp.asarray(lengths[number]))
 
     start = _begin(run) if state is None else state
-    if progress is not None and not callable(progress):
-        raise InputError(f"progress must be a function, got {type(progress).__name__}")
+    require_progress(progress)
     state, interrupted = _drive(run, start, advance, progress, checkpoint)
     if interrupted and throw:
         raise KeyboardInterrupt

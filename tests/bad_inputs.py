@@ -230,6 +230,19 @@ run ktiw --sharpness 2
 run ktiw --momentum 0.5
 run ktiw --patience 3
 run ktiw --no-descent
+run focus --then marginal
+run focus --reduced --noise 3
+run focus --task digits --classes 5
+run focus --fixed-focus 0.5 --start-nu 2
+run topic-words --corpus sst2 --topics 9
+run topic-words --traced good
+run topic-words --sentence 3
+run ktiw --rtol 1e-3
+run ktiw --spacing log
+run focus --reduced --patience 5
+run keyword --no-descent --learning-rate .1
+run focus --no-descent --momentum .5
+run focus --no-flow --rtol 1e-3
 laws focus --t1 nan
 laws focus --rtol 5
 laws focus --steps -1
@@ -357,6 +370,8 @@ sweep focus --reduced --vary loss=soft,hard --out s
 sweep focus --reduced --vary reduced=true,perhaps --out s
 sweep focus --reduced --vary solver=euler --out s
 sweep focus --reduced --vary t1=0,1 --out s
+sweep focus --reduced --vary t1=1,2 --t1 3 --out s
+sweep focus --reduced --vary noise=0,1 --out s
 sweep focus --reduced --vary t1=-1,1 --out s
 sweep focus --reduced --vary rtol=1e-3,2 --out s
 sweep focus --reduced --vary rtol=1e-30 --out s

@@ -76,6 +76,15 @@ def test_wrong_inputs_are_refused(section, place, monkeypatch, capsys):
     [
         ("figur keyword-phase", "figure"),
         ("lws focus", "laws"),
+        ("rnu focus", "run"),
+        ("--verison", "--version"),
+        ("run focus --solver tsit", "tsit5"),
+        ("run focus --loss sfot", "soft"),
+        ("run focus --loss=Soft", "soft"),
+        ("laws focus --spacing lg", "log"),
+        ("run topic-words --corpus sst22", "sst2"),
+        ("run topic-words --corpus SST2", "sst2"),
+        ("run ktiw --corpus kyword", "keyword"),
         ("run fokus", "focus"),
         ("sweep topic-word --out s", "topic-words"),
         ("figure keyword-phas", "keyword-phase"),
@@ -96,7 +105,15 @@ def test_what_may_have_been_meant(line, named, place, monkeypatch, capsys):
         status = exit.code
     assert status == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert told.endswith(f"; did you mean {named}?")
+    assert f" (did you mean {named}?); choose from: " in told and len(told) < 260
+
+
+def test_a_choice_of_any_length_is_cut(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "focus", "--loss", "x" * 10_000])
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.endswith("… is unknown; choose from: soft, hard, marginal, hybrid")
+    assert len(told) < 200
 
 
 def test_a_flag_that_may_have_been_meant(capsys):

@@ -110,7 +110,10 @@ def test_digits(tmp_path, capsys):
         (["--classes", 1], "classes must be at least 2, got 1"),
         (["--fixed-focus", 0], "fixed_focus must be in (0, 1], got 0"),
         (["--fixed-focus", 1.5], "fixed_focus must be in (0, 1], got 1.5"),
-        (["--task", "digits", "--reduced"], "the task digits has no reduction"),
+        (
+            ["--task", "digits", "--reduced"],
+            "reduced is of the linear task",
+        ),
         (["--task", "cifar100"], "cifar100"),
     ],
 )

@@ -137,7 +137,10 @@ def one_class(tmp_path):
         (["ktiw", "--no-descent"], "--no-descent says nothing here"),
         (["copying", "--start-scale", 1], "start_scale needs starts"),
         (["keyword", "--p", "nan"], "p must be finite"),
-        (["keyword", "--attention", "hard"], "invalid choice 'hard'"),
+        (
+            ["keyword", "--attention", "hard"],
+            "'hard' is unknown; choose",
+        ),
         (["ktiw", "--corpus", "sst3"], "choose from: keyword, sst2, sst5, or a path"),
         (["ktiw", "--corpus", "ONE"], "one class only"),
         (["ktiw", "--dimension", 0], "dimension must be at least 1"),

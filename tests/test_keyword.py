@@ -128,7 +128,7 @@ def test_field_is_the_papers():
         (dict(p=float("nan")), "p must be finite"),
         (dict(p=1.0, attention="softmax"), "p must be in .0, 1. for softmax"),
         (dict(p=1.2), "p must be below 1"),
-        (dict(logits=2), "logits are of attention='softmax'"),
+        (dict(logits=2), "logits is of attention='softmax'"),
     ],
 )
 def test_bad_input(fields, message):

@@ -182,7 +182,7 @@ def test_comparisons_of_nothing():
         fa.InputError, match="'x' has shape .2,. in the first run and .3"
     ):
         fa.compare(first, second)
-    with pytest.raises(fa.InputError, match="scale 'locale' is unknown; choose from"):
+    with pytest.raises(fa.InputError, match="'locale' is unknown .did you mean local"):
         fa.compare(first, first, scale="locale")
 
 
@@ -204,13 +204,25 @@ SENSELESS = {
     "rtol of None": lambda: fa.solve(FLOW, X, t1=1.0, rtol=None),
     "drift of a name": lambda: fa.drift("law", None),
     "a sweep of a name": lambda: fa.sweep("focus"),
-    "axes as a list": lambda: fa.sweep(fa.systems.Focus(reduced=True), [1, 2]),
+    "axes as a list": lambda: fa.sweep(REDUCED, [1, 2]),
+    "a descent of a sweep": lambda: fa.sweep(REDUCED, descent=3),
+    "progress of a sweep": lambda: fa.sweep(REDUCED, progress=3),
+    "an argument that no sweep has": lambda: fa.sweep(REDUCED, t2=3),
+    "errors of a sweep": lambda: fa.sweep(REDUCED, error="no"),
+    "observables of a sweep": lambda: fa.sweep(REDUCED, observe=3),
+    "outputs of a sweep": lambda: fa.sweep(REDUCED, outputs="x"),
+    "data of a sweep": lambda: fa.sweep(REDUCED, data=3),
+    "ends of a sweep": lambda: fa.sweep(REDUCED, t1=[1, 2]),
+    "a number as a store": lambda: fa.sweep(REDUCED, t1=1.0, out=3),
+    "half a worker": lambda: fa.sweep(REDUCED, out="x", workers=2.5),
+    "a number as a scheduler": lambda: fa.sweep(REDUCED, out="x", scheduler=3),
     "a fraction of a word": lambda: fa.systems.TopicWords(vocabulary=1.5),
     "modes beyond all": lambda: fa.sharpness(_loss, 10**30),
     "modes of what is frozen": lambda: fa.sharpness(
         lambda p: p["a"] ** 2 + p["b"] ** 2, 2, rates={"a": 1.0, "b": 0.0}
     )({"a": jnp.ones(()), "b": jnp.ones(())}),
 }
+REDUCED = fa.systems.Focus(reduced=True)
 X, FLOW = jnp.ones(2), fa.GradientFlow(_loss)
 STEPS = dict(learning_rate=0.1, steps=3)
 

@@ -17,6 +17,7 @@ ROOT = Path(flowattn.__file__).parent
 ORDER = [
     "process",
     "errors",
+    "fields",
     "paths",
     "precision",
     "identity",
@@ -60,6 +61,7 @@ ORDER = [
     "plotting",
     "sweeps",
     "outcomes",
+    "options",
     "experiment",
     "figures",
     "console",

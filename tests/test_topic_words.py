@@ -315,7 +315,7 @@ def test_only_what_is_trained_moves():
         (dict(sentences=5), "sentences must be at least 10, got 5"),
         (dict(dimension=0), "dimension must be at least 1, got 0"),
         (dict(embedding_scale=-1.0), "embedding_scale must be positive"),
-        (dict(query_scale=np.nan), "query_scale must be positive"),
+        (dict(query_scale=np.nan), "query_scale must be finite, got nan"),
     ],
 )
 def test_bad_input(fields, message, monkeypatch):

@@ -13,7 +13,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from ..description import MARKER, MISSING
-from ..errors import InputError, meant, quoted
+from ..errors import InputError, instead, quoted
 from .base import COLOURS, MARKERS, Drawing, positive, styled
 
 if TYPE_CHECKING:
@@ -216,8 +216,7 @@ def _default(dataset: "Dataset") -> str:
 
 
 def _unknown(role: str, name: str, choices: Sequence[str], why="is unknown") -> str:
-    text = f"{role} {quoted(name)} {why}; choose from: {', '.join(choices)}"
-    return text + meant(name, choices)
+    return f"{role} {quoted(name)} {why}{instead(name, choices)}"
 
 
 def _pictured(dataset: "Dataset", roles: _Roles, where: dict[str, Any]) -> _Picture:

@@ -2,15 +2,14 @@
 
 import dataclasses
 import math
-import types
-import typing
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, SupportsFloat
 
 import jax
 import numpy as np
 
-from ..errors import InputError, cut, meant, quoted, unknown
+from ..errors import InputError, cut, instead, quoted, unknown
+from ..fields import alternatives, in_words, kinds
 from ..systems import AbstractSystem
 
 # What can be varied of the descent.
@@ -63,7 +62,7 @@ def axis_of(system: AbstractSystem, name: str, values: Any) -> Axis:
         raise InputError(f"axis {name} has a value twice: {_shown(values)}")
     if traced:
         values = tuple(_number(name, value) for value in values)
-    elif int in _choices(kind) and float not in _choices(kind):
+    elif int in alternatives(kind) and float not in alternatives(kind):
         for value in values:
             if isinstance(value, float):
                 raise InputError(f"axis {name} takes whole numbers, got {value}")
@@ -75,8 +74,8 @@ def _kind(system: AbstractSystem, name: str) -> tuple[Any, bool, str]:
     fields = {field.name: field for field in dataclasses.fields(system)}
     if name in fields:
         static = fields[name].metadata.get("static", False)
-        hint = typing.get_type_hints(type(system))[name]
-        return hint, not static, f"{system.name}: {name.replace('_', ' ')}"
+        kind = kinds(type(system))[name]
+        return kind, not static, f"{system.name}: {name.replace('_', ' ')}"
     known: dict[str, tuple[Any, bool, str]] = {
         "t1": (float, True, "end of the flow"),
         "rtol": (float, True, "relative tolerance"),
@@ -141,7 +140,7 @@ def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
     make = np.geomspace if spacing == "log" else np.linspace
     with np.errstate(all="ignore"):  # ends too far apart for their difference
         values = make(low, high, count).tolist()
-    choices = _choices(kind)
+    choices = alternatives(kind)
     if float in choices or SupportsFloat in choices:
         return values
     if int in choices and all(value == round(value) for value in values):
@@ -150,18 +149,9 @@ def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
     raise InputError(f"axis {name}={spec}: {name} takes {wanted}")
 
 
-def _choices(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type; choices of a literal as they are."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return tuple(c for part in typing.get_args(kind) for c in _choices(part))
-    if typing.get_origin(kind) is Literal:
-        return typing.get_args(kind)
-    return (kind,)
-
-
 def _value(name: str, text: str, kind: Any) -> Any:
     """One value of a list."""
-    choices = _choices(kind)
+    choices = alternatives(kind)
     for choice in choices:
         if isinstance(choice, str) and choice == text:
             return choice
@@ -178,12 +168,9 @@ def _value(name: str, text: str, kind: Any) -> Any:
                 return float(text)
         except ValueError:
             continue
-    names = {SupportsFloat: "a number", float: "a number", int: "a whole number"}
-    names |= {bool: "true or false", str: "text", type(None): "none"}
-    allowed = dict.fromkeys(names.get(c, str(c)) for c in choices)
-    meant_one = meant(text, [c for c in choices if isinstance(c, str)])
-    text = f"axis {name} cannot be {quoted(text)}; choose from: {', '.join(allowed)}"
-    raise InputError(text + meant_one)
+    raise InputError(
+        f"axis {name} cannot be {quoted(text)}{instead(text, in_words(kind))}"
+    )
 
 
 def _plain(value: Any) -> Any:

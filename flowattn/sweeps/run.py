@@ -13,7 +13,8 @@ import numpy as np
 from ..cellstore import CellStore, dataset_at, existing, require_whole
 from ..dealing import deal
 from ..description import MARKER, MISSING, Array
-from ..errors import InputError
+from ..errors import InputError, require_progress, unknown, whole_number
+from ..fields import require_kind
 from ..folders import Folder, folder_at
 from ..owner import Owner, owned
 from ..provenance import code_hash, provenance, source_hash
@@ -21,7 +22,7 @@ from ..systems import AbstractSystem
 from .chunks import write_chunk
 from .cluster import cluster
 from .layout import planned
-from .settings import Sweep, settled
+from .settings import SETTINGS, Sweep, settled
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -250,6 +251,14 @@ def sweep(
         raise InputError(
             f"vary must be a dict of axes by name, got a {type(vary).__name__}"
         )
+    for name in how:
+        if name not in SETTINGS:
+            own = ("out", "workers", "scheduler", "progress")
+            raise unknown("argument", name, [*SETTINGS, *own])
+    require_progress(progress)
+    require_kind("scheduler", scheduler, str | None)
+    if workers is not None:
+        workers = whole_number("workers", workers)
     whole = settled(system, vary or {}, seeds, **how)
     if out is None and (workers is not None or scheduler is not None):
         raise InputError("workers and scheduler need out, a store for all to write to")

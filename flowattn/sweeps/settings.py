@@ -1,6 +1,7 @@
 """Settings: what a sweep is, settled and looked at before anything is run."""
 
 import dataclasses
+import inspect
 import json
 import math
 import operator
@@ -17,8 +18,10 @@ from ..errors import (
     quoted,
     require_momentum,
     require_positive,
+    require_scalar,
     whole_number,
 )
+from ..fields import require_kind
 from ..precision import require_resolved
 from ..systems import AbstractSystem
 from .axes import DESCENT, Axis, axes_of, require_few
@@ -113,6 +116,10 @@ def settled(
     Raises `InputError` for settings that make no sense, and for cells that make no
     system.
     """
+    texts = {"descent": descent, "data": data}
+    for name, value in texts.items():
+        require_kind(name, value, str | None)
+    require_kind("error", error, bool | None)
     if system.surveys:
         raise InputError(
             f"{system.name} like this is a survey, many runs in itself, and not swept; "
@@ -120,21 +127,30 @@ def settled(
         )
     axes = axes_of(system, vary)
     names = [axis.name for axis in axes]
+    given = {"t1": t1, "rtol": rtol, "atol": atol, "solver": solver}
+    for name in given.keys() & names:
+        if given[name] != SETTINGS[name]:
+            raise InputError(f"{name} is varied: beside its axis it says nothing")
     end = system.defaults.t1 if t1 is None else t1
     if end is None and "t1" not in names:
         raise InputError(f"{system.name} like this has no flow unless t1 is given")
     end = 1.0 if end is None else end
+    require_scalar(t1=end, rtol=rtol)
     require_positive(t1=end, rtol=rtol)
     if atol is not None:
+        require_scalar(atol=atol)
         require_positive(atol=atol)
     numbers = _seeds(seeds)
     observe = (observe,) if isinstance(observe, str) else observe
+    if not isinstance(observe, Sequence | None):
+        raise InputError(f"observe must be a list of names, got {quoted(observe)}")
     optimizer = None if descent is None else descent_of(system, descent)
     for name in set(names) & set(DESCENT):
         if optimizer is None:
             raise InputError(f"axis {name} is of a descent; give one, as sgd:0.1")
     if outputs is None:
         outputs = 0 if optimizer is None else 19
+    require_scalar(outputs=outputs)
     if outputs < 0:
         raise InputError(f"outputs must be 0 or more, got {outputs}")
     count: int = whole_number("outputs", outputs) if outputs else 0
@@ -153,6 +169,14 @@ def settled(
     _require_finite_work(sweep)
     _require_sensible(sweep)
     return sweep
+
+
+# What a sweep is given by name, with its default.
+SETTINGS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(settled).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+}
 
 
 def _seeds(seeds: int | Sequence[Any]) -> tuple[int, ...]:

@@ -1,8 +1,6 @@
 """System and Problem: one paper's setting, and one instance of it."""
 
 import abc
-import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ..errors import InputError, quoted
+from ..errors import InputError
+from ..fields import Checked, require_acting
 from ..flows import AbstractFlow, GradientFlow, SwitchedFlow
 from ..laws import Law
 from ..losses import AbstractBatchLoss
@@ -22,9 +21,6 @@ from ..trajectory import Trajectory
 
 # Longer observables are in the data set, not in the summary.
 _LONGEST_IN_SUMMARY = 100
-# Sizes of arrays are no larger: of two that are, XLA ends the process where it takes
-# their product.
-_MOST = 10**8
 
 
 class Then(NamedTuple):
@@ -162,26 +158,29 @@ def flow_of(loss: Any, rates: PyTree | None, then: Then | None) -> AbstractFlow:
     return SwitchedFlow(first, GradientFlow(then.loss, rates), then.at)
 
 
-class AbstractSystem(eqx.Module):
+class AbstractSystem(Checked):
     """One paper's setting, its numbers as the defaults of its fields.
 
     Fields are plain values. Those annotated `SupportsFloat` may be arrays and are
     traced, so one compiled program serves a sweep over them; all others are static.
+    Raises `InputError` for a field that is not what its annotation says, and for one
+    that is given where it is `idle`; only then is there a `__check_init__`.
     """
 
     name: ClassVar[str]
     citation: ClassVar[str]
     example: ClassVar[str] = ""  # flags of a run that says something
 
-    def __check_init__(self):
-        for field in dataclasses.fields(self):
-            value, name = getattr(self, field.name), field.name
-            if field.type in (int, "int") and not isinstance(value, int | np.integer):
-                raise InputError(f"{name} must be a whole number, got {quoted(value)}")
-            if isinstance(value, int) and abs(value) > _MOST:
-                raise InputError(f"{name} must be at most {_MOST}, got {quoted(value)}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"{name} must be finite, got {value}")
+    def __post_init__(self):
+        super().__post_init__()
+        require_acting(self, self.idle)
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """Fields that do nothing beside the others, each with what is said of it where
+        it is given all the same: "needs loss='hybrid'".
+        """
+        return {}
 
     @property
     def defaults(self) -> Defaults:

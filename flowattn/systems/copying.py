@@ -10,12 +10,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import PRNGKeyArray
 
 from .. import laws
-from ..errors import InputError, require_choice, require_positive
+from ..errors import InputError, require_positive
 from ..flows import GradientFlow
 from ..laws import Law
 from ..models import FactorisedScores, PositionalHeads
@@ -98,14 +97,6 @@ class Copying(AbstractSystem):
     """LSTM: how many to train of each task, a seed each; None: what its size says."""
 
     def __check_init__(self):
-        super().__check_init__()  # before numbers of sequences are worked out
-        require_choice("scores", self.scores, ("free", "factorised"))
-        require_choice("model", self.model, ("free", "lstm"))
-        require_choice("size", self.size, ("quick", "paper", None))
-        for name in ("start", "start_values"):
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not np.isfinite(value):
-                raise InputError(f"{name} must be finite, got {value}")
         for name in ("heads", "sequences", "starts", "networks"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -115,32 +106,27 @@ class Copying(AbstractSystem):
         good = self.good_heads
         if good is not None and not 0 <= good <= self.heads:
             raise InputError(f"good_heads must be from 0 to {self.heads}, got {good}")
-        self._require_apart()
         if not (self.reduced or self.model == "lstm"):
             self._require_few()
         self.task  # noqa: B018 (raises what is wrong with its numbers)
 
-    def _require_apart(self):
-        """Raises `InputError` for fields that do not go together."""
-        fields = dataclasses.fields(self)
-        given = [f.name for f in fields if getattr(self, f.name) != f.default]
-        lstm = {"size", "networks"}
-        wrong, why = set(), ""
+    @property
+    def idle(self) -> dict[str, str]:
+        """What is of the other model, of random starts, or of one start alone."""
         if self.model == "lstm":
-            wrong = set(given) - {"length", "vocabulary", "model", *lstm}
-            why = "is of model='free'"
-        elif self.starts is not None:
-            wrong = {"start", "start_values", "good_heads", "reduced"}
-            why = "does not go with random starts"
-        elif self.start_scale is not None:
-            wrong, why = {"start_scale"}, "needs starts, the number of random starts"
-        elif self.reduced:
-            wrong, why = {"sequences"}, "does not go with reduced"
-        for name in given:
-            if name in wrong:
-                raise InputError(f"{name} {why}")
-            if name in lstm and self.model != "lstm":
-                raise InputError(f"{name} is of model='lstm'")
+            lstm = {"length", "vocabulary", "model", "size", "networks"}
+            names = (field.name for field in dataclasses.fields(self))
+            return {n: "is of model='free'" for n in names if n not in lstm}
+        found: dict[str, str] = {}
+        found |= dict.fromkeys(("size", "networks"), "is of model='lstm'")
+        if self.starts is not None:
+            one = ("start", "start_values", "good_heads", "reduced")
+            found |= dict.fromkeys(one, "does not go with random starts")
+        else:
+            found["start_scale"] = "needs starts, the number of random starts"
+        if self.reduced:
+            found["sequences"] = "does not go with reduced"
+        return found
 
     def _require_few(self):
         """Raises `InputError` where there are too many sequences to go through."""

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import PRNGKeyArray
 
 from .. import laws
-from ..errors import InputError, require_choice, require_positive
+from ..errors import InputError, require_positive
 from ..laws import Law
 from ..models import (
     AbstractFocusModel,
@@ -115,39 +115,42 @@ class Focus(AbstractSystem):
     """Images: the two networks; None: mlp for digits, cnn for CIFAR-10."""
 
     def __check_init__(self):
-        require_choice("loss", self.loss, ("soft", "hard", "marginal", "hybrid"))
-        require_choice("then", self.then, ("hard", "marginal"))
-        require_choice("task", self.task, ("linear", "digits", "cifar10"))
-        require_choice("network", self.network, ("mlp", "cnn", None))
         if self.switch_time is not None:
             require_positive(switch_time=self.switch_time)
-            if self.loss != "hybrid":
-                raise InputError(f"switch_time needs loss='hybrid', got {self.loss!r}")
         alpha = self.fixed_focus
         if isinstance(alpha, int | float) and not 0 < alpha <= 1:
             raise InputError(f"fixed_focus must be in (0, 1], got {alpha}")
         if alpha is not None and self.loss == "hybrid":
             raise InputError("fixed_focus needs one loss: soft, hard or marginal")
-        for name in ("start_mu", "start_nu"):
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not np.isfinite(value):
-                raise InputError(f"{name} must be finite, got {value}")
-            if self.images and not (isinstance(value, int | float) and value == 0):
-                raise InputError(f"{name} is of the linear task, not of {self.task}")
-        if self.reduced and self.images:
-            raise InputError(f"the task {self.task} has no reduction; use linear")
         if self.batch is not None and self.batch < 1:
             raise InputError(f"batch must be at least 1, got {self.batch}")
-        if self.batch is not None and self.reduced:
-            raise InputError("batch is of mosaics, of which reduced has none")
-        if self.network is not None and not self.images:
-            raise InputError("network is of images; the linear task has linear maps")
         if not self.images:
             self._linear_task()
         elif self._count < 2:
             raise InputError(f"segments must be at least 2, got {self.segments}")
         if self.mosaics is not None and self.mosaics < 1:
             raise InputError(f"mosaics must be at least 1, got {self.mosaics}")
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """What is of another loss, of the other kind of task, or of drawn mosaics."""
+        found = {}
+        if self.loss != "hybrid":
+            why = f"needs loss='hybrid', got {self.loss!r}"
+            found |= dict.fromkeys(("then", "switch_time"), why)
+        if self.images:
+            linear = ("classes", "noise", "balanced", "reduced", "start_mu", "start_nu")
+            why = f"is of the linear task, not of {self.task}"
+            found |= dict.fromkeys(linear, why)
+        else:
+            found["network"] = "is of images; the linear task has linear maps"
+        if self.reduced:
+            drawn = ("mosaics", "noise", "balanced", "batch")
+            why = "is of mosaics, of which reduced has none"
+            found |= dict.fromkeys(drawn, why)
+        if self.fixed_focus is not None:
+            found["start_nu"] = "is of a focus that moves, which fixed_focus holds"
+        return found
 
     @property
     def images(self) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from scipy.special import wrightomega
 
 from .. import laws
-from ..errors import InputError, require_choice
+from ..errors import InputError
 from ..observables import Observable
 from ..trajectory import Trajectory
 from .base import AbstractSystem, Defaults, Problem, itself
@@ -79,19 +79,17 @@ class Keyword(AbstractSystem):
     """Softmax: whether one logit moves, or two; None: one."""
 
     def __check_init__(self):
-        require_choice("attention", self.attention, ("linear", "softmax"))
-        require_choice("logits", self.logits, (1, 2, None))
-        for name in ("beta0", "beta1", "p"):
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not np.isfinite(value):
-                raise InputError(f"{name} must be finite, got {value}")
-        if self.attention == "linear" and self.logits is not None:
-            raise InputError("logits are of attention='softmax'")
         p, softmax = self.p, self.attention == "softmax"
         if isinstance(p, int | float) and softmax and not 0 < p < 1:
             raise InputError(f"p must be in (0, 1) for softmax attention, got {p}")
         if isinstance(p, int | float) and not p < 1:
             raise InputError(f"p must be below 1, which it is to reach, got {p}")
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """Without a softmax there are no logits."""
+        softmax = self.attention == "softmax"
+        return {} if softmax else {"logits": "is of attention='softmax'"}
 
     @property
     def defaults(self) -> Defaults:

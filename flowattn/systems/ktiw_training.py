@@ -20,6 +20,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..descend import descend
 from ..errors import InputError, require_choice, require_positive
+from ..fields import Checked
 from ..models import AffineClassifier, AttentionClassifier, LinearClassifier
 from ..tasks import Corpus
 from ..trajectory import Trajectory
@@ -59,7 +60,7 @@ class Checkpoints(eqx.Module):
         return int(np.argmax(self.accuracy("validation")))
 
 
-class KTIWTraining(eqx.Module):
+class KTIWTraining(Checked):
     """How the networks begin, and how Adam trains them, on all sentences at once.
 
     Embeddings and keys begin normal, with the given scales, the query standard normal,

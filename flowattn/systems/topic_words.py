@@ -1,6 +1,7 @@
 """Topic words: Lu, Mao & Nayak, "On the Dynamics of Training Attention Models"
 (ICLR 2021, arXiv 2011.10036)."""
 
+import typing
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -11,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import PRNGKeyArray
 
 from .. import laws
-from ..errors import InputError, require_choice, require_positive
+from ..errors import InputError, cut, require_positive
 from ..laws import Law
 from ..models import AttentionClassifier, LinearClassifier, TwoLayerClassifier
 from ..reductions import Reduction
@@ -101,15 +102,9 @@ class TopicWords(AbstractSystem):
     """Standard deviation of the initial query."""
 
     def __check_init__(self):
-        require_choice("classifier", self.classifier, ("fixed", "linear", "two-layer"))
-        require_choice("padding", self.padding, ("mask", "attend"))
-        require_choice("form", self.form, ("keys", "scores", "logits", None))
-        parts = ("query", "keys", "embeddings", "classifier")
-        if self.trained is not None:
-            for part in self.trained:
-                require_choice("trained", part, parts)
-            if not self.trained:
-                raise InputError(f"trained is empty; choose any of: {', '.join(parts)}")
+        if self.trained == ():
+            parts = typing.get_args(Part)
+            raise InputError(f"trained is empty; choose any of: {', '.join(parts)}")
         if self.classifier == "fixed" and "classifier" in (self.trained or ()):
             raise InputError(
                 "trained names the classifier, but classifier='fixed' stays as it is "
@@ -134,6 +129,16 @@ class TopicWords(AbstractSystem):
         if not _is_zero(self.embedding_scale):
             require_positive(embedding_scale=self.embedding_scale)
         self._synthetic_task()
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """What is of the other kind of sentences."""
+        if self.synthetic:
+            real = ("padding", "traced", "sentence")
+            return dict.fromkeys(real, "is of real text, not of synthetic sentences")
+        drawn = ("topics", "words_per_topic", "vocabulary", "context", "sentences")
+        why = f"is of synthetic sentences, not of {cut(self.corpus)}"
+        return dict.fromkeys(drawn, why)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from ..errors import InputError
+from ..fields import Checked
 
 
-class CopyingTask(eqx.Module):
+class CopyingTask(Checked):
     """Sequences of `length` distinct words of a vocabulary, in random order.
 
     With as many words as the vocabulary has they are its permutations: every sequence

@@ -7,10 +7,11 @@ import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 from ..errors import InputError
+from ..fields import Checked
 from .sentences import Corpus, Sentences
 
 
-class KeywordTask(eqx.Module):
+class KeywordTask(Checked):
     """Sentences of two classes: one keyword each, among neutral words.
 
     A sentence has from `shortest` to `longest` words, each length as likely, and one of

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..errors import InputError
+from ..fields import Checked
 from .images import ImageSet
 
 FOREGROUND_SD, BACKGROUND_SD = 1e-5, 0.1
@@ -59,7 +60,7 @@ class OrthogonalMosaics(eqx.Module):
         )
 
 
-class OrthogonalMosaicsTask(eqx.Module):
+class OrthogonalMosaicsTask(Checked):
     """The linear orthogonal task, in R^(C+1).
 
     The foreground of class y is e_y, the m − 1 background segments are 0 in the first
@@ -155,7 +156,7 @@ class ImageMosaics(eqx.Module):
         return ImageMosaics(images, own, self.place[rows], self.labels[rows])
 
 
-class ImageMosaicsTask(eqx.Module):
+class ImageMosaicsTask(Checked):
     """Selective dependence classification: mosaics of m images, one of a foreground
     class, which is the label; the others are of the remaining classes.
 

@@ -13,7 +13,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ..errors import InputError
+from ..errors import InputError, unknown
+from ..fields import Checked
 from .sentences import Corpus, Sentences
 from .tables import Reading, Row, readings
 
@@ -31,7 +32,7 @@ _MAX_MARKS = 30
 _Labelled = list[tuple[int, tuple[str, ...]]]
 
 
-class TextTask(eqx.Module):
+class TextTask(Checked):
     """A corpus of labelled sentences, read from files.
 
     `corpus` is the name of a corpus (`sst2`, `sst5`), whose folder lies in `data` or
@@ -146,11 +147,11 @@ class TextTask(eqx.Module):
 
     def path(self) -> Path:
         """The file or folder of the corpus; `InputError` where there is none."""
-        choices = f"choose from: {self.made}, {', '.join(NAMED_CORPORA)}, or a path"
         if self.corpus not in NAMED_CORPORA:
             path = _existing(self.corpus) if self.corpus else None
             if path is None:
-                raise InputError(f"corpus {self.corpus[:100]!r} is unknown; {choices}")
+                choices = (self.made, *NAMED_CORPORA, "or a path")
+                raise unknown("corpus", self.corpus, choices)
             return path
         root = self.data or os.environ.get("FLOWATTN_DATA")
         if not root:

@@ -6,10 +6,11 @@ import jax.random as jr
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from ..errors import InputError
+from ..fields import Checked
 from .sentences import Corpus, Sentences
 
 
-class TopicWordsTask(eqx.Module):
+class TopicWordsTask(Checked):
     """Sentences of one topic word among non-topic words; the label is the topic.
 
     A sentence holds one topic word (topic uniform, then one of its words uniform)

@@ -1,0 +1,189 @@
+"""Fields: what annotations let them be, and whether they act beside the others."""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, SupportsFloat
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .errors import InputError, quoted, unknown
+
+# Sizes of arrays are no larger: of two that are, XLA ends the process where it takes
+# their product.
+_MOST = 10**8
+
+_WORDS = {
+    SupportsFloat: "a number",
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "text",
+    type(None): "none",
+}
+
+
+@functools.cache
+def kinds(cls: type) -> dict[str, Any]:
+    """The types of a class's fields, by name; `Any` where they cannot be found out."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError:  # annotations as text, of names that a function has of its own
+        hints = {}
+    return {f.name: hints.get(f.name, Any) for f in dataclasses.fields(cls)}
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type; choices of a literal as they are.
+
+    >>> alternatives(Literal["soft", "hard"] | None)
+    ('soft', 'hard', <class 'NoneType'>)
+    """
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return tuple(c for part in typing.get_args(kind) for c in alternatives(part))
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)
+    return (kind,)
+
+
+def choices_of(kind: Any) -> list[Any]:
+    """The choices of a literal, None aside; of other types there are none.
+
+    >>> choices_of(Literal[1, 2] | None), choices_of(int | None)
+    ([1, 2], [])
+    """
+    found = [c for c in alternatives(kind) if c not in (None, type(None))]
+    return found if all(isinstance(c, str | int) for c in found) else []
+
+
+def in_words(kind: Any) -> list[str]:
+    """What a type lets a value be.
+
+    >>> in_words(int | None), in_words(tuple[str, ...])
+    (['a whole number', 'none'], ['a tuple of text'])
+    """
+    found = []
+    for choice in alternatives(kind):
+        item = _item(choice)
+        inner = f"a tuple of {', '.join(in_words(item))}" if item is not None else ""
+        found.append(inner or _WORDS.get(choice, str(choice)))
+    return list(dict.fromkeys(found))
+
+
+def require_kind(name: str, value: Any, kind: Any) -> None:
+    """Raise `InputError` for a value that is not what its annotation says.
+
+    Plain values, tuples of them and choices are looked at, NumPy's scalars as Python's;
+    what is annotated otherwise passes.
+
+    >>> require_kind("segments", 2.5, int | None)
+    Traceback (most recent call last):
+    flowattn.errors.InputError: segments must be a whole number or none, got 2.5
+    """
+    choices = alternatives(kind)
+    if any(_fits(value, choice) for choice in choices):
+        return
+    if named := choices_of(kind):
+        raise unknown(name, value, named)
+    for item in value if isinstance(value, tuple) else ():
+        for choice in filter(None, map(_item, choices)):
+            require_kind(name, item, choice)
+    wanted = " or ".join(in_words(kind))
+    raise InputError(f"{name} must be {wanted}, got {quoted(value)}")
+
+
+_PLAIN: dict[Any, tuple[type, ...]] = {
+    bool: (bool, np.bool_),
+    int: (int, np.integer),
+    float: (int, float, np.integer, np.floating),
+    SupportsFloat: (int, float, np.integer, np.floating),
+    str: (str,),
+    type(None): (type(None),),
+}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, or the choice of a literal."""
+    if isinstance(kind, str | int):
+        return _fits(value, type(kind)) and value == kind
+    item = _item(kind)
+    if item is not None:
+        parts = alternatives(item)
+        return isinstance(value, tuple) and all(
+            any(_fits(one, part) for part in parts) for one in value
+        )
+    if kind not in _PLAIN:
+        return kind is not None or value is None
+    if isinstance(value, bool) and kind is not bool:  # which is an int to Python
+        return False
+    number = kind is SupportsFloat and _is_one_number(value)
+    return number or isinstance(value, _PLAIN[kind])
+
+
+def _item(kind: Any) -> Any:
+    """The type of the items of a tuple of any length; None for other types."""
+    arguments = typing.get_args(kind)
+    whole = typing.get_origin(kind) is tuple and arguments[1:] == (...,)
+    return arguments[0] if whole else None
+
+
+def _is_one_number(value: Any) -> bool:
+    """Whether a value is a real number in an array, or in a trace."""
+    if not isinstance(value, np.ndarray | jax.Array) or value.shape != ():
+        return False
+    kinds = (jnp.floating, jnp.integer)
+    return any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+
+
+def require_fields(instance: Any) -> None:
+    """Raise `InputError` for the first field that is not what its annotation says, and
+    for numbers that are not finite or larger than any size.
+    """
+    for name, kind in kinds(type(instance)).items():
+        value = getattr(instance, name)
+        require_kind(name, value, kind)
+        if isinstance(value, int | np.integer) and abs(value) > _MOST:
+            raise InputError(f"{name} must be at most {_MOST}, got {quoted(value)}")
+        if isinstance(value, Tracer):
+            continue
+        real = isinstance(value, float | np.floating) or _is_one_number(value)
+        if real and not math.isfinite(value):
+            raise InputError(f"{name} must be finite, got {value}")
+
+
+def require_acting(
+    instance: Any,
+    idle: Mapping[str, str],
+    called: Callable[[str], str] = str,
+) -> None:
+    """Raise `InputError` for a field that is given though it does nothing: one of the
+    `idle` that is not its default. The message is its name, as it is `called`, and what
+    `idle` says of it.
+    """
+    for field in dataclasses.fields(instance):
+        if field.name in idle and not _same(getattr(instance, field.name), field):
+            raise InputError(f"{called(field.name)} {idle[field.name]}")
+
+
+def _same(value: Any, field: dataclasses.Field) -> bool:
+    """Whether a value is the default of its field; one that is traced is not."""
+    if value is None or field.default is None or isinstance(value, Tracer):
+        return value is field.default
+    return bool(value == field.default)
+
+
+class Checked(eqx.Module):
+    """A module whose fields are what their annotations say.
+
+    That is looked at before `__check_init__`, which may then rely on it.
+    """
+
+    def __post_init__(self):
+        require_fields(self)

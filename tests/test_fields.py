@@ -68,11 +68,11 @@ def test_numbers_of_any_library_and_traced_ones():
         made = Focus(classes=3, segments=4, reduced=True, start_mu=start)
         assert float(made.problem(jr.key(0)).params.mu) == 0.5
 
-    def start(mu):
+    def begun(mu):
         return Focus(reduced=True, start_mu=mu).problem(jr.key(0)).params.mu
 
-    assert jax.vmap(start)(jnp.arange(3.0)).tolist() == [0, 1, 2]
-    assert jax.jit(start)(2.0) == 2 and system.classes == 3
+    assert jax.vmap(begun)(jnp.arange(3.0)).tolist() == [0, 1, 2]
+    assert jax.jit(begun)(2.0) == 2 and system.classes == 3
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ ORDER = [
     "trajectory",
     "laws",
     "reductions",
+    "defect",
     "sharpness",
     "checkpoint",
     "segments",

@@ -10,6 +10,7 @@ from . import models as models
 from . import systems as systems
 from . import tasks as tasks
 from .compare import compare as compare
+from .defect import defect as defect
 from .descend import descend as descend
 from .ensemble import ensemble as ensemble
 from .errors import InputError as InputError
@@ -25,7 +26,6 @@ from .losses import AbstractExplicitLoss as AbstractExplicitLoss
 from .observables import Observable as Observable
 from .precision import set_precision as set_precision
 from .reductions import Reduction as Reduction
-from .reductions import defect as defect
 from .segments import Progress as Progress
 from .sharpness import sharpness as sharpness
 from .solve import solve as solve

@@ -90,7 +90,7 @@ class Descent(AbstractRun[DescentState]):
             "the steps": self.planned,
             "the observables": (
                 sorted(self.recorder.observe),
-                Computed(self.recorder, (self.params,)),
+                Computed(self.recorder, (self.params, self.time_per_step)),
             ),
             "the update": Computed(self.step, (eqx.filter_eval_shape(self.begin),)),
         }
@@ -127,7 +127,8 @@ class Descent(AbstractRun[DescentState]):
     def begin(self) -> DescentState:
         """The state before the first step, observed."""
         arrays = self.moving()
-        first, rows = self.recorder(self.params), self.planned.shape
+        zero = jnp.zeros_like(self.time_per_step)
+        first, rows = self.recorder(self.params, zero), self.planned.shape
         record = jax.tree.map(
             lambda x: jnp.zeros(rows + x.shape, x.dtype).at[0].set(x), first
         )
@@ -227,12 +228,16 @@ class Descent(AbstractRun[DescentState]):
         record = jax.tree.map(
             lambda rows, x: rows.at[row].set(x, mode="drop"),
             state.record,
-            self.recorder(self.whole(state.params)),
+            self.recorder(self.whole(state.params), self._time(state.step)),
         )
         reached = state.reached.at[row].set(state.step, mode="drop")
         return eqx.tree_at(
             lambda state: (state.record, state.reached), state, (record, reached)
         )
+
+    def _time(self, steps: Array) -> Array:
+        """What these steps are in the time of the flow."""
+        return steps.astype(self.time_per_step.dtype) * self.time_per_step
 
     def going(self, state: DescentState) -> Array:
         """Whether steps are left to take."""
@@ -293,20 +298,20 @@ class Descent(AbstractRun[DescentState]):
         result = RESULTS.where(self._sensible(), result, RESULTS.senseless_input)
         kept = (state.reached == self.planned) & (self.planned <= last_step)
         records = jax.tree.map(lambda x: blank(x, kept), state.record)
-        dtype, none = self.time_per_step.dtype, jnp.array(0)
+        none = jnp.array(0)
         counts = {"steps": state.step, "rejected": none}
         if not self.searching:
             evaluations = {"gradient_evaluations": state.step}
             counts = {**evaluations, "hessian_vector_products": none, **counts}
         return Trajectory(
-            ts=self.planned.astype(dtype) * self.time_per_step,
+            ts=self._time(self.planned),
             observed=records.values,
             scales=records.scales,
             params=self.whole(_where(back, state.previous, state.params)),
             path=records.params,
             best=None if state.best is None else self.whole(state.best),
             result=result,
-            t_end=last_step.astype(dtype) * self.time_per_step,
+            t_end=self._time(last_step),
             saved=jnp.sum(kept),
             counts=counts,
             finer=None,

@@ -125,7 +125,7 @@ class Solve(AbstractRun[SolveState]):
 
         return {
             "the flow": Computed(self._slope, (self.params, self.times[0])),
-            "the observables": Computed(self.recorder, (self.params,)),
+            "the observables": Computed(self.recorder, (self.params, self.times[0])),
             "the events": Computed(events, (self.params,)),
         }
 
@@ -199,10 +199,10 @@ class Solve(AbstractRun[SolveState]):
         """Whether the field is, at a local time."""
         return self.flow.defined(*self._place(t, y, before))
 
-    def record(self, t, y, args) -> PyTree:
-        """What is written at an output time."""
-        del t, args
-        return jax.tree.map(packed, self.recorder(self.whole(y)))
+    def record(self, t, y, before) -> PyTree:
+        """What is written at an output time; `before` begins with the time elapsed."""
+        now = self.times[0] + before[0] + t
+        return jax.tree.map(packed, self.recorder(self.whole(y), now))
 
     def control(self, left, first, max_steps, pause) -> StepControl:
         """Step size control for a segment."""
@@ -251,7 +251,7 @@ class Solve(AbstractRun[SolveState]):
         _, control_state = control.init(
             term, zero, self.span, y0, None, before, method.func, order
         )
-        written = eqx.filter_eval_shape(self.record, zero, y0, zero)
+        written = eqx.filter_eval_shape(self.record, zero, y0, before)
         rows = self.times.shape
         return SolveState(
             y0,
@@ -418,7 +418,7 @@ class Solve(AbstractRun[SolveState]):
             times = jnp.where(self.sensible, times, jnp.nan)
             crossed = jnp.where(self.sensible, crossed, jnp.inf)
         kept = jnp.arange(times.shape[0]) < saved
-        like = eqx.filter_eval_shape(self.recorder, self.params)
+        like = eqx.filter_eval_shape(self.recorder, self.params, times[0])
         written = jax.tree.map(
             lambda x, like: blank(unpacked(x, like.dtype), kept), state.record, like
         )

@@ -387,12 +387,14 @@ class Lanes(eqx.Module):
         assert dense is not None
         at = jnp.clip(dense.h + self._wanted(lane), 0, dense.h)
         y = self._path(dense).evaluate(at)
-        return self.solve(lane.own).record(None, y, None)
+        return self.solve(lane.own).record(at, y, (dense.since,))
 
     def finish(self, own: PyTree, start: PyTree, end: End, between: PyTree) -> Any:
         """The trajectory of a cell."""
         whole = self.solve(own)
-        first, last = (whole.record(None, y, None) for y in (start, end.y))
+        zero = jnp.zeros_like(whole.span)
+        first = whole.record(zero, start, (zero,))
+        last = whole.record(end.elapsed.high, end.y, (zero,))
         if self.outputs > 0:
             rows = jax.tree.map(
                 lambda a, b, c: jnp.concatenate([a[None], b, c[None]]),

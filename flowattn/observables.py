@@ -1,6 +1,7 @@
 """Observables: named functions of the parameters, evaluated along a run."""
 
 import abc
+import contextlib
 import inspect
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -73,9 +74,14 @@ class AbstractObservable(eqx.Module):
     def __call__(self, params: PyTree) -> Array:
         """The value at these parameters."""
 
-    def scale(self, params: PyTree) -> Float[Array, ""] | None:
+    def at(self, params: PyTree, t: Any) -> Array:
+        """The value at these parameters and a time."""
+        del t
+        return self(params)
+
+    def scale(self, params: PyTree, t: Any = 0.0) -> Float[Array, ""] | None:
         """The size of the terms that make up the value, where that is known (laws)."""
-        del params
+        del params, t
         return None
 
 
@@ -161,11 +167,14 @@ class Recorder(eqx.Module):
             for name, fn in self.observe.items()
         )
 
-    def __call__(self, params: PyTree) -> Record:
+    def __call__(self, params: PyTree, t: Any) -> Record:
         values, scales = {}, {}
         for name, fn in self.observe.items():
-            values[name] = _array(name, fn(params))
-            scale = fn.scale(params) if isinstance(fn, AbstractObservable) else None
+            if not isinstance(fn, AbstractObservable):
+                values[name] = _array(name, fn(params))
+                continue
+            values[name] = _array(name, fn.at(params, t))
+            scale = fn.scale(params, t)
             if scale is not None:
                 scales[name] = scale
         _require_labelled(values, dict(self.labels))
@@ -248,8 +257,24 @@ the groups of a store
     raise InputError(f"{kind} {name!r} cannot be stored: {reason}")
 
 
-def require_of_params(what: str, fn: Any) -> None:
-    """Raise `InputError` for what is no function of the parameters alone."""
+def takes_time(what: str, fn: Any) -> bool:
+    """Whether a function is one of the parameters and the time, not of the parameters
+    alone: where it wants a second argument, or has one called t.
+
+    Raises `InputError` for what is neither.
+    """
+    with contextlib.suppress(TypeError, ValueError):
+        signature = inspect.signature(fn)
+        signature.bind(None, None)
+        second = list(signature.parameters.values())[1:2]
+        if second and (second[0].name == "t" or second[0].default is second[0].empty):
+            return second[0].kind != second[0].VAR_POSITIONAL
+    require_of_params(what, fn, "and, where it is called t, the time")
+    return False
+
+
+def require_of_params(what: str, fn: Any, of: str = "alone") -> None:
+    """Raise `InputError` for what is no function of the parameters alone (or `of`)."""
     if not callable(fn):
         raise InputError(
             f"{what} must be a function of the parameters, got {type(fn).__name__}"
@@ -263,8 +288,8 @@ def require_of_params(what: str, fn: Any) -> None:
     except TypeError:
         names = ", ".join(signature.parameters)
         raise InputError(
-            f"{what} must be a function of the parameters alone, got one of ({names}); "
-            "the time is not passed"
+            f"{what} must be a function of the parameters {of}, got one of ({names})"
+            + ("; the time is not passed" if of == "alone" else "")
         ) from None
 
 

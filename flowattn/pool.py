@@ -96,7 +96,7 @@ def _fill(rule: Lanes, queue: Start, count: Any) -> Pool:
     if rule.outputs > 0:
         own, y = jax.tree.map(lambda x: x[..., 0], (queue.own, queue.y))
         like = jax.eval_shape(
-            lambda own, y: rule.solve(own).record(None, y, None), own, y
+            lambda own, y: rule.solve(own).record(0.0, y, (0.0,)), own, y
         )
         between = jax.tree.map(
             lambda x: jnp.zeros((rule.outputs, *x.shape, cells), x.dtype), like

@@ -7,9 +7,9 @@ import equinox as eqx
 import numpy as np
 
 from .compare import NO_ERROR, compare
+from .defect import defect
 from .gap import DEPARTURE, Gap, largest
 from .laws import drift
-from .reductions import defect
 from .systems import AbstractSystem, Problem, Survey
 from .trajectory import Trajectory
 

@@ -190,3 +190,86 @@ def test_two_layer_laws_up_to_the_first_kink():
         assert traj.outcome == ("successful" if reaches else "max_steps_reached")
         for law in exact.values():
             assert fa.drift(law, traj, until=until) <= 1e-8, (seed, law.name)
+
+
+DECAY = 0.1
+
+
+def decayed(x):
+    """A factorised loss with weight decay λ, which shrinks x₀² − x₁² by exp(−2λt)."""
+    return 0.5 * (x[0] * x[1] - 1) ** 2 + 0.5 * DECAY * jnp.sum(x**2)
+
+
+def balance(x, t=0.0):
+    return jnp.exp(2 * DECAY * t) * jnp.array([x[0] ** 2, -(x[1] ** 2)])
+
+
+TIMED = fa.Law(balance, "timed", "exact", dims=())
+UNTIMED = fa.Law(lambda x: balance(x), "untimed", "exact", dims=())
+BOTH = {"timed": TIMED, "untimed": UNTIMED}
+START = jnp.array([1.5, 0.4])
+
+
+def test_a_law_may_depend_on_the_time(tmp_path):
+    flow, ts = fa.GradientFlow(decayed), np.linspace(0, 5, 6)
+    runs = [
+        fa.solve(flow, START, ts=ts, observe=BOTH),
+        jax.jit(lambda x: fa.solve(flow, x, ts=ts, observe=BOTH))(START),
+        fa.solve(flow, START, ts=ts, observe=BOTH, solver="rkc", rtol=1e-8),
+        fa.solve(flow, START, ts=ts, observe=BOTH, checkpoint=tmp_path),
+    ]
+    for run in runs:
+        np.testing.assert_allclose(run.observed["timed"], 1.5**2 - 0.4**2, rtol=1e-4)
+        assert fa.drift(TIMED, run) < 1e-5 and fa.drift(UNTIMED, run) > 0.3
+    together = fa.ensemble(flow, jnp.stack([START, 2 * START]), ts=ts, observe=BOTH)
+    assert np.all(fa.drift(TIMED, together) < 1e-5)
+    np.testing.assert_allclose(
+        together.observed["timed"][0], runs[0].observed["timed"], rtol=1e-5
+    )
+
+
+def test_a_law_of_the_time_from_another_beginning():
+    """The time is the flow's, also where output times do not begin at 0."""
+    run = fa.solve(fa.GradientFlow(decayed), START, ts=[3.0, 4.0], observe=BOTH)
+    np.testing.assert_allclose(run.observed["timed"][0], TIMED(START, 3.0))
+    assert fa.drift(TIMED, run) < 1e-5
+
+
+def test_descent_leaves_a_law_of_the_time_by_its_rate():
+    drifts = [
+        float(fa.drift(TIMED, fa.descend(decayed, START, learning_rate=rate,
+                                         steps=round(2 / rate), observe=BOTH)))
+        for rate in (0.02, 0.01)
+    ]  # fmt: skip
+    assert drifts[1] > 1e-4
+    np.testing.assert_allclose(drifts[0] / drifts[1], 2, rtol=0.1)
+
+
+@pytest.mark.parametrize("t", [0.0, 3.0])
+def test_the_defect_of_a_law_at_a_point(t):
+    flow = fa.GradientFlow(decayed)
+    assert fa.defect(TIMED, flow, START, t=t) < 1e-15
+    # dh/dt = −2λh of what is not multiplied by exp(2λt), over its largest summand:
+    # 2 x₀ times the velocity (1 − x₀x₁) x₁ − λ x₀.
+    gain = 2 * START * ((1 - START[0] * START[1]) * START[::-1] - DECAY * START)
+    expected = 2 * DECAY * (1.5**2 - 0.4**2) / jnp.max(jnp.abs(gain))
+    np.testing.assert_allclose(fa.defect(UNTIMED, flow, START, t=t), expected)
+    # Other flows do not keep it.
+    assert fa.defect(TIMED, fa.GradientFlow(lambda x: jnp.sum(x**4)), START) > 0.1
+
+
+def test_the_defect_of_a_law_with_entries():
+    problem = LINEAR.problem(jr.key(0))
+    flow = fa.GradientFlow(problem.loss)
+    found = [float(fa.defect(x, flow, generic(problem))) for x in problem.laws.values()]
+    assert found and max(found) < 1e-13
+
+
+def test_a_defect_is_of_a_law_or_a_reduction():
+    for wrong in ((bowl,), (TIMED,), (TIMED, START)):
+        with pytest.raises(fa.InputError, match="defect needs a"):
+            fa.defect(*wrong)
+
+
+def bowl(x):
+    return jnp.sum(x**2)

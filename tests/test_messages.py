@@ -63,7 +63,7 @@ def test_what_is_no_flow_and_no_loss():
     flow = "needs a flow, got a function; the gradient flow of a loss is "
     flow += "GradientFlow(loss)"
     expected = [f"{who} {flow}" for who in ("solve", "ensemble", "SwitchedFlow")]
-    expected += [f"Reduction {flow}", "defect needs a Reduction, got a function"]
+    expected += [f"Reduction {flow}", "defect needs a Reduction and its small"]
     expected += ["GradientFlow needs a loss", "compare needs two trajectories"]
     expected += ["observe must be a dict of named functions"]
     expected += ["observable 'x' must be a function of the parameters, got float"]
@@ -160,9 +160,10 @@ def test_laws_by_other_names_and_of_time():
     wrong = fa.solve(FLOW, START, t1=1.0, observe={"total": other})
     with pytest.raises(fa.InputError, match="'total', it observed the laws total"):
         fa.drift(law, wrong)
-    message = "terms of the law 'b' must be a function of the parameters alone, got one"
+    message = "terms of the law 'b' must be a function of the parameters and, where it "
+    message += "is called t, the time, got one of .p, t, more."
     with pytest.raises(fa.InputError, match=message):
-        fa.Law(lambda p, t: p * t, "b", "exact")
+        fa.Law(lambda p, t, more: p * t, "b", "exact")
 
 
 def test_comparisons_of_nothing():

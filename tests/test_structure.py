@@ -34,6 +34,7 @@ ORDER = [
     "trajectory",
     "laws",
     "reductions",
+    "defect",
     "sharpness",
     "checkpoint",
     "segments",

@@ -10,30 +10,41 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..errors import InputError, known_numbers, require_choice
-from ..observables import AbstractObservable, Label, labelled, require_of_params
+from ..observables import AbstractObservable, Label, labelled, takes_time
 from ..trajectory import Trajectory
 
 
 class Law(AbstractObservable):
-    """A quantity h(θ) that a flow holds constant.
+    """A quantity h(θ) or h(θ, t) that a flow holds constant.
 
-    `terms` maps parameters to an array whose leading axis runs over the terms of h:
-    h is their sum, and the largest of them is the scale against which a drift is
-    small. It holds between the times `since` and `until`. `kind` says whether the flow
-    keeps h exactly or only approximately within `regime`; `citation` where it is
-    derived. A law is of the parameters alone: one that needs the time, as
-    exp(2λt) h(θ) does under weight decay λ, is not expressed yet.
+    `terms` maps parameters, or parameters and the time, to an array whose leading axis
+    runs over the terms of h: h is their sum, and the largest of them is the scale
+    against which a drift is small. It holds between the times `since` and `until`.
+    `kind` says whether the flow keeps h exactly or only approximately within `regime`;
+    `citation` where it is derived. Two tests serve every law: `defect`, at a point and
+    with nothing solved, and `drift`, along a run.
 
-    Raises `InputError` for terms that are no function of the parameters alone, an
-    unknown kind, names and dims that are no text, and times that are no numbers.
+    Of a law that depends on the time (terms with two arguments, or a second one called
+    t) the time is that of the flow, and along a descent learning rate × steps.
+
+    Raises `InputError` for terms that are no such function, an unknown kind, names and
+    dims that are no text, and times that are no numbers.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> total = fa.Law(lambda x: x, "total", "exact", dims=())
     >>> float(total(jnp.array([1.0, -3.0]))), float(total.scale(jnp.array([1.0, -3.0])))
     (-2.0, 3.0)
+
+    Weight decay λ = 0.1 shrinks what would be kept, by exp(−2 λ t) if it is quadratic:
+
+    >>> kept = fa.Law(lambda x, t: jnp.exp(0.2 * t) * jnp.array([x[0]**2, -(x[1]**2)]),
+    ...               "balance", "exact")
+    >>> flow = fa.GradientFlow(lambda x: 0.5 * (x[0] * x[1] - 1) ** 2 + 0.05 * x @ x)
+    >>> bool(fa.defect(kept, flow, jnp.array([1.0, 0.3]), t=2.0) < 1e-12)
+    True
     """
 
-    terms: Callable[[Any], Array]
+    terms: Callable[..., Array]
     name: str = eqx.field(static=True)
     kind: Literal["exact", "approximate"] = eqx.field(static=True)
     regime: str = eqx.field(static=True)
@@ -41,10 +52,11 @@ class Law(AbstractObservable):
     label: Label
     since: Any
     until: Any
+    timed: bool = eqx.field(static=True)
 
     def __init__(
         self,
-        terms: Callable[[Any], Array],
+        terms: Callable[..., Array],
         name: str,
         kind: Literal["exact", "approximate"],
         *,
@@ -56,7 +68,7 @@ class Law(AbstractObservable):
         since: Any = -jnp.inf,
         until: Any = jnp.inf,
     ):
-        require_of_params(f"the terms of the law {name!r}", terms)
+        self.timed = takes_time(f"the terms of the law {name!r}", terms)
         if not (isinstance(name, str) and name):
             raise InputError(f"the name of a law must be a text, got {name!r}")
         require_choice("kind of law", kind, ("exact", "approximate"))
@@ -71,8 +83,8 @@ class Law(AbstractObservable):
         self.since = since
         self.until = until
 
-    def __call__(self, params: PyTree) -> Array:
-        terms = self.terms(params)
+    def __call__(self, params: PyTree, t: Any = 0.0) -> Array:
+        terms = self._terms(params, t)
         if jnp.ndim(terms) == 0:
             raise InputError(
                 f"the terms of the law {self.name!r} are a scalar; they need a leading "
@@ -80,9 +92,16 @@ class Law(AbstractObservable):
             )
         return jnp.sum(terms, axis=0)
 
-    def scale(self, params: PyTree) -> Float[Array, ""]:
-        """The largest absolute term of h at these parameters."""
-        return jnp.max(jnp.abs(self.terms(params)))
+    def at(self, params: PyTree, t: Any) -> Array:
+        """h at these parameters and a time."""
+        return self(params, t)
+
+    def scale(self, params: PyTree, t: Any = 0.0) -> Float[Array, ""]:
+        """The largest absolute term of h at these parameters and a time."""
+        return jnp.max(jnp.abs(self._terms(params, t)))
+
+    def _terms(self, params: PyTree, t: Any) -> Array:
+        return self.terms(params, t) if self.timed else self.terms(params)
 
 
 def drift(

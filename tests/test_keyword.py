@@ -47,6 +47,7 @@ def test_flow_is_the_closed_form_and_keeps_its_laws():
     for start in range(3):
         values = {name: x[start] for name, x in STARTS.items()}
         made = problem(**values)
+        assert set(made.closed_forms) == {"p", "margin"}
         for name, form in made.closed_forms.items():
             # Errors grow with the solution, e^{√2 t}.
             observed = run.observed[name][start]

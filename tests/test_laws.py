@@ -156,6 +156,7 @@ PAPER = fa.systems.TopicWords
 def test_exact_laws_along_the_papers_flow(system):
     problem = system.problem(jr.key(0))
     exact = {k: law for k, law in problem.laws.items() if law.kind == "exact"}
+    assert exact
     flow = fa.GradientFlow(problem.loss)
     traj = fa.solve(flow, problem.params, t1=500.0, rtol=1e-10, observe=exact)
     for law in exact.values():
@@ -174,6 +175,7 @@ def test_two_layer_laws_up_to_the_first_kink():
     for seed, reaches in ((0, False), (1, True), (2, True)):
         problem = system.problem(jr.key(seed))
         exact = {k: law for k, law in problem.laws.items() if law.kind == "exact"}
+        assert exact
         traj = fa.solve(
             fa.GradientFlow(problem.loss),
             problem.params,

@@ -121,7 +121,7 @@ def test_logits_form_is_the_same_model_step_for_step(corpus):
             runs.append(run)
         whole, logits = runs
         assert logits.params.embeddings.shape[1] == len(problems[0].corpus.labels)
-            assert whole.observed
+        assert whole.observed
         for name, values in whole.observed.items():
             np.testing.assert_allclose(logits.observed[name], values, atol=1e-11)
         models = [p.model(run.params) for p, run in zip(problems, runs, strict=True)]

@@ -21,6 +21,7 @@ from flowattn.systems import SYSTEMS
 
 SMALL = "--topics 2 --vocabulary 12 --context 4 --sentences 60 --dimension 3".split()
 SHORT = [*SMALL, "--t1", "20", "--learning-rate", "0.5"]
+FLOW = [*SMALL, "--t1", "20", "--no-descent"]
 
 
 def run(*arguments, command="run"):
@@ -94,7 +95,7 @@ def test_the_store_is_labelled(results):
 def test_again_replaces_ours_and_leaves_others(results, capsys):
     (results / "mine.txt").write_text("keep")
     before = (results / "summary.json").read_text()
-    assert run(*SHORT, "--seed", 1, "--no-descent", "--out", results) == 0
+    assert run(*FLOW, "--seed", 1, "--out", results) == 0
     assert (results / "mine.txt").read_text() == "keep"
     after = json.loads((results / "summary.json").read_text())
     assert after["descent"] is None and after["gap"] is None
@@ -149,7 +150,7 @@ def test_laws_and_list(capsys):
     assert "query-key-balance" in printed and "flow's drift" in printed
     assert printed.startswith("topic-words · seed 0 · float64\nflow ")
     # How far a flow got stands over its drifts.
-    assert run(*SHORT, "--max-steps", "3", "--no-descent", command="laws") == 1
+    assert run(*FLOW, "--max-steps", "3", command="laws") == 1
     assert "; out of steps" in capsys.readouterr().out
     assert main(["list"]) == 0
     assert "topic-words: Lu, Mao & Nayak" in capsys.readouterr().out
@@ -323,7 +324,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path, capsys):
     out.mkdir()
     (out / "summary.json").write_text("old")
     with small_disk(20 * 1024):
-        assert run(*SHORT, "--no-descent", "--out", out) == 2
+        assert run(*FLOW, "--out", out) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"flowattn: cannot write to {out}: File too large"
     assert [p.name for p in out.iterdir()] == ["summary.json"]

@@ -64,8 +64,8 @@ def test_values_of_another_type(cls, fields, message):
 @pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
 def test_numbers_of_any_library_and_traced_ones():
     system = Focus(classes=np.int64(3), segments=np.int32(4), reduced=True, start_mu=1)
-    for start in (0.5, np.float32(0.5), np.array(0.5), jnp.array(0.5)):
-        made = Focus(classes=3, segments=4, reduced=True, start_mu=start)
+    for given in (0.5, np.float32(0.5), np.array(0.5), jnp.array(0.5)):
+        made = Focus(classes=3, segments=4, reduced=True, start_mu=given)
         assert float(made.problem(jr.key(0)).params.mu) == 0.5
 
     def begun(mu):

@@ -198,8 +198,7 @@ def test_every_figure_says_what_it_is(monkeypatch):
     for name, figure in FIGURES.items():
         assert figure.name == name and figure.title and figure.source
     with pytest.raises(InputError, match="'sst2' needs the folder"):
-        system = small(corpus="sst2")
-        Runs(data="").problem(system)
+        Runs(data="").problem(TopicWords(corpus="sst2"))
 
 
 def test_panels_are_drawn_as_they_are_given():

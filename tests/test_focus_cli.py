@@ -9,7 +9,8 @@ from flowattn.cli import main
 
 from .focus_theory import mu_velocity, oracle, share
 
-SMALL = ("--segments", 4, "--classes", 4, "--t1", 20, "--solver", "tsit5")
+SIZES = ("--segments", 4, "--classes", 4)
+SMALL = (*SIZES, "--t1", 20, "--solver", "tsit5")
 
 
 def run(*arguments):
@@ -78,7 +79,7 @@ def test_the_reduced_equations_alone(tmp_path):
         np.testing.assert_allclose(found["flow"]["final"][name], value, rtol=1e-5)
     # A descent where it is asked for.
     arguments = ("--reduced", "--no-flow", "--steps", 1, "--learning-rate", 0.5)
-    assert run(*SMALL, *arguments, "--out", tmp_path / "descent") == 0
+    assert run(*SIZES, *arguments, "--out", tmp_path / "descent") == 0
     found = summary(tmp_path / "descent")
     assert found["flow"] is None and found["descent"]["t_end"] == 0.5
     step = 0.5 * mu_velocity("soft", 4, share(0, 4), 0.0)

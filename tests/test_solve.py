@@ -360,7 +360,7 @@ def test_tolerances_below_the_precision():
 
 
 def test_an_unknown_precision_changes_nothing():
-    with pytest.raises(fa.InputError, match="'float16' is unknown; choose from: float"):
+    with pytest.raises(fa.InputError, match="'float16' is unknown .did you mean float"):
         fa.set_precision("float16")
     assert jnp.zeros(1).dtype == jnp.float64
 

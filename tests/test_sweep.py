@@ -314,7 +314,7 @@ def test_axes_and_seeds_of_any_sequence():
         (["--vary", "loss=soft,sift"], "axis loss cannot be 'sift'"),
         (["--vary", "segments=2:3:3"], "segments takes whole numbers"),
         (["--vary", "learning_rate=0.1:1:3"], "is of a descent; give one"),
-        (["--vary", "t1=-1:1:3"], "t1 must be positive"),
+        (["--vary", "t1=-1:1:3"], "t1 is varied: beside its axis it says nothing"),
         (["--vary", "start_mu=0:1:2", "--seeds", "0"], "seeds must be at least 1"),
         (["--descent", "sgd:x"], "write sgd, sgd:RATE"),
         (["--descent", "adam"], "or adam:RATE"),

@@ -327,8 +327,8 @@ def _place(axis: _Axis, wanted: Any) -> int:
     """
     if axis.text:
         if str(wanted) not in axis.names:
-            text = f"where {axis.name}={wanted} is unknown; choose from: "
-            raise InputError(text + _shown(axis))
+            text = f"where {axis.name}={wanted} is unknown"
+            raise InputError(text + instead(wanted, axis.names))
         return axis.names.index(str(wanted))
     try:
         number = float(wanted)

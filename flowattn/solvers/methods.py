@@ -14,7 +14,7 @@ import optimistix as optx
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from ..errors import InputError
+from ..errors import unknown
 from .crossing import crossing, sign_of
 from .explicit import matrix_of, tableau_of
 from .finite import all_finite, stuck
@@ -39,10 +39,8 @@ def methods(solver: Any, rtol: Any) -> tuple["Method", ...]:
     if isinstance(solver, diffrax.AbstractAdaptiveSolver):
         return (Method(solver),)
     if not isinstance(solver, str) or solver not in SOLVERS:
-        raise InputError(
-            f"solver {solver!r} is unknown; choose from: {', '.join(SOLVERS)}, "
-            "or an adaptive solver of diffrax"
-        )
+        choices = (*SOLVERS, "or an adaptive solver of diffrax")
+        raise unknown("solver", solver, choices)
     if solver == "auto":
         # Under trace the tolerance has no number to look at.
         tight = not isinstance(rtol, Tracer) and rtol < _TIGHT

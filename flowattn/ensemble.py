@@ -91,8 +91,8 @@ def ensemble(
     )
     dtype = float_dtype(params)
     warn_of_floats(params)
-    require_moving(flow.moving(params))
     count = members(params)
+    require_moving(flow.moving(params))
     max_steps = step_limit(max_steps)
     solves, own = _solves(
         flow,

@@ -1,7 +1,7 @@
 """Sharpness: the largest Hessian eigenvalues of a loss, matrix-free."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -115,35 +115,48 @@ def _largest(
     each time may find one copy more.
     """
     products = min(_PRODUCTS + 2 * k, like.size)
-    none = jnp.zeros(0, like.dtype), jnp.zeros((0, like.size), like.dtype)
-    values, vectors, _ = _lanczos(product, none, 0, products, k)
+    zero = jnp.zeros((), like.dtype)
+    none = _Found(jnp.zeros(0), jnp.zeros((0, like.size)), zero, zero)
+    none = jax.tree.map(lambda x: x.astype(like.dtype), none)
+    found = _lanczos(product, none, 0, products, k)
     if k == 1 or products == like.size:
-        return values
+        return found.values
 
     def once_more(carry, number):
-        values, vectors, settled = carry
+        found, settled = carry
 
         def again():
-            found = _lanczos(product, (values, vectors), number, _PRODUCTS, k)
-            return *found[:2], found[2] <= values[-1]
+            more = _lanczos(product, found, number, _PRODUCTS, k)
+            return more, more.new <= found.values[-1]
 
         return jax.lax.cond(settled, lambda: carry, again), None
 
-    carry = values, vectors, jnp.array(False)
-    (values, _, _), _ = jax.lax.scan(once_more, carry, jnp.arange(1, k))
-    return values
+    carry = found, jnp.array(False)
+    (found, _), _ = jax.lax.scan(once_more, carry, jnp.arange(1, k))
+    return found.values
+
+
+class _Found(NamedTuple):
+    """The largest eigenvalues found, falling, with orthonormal vectors; the size of the
+    operator, as far as it has been seen; and the largest eigenvalue on the vectors that
+    came last.
+    """
+
+    values: Float[Array, " k"]
+    vectors: Float[Array, "k n"]
+    size: Float[Array, ""]
+    new: Float[Array, ""]
 
 
 def _lanczos(
     product: Callable[[Array], Array],
-    known: tuple[Float[Array, " known"], Float[Array, "known n"]],
+    known: _Found,
     seed: Any,
     products: int,
     k: int,
-) -> tuple[Float[Array, " k"], Float[Array, "k n"], Float[Array, ""]]:
-    """The `k` largest eigenvalue estimates of a symmetric operator, falling, with their
-    vectors, from orthonormal ones that are `known` and `products` more; and the largest
-    on those that are new.
+) -> _Found:
+    """The `k` largest eigenvalue estimates of a symmetric operator, from the vectors
+    that are `known` and `products` more.
 
     Lanczos: q_{j+1} β_j = A q_j − α_j q_j − β_{j−1} q_{j−1}. It ends where β_j = 0:
     the Krylov space of the start is exhausted, as it is after one product with a
@@ -152,8 +165,8 @@ def _lanczos(
     those of A on all vectors so far. β_j counts as 0 within rounding of the operator's
     size; where rounding passes for more, that noise is as good as a vector drawn anew.
     """
-    values, vectors = known
-    first, count = len(values), vectors.shape[1]
+    values, vectors = known.values, jax.lax.stop_gradient(known.vectors)
+    first, count = vectors.shape
     few = 10 * float(jnp.finfo(vectors.dtype).eps)
     # A fixed key keeps this a function of the parameters.
     key = jax.random.fold_in(jax.random.key(0), seed)
@@ -185,10 +198,9 @@ def _lanczos(
         )
         return (basis, _unit(following), size), row
 
-    vectors = jax.lax.stop_gradient(vectors)
     basis = jnp.zeros((first + products, count), vectors.dtype).at[:first].set(vectors)
-    carry = basis, _unit(apart(drawn(0), basis)), jnp.zeros((), vectors.dtype)
-    (basis, _, _), rows = jax.lax.scan(step, carry, jnp.arange(products))
+    carry = basis, _unit(apart(drawn(0), basis)), known.size
+    (basis, _, size), rows = jax.lax.scan(step, carry, jnp.arange(products))
     lower = jnp.tril(jnp.pad(rows, ((first, 0), (0, 0))), -1)
     diagonal = jnp.concatenate([values, jnp.diagonal(rows[:, first:])])
     matrix = lower + lower.T + jnp.diag(diagonal)
@@ -197,7 +209,7 @@ def _lanczos(
     _, turned = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
     top = turned[:, ::-1][:, :k].T @ basis
     new = jnp.linalg.eigvalsh(matrix[first:, first:])[-1]
-    return jnp.linalg.eigvalsh(matrix)[::-1][:k], jax.lax.stop_gradient(top), new
+    return _Found(jnp.linalg.eigvalsh(matrix)[::-1][:k], top, size, new)
 
 
 def _norm(vector: Float[Array, " n"]) -> Float[Array, ""]:

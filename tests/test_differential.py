@@ -43,7 +43,7 @@ def logistic(a, x):
 
 def deep_linear(a, x):
     u, v = x[:3], x[3:]
-    return 0.5 * jnp.sum((a[:3, :3] - u[:, None] * v) ** 2)
+    return 0.5 * jnp.sum((a[:3, :3] - u[:, None] * v[None]) ** 2)
 
 
 def attention(a, x):
@@ -57,7 +57,9 @@ def tanh_net(a, x):
 
 
 def gaussian_bumps(a, x):
-    return -jnp.sum(jnp.exp(-jnp.sum((x - a) ** 2, axis=1) / 4)) + 0.05 * jnp.sum(x**2)
+    return -jnp.sum(jnp.exp(-jnp.sum((x[None] - a) ** 2, axis=1) / 4)) + 0.05 * jnp.sum(
+        x**2
+    )
 
 
 def ripples(a, x):

@@ -78,7 +78,7 @@ def test_keyword_sentences_are_what_they_are_said_to_be():
         (dict(shortest=9, longest=8), "longest must be at least 9, got 8"),
         (dict(sentences=9), "sentences must be at least 10, got 9"),
         (dict(misleading=1.5), "misleading must be from 0 to 1, got 1.5"),
-        (dict(misleading=float("nan")), "misleading must be from 0 to 1, got nan"),
+        (dict(misleading=float("nan")), "misleading must be finite, got nan"),
     ],
 )
 def test_keyword_sentences_that_cannot_be(change, message):

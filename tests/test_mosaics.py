@@ -239,7 +239,7 @@ def test_every_split_needs_images_of_every_foreground_class():
         (dict(segments=1), "segments must be at least 2, got 1"),
         (dict(mosaics=0), "mosaics must be at least 1, got 0"),
         (dict(noise=-0.1), "noise must be 0 or more and finite, got -0.1"),
-        (dict(noise=float("nan")), "noise must be 0 or more and finite, got nan"),
+        (dict(noise=float("nan")), "noise must be finite, got nan"),
     ],
 )
 def test_orthogonal_mosaics_that_cannot_be(change, message):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import flowattn as fa
 from flowattn import owner
 from flowattn.errors import InputError
 from flowattn.folders import folder_at
@@ -215,3 +216,17 @@ def test_names_are_no_patterns():
     for name in ("a*", "a[b]", "c?", "none*"):
         folder.remove(name)
     assert sorted(folder.names()) == ["ab", "cd"]
+
+
+def test_what_is_left_in_a_complete_store_is_cleared(tmp_path):
+    """By a process that was killed after its last chunk."""
+    place, axes = tmp_path / "s.zarr", {"start_mu": "0:1:3"}
+    system, how = fa.systems.Focus(reduced=True), dict(t1=10.0, out=place)
+    found = fa.sweep(system, axes, **how)
+    left = place / CLAIM
+    left.write_bytes(dead(machine=owner._machine()).content)
+    assert fa.sweep(system, axes, **how).equals(found) and not left.exists()
+    # One who lives keeps it.
+    with owned(folder_at(place)):
+        assert fa.sweep(system, axes, **how).equals(found) and left.exists()
+    assert not left.exists()

@@ -16,7 +16,7 @@ from ..description import MARKER, MISSING, Array
 from ..errors import InputError, require_progress, unknown, whole_number
 from ..fields import require_kind
 from ..folders import Folder, folder_at
-from ..owner import Owner, owned
+from ..owner import CLAIM, Owner, owned
 from ..provenance import code_hash, provenance, source_hash
 from ..systems import AbstractSystem
 from .chunks import write_chunk
@@ -61,6 +61,11 @@ def opened(sweep: Sweep, place: Any, stack: contextlib.ExitStack) -> CellStore:
     if store is None:  # what is wrong in it is said before anything is written
         plan = planned(sweep)
     elif not store.missing() and not store.damaged():
+        # What a process leaves that is killed after its last chunk; not for those who
+        # may only read.
+        if folder.read(CLAIM) is not None:
+            with contextlib.suppress(InputError), owned(folder):
+                store.clean()
         return store
     owner = stack.enter_context(owned(folder))
     # As it is now that nobody else writes.

@@ -56,8 +56,8 @@ class Checkpoint:
                 self._digests[name] = digest(part)
             except UnidentifiedError as error:
                 raise InputError(
-                    f"{name} cannot be told from another, so no checkpoint can belong "
-                    f"to it: {error}; run without one"
+                    f"{name} cannot be distinguished from another, so no checkpoint "
+                    f"can belong to it: {error}; run without one"
                 ) from None
         where = provenance("")
         self._origin = {k: where[k] for k in ("versions", "platform", "device")}

@@ -48,9 +48,9 @@ _FILES = (
 )
 
 
-# Where a run in a folder keeps what it needs to be gone on with.
+# Where a run in a folder keeps what it needs to resume.
 _CHECKPOINT = "checkpoint"
-_UNFINISHED = "the run is unfinished: the same command with --resume goes on"
+_UNFINISHED = "the run is unfinished: the same command with --resume resumes it"
 
 
 _Options = Annotated[Options, tyro.conf.arg(name="")]
@@ -85,7 +85,7 @@ class Run:
     """
 
     system: RunChoice  # pyright: ignore[reportInvalidTypeForm]
-    """Which system; SYSTEM --help tells its fields."""
+    """Which system; SYSTEM --help lists its fields."""
     options: _Options
     out: PathText | None = None
     """Folder for results; files of ours are replaced, others stay."""
@@ -97,7 +97,7 @@ class Run:
     def __call__(self) -> int:
         if self.resume and self.anew:
             raise InputError(
-                "--resume goes on and --anew begins anew: give one of them"
+                "--resume resumes and --anew starts afresh: give one of them"
             )
         if self.out is None and (self.resume or self.anew):
             given = "--resume" if self.resume else "--anew"
@@ -158,7 +158,7 @@ class Laws:
     """
 
     system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
-    """Which system; SYSTEM --help tells its fields."""
+    """Which system; SYSTEM --help lists its fields."""
     options: _Options
 
     def __call__(self) -> int:
@@ -311,7 +311,7 @@ def _command(arguments: Sequence[str]) -> Any:
     return tyro.cli(
         commands,
         prog="flowattn",
-        description=f"{__doc__}\n\nflowattn --version tells the version.",
+        description=f"{__doc__}\n\nflowattn --version prints the version.",
         args=arguments,
         config=(
             tyro.conf.CascadeSubcommandArgs,

@@ -24,7 +24,7 @@ _MOST_WORKERS = 1024
 class Sweep:
     """A system at every point of a product of axes and seeds: one labelled data set.
 
-    Results go to a zarr store, chunk by chunk; the same command again goes on with
+    Results go to a zarr store, chunk by chunk; the same command again resumes with
     what is missing, or does nothing. Read it with xarray.open_zarr, or draw it with
     flowattn plot.
 
@@ -32,7 +32,7 @@ class Sweep:
     """
 
     system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
-    """Which system; SYSTEM --help tells its fields."""
+    """Which system; SYSTEM --help lists its fields."""
     out: Annotated[str, tyro.conf.arg(metavar="STORE")]
     """The zarr store: a path, or any URL that fsspec knows."""
     vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

@@ -72,7 +72,7 @@ def descend(
       freezes is no part of what the optimiser moves.
     - `then`: a step, and the loss that is descended from there on, by an optimiser
       whose state is fresh, as a `SwitchedFlow` is flown.
-    - `steps`: how many; `every`: observe at every so many steps (default: about a
+    - `steps`: how many; `every`: observe every N steps (default: about a
       hundred times), or the increasing numbers of the steps to observe. Step 0 is
       always observed, and so is the last one.
     - `observe`, `save_params`, `throw`, `progress`, `checkpoint`: as for `solve`.

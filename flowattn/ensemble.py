@@ -28,14 +28,14 @@ from .solvers import methods
 from .sources import source_of_flow
 from .trajectory import Trajectory
 
-# Lanes of small problems: a few loops over so many numbers each keep a core busy.
+# Lanes of small problems: a few loops over this many numbers keep a core busy.
 _WIDEST, _WIDEST_ELSEWHERE = 1024, 2**16
 # Lanes of large ones: more cost no less each, and wait for each other at the end.
 _NARROWEST = 4
 # A pool should have no more numbers than this: they are gone through in every stage.
 _NUMBERS, _NUMBERS_ELSEWHERE = 2**17, 2**28
-# Members are cut into so many blocks at most, for as many cores; each has so many times
-# as many as lanes, for these to be busy.
+# Members are cut into at most `_BLOCKS` blocks, one per core, each with at least
+# `_FILLINGS` members per lane, which keeps the lanes busy.
 _BLOCKS, _FILLINGS = 16, 28
 
 
@@ -284,8 +284,8 @@ def _on_host(leaf: Any) -> Any:
 def lanes_for(
     numbers: int, asked: int | None = None, platform: str | None = None
 ) -> int:
-    """How many lanes are at work in a loop, for solves of so many numbers each, on a
-    platform (None: this one).
+    """How many lanes a loop runs, for solves of `numbers` numbers each, on a platform
+    (None: this one).
     """
     if asked is not None:
         return whole_number("lanes", asked)

@@ -147,7 +147,7 @@ def require_momentum(momentum: Any, optimizer: Any = "sgd") -> None:
 
 
 def require_progress(progress: Any) -> None:
-    """Raise `InputError` for what is to be told of progress and cannot be.
+    """Raise `InputError` for a progress callback that cannot be called.
 
     >>> require_progress(3)
     Traceback (most recent call last):

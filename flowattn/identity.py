@@ -39,7 +39,7 @@ class Computed(NamedTuple):
 
 
 class UnidentifiedError(InputError):
-    """A computation that cannot be told from another: why, in one line."""
+    """A computation that cannot be distinguished from another: why, in one line."""
 
 
 def jaxpr_of(computed: Computed) -> jex.ClosedJaxpr:

@@ -91,7 +91,7 @@ class Lane(eqx.Module):
     """One solve under way; in a pool, every array has the lanes as its last axis.
 
     - `own`: what of the solve is not shared by all, and does not move;
-    - `slope`: the field at y, where the method can go on with it;
+    - `slope`: the field at y, where the method can reuse it;
     - `written`: outputs between start and end so far;
     - `signs`, `crosses`: of each event, the last sign it had, 0 while it had none, and
       whether the last step has changed it.
@@ -196,7 +196,7 @@ class Lanes(eqx.Module):
         )
 
     def _evaluations(self, tried: Int[Array, ""]) -> Int[Array, ""]:
-        """How often the field was evaluated for so many steps: two for the length of
+        """How often the field was evaluated in N steps: two for the length of
         the first, and one for its slope where that is not part of it.
         """
         stages = self.tableau.num_stages - int(self.goes_on)

@@ -26,7 +26,7 @@ class Options:
     spacing: Literal["linear", "log"] = "linear"
     """Spacing of the output times; log: from one learning rate on."""
     sharpness: int = 0
-    """Observe so many of the largest Hessian eigenvalues (some 30 products a time)."""
+    """Observe the N largest Hessian eigenvalues (from 26 products each time)."""
     seed: int = 0
     """Seed of the data and of the start."""
     precision: Literal["float64", "float32"] | None = None
@@ -38,7 +38,7 @@ class Options:
     steps: int | None = None
     """Steps of gradient descent; None: t1 (1 - momentum) / learning rate."""
     patience: int | None = None
-    """Stop after so many steps without a lower validation loss; None: never."""
+    """Stop after N steps without a lower validation loss; None: never."""
     validate_from: int = 0
     """Step from which the validation loss is watched, to outlast a first plateau."""
     scale: Scale = "largest"

@@ -40,7 +40,7 @@ class Owner(NamedTuple):
     """What a claim says of its owner.
 
     `machine` is one boot of one machine, or of one container: where a process is known
-    by its number. `started` tells it from a later process of that number.
+    by its number. `started` distinguishes it from a later process with that number.
     """
 
     host: str

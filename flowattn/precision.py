@@ -154,8 +154,8 @@ def most_countable() -> int:
     return int(jnp.iinfo(jnp.zeros((), int).dtype).max)
 
 
-# Rounding in a dozen sums for each step leaves no more of a relative tolerance than
-# about so many spacings of the dtype.
+# Rounding in a dozen sums per step: a relative tolerance below about this many spacings
+# of the dtype cannot be met.
 _RESOLVED = 8
 
 

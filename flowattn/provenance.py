@@ -69,7 +69,7 @@ def code_hash(kind: type) -> str | None:
     return _hash_of(files, root)
 
 
-# Folders of installed packages, which are told apart by their versions.
+# Folders of installed packages, which are distinguished by their versions.
 _INSTALLED = {"site-packages", "dist-packages"}
 
 

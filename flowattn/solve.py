@@ -90,8 +90,8 @@ def solve(
       says so and what came before is kept.
     - `progress`: called after each segment with a `Progress`.
     - `checkpoint`: a folder in which the state of the solve is kept; where it holds a
-      state of this very solve, that is gone on from, and the numbers are those of an
-      unbroken run (same machine, same versions).
+      state of this very solve, the solve resumes from it, and the numbers are those of
+      an unbroken run (same machine, same versions).
 
     The parameters' own dtype is computed in, with matrix products at the highest
     precision. A long solve is cut into segments, by what it has computed and never by

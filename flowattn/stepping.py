@@ -21,8 +21,8 @@ _SPACINGS = 200
 _PLACED = 1e-14
 # By what a step may grow from one to the next.
 _GROWTH = 10.0
-# A method gives way to the other after so many more steps that do not suit it than
-# steps that do, and twice as many each time the other has given way in turn.
+# A method gives way to the other once it has made this many more steps that do not suit
+# it than steps that do, and twice as many each time the other has given way in turn.
 _UNFIT_STEPS = 5
 
 
@@ -73,7 +73,7 @@ class ControlState(eqx.Module):
 class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     """diffrax's step size control, which here also
 
-    - remembers the next step, so that a later segment can go on with it;
+    - remembers the next step, so that a later segment can start with it;
     - counts what steps cost, rejected ones too, and how many were tried;
     - refuses steps that are not finite, whatever their error;
     - ends the solve at blow-up, at non-finite values and at the limit of steps;

@@ -109,9 +109,9 @@ class Trajectory(eqx.Module):
         """What the run took.
 
         `gradient_evaluations` and `hessian_vector_products` (rejected steps included;
-        absent for solvers that do not tell), `steps`, `rejected`, `solver`; where the
-        solver was to be chosen `choices`, each a solver and the time from which it
-        worked; where a solver estimated it, `sharpness`.
+        absent for solvers that do not report them), `steps`, `rejected`, `solver`;
+        where the solver was to be chosen `choices`, each a solver and the time from
+        which it worked; where a solver estimated it, `sharpness`.
         """
         stats = {**self.counts, "solver": self.solver}
         if self.sharpness is not None:

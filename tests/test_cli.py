@@ -364,7 +364,7 @@ def test_an_unfinished_run_is_gone_on_with(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("flowattn.segments._MOST", 50)
     assert run(*long, "--out", whole) == 0
     assert run(*long, "--out", out, "--max-steps", "80") == 1
-    assert "the same command with --resume goes on" in capsys.readouterr().out
+    assert "the same command with --resume resumes it" in capsys.readouterr().out
     assert (out / "checkpoint" / "flow.state").exists()
     assert run(*long, "--out", out) == 2
     assert "--resume continues it, --anew begins" in capsys.readouterr().err

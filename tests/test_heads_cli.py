@@ -177,7 +177,7 @@ def test_random_starts_that_are_broken_off_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(copying_starts, "_ends", ends)
     out = tmp_path / "out"
     assert run(*few, "--out", out) == 130
-    assert "with --resume goes on" in capsys.readouterr().err
+    assert "with --resume resumes it" in capsys.readouterr().err
     assert not (out / "summary.json").exists()
     # Neither thrown away unasked, nor gone on with under other settings.
     assert run(*few, "--out", out) == 2

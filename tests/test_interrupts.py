@@ -122,7 +122,7 @@ def test_a_second_one_is_immediate(interrupted_at, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(out) == 130
     assert capsys.readouterr().err.splitlines()[-2:] == [
-        "the run is unfinished: the same command with --resume goes on",
+        "the run is unfinished: the same command with --resume resumes it",
         "flowattn: interrupted",
     ]
     assert [path.name for path in out.iterdir()] == ["checkpoint"]

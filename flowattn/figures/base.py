@@ -55,7 +55,7 @@ class Runs:
     """Runs that figures are drawn from, each made once.
 
     `paper` asks for the paper's sizes where the quick ones are smaller; `data` is the
-    folder of named corpora; `tell` is given a line before each run.
+    folder of named corpora; `tell` is called with a line before each run.
     """
 
     paper: bool = False
@@ -139,7 +139,7 @@ class Runs:
         return self._made[key]
 
     def _whole(self, run: Trajectory, name: str) -> Trajectory:
-        """The run, told of where it ended early; what Ctrl-C left is no figure's."""
+        """The run, with a line where it ended early; no figure is of a broken one."""
         if run.outcome == "interrupted":
             raise KeyboardInterrupt
         if run.outcome != "successful":

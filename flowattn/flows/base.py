@@ -39,7 +39,7 @@ class AbstractFlow(eqx.Module):
         """Whether the field is defined at `params` and time `t`. `solve` asks at its
         output times, where it does not evaluate the velocity.
 
-        Here always: a flow that can tell for less than a velocity costs should.
+        Here always; a flow that can decide for less than the cost of a velocity should.
         """
         del params, t
         return jnp.array(True)

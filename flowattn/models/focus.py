@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..tasks import ImageMosaics, OrthogonalMosaics
 from .classifiers import LinearClassifier
 
-# Networks are applied to so many images at once.
+# Networks are applied to this many images at once.
 _TOGETHER = 1024
 
 
@@ -168,7 +168,7 @@ def _of_each(
 
 
 def _map(function: Callable, over: Any) -> Array:
-    """A function of one entry, for all of them; memory for so many at once."""
+    """A function of one entry, for all of them; memory for a batch at a time."""
     if len(jax.tree.leaves(over)[0]) <= 4 * _TOGETHER:
         return jax.vmap(function)(over)
     return jax.lax.map(eqx.filter_checkpoint(function), over, batch_size=_TOGETHER)

@@ -53,7 +53,7 @@ def lines(
 
 @styled
 def drawn(panels: Sequence[Panel], title: str = "", columns: int = 3) -> Drawing:
-    """All panels in rows of so many, as one figure and its numbers."""
+    """All panels in rows of N, as one figure and its numbers."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     canvas = Canvas(figsize=(3.6 * columns, 3.0 * rows + (0.3 if title else 0)))

@@ -460,7 +460,7 @@ def _norm(by: _Axis) -> Normalize:
 
 
 def _style(number: int, by: _Axis | None, across: _Axis) -> dict[str, Any]:
-    """How a curve is drawn: told apart also without colours where there are few."""
+    """How a curve is drawn: distinct also without colours where there are few."""
     if by is not None and _bar(by):
         shade = matplotlib.colormaps["viridis"](_norm(by)(by.places[number]))
         return {"color": shade, "lw": 0.9, "ls": "" if across.text else "-"} | (

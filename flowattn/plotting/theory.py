@@ -9,7 +9,7 @@ from ..trajectory import Trajectory
 from .base import TIME, Drawing, one_of, reached
 from .panels import Curve, Panel, drawn
 
-# Curves of so many entries can still be told apart.
+# Curves of this many entries can still be distinguished.
 _MOST = 8
 
 

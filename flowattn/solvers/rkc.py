@@ -18,9 +18,9 @@ from ..errors import InputError, shown
 MOST_STAGES = 200
 # Damping of the stability polynomial: |R| ≤ 1 − ε/3 inside the stability interval.
 _DAMPING = 2 / 13
-# An estimate of the spectral radius is renewed after so many accepted steps, ...
+# An estimate of the spectral radius is renewed after this many accepted steps, ...
 _RENEWED = 25
-# ... by power iterations until it changes by less than this share, at most so often,
+# ... by power iterations until it changes by less than this share, at most 50,
 _SETTLED = 0.01
 _MOST_PRODUCTS = 50
 # ... from the last eigenvector and this share of a random direction.

@@ -41,7 +41,7 @@ def run_chunk(sweep: Sweep, grid: Grid, number: int, device: Any = None) -> Rows
 
 
 class Done(NamedTuple):
-    """What is told of a chunk: its cells, those that failed, and steps of flows."""
+    """What is reported of a chunk: its cells, those that failed, and steps of flows."""
 
     cells: int
     failed: int

@@ -17,14 +17,14 @@ from .cell import Cell, cell_of
 from .rows import Variable, variables_of
 from .settings import Sweep
 
-# A chunk has so many times as many cells as there are lanes, at most: what is lost of
-# a run that is killed, against lanes that wait for the last cell of a chunk.
+# A chunk has at most this many cells per lane: a compromise between what is lost when a
+# run is killed and lanes that wait for the last cell of a chunk.
 _FILLINGS = 64
-# A chunk has so many times as many cells as lanes at least, or so many: lanes that are
-# never given another cell wait for the slowest.
+# A chunk has at least `_LEAST` cells per lane, or `_SMALL` cells: lanes that are never
+# given another cell wait for the slowest.
 _LEAST, _SMALL = 8, 256
-# A sweep has so many chunks at least, if they are not too small, and at most, which
-# schedulers and file systems can take.
+# A sweep has at least `_CHUNKS` chunks, if they are not too small, and at most
+# `_MOST_CHUNKS`, which schedulers and file systems can take.
 _CHUNKS, _MOST_CHUNKS = 16, 8192
 # Cells whose own data hold no more numbers than this are lanes of one program, data
 # and all; others come with their data, seed by seed.

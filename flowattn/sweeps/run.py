@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Tally(NamedTuple):
-    """How a sweep goes on: the share that is done, cells done of how many, how many of
+    """How far a sweep is: the share that is done, cells done of how many, how many of
     them failed, steps of flows, and the seconds that they took.
     """
 
@@ -217,7 +217,7 @@ def sweep(
     - `vary`: axes by name, any field of the system, of the flow (t1, rtol, atol,
       solver) or of the descent (learning_rate, momentum); values, or their spec
       ("lo:hi:n", "lo:hi:n:log", "a,b,c").
-    - `seeds`: so many, from 0 on, or these.
+    - `seeds`: N seeds from 0 on, or a list of them.
     - `t1`, `rtol`, `atol`, `solver` (explicit: "tsit5", "dopri8"), `max_steps`: as for
       `solve`; None: the paper's.
     - `outputs`: at how many times between start and end cells are observed; None: only
@@ -230,7 +230,7 @@ def sweep(
       are written as they are done, and the same call again resumes from there; what
       has been damaged is computed again, and a warning says so. One call at a time
       writes to a store.
-    - `workers`, `scheduler`: Dask, so many processes here or a cluster at an address.
+    - `workers`, `scheduler`: Dask: N processes here, or a cluster at an address.
     - `progress`: called with a `Tally` after each chunk.
 
     Each cell has a row, also where its flow failed: `result` says how it ended, and

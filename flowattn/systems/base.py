@@ -54,9 +54,9 @@ def _unkept(name: str, make: Callable[[], Any]) -> Any:
 
 
 class Settings(NamedTuple):
-    """How the runs of a survey are made; `progress` is told how far they are. `keep`
-    is given each piece of the work by name, so that one that is broken off can be gone
-    on with: it calls the function, or has its result from before.
+    """How the runs of a survey are made; `progress` is called with how far they are.
+    `keep` is given each piece of the work by name, so that an interrupted survey can
+    resume: it calls the function, or has its result from before.
     """
 
     t1: float

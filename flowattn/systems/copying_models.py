@@ -11,7 +11,7 @@ from ..tasks import CopyingTask
 from .base import Column, Part, Settings, Survey
 from .copying_sequence import one_by_one, train
 
-# A task counts as solved where so many of the tokens are right, attention as formed
+# A task counts as solved where this share of the tokens is right, attention as formed
 # where it is so often largest on the right position.
 SOLVED = 0.9
 _RECORDS = 16
@@ -47,7 +47,7 @@ def sequence_survey(
     alike = CopyingTask(task.length, task.length)
     tasks.setdefault(_called(alike), alike)
     every, keys = max(1, steps // _RECORDS), jr.split(key, count)
-    # One at a time they can be told of, and kept.
+    # One at a time they can be reported, and kept.
     groups = np.split(np.arange(count), count) if one_by_one() else [np.arange(count)]
     parts, steps_seen = [], np.zeros(0, int)
     for number, one in enumerate(tasks.values()):

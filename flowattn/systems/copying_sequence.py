@@ -14,7 +14,7 @@ from ..losses import AbstractBatchLoss, accuracy, cross_entropy
 from ..models.sequence import SequenceModel
 from ..tasks.copying import CopyingTask
 
-# A share of the words of so many sequences is known to a percent.
+# A share of the words of this many sequences is known to a percent.
 _HELD_OUT = 256
 
 
@@ -110,7 +110,7 @@ def train(
     keys: Key[Array, " seeds"],
     every: int,
 ) -> SequenceRuns:
-    """Train a sequence model for each key by Adam, observed at every so many steps.
+    """Train a sequence model for each key by Adam, observed at regular steps.
 
     A key determines the start, the batches and what is held out. Values are nan from
     where a loss is no longer finite.

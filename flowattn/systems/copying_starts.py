@@ -15,7 +15,7 @@ from ..solve import solve
 from .base import Column, Part, Problem, Settings, Survey
 from .copying_full import coordinates
 
-# Starts side by side have logits of so many numbers, which caches hold.
+# Starts that run together have at most this many logits, which fit into a cache.
 _NUMBERS = 2**20
 _MOST_LANES = 512
 

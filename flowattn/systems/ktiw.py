@@ -47,7 +47,7 @@ class KTIW(AbstractSystem):
     key_dimension: int = eqx.field(static=True, default=_TRAINING.key_dimension)
     """Of query and keys."""
     others: int = eqx.field(static=True, default=0)
-    """Average ξ over so many networks from other starts; 0: the network itself."""
+    """Average ξ over N networks from other starts; 0: the network itself."""
 
     def __check_init__(self):
         for name, least in (("dimension", 1), ("key_dimension", 1), ("others", 0)):

@@ -31,7 +31,7 @@ from .ktiw_training import Checkpoints, KTIWTraining
 
 Entries = Float[Array, "sentences length"]
 Words = Bool[Array, "sentences length"]
-# An entry is top among one in so many.
+# An entry counts as top among one in this many.
 _ONE_IN = 20
 
 
@@ -167,7 +167,7 @@ def measure(
     - `xi`: the accuracy of the standard network at its first checkpoint whose attention
       its final attention agrees with more often than `agreement`; None if at none. With
       `others`, as the authors had it, accuracy and attention at a checkpoint are those
-      of so many standard networks from other starts, averaged;
+      of that many standard networks from other starts, averaged;
     - `step`: of the checkpoint that b is from.
 
     α, β and Δ are those of the standard network at the checkpoint of the highest

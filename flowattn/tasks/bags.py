@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt
 
-# Adding a partial sum to its row costs about as much as gathering so many rows of a
+# Adding a partial sum to its row costs about as much as gathering this many rows of a
 # table (measured on CPU; it decides the layout, never the result).
 _SCATTER = 4
 

@@ -22,7 +22,7 @@ _MOST, _EACH = 100, 8
 
 
 class _Named(enum.Enum):
-    """What a pickle may name, and so be told to make."""
+    """What a pickle may name, and so have made."""
 
     ARRAY = "an array, to be filled"
     BUFFER = "an array of given bytes"

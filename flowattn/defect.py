@@ -98,14 +98,14 @@ def _of_law(law: Law, flow: AbstractFlow, params: PyTree, t: Array) -> Float[Arr
 
         values, back = jax.vjp(h, arrays, t)
 
-        def entry(row: Array) -> tuple[Array, Array]:
-            slopes, in_time = back(row)
+        def entry(number: Array) -> tuple[Array, Array]:
+            slopes, in_time = back(jnp.zeros_like(values).at[number].set(1))
             terms = jax.tree.leaves(jax.tree.map(jnp.multiply, slopes, velocity))
             largest = [jnp.max(jnp.abs(x)) for x in terms if x.size]
             change = in_time + sum(jnp.sum(x) for x in terms)
             return jnp.abs(change), jnp.max(jnp.stack([*largest, jnp.abs(in_time)]))
 
-        # Row by row, in the memory of one.
-        changes, sizes = jax.lax.map(entry, jnp.eye(values.size, dtype=values.dtype))
+        # One entry at a time, in the memory of one.
+        changes, sizes = jax.lax.map(entry, jnp.arange(values.size))
         size = jnp.max(sizes)
         return jnp.max(changes) / jnp.where(size > 0, size, 1.0)

@@ -42,7 +42,7 @@ def require_positive(**values: Any) -> None:
 def known_numbers(name: str, value: Any) -> np.ndarray | None:
     """The real number or numbers that a value is, None where it is traced.
 
-    Raises `InputError` for anything else: text, functions, complex numbers, truths.
+    Raises `InputError` for anything else: text, functions, complex numbers, booleans.
 
     >>> known_numbers("steps", "many")
     Traceback (most recent call last):
@@ -190,14 +190,14 @@ def instead(value: Any, choices: Iterable[Any]) -> str:
     """
     names = [str(choice) for choice in choices]
     every = ", ".join(names)
-    by_letters = {name.lower(): name for name in names}
+    by_lower = {name.lower(): name for name in names}
     given = str(value)[:_LONGEST].lower()
-    near = difflib.get_close_matches(given, by_letters, 1, _ALIKE)
+    near = difflib.get_close_matches(given, by_lower, 1, _ALIKE)
     if not near:
         return f"; choose from: {every}"
     if len(every) > _LONGEST:
         every = f"{every[:_LONGEST].rpartition(', ')[0]}, … ({len(names)} in all)"
-    return f" (did you mean {by_letters[near[0]]}?); choose from: {every}"
+    return f" (did you mean {by_lower[near[0]]}?); choose from: {every}"
 
 
 def quoted(value: Any) -> str:

@@ -66,7 +66,7 @@ class Solve(AbstractRun[SolveState]):
     # Of traced times and tolerances, whether they make sense; None: they do.
     sensible: Bool[Array, "..."] | None = None
     identity: str = eqx.field(static=True, default="")
-    # The share of steps that no tolerance limits.
+    # Scales the steps that no tolerance limits.
     reach: Float[Array, ""] = eqx.field(default_factory=lambda: jnp.float32(1))
 
     def finer(self) -> "Solve":

@@ -269,12 +269,18 @@ def takes_time(what: str, fn: Any) -> bool:
         second = list(signature.parameters.values())[1:2]
         if second and (second[0].name == "t" or second[0].default is second[0].empty):
             return second[0].kind != second[0].VAR_POSITIONAL
-    require_of_params(what, fn, "and, where it is called t, the time")
+    require_of_params(what, fn, "the parameters, or of the parameters and the time")
     return False
 
 
-def require_of_params(what: str, fn: Any, of: str = "alone") -> None:
-    """Raise `InputError` for what is no function of the parameters alone (or `of`)."""
+_ALONE = "the parameters alone"
+
+
+def require_of_params(what: str, fn: Any, of: str = _ALONE) -> None:
+    """Raise `InputError` for what is no function of the parameters alone.
+
+    `of` says what else it may be a function of.
+    """
     if not callable(fn):
         raise InputError(
             f"{what} must be a function of the parameters, got {type(fn).__name__}"
@@ -288,8 +294,8 @@ def require_of_params(what: str, fn: Any, of: str = "alone") -> None:
     except TypeError:
         names = ", ".join(signature.parameters)
         raise InputError(
-            f"{what} must be a function of the parameters {of}, got one of ({names})"
-            + ("; the time is not passed" if of == "alone" else "")
+            f"{what} must be a function of {of}, got one of ({names})"
+            + ("; the time is not passed" if of == _ALONE else "")
         ) from None
 
 

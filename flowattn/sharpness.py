@@ -115,9 +115,8 @@ def _largest(
     each time may find one copy more.
     """
     products = min(_PRODUCTS + 2 * k, like.size)
-    zero = jnp.zeros((), like.dtype)
-    none = _Found(jnp.zeros(0), jnp.zeros((0, like.size)), zero, zero)
-    none = jax.tree.map(lambda x: x.astype(like.dtype), none)
+    shapes = (0,), (0, like.size), (), ()
+    none = _Found(*(jnp.zeros(shape, like.dtype) for shape in shapes))
     found = _lanczos(product, none, 0, products, k)
     if k == 1 or products == like.size:
         return found.values

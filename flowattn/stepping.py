@@ -19,7 +19,7 @@ _SPACINGS = 200
 # A place that is not finite is found to this share of the time reached: closer to it
 # where it lies is a matter of rounding.
 _PLACED = 1e-14
-# By what a step may grow from one to the next.
+# A step may be this many times as long as the last.
 _GROWTH = 10.0
 # A method gives way to the other once it has made this many more steps that do not suit
 # it than steps that do, and twice as many each time the other has given way in turn.

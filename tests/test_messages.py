@@ -160,8 +160,8 @@ def test_laws_by_other_names_and_of_time():
     wrong = fa.solve(FLOW, START, t1=1.0, observe={"total": other})
     with pytest.raises(fa.InputError, match="'total', it observed the laws total"):
         fa.drift(law, wrong)
-    message = "terms of the law 'b' must be a function of the parameters and, where it "
-    message += "is called t, the time, got one of .p, t, more."
+    message = "terms of the law 'b' must be a function of the parameters, or of the "
+    message += "parameters and the time, got one of .p, t, more."
     with pytest.raises(fa.InputError, match=message):
         fa.Law(lambda p, t, more: p * t, "b", "exact")
 

@@ -20,7 +20,7 @@ MOST_STAGES = 200
 _DAMPING = 2 / 13
 # An estimate of the spectral radius is renewed after this many accepted steps, ...
 _RENEWED = 25
-# ... by power iterations until it changes by less than this share, at most 50,
+# ... by power iterations until it changes by less than this share, at most this often,
 _SETTLED = 0.01
 _MOST_PRODUCTS = 50
 # ... from the last eigenvector and this share of a random direction.

@@ -63,9 +63,8 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
     worker first shows that it would compute the same numbers.
 
     Raises `InputError` where Dask is not installed, for what is no address, and where
-    no scheduler answers;
-    dealing raises it where a worker differs, where workers die of a chunk, and where
-    the scheduler has gone.
+    no scheduler answers; dealing raises it where a worker differs, where workers die of
+    a chunk, and where the scheduler has gone.
     """
     try:
         import distributed

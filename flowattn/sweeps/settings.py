@@ -116,9 +116,8 @@ def settled(
     Raises `InputError` for settings that make no sense, and for cells that make no
     system.
     """
-    texts = {"descent": descent, "data": data}
-    for name, value in texts.items():
-        require_kind(name, value, str | None)
+    require_kind("descent", descent, str | None)
+    require_kind("data", data, str | None)
     require_kind("error", error, bool | None)
     if system.surveys:
         raise InputError(
@@ -180,7 +179,7 @@ SETTINGS = {
 
 
 def _seeds(seeds: int | Sequence[Any]) -> tuple[int, ...]:
-    """So many seeds from 0 on, or these.
+    """N seeds from 0 on, or those given.
 
     Raises `InputError` for what are none.
     """

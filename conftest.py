@@ -42,7 +42,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 with jaxtyping.install_import_hook("flowattn", "beartype.beartype"):
     import flowattn.plotting
-    from flowattn.programs import let_programs_go
+    from flowattn.numerics.programs import let_programs_go
 
 # Pictures are looked at elsewhere.
 flowattn.plotting.STYLE |= {

@@ -1,5 +1,5 @@
 """`python -m flowattn`."""
 
-from .cli import entry
+from .cli.main import entry
 
 entry()

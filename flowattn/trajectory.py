@@ -10,10 +10,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .datasets import from_dataset, to_dataset
+from .disk.datasets import from_dataset, to_dataset
 from .errorbar import without_dips
+from .flows.sources import Source
 from .observables import Label
-from .sources import Source
 
 
 class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]

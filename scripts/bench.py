@@ -29,8 +29,8 @@ from benchmarks.topic_words import (
     topic_words_gradient,
 )
 
-from flowattn.provenance import provenance
-from flowattn.store import staged
+from flowattn.disk.provenance import provenance
+from flowattn.disk.store import staged
 
 BENCHMARKS = {
     "topic-words-flow": topic_words_flow,

@@ -24,10 +24,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 import flowattn as fa
-from flowattn.console import watch
+from flowattn.cli.console import watch
+from flowattn.disk.store import staged
 from flowattn.plotting import Drawing, plot_sweep, styled
 from flowattn.precision import set_precision
-from flowattn.store import staged
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -87,7 +87,7 @@ def read_store(folder: Path, content: bytes) -> None:
 
 def read_summary(folder: Path, content: bytes) -> None:
     """The summary of a run that may be the one that is asked for."""
-    from flowattn.outcomes import finished
+    from flowattn.runs.outcomes import finished
 
     (folder / "summary.json").write_bytes(content)
     finished(config(), folder)
@@ -96,7 +96,7 @@ def read_summary(folder: Path, content: bytes) -> None:
 @functools.cache
 def config() -> dict[str, Any]:
     """The configuration of a run of a small system."""
-    from flowattn.experiment import Options, plan
+    from flowattn.runs.run import Options, plan
 
     return plan(fa.systems.Copying(length=4, vocabulary=4), Options()).config
 

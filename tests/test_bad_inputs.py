@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from flowattn.cli import main
+from flowattn.cli.main import main
 
 from .bad_inputs import SECTIONS
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from flowattn import cli
-from flowattn.cli import main
-from flowattn.experiment import plan
+from flowattn.cli import main as cli
+from flowattn.cli.main import main
+from flowattn.runs.run import plan
 from flowattn.systems import SYSTEMS
 
 SMALL = "--topics 2 --vocabulary 12 --context 4 --sentences 60 --dimension 3".split()
@@ -361,7 +361,7 @@ def test_log_spaced_times_and_sharpness(tmp_path):
 def test_an_unfinished_run_is_gone_on_with(tmp_path, capsys, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     long = [*SMALL, "--t1", "100", "--no-descent", "--rtol", "1e-7", "--solver", "rkc"]
-    monkeypatch.setattr("flowattn.segments._MOST", 50)
+    monkeypatch.setattr("flowattn.numerics.segments._MOST", 50)
     assert run(*long, "--out", whole) == 0
     assert run(*long, "--out", out, "--max-steps", "80") == 1
     assert "the same command with --resume resumes it" in capsys.readouterr().out

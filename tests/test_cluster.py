@@ -15,11 +15,11 @@ import pytest
 import xarray as xr
 
 import flowattn as fa
-from flowattn import provenance
-from flowattn.cellstore import CellStore
+from flowattn.disk import provenance
+from flowattn.disk.cellstore import CellStore
+from flowattn.disk.folders import folder_at
+from flowattn.disk.owner import owned
 from flowattn.errors import InputError
-from flowattn.folders import folder_at
-from flowattn.owner import owned
 from flowattn.sweeps import cluster
 from flowattn.sweeps.chunks import Done
 from flowattn.sweeps.layout import planned

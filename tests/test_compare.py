@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import flowattn as fa
-from flowattn.compare import ObservableGap
+from flowattn.measures.compare import ObservableGap
 
 from .systems import identity
 

@@ -11,7 +11,7 @@ import pytest
 from jax.tree_util import Partial
 
 import flowattn as fa
-from flowattn.systems.copying_reduced import (
+from flowattn.systems.copying.reduced import (
     CopyingPoint,
     ReducedCopying,
     copying_rates,

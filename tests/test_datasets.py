@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 
 import flowattn as fa
-from flowattn import store
-from flowattn.cli import main
+from flowattn.cli.main import main
+from flowattn.disk import store
 
 
 class Model(eqx.Module):

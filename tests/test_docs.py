@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flowattn import cli
+from flowattn.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -12,7 +12,7 @@ import pytest
 import scipy.integrate
 
 import flowattn as fa
-from flowattn.systems.focus_reduced import Focus2D
+from flowattn.systems.focus.reduced import Focus2D
 from flowattn.trajectory import OUTCOMES, outcome_codes, outcome_name
 
 from .systems import Quadratic, ripples, ripples_field

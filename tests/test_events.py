@@ -7,7 +7,7 @@ import pytest
 import scipy.integrate
 
 import flowattn as fa
-from flowattn.solvers.methods import SOLVERS
+from flowattn.numerics.solvers.methods import SOLVERS
 
 from .systems import ripples, ripples_field
 

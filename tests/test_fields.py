@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import flowattn as fa
-from flowattn.experiment import plan
-from flowattn.options import Options
+from flowattn.runs.options import Options
+from flowattn.runs.run import plan
 from flowattn.systems import KTIW, SYSTEMS, Copying, Focus, Keyword, TopicWords
 from flowattn.tasks import CopyingTask, TopicWordsTask
 

@@ -7,11 +7,11 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from flowattn import cli
-from flowattn.cli import main
-from flowattn.descend import descend
+from flowattn.cli import main as cli
+from flowattn.cli.main import main
 from flowattn.errors import InputError
 from flowattn.figures import FIGURES, Figure, Runs, missing, sentiment
+from flowattn.numerics.descend import descend
 from flowattn.plotting import Curve, Panel, drawn
 from flowattn.systems import TopicWords
 
@@ -152,7 +152,7 @@ def test_every_figure_of_real_sentences_with_the_authors_protocol(
 
 
 def test_runs_side_by_side_end_with_the_first_that_fails(monkeypatch):
-    monkeypatch.setattr("flowattn.segments._MOST", 50)
+    monkeypatch.setattr("flowattn.numerics.segments._MOST", 50)
     runs = Runs()
 
     def fails():
@@ -166,7 +166,7 @@ def test_runs_side_by_side_end_with_the_first_that_fails(monkeypatch):
 
 
 def test_what_ctrl_c_left_is_no_figure(monkeypatch):
-    monkeypatch.setattr("flowattn.segments._MOST", 5)
+    monkeypatch.setattr("flowattn.numerics.segments._MOST", 5)
     runs = Runs()
     runs._given_up.set()
     with pytest.raises(KeyboardInterrupt):

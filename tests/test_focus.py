@@ -12,7 +12,7 @@ import scipy.integrate
 import scipy.optimize
 
 import flowattn as fa
-from flowattn.systems.focus_reduced import Focus2D, closed_form
+from flowattn.systems.focus.reduced import Focus2D, closed_form
 
 from .focus_theory import mu_velocity, oracle, share, velocity
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from flowattn.cli import main
+from flowattn.cli.main import main
 
 from .focus_theory import mu_velocity, oracle, share
 

@@ -16,7 +16,7 @@ import scipy.special
 import flowattn as fa
 from flowattn.models import ImageFocus, Network
 from flowattn.models.focus import Convolution
-from flowattn.systems.focus_observables import MEASURES, FocusLoss, selection
+from flowattn.systems.focus.observables import MEASURES, FocusLoss, selection
 from flowattn.tasks import ImageMosaics, MosaicSplits
 
 from .systems import distance, generic

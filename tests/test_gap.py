@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import flowattn as fa
-from flowattn.cli import main
-from flowattn.compare import _matching
+from flowattn.cli.main import main
+from flowattn.measures.compare import _matching
 
 from .systems import Quadratic, identity
 

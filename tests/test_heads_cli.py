@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from flowattn.cli import main
+from flowattn.cli.main import main
 from flowattn.systems import copying_starts
 
 

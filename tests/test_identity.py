@@ -213,7 +213,7 @@ def test_stable_over_processes():
 def test_a_checkpoint_does_not_resume_from_other_data(
     name, kind, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("flowattn.segments._MOST", 4)
+    monkeypatch.setattr("flowattn.numerics.segments._MOST", 4)
     hold, data = HOLDERS[name], LONG[:50]
 
     def stop(progress):

@@ -6,8 +6,8 @@ import signal
 import pytest
 import xarray as xr
 
-from flowattn import segments
-from flowattn.cli import main
+from flowattn.cli.main import main
+from flowattn.numerics import segments
 
 # All parts: a descent, a flow, a reduction (both with their error estimates) and a
 # sharpness.
@@ -133,7 +133,7 @@ def test_one_before_anything_is_done_leaves_nothing(monkeypatch, tmp_path, capsy
     def interrupt(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flowattn.experiment.descend", interrupt)
+    monkeypatch.setattr("flowattn.runs.run.descend", interrupt)
     assert run(tmp_path / "deep" / "out") == 130
     assert capsys.readouterr().err == "flowattn: interrupted\n"
     assert not (tmp_path / "deep").exists()
@@ -141,7 +141,7 @@ def test_one_before_anything_is_done_leaves_nothing(monkeypatch, tmp_path, capsy
 
 def test_a_reduction_that_fails_is_no_success(monkeypatch, tmp_path, capsys):
     """A reduction that runs out of steps beside a flow that does not."""
-    from flowattn import experiment
+    from flowattn.runs import run as experiment
 
     solve, kinds = experiment.solve, []
 

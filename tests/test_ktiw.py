@@ -11,7 +11,7 @@ import pytest
 
 import flowattn as fa
 from flowattn.models import AffineClassifier, AttentionClassifier, LinearClassifier
-from flowattn.systems.ktiw_metrics import (
+from flowattn.systems.ktiw.metrics import (
     agreement,
     attention,
     baseline,
@@ -22,7 +22,7 @@ from flowattn.systems.ktiw_metrics import (
     word_scores,
     xi,
 )
-from flowattn.systems.ktiw_training import NETWORKS, KTIWTraining
+from flowattn.systems.ktiw.training import NETWORKS, KTIWTraining
 from flowattn.tasks import Sentences, TextTask
 from flowattn.tasks.keywords import KeywordTask
 

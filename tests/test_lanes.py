@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import flowattn as fa
-from flowattn import dealing
-from flowattn.solvers import explicit_step, tableau_of
-from flowattn.systems.focus_reduced import Focus2D, ReducedLoss
+from flowattn.numerics import parallel
+from flowattn.numerics.solvers import explicit_step, tableau_of
+from flowattn.systems.focus.reduced import Focus2D, ReducedLoss
 
 from .focus_theory import share
 
@@ -123,8 +123,8 @@ import jax
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, jax.random as jr, numpy as np
 import flowattn as fa
-from flowattn import dealing
-from flowattn.systems.focus_reduced import Focus2D
+from flowattn.numerics import parallel
+from flowattn.systems.focus.reduced import Focus2D
 
 ensemble, used = sys.modules["flowattn.ensemble"], set()
 # Sixteen blocks of sixteen members.
@@ -136,7 +136,7 @@ def seen(engine, own, count, device):
     return before(engine, own, count, device)
 
 ensemble.run_block = seen
-assert set(dealing.places()) == set(jax.devices())
+assert set(parallel.places()) == set(jax.devices())
 system = fa.systems.Focus(loss="soft", segments=4, classes=3, reduced=True)
 starts = Focus2D(*jr.normal(jr.key(5), (2, 250)))
 many = fa.ensemble(
@@ -172,13 +172,13 @@ import jax
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, jax.random as jr
 import flowattn as fa
-from flowattn import dealing
-from flowattn.systems.focus_reduced import Focus2D
+from flowattn.numerics import parallel
+from flowattn.systems.focus.reduced import Focus2D
 
 # All that the library asks: processors are dealt to as accelerators are.
 jax.default_backend = lambda: "gpu"
 there = tuple(jax.devices())
-assert len(there) == 4 and tuple(dealing.places()) == there
+assert len(there) == 4 and tuple(parallel.places()) == there
 system = fa.systems.Focus(reduced=True)
 flow = system.problem(jr.key(0)).flow
 for _ in range(2):
@@ -201,7 +201,7 @@ def test_devices_are_jaxs_own_and_stay_there(monkeypatch):
 
 
 def test_every_item_is_dealt_once_with_its_result(monkeypatch):
-    monkeypatch.setattr(dealing, "places", lambda: ["a", "b", "c"])
+    monkeypatch.setattr(parallel, "places", lambda: ["a", "b", "c"])
     lock, at_work, most, threads = threading.Lock(), [], [], {}
 
     def work(item, place):
@@ -216,16 +216,16 @@ def test_every_item_is_dealt_once_with_its_result(monkeypatch):
             at_work.remove(place)
         return item**2
 
-    found = list(dealing.deal(work, iter(range(50))))
+    found = list(parallel.deal(work, iter(range(50))))
     assert sorted(found) == [(item, item**2) for item in range(50)]
     assert max(most) <= 3 and set(threads) <= {"a", "b", "c"}
-    assert list(dealing.deal(work, [])) == []
-    assert list(dealing.deal(work, [7])) == [(7, 49)]
+    assert list(parallel.deal(work, [])) == []
+    assert list(parallel.deal(work, [7])) == [(7, 49)]
 
 
 def test_results_come_as_they_are_done_and_items_as_they_are_asked_for(monkeypatch):
     """The first item waits for the last to be dealt out."""
-    monkeypatch.setattr(dealing, "places", lambda: ["a", "b"])
+    monkeypatch.setattr(parallel, "places", lambda: ["a", "b"])
     last, given = threading.Event(), []
 
     def items():
@@ -238,7 +238,7 @@ def test_results_come_as_they_are_done_and_items_as_they_are_asked_for(monkeypat
             last.set()
         return last.wait(20) if item == 0 else True
 
-    dealt = dealing.deal(work, items())
+    dealt = parallel.deal(work, items())
     first, _ = next(dealt)
     # One place is taken by the item that waits.
     assert first == 1 and len(given) <= 4
@@ -248,7 +248,7 @@ def test_results_come_as_they_are_done_and_items_as_they_are_asked_for(monkeypat
 
 @pytest.mark.parametrize("bad", [0, 3, 9])
 def test_what_goes_wrong_in_one_item_is_raised(bad, monkeypatch):
-    monkeypatch.setattr(dealing, "places", lambda: ["a", "b"])
+    monkeypatch.setattr(parallel, "places", lambda: ["a", "b"])
     begun, ended = [], []
 
     def work(item, place):
@@ -260,7 +260,7 @@ def test_what_goes_wrong_in_one_item_is_raised(bad, monkeypatch):
 
     def all_dealt():
         with pytest.raises(RuntimeError, match=f"item {bad}"):
-            list(dealing.deal(work, range(10)))
+            list(parallel.deal(work, range(10)))
 
     # In a thread of its own, so that one that hangs is seen.
     thread = threading.Thread(target=all_dealt, daemon=True)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import flowattn as fa
-from flowattn import checkpoint
-from flowattn.segments import segment_length
+from flowattn.disk import checkpoint
+from flowattn.numerics.segments import segment_length
 
 from .systems import Quadratic, identity
 
@@ -46,7 +46,7 @@ def same(first, second):
 @pytest.fixture(autouse=True)
 def _short_segments(monkeypatch):
     """Segments of 60 steps, so that small problems have many."""
-    monkeypatch.setattr("flowattn.segments._MOST", 60)
+    monkeypatch.setattr("flowattn.numerics.segments._MOST", 60)
 
 
 class Stop:
@@ -129,7 +129,7 @@ PROGRAM = """
 import sys, jax
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, numpy as np, flowattn as fa
-from flowattn import segments
+from flowattn.numerics import segments
 segments._MOST = 40
 slow = lambda progress: __import__("time").sleep(0.02)
 arrays = {}
@@ -233,7 +233,7 @@ def test_a_checkpoint_of_other_versions(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "provenance", lambda dtype: theirs)
     run(jnp.float64, progress=Stop(1), checkpoint=tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr("flowattn.segments._MOST", 60)
+    monkeypatch.setattr("flowattn.numerics.segments._MOST", 60)
     with pytest.raises(fa.InputError, match=r"jax 0.7.1; here jax \d"):
         run(jnp.float64, rtol=1e-6, checkpoint=tmp_path)
     with pytest.warns(UserWarning, match=r"other versions .*jax 0.7.1; here jax \d"):

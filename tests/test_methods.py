@@ -13,7 +13,7 @@ import pytest
 import scipy.integrate
 
 import flowattn as fa
-from flowattn.solvers.methods import stability_limit
+from flowattn.numerics.solvers.methods import stability_limit
 
 from .systems import Quadratic, identity
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 import flowattn as fa
 from flowattn.models import LinearClassifier, LinearFocus
-from flowattn.systems.focus_observables import FocusLoss
+from flowattn.systems.focus.observables import FocusLoss
 from flowattn.tasks import (
     ImageMosaicsTask,
     ImageSet,

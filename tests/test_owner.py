@@ -11,10 +11,10 @@ import time
 import pytest
 
 import flowattn as fa
-from flowattn import owner
+from flowattn.disk import owner
+from flowattn.disk.folders import folder_at
+from flowattn.disk.owner import CLAIM, Owner, owned, require_owned
 from flowattn.errors import InputError
-from flowattn.folders import folder_at
-from flowattn.owner import CLAIM, Owner, owned, require_owned
 
 
 def places(tmp_path):
@@ -173,8 +173,8 @@ def test_file_systems_where_a_file_has_one_name(tmp_path, monkeypatch):
 
 PROGRAM = """
 import sys, time
-from flowattn.folders import folder_at
-from flowattn.owner import owned
+from flowattn.disk.folders import folder_at
+from flowattn.disk.owner import owned
 with owned(folder_at(sys.argv[1])):
     print("owns", flush=True)
     time.sleep(600)

@@ -8,7 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 import flowattn as fa
-from flowattn.cli import main
+from flowattn.cli.main import main
 from flowattn.errors import InputError
 from flowattn.plotting import plot_sweep
 
@@ -284,7 +284,7 @@ def test_the_command_fixes_axes(store, tmp_path, monkeypatch):
         drawn.append(plot_sweep(*args))
         return drawn[-1]
 
-    monkeypatch.setattr("flowattn.cli_sweeps.plot_sweep", kept)
+    monkeypatch.setattr("flowattn.cli.sweeps.plot_sweep", kept)
     given = ["--y", "alpha", "--where", "start_nu=0.9", "--where", "seed=0"]
     assert main(["plot", str(store), *given, "--out", str(tmp_path / "a.pdf")]) == 0
     title = drawn[0].figure.axes[0].get_title()

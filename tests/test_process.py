@@ -8,7 +8,7 @@ import sys
 import pytest
 
 INTERRUPTED = b"flowattn: interrupted\n"
-SCRIPT = "import sys\nfrom flowattn.cli import entry\nsys.exit(entry())\n"
+SCRIPT = "import sys\nfrom flowattn.cli.main import entry\nsys.exit(entry())\n"
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_an_interrupt_that_nobody_can_raise_comes_once_more():
     """An exception in the callback of a weak reference is only ever printed."""
     program = (
         "import signal, time, weakref\n"
-        "from flowattn import process\n"
+        "from flowattn.cli import process\n"
         "process.raise_interrupts()\n"
         "class Thing: pass\n"
         "thing = Thing()\n"

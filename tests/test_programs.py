@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import flowattn as fa
-from flowattn import programs
+from flowattn.numerics import programs
 
 
 def test_options_are_given_where_xla_knows_them():

@@ -8,8 +8,10 @@ import pytest
 import xarray as xr
 
 import flowattn as fa
-from flowattn import plotting, report, store
+from flowattn import plotting
+from flowattn.disk import store
 from flowattn.errorbar import without_dips
+from flowattn.runs import summary as report
 
 
 @pytest.fixture(scope="module")

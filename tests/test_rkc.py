@@ -8,7 +8,7 @@ import pytest
 import scipy.integrate
 
 import flowattn as fa
-from flowattn.solvers.rkc import MOST_STAGES, _chebyshev, _w1
+from flowattn.numerics.solvers.rkc import MOST_STAGES, _chebyshev, _w1
 
 pytestmark = pytest.mark.device
 

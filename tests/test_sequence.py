@@ -10,7 +10,7 @@ import pytest
 import flowattn as fa
 from flowattn.models.sequence import SequenceModel
 from flowattn.systems import copying_sequence
-from flowattn.systems.copying_sequence import (
+from flowattn.systems.copying.sequence import (
     sequence_measures,
     sequence_start,
     train,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import flowattn as fa
-from flowattn.cli import main
+from flowattn.cli.main import main
 
 
 class Form(eqx.Module):

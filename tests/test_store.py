@@ -11,12 +11,12 @@ import pytest
 import xarray as xr
 from zarr.codecs import ZstdCodec
 
-from flowattn import cellstore, store
-from flowattn.cellstore import CellStore, DamagedError, existing
-from flowattn.description import MARKER, Array, Grid
+from flowattn.disk import cellstore, store
+from flowattn.disk.cellstore import CellStore, DamagedError, existing
+from flowattn.disk.description import MARKER, Array, Grid
+from flowattn.disk.folders import folder_at
+from flowattn.disk.owner import owned
 from flowattn.errors import InputError
-from flowattn.folders import folder_at
-from flowattn.owner import owned
 from flowattn.sweeps import opened_dataset
 
 # Two chunks along the first axis, three along the second, the last ones cut short.

@@ -10,11 +10,12 @@ import pytest
 import xarray as xr
 
 import flowattn as fa
-from flowattn import chunkfiles, dealing
-from flowattn.cli import main
-from flowattn.description import MARKER
+from flowattn.cli.main import main
+from flowattn.disk import chunkfiles
+from flowattn.disk.description import MARKER
+from flowattn.disk.folders import LocalFolder, folder_at
 from flowattn.errors import InputError
-from flowattn.folders import LocalFolder, folder_at
+from flowattn.numerics import parallel
 from flowattn.sweeps import opened_dataset, run
 
 from .sweeps import Ends
@@ -179,7 +180,7 @@ def test_a_store_that_is_moved_or_removed_in_mid_sweep(sweep, swept, tmp_path):
 
 def test_a_second_sweep_at_once_is_refused(sweep, swept, monkeypatch):
     # One chunk after the other: of four, two have not been begun at the first word.
-    monkeypatch.setattr(dealing, "places", lambda: jax.devices()[:1])
+    monkeypatch.setattr(parallel, "places", lambda: jax.devices()[:1])
     shutil.rmtree(sweep)
     told = []
 

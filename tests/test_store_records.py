@@ -5,11 +5,11 @@ import json
 import pytest
 import xarray as xr
 
-from flowattn import chunkfiles
-from flowattn.cellstore import DamagedError, existing
-from flowattn.description import MARKER
-from flowattn.folders import LocalFolder, folder_at
-from flowattn.owner import owned
+from flowattn.disk import chunkfiles
+from flowattn.disk.cellstore import DamagedError, existing
+from flowattn.disk.description import MARKER
+from flowattn.disk.folders import LocalFolder, folder_at
+from flowattn.disk.owner import owned
 from flowattn.sweeps import opened_dataset
 
 from .test_store import GRID, made, mended, rows

@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 
 import flowattn as fa
-from flowattn.cli import main
+from flowattn.cli.main import main
 from flowattn.errorbar import without_dips
 from flowattn.errors import InputError
 from flowattn.sweeps import opened_dataset

@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 import flowattn as fa
-from flowattn.cli import main
+from flowattn.cli.main import main
 from flowattn.errors import InputError
 from flowattn.sweeps import cluster
 
@@ -175,7 +175,7 @@ import json, resource, jax
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, jax.random as jr
 import flowattn as fa
-from flowattn.systems.focus_reduced import Focus2D
+from flowattn.systems.focus.reduced import Focus2D
 
 flow = fa.systems.Focus(reduced=True).problem(jr.key(0)).flow
 def starts(n):

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ..compare import compare
-from ..descend import descend
 from ..errors import InputError
-from ..gap import Gap
+from ..measures.compare import compare
+from ..measures.gap import Gap
+from ..numerics.descend import descend
+from ..numerics.segments import Progress
+from ..numerics.solve import solve
 from ..plotting import Drawing
-from ..segments import Progress
-from ..solve import solve
 from ..systems import AbstractSystem, Problem
 from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ..descend import descend
+from ..numerics.descend import descend
 from ..plotting import Curve, Drawing, Panel, drawn, plot_attention
 from ..systems import Focus
-from ..systems.focus_observables import MEASURES, FocusLoss
+from ..systems.focus.observables import MEASURES, FocusLoss
 from ..trajectory import Trajectory
 from .base import Figure, Runs
 from .focus import ALPHAS, LOSSES, PAPER, STEP, signature_panels

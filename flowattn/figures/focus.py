@@ -10,15 +10,10 @@ import jax.random as jr
 import numpy as np
 from scipy.special import wrightomega
 
+from ..numerics.solve import solve
 from ..plotting import Curve, Drawing, Panel, drawn
-from ..solve import solve
 from ..systems import Focus
-from ..systems.focus_reduced import (
-    Focus2D,
-    Loss,
-    closed_form,
-    coordinates_by_class,
-)
+from ..systems.focus.reduced import Focus2D, Loss, closed_form, coordinates_by_class
 from .base import Figure, Runs
 
 PAPER = "Vashisht & Ramaswamy 2023"

@@ -11,18 +11,11 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ..flows import GradientFlow
-from ..plotting import (
-    Curve,
-    Drawing,
-    Panel,
-    accuracy_panels,
-    agreement_panel,
-    drawn,
-)
-from ..solve import solve
+from ..numerics.solve import solve
+from ..plotting import Curve, Drawing, Panel, accuracy_panels, agreement_panel, drawn
 from ..systems import KTIW, AbstractSystem, Copying, Keyword, Settings, Survey
-from ..systems.copying_reduced import CopyingPoint, ReducedCopying, copying_rates
-from ..systems.copying_starts import success_theory
+from ..systems.copying.reduced import CopyingPoint, ReducedCopying, copying_rates
+from ..systems.copying.starts import success_theory
 from .base import Figure, Runs, described
 
 PAPER = "Snell et al. 2021"

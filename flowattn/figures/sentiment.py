@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 
+from ..measures.sharpness import sharpness
 from ..plotting import Curve, Drawing, Panel, drawn
-from ..sharpness import sharpness
 from ..systems import TopicWords
-from ..systems.topic_words import Classifier
+from ..systems.topic_words.system import Classifier
 from .base import Figure, Pair, Runs
 
 _PAPER = "Lu, Mao & Nayak 2021"

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..laws import drift
+from ..numerics.solve import solve
 from ..plotting import Curve, Drawing, Panel, drawn, lines
-from ..solve import solve
 from ..systems import TopicWords
-from ..systems.topic_words import Classifier, Part
+from ..systems.topic_words.system import Classifier, Part
 from .base import Figure, Pair, Runs
 
 _PAPER = "Lu, Mao & Nayak 2021"

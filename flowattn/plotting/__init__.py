@@ -1,6 +1,6 @@
 """Plots of runs. Nothing is solved here; every function returns what it drew."""
 
-from ..gap import Gap
+from ..measures.gap import Gap
 from ..systems import Problem, Survey
 from ..trajectory import Trajectory
 from .base import COLOURS as COLOURS

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import InputError
-from ..gap import Gap
 from ..laws import Law, drift_path
+from ..measures.gap import Gap
 from ..trajectory import Trajectory
 
 P = ParamSpec("P")

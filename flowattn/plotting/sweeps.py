@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from ..description import MARKER, MISSING
+from ..disk.description import MARKER, MISSING
 from ..errors import InputError, instead, quoted
 from .base import COLOURS, MARKERS, Drawing, positive, styled
 

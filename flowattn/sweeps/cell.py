@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array
 
-from ..descend import Optimizer
-from ..ensemble import explicit
 from ..errors import unknown
-from ..integrate import Solve
+from ..numerics.descend import Optimizer
+from ..numerics.ensemble import explicit
+from ..numerics.integrate import Solve
 from ..observables import Recorder
 from ..precision import float_dtype
 from ..systems import AbstractSystem, Problem

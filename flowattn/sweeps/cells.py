@@ -10,14 +10,20 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from ..descend import descend_to
-from ..ensemble import compiled_once, float_count, lanes_for, on_device, run_block
-from ..integrate import Solve
-from ..lanes import Lanes
 from ..laws import Law, drift
+from ..numerics.descend import descend_to
+from ..numerics.ensemble import (
+    compiled_once,
+    float_count,
+    lanes_for,
+    on_device,
+    run_block,
+)
+from ..numerics.integrate import Solve
+from ..numerics.lanes.lane import Lanes
+from ..numerics.solve import in_one_piece
+from ..numerics.solvers import RKC, Method
 from ..precision import step_limit
-from ..solve import in_one_piece
-from ..solvers import RKC, Method
 from ..trajectory import OUTCOMES, Trajectory, outcome_codes
 from .cell import Cell, How, planned_steps, time_per_step
 from .rows import SOLVED_BY, of_descents, of_flow

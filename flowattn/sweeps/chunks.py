@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..cellstore import CellStore
-from ..description import MARKER, Grid
-from ..programs import let_programs_go
+from ..disk.cellstore import CellStore
+from ..disk.description import MARKER, Grid
+from ..numerics.programs import let_programs_go
 from .cell import Cell, cell_of
 from .cells import Rows, run_cells
 from .settings import Sweep

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..cellstore import CellStore
-from ..description import Grid
+from ..disk.cellstore import CellStore
+from ..disk.description import Grid
+from ..disk.folders import Folder
+from ..disk.owner import Owner, require_owned
+from ..disk.provenance import code_hash, provenance, source_hash
 from ..errors import InputError, require_positive
-from ..folders import Folder
-from ..owner import Owner, require_owned
-from ..provenance import code_hash, provenance, source_hash
 from .chunks import Done, write_chunk
 from .settings import Sweep
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..description import MARKER, Array, Grid
-from ..ensemble import float_count, lanes_for
+from ..disk.description import MARKER, Array, Grid
 from ..errors import InputError
+from ..numerics.ensemble import float_count, lanes_for
 from .axes import DESCENT
 from .cell import Cell, cell_of
 from .rows import Variable, variables_of

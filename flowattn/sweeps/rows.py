@@ -7,11 +7,11 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..compare import compare
-from ..datasets import dims_of
+from ..disk.datasets import dims_of
 from ..errors import InputError
-from ..gap import DEPARTURE
 from ..laws import Law
+from ..measures.compare import compare
+from ..measures.gap import DEPARTURE
 from ..trajectory import OUTCOMES, Trajectory, outcome_codes
 from .cell import Cell, How
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..cellstore import CellStore, dataset_at, existing, require_whole
-from ..dealing import deal
-from ..description import MARKER, MISSING, Array
+from ..disk.cellstore import CellStore, dataset_at, existing, require_whole
+from ..disk.description import MARKER, MISSING, Array
+from ..disk.folders import Folder, folder_at
+from ..disk.owner import CLAIM, Owner, owned
+from ..disk.provenance import code_hash, provenance, source_hash
 from ..errors import InputError, require_progress, unknown, whole_number
 from ..fields import require_kind
-from ..folders import Folder, folder_at
-from ..owner import CLAIM, Owner, owned
-from ..provenance import code_hash, provenance, source_hash
+from ..numerics.parallel import deal
 from ..systems import AbstractSystem
 from .chunks import write_chunk
 from .cluster import cluster

@@ -12,7 +12,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..ensemble import explicit
 from ..errors import (
     InputError,
     quoted,
@@ -22,6 +21,7 @@ from ..errors import (
     whole_number,
 )
 from ..fields import require_kind
+from ..numerics.ensemble import explicit
 from ..precision import require_resolved
 from ..systems import AbstractSystem
 from .axes import DESCENT, Axis, axes_of, require_few

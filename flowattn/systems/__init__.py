@@ -7,11 +7,11 @@ from .base import Problem as Problem
 from .base import Settings as Settings
 from .base import Survey as Survey
 from .base import Then as Then
-from .copying import Copying as Copying
-from .focus import Focus as Focus
+from .copying.system import Copying as Copying
+from .focus.system import Focus as Focus
 from .keyword import Keyword as Keyword
-from .ktiw import KTIW as KTIW
-from .topic_words import TopicWords as TopicWords
+from .ktiw.system import KTIW as KTIW
+from .topic_words.system import TopicWords as TopicWords
 
 SYSTEMS: dict[str, type[AbstractSystem]] = {
     system.name: system for system in (TopicWords, Focus, Keyword, Copying, KTIW)

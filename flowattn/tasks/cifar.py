@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..disk.paths import is_there, path_of
 from ..errors import InputError
-from ..paths import is_there, path_of
 from .images import ImageSet
 from .pickles import read_pickle
 

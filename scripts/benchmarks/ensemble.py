@@ -18,17 +18,23 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 import flowattn as fa
-from flowattn.dealing import deal, places
-from flowattn.ensemble import explicit, float_count, lanes_for, run_block, together
-from flowattn.integrate import Solve
-from flowattn.lanes import Lanes
+from flowattn.numerics.ensemble import (
+    explicit,
+    float_count,
+    lanes_for,
+    run_block,
+    together,
+)
+from flowattn.numerics.integrate import Solve
+from flowattn.numerics.lanes.lane import Lanes
+from flowattn.numerics.parallel import deal, places
+from flowattn.numerics.solvers import tableau_of
 from flowattn.observables import Recorder
-from flowattn.solvers import tableau_of
 from flowattn.sweeps.cell import Cell, cell_of
 from flowattn.sweeps.cells import spread
 from flowattn.sweeps.layout import planned
 from flowattn.sweeps.settings import Sweep, settled
-from flowattn.systems.focus_reduced import Focus2D
+from flowattn.systems.focus.reduced import Focus2D
 from flowattn.trajectory import outcome_codes
 
 _STARTS, _MANY_STARTS, _T1, _RTOL, _ATOL = 100_000, 1_000_000, 1e4, 1e-8, 1e-11

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 
 import flowattn as fa
-from flowattn.systems.focus_reduced import Focus2D, Loss
+from flowattn.systems.focus.reduced import Focus2D, Loss
 
 from .measure import timed
 

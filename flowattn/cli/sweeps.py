@@ -1,0 +1,171 @@
+"""The commands of sweeps: run them, and draw what they found."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from ..disk.cellstore import DamagedError
+from ..disk.paths import is_there, path_of, require_folder
+from ..disk.store import staged
+from ..errors import InputError, quoted
+from ..plotting import plot_sweep
+from ..precision import set_precision
+from ..sweeps import counted, opened_dataset, require_undamaged, sweep
+from .console import PathText, SystemChoice, watch
+
+# What a picture may be written as.
+_SUFFIXES = (".png", ".pdf", ".svg")
+# Processes of one machine.
+_MOST_WORKERS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A system at every point of a product of axes and seeds: one labelled data set.
+
+    Results go to a zarr store, chunk by chunk; the same command again resumes with
+    what is missing, or does nothing. Read it with xarray.open_zarr, or draw it with
+    flowattn plot.
+
+    Example: flowattn sweep focus --reduced --vary start_nu=-3:3:300 --out basin.zarr
+    """
+
+    system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
+    """Which system; SYSTEM --help lists its fields."""
+    out: Annotated[str, tyro.conf.arg(metavar="STORE")]
+    """The zarr store: a path, or any URL that fsspec knows."""
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """FIELD=SPEC, once for each axis: lo:hi:n, lo:hi:n:log or a,b,c. Any field of the
+    system, of the flow (t1, rtol, atol, solver) or of the descent (learning_rate,
+    momentum)."""
+    seeds: int = 1
+    """Number of seeds, from 0 on: each draws its own data and start."""
+    t1: float | None = None
+    """End of the flow; None: the system's."""
+    rtol: float = 1e-6
+    """Relative tolerance of the flow's local error."""
+    atol: float | None = None
+    """Absolute tolerance; None: rtol / 1000."""
+    solver: Literal["tsit5", "dopri8"] = "tsit5"
+    """Solver of the flows; what runs out of steps is tried once more by RKC."""
+    max_steps: int = 5000
+    """Largest number of steps that a flow may try."""
+    outputs: int | None = None
+    """Times between start and end at which to observe; None: the end alone, beside a
+    descent 19."""
+    observe: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Observables to keep, one each time; none: all that are not long."""
+    error: bool | None = None
+    """Solve again at a hundredth of the tolerances; None: beside a descent."""
+    descent: str | None = None
+    """A discrete run beside each flow, and the gap: sgd, sgd:RATE, sgd:RATE:MOMENTUM
+    or adam:RATE; None: none."""
+    precision: Literal["float64", "float32"] | None = None
+    """Precision of everything; None: float64, on a TPU float32."""
+    workers: int | None = None
+    """So many Dask processes on this machine; None: this one, on all its cores."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, whose workers run the chunks."""
+    data: str | None = None
+    """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
+
+    def __call__(self) -> int:
+        set_precision(self.precision)
+        if self.data is not None:
+            require_folder("--data", self.data)
+        if self.workers is not None and not 0 < self.workers <= _MOST_WORKERS:
+            raise InputError(
+                f"workers must be from 1 to {_MOST_WORKERS}, got {quoted(self.workers)}"
+            )
+        vary = _pairs("vary", self.vary, "FIELD=SPEC")
+        out = self.out
+        if "://" not in out:
+            out = str(path_of("--out", out))
+        with watch("sweep") as progress:
+            dataset = sweep(
+                self.system,
+                vary,
+                self.seeds,
+                out=out,
+                workers=self.workers,
+                scheduler=self.scheduler,
+                progress=progress,
+                t1=self.t1,
+                rtol=self.rtol,
+                atol=self.atol,
+                solver=self.solver,
+                max_steps=self.max_steps,
+                outputs=self.outputs,
+                observe=self.observe or None,
+                error=self.error,
+                descent=self.descent,
+                data=self.data,
+            )
+        ends = ", ".join(f"{n} {name}" for name, n in counted(dataset).items())
+        print(f"{dataset.result.size} cells in {out}: {ends}")
+        return 0
+
+
+def _pairs(flag: str, entries: tuple[str, ...], form: str) -> dict[str, str]:
+    """What the entries of a flag give, by name.
+
+    Raises `InputError` for one that has not the form, and for a name given twice.
+    """
+    found = {}
+    for entry in entries:
+        name, _, given = entry.partition("=")
+        name = name.strip().replace("-", "_")
+        if not (name and given):
+            raise InputError(f"--{flag} {entry} is not of the form {form}")
+        if name in found:
+            raise InputError(f"--{flag} gives {name} twice")
+        found[name] = given
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw a sweep: a phase diagram over two axes, or curves over one.
+
+    With an axis as --y the picture is a phase diagram, coloured by --color, an array of
+    the sweep. With an array as --y it is curves over --x, one for each value of the
+    axis --color; median over seeds, and the band from the 10th to the 90th percentile.
+
+    Example: flowattn plot basin.zarr --x start_mu --y start_nu --color alpha
+    """
+
+    store: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
+    """The zarr store of a sweep."""
+    x: str | None = None
+    """Axis along the picture; None: the first."""
+    y: str | None = None
+    """Axis up the picture, or array to draw; None: the second axis, if there is one."""
+    color: str | None = None
+    """Array to colour by, or axis whose values are curves; None: the loss, or none."""
+    where: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """AXIS=VALUE (the nearest), for axes that are not drawn; else their first value."""
+    out: PathText | None = None
+    """The picture, .png, .pdf or .svg; None: named after the store."""
+
+    def __call__(self) -> int:
+        store = self.store
+        if "://" not in store:
+            store = str(path_of("the store", store))
+        name = store.rstrip("/").split("/")[-1].removesuffix(".zarr")
+        out = path_of("--out", f"{name}.png" if self.out is None else self.out)
+        if out.suffix.lower() not in _SUFFIXES:
+            raise InputError(f"--out {out} must end in one of: {', '.join(_SUFFIXES)}")
+        if is_there(out) and out.is_dir():
+            raise InputError(f"--out {out} is a folder, not a picture")
+        where = _pairs("where", self.where, "AXIS=VALUE")
+        dataset = opened_dataset(store)
+        try:
+            drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
+        except DamagedError:
+            require_undamaged(store)  # which names what else is
+            raise
+        with staged(out.parent) as stage:
+            drawing.save(stage / out.name)
+        print(out)
+        return 0

@@ -1,0 +1,1 @@
+"""Disk: what is written and read, so that files appear whole and damage is seen."""

@@ -1,0 +1,1 @@
+"""Measures: what is asked of flows and of runs."""

@@ -1,0 +1,111 @@
+"""Defect: by how much a reduction or a law is wrong of a flow, at a point."""
+
+from typing import Any, overload
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..errors import InputError
+from ..flows import AbstractFlow, require_flow
+from ..laws import Law
+from ..precision import highest_precision, require_real
+from ..reductions import Reduction
+
+
+@overload
+def defect(
+    claim: Reduction, at: PyTree, t: float | Array = 0.0, /
+) -> Float[Array, ""]: ...
+
+
+@overload
+def defect(
+    claim: Law, flow: AbstractFlow, params: PyTree, /, *, t: float | Array = 0.0
+) -> Float[Array, ""]: ...
+
+
+def defect(claim: Any, *given: Any, t: Any = 0.0) -> Float[Array, ""]:
+    """By how much a claim about a flow is wrong at a point, with nothing solved.
+
+    - `defect(reduction, small, t)`: ‖D project(lift z)·F(lift z) − f(z)‖ / ‖f(z)‖ at
+      the small parameters z, in the 2-norm over all entries (absolute where f(z) = 0):
+      the velocity of the theory's coordinates under the full flow against the velocity
+      that the theory gives them.
+    - `defect(law, flow, params, t=0.0)`: |dh/dt| over the largest of its summands,
+      dh/dt = Σ_j ∂h/∂θ_j F_j + ∂h/∂t along the flow F (absolute where all are 0); of an
+      h with several entries each is the largest over them. For an exact law it is
+      rounding, at any parameters: random ones are a test that solves nothing.
+
+    Raises `InputError` for what is neither, and for parameters that are complex.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> full = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
+    >>> small = fa.GradientFlow(lambda r: 0.5 * r**2)
+    >>> radius = fa.Reduction(small, full, jnp.linalg.norm,
+    ...                       lambda r: r * jnp.array([0.6, 0.8]), "exact")
+    >>> bool(fa.defect(radius, jnp.array(2.0)) < 1e-6)
+    True
+    >>> angle = fa.Law(lambda x: jnp.arctan2(x[1:], x[:1]), "angle", "exact")
+    >>> bool(fa.defect(angle, full, jnp.array([0.3, 0.7])) < 1e-12)
+    True
+    """
+    if isinstance(claim, Reduction) and len(given) in (1, 2):
+        small, *time = given
+        require_real(small)
+        return _of_reduction(claim, small, *(time or [t]))
+    if isinstance(claim, Law) and len(given) == 2:
+        flow, params = given
+        require_flow("defect", flow)
+        require_real(params)
+        return _of_law(claim, flow, params, jnp.asarray(t))
+    raise InputError(
+        "defect needs a Reduction and its small parameters, or a Law, a flow and "
+        f"parameters; got a {type(claim).__name__} and {len(given)} more"
+    )
+
+
+@eqx.filter_jit
+def _of_reduction(reduction: Reduction, small: PyTree, t: Any) -> Float[Array, ""]:
+    with highest_precision():
+        lifted = reduction.lift(small)
+        require_real(lifted)
+        arrays, static = eqx.partition(lifted, eqx.is_inexact_array)
+        velocity = eqx.filter(reduction.full(lifted, t), eqx.is_inexact_array)
+
+        def project(arrays):
+            projected = reduction.project(eqx.combine(arrays, static))
+            return eqx.filter(projected, eqx.is_inexact_array)
+
+        _, ours = jax.jvp(project, (arrays,), (velocity,))
+        theirs = eqx.filter(reduction.flow(small, t), eqx.is_inexact_array)
+        pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+        difference = jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in pairs))
+        size = jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(theirs)))
+        return difference / jnp.where(size > 0, size, 1.0)
+
+
+@eqx.filter_jit
+def _of_law(law: Law, flow: AbstractFlow, params: PyTree, t: Array) -> Float[Array, ""]:
+    with highest_precision():
+        arrays, static = eqx.partition(params, eqx.is_inexact_array)
+        velocity = eqx.filter(flow(params, t), eqx.is_inexact_array)
+        t = jnp.asarray(t, jnp.result_type(*jax.tree.leaves(arrays)))
+
+        def h(arrays, t):
+            return jnp.ravel(law(eqx.combine(arrays, static), t))
+
+        values, back = jax.vjp(h, arrays, t)
+
+        def entry(number: Array) -> tuple[Array, Array]:
+            slopes, in_time = back(jnp.zeros_like(values).at[number].set(1))
+            terms = jax.tree.leaves(jax.tree.map(jnp.multiply, slopes, velocity))
+            largest = [jnp.max(jnp.abs(x)) for x in terms if x.size]
+            change = in_time + sum(jnp.sum(x) for x in terms)
+            return jnp.abs(change), jnp.max(jnp.stack([*largest, jnp.abs(in_time)]))
+
+        # One entry at a time, in the memory of one.
+        changes, sizes = jax.lax.map(entry, jnp.arange(values.size))
+        size = jnp.max(sizes)
+        return jnp.max(changes) / jnp.where(size > 0, size, 1.0)

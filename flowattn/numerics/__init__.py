@@ -1,0 +1,1 @@
+"""Numerics: flows solved, losses descended, one at a time or many side by side."""

@@ -1,0 +1,338 @@
+"""Descent: the run of an optimiser, step by step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree, Scalar
+
+from ..errors import InputError
+from ..flows import moving, number_of, others, scaled
+from ..identity import Computed
+from ..losses import AbstractBatchLoss
+from ..observables import Recorder, blank
+from ..optimizers import begun, moved, searches, transformation
+from ..trajectory import RESULTS, Trajectory
+from .segments import AbstractRun, Progress, latest_loss
+
+
+class DescentState(eqx.Module):
+    params: PyTree
+    previous: PyTree  # the last parameters whose loss was seen to be finite
+    optimizer: Any
+    step: Array
+    best: PyTree
+    best_loss: Array
+    best_step: Array
+    record: Any
+    reached: Array  # the step at which each record was made
+    result: Any
+
+
+class Descent(AbstractRun[DescentState]):
+    """A loss that is descended by optax, segment by segment."""
+
+    loss: Callable[[Any], Scalar]
+    params: PyTree
+    rate: Array | None
+    momentum: Array | None
+    how: Any
+    time_per_step: Array
+    rates: PyTree | None
+    then: tuple[int | Array, Callable[[Any], Scalar]] | None
+    recorder: Recorder
+    validation: Callable[[Any], Scalar] | None
+    patience: int | None
+    validate_from: int
+    planned: Array
+    searching: bool = False  # the optimiser evaluates the loss itself
+    identity: str = eqx.field(static=True, default="")
+
+    @property
+    def optimizer(self) -> Any:
+        """Made here of its numbers, so that one program serves all of them."""
+        return transformation(self.how, self.rate, self.momentum)
+
+    @property
+    def name(self) -> str:
+        """What is done, in results."""
+        if not isinstance(self.how, str):
+            return "optax"
+        if self.how == "adam":
+            return self.how
+        with_momentum = "" if self.momentum is None else " with momentum"
+        return f"gradient descent{with_momentum}"
+
+    @property
+    def plain_rate(self) -> Array | None:
+        """The learning rate of plain gradient descent, None for all others."""
+        return self.rate if self.how == "sgd" and self.momentum is None else None
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Gradient evaluations of a step."""
+        return (1,)
+
+    def read(self) -> PyTree:
+        """What an evaluation of the gradient reads."""
+        return self.loss, self.params
+
+    def parts(self) -> dict[str, Any]:
+        """Everything that determines the run, by name."""
+        return {
+            "the loss": Computed(self._slope, (self.moving(), jnp.array(0))),
+            "the parameters": self.params,
+            "the learning rate": (self.rate, self.time_per_step, self.rates),
+            "the steps": self.planned,
+            "the observables": (
+                sorted(self.recorder.observe),
+                Computed(self.recorder, (self.params, self.time_per_step)),
+            ),
+            "the update": Computed(self.step, (eqx.filter_eval_shape(self.begin),)),
+        }
+
+    @property
+    def computed(self) -> Computed:
+        """What functions of the user's compute, in a first step."""
+        return Computed(lambda: self.step(self.begin()), ())
+
+    def whole(self, arrays: PyTree) -> PyTree:
+        """The parameters, with what does not move of them."""
+        return eqx.combine(arrays, others(self.params, self.moving()))
+
+    def moving(self) -> PyTree:
+        """What moves of the parameters, at the start."""
+        return moving(self.params, self.rates)
+
+    def looked_at(self) -> "Descent":
+        """The same, which knows whether its optimiser evaluates the loss itself.
+
+        Raises `InputError` where it does and there are rates.
+        """
+        first, arrays = jnp.array(0), self.moving()
+        if not searches(self.optimizer, arrays, self._seen_at(first)):
+            return self
+        for rate in jax.tree.leaves(self.rates):
+            if isinstance(rate, Tracer) or np.any((rate != 0) & (rate != 1)):
+                raise InputError(
+                    "the optimizer searches along its steps, for which the gradient "
+                    "must be the loss's own: rates can be 1 or 0 (which freezes)"
+                )
+        return eqx.tree_at(lambda run: run.searching, self, True)
+
+    def begin(self) -> DescentState:
+        """The state before the first step, observed."""
+        arrays = self.moving()
+        zero = jnp.zeros_like(self.time_per_step)
+        first, rows = self.recorder(self.params, zero), self.planned.shape
+        record = jax.tree.map(
+            lambda x: jnp.zeros(rows + x.shape, x.dtype).at[0].set(x), first
+        )
+        return DescentState(
+            arrays,
+            arrays,
+            self._begun(arrays, jnp.array(0)),
+            jnp.array(0),
+            None if self.validation is None else arrays,
+            jnp.asarray(jnp.inf, self.time_per_step.dtype),
+            jnp.array(0),
+            record,
+            jnp.where(jnp.arange(rows[0]) == 0, 0, -1),
+            RESULTS.successful,
+        )
+
+    def step(self, state: DescentState) -> DescentState:
+        """One step; none once the run has ended."""
+        going = state.result == RESULTS.successful
+        whole = self.whole(state.params)
+        value, gradient = self._slope(state.params, state.step)
+        optimizer_state = state.optimizer
+        if self.then is not None:
+            fresh = self._begun(state.params, state.step)
+            optimizer_state = _where(state.step == self.then[0], fresh, optimizer_state)
+        params, optimizer_state = moved(
+            self.optimizer,
+            scaled(self.rates, gradient),
+            optimizer_state,
+            state.params,
+            value=value,
+            grad=gradient,
+            value_fn=self._seen_at(state.step),
+        )
+        finite = jnp.isfinite(value)
+        best, best_loss, best_step = state.best, state.best_loss, state.best_step
+        patient = jnp.array(True)
+        if self.validation is not None:
+            watched = self.validation(whole)
+            lower = going & (watched < best_loss) & (state.step >= self.validate_from)
+            best = _where(lower, state.params, best)
+            best_loss = jnp.where(lower, watched, best_loss)
+            best_step = jnp.where(lower, state.step, best_step)
+            if self.patience is not None:
+                since = jnp.maximum(best_step, self.validate_from)
+                patient = state.step - since < self.patience
+        result = RESULTS.where(going & ~patient, RESULTS.out_of_patience, state.result)
+        result = RESULTS.where(going & ~finite, RESULTS.loss_nonfinite, result)
+        moves = result == RESULTS.successful
+        return DescentState(
+            _where(moves, params, state.params),
+            _where(moves, state.params, state.previous),
+            _where(moves, optimizer_state, state.optimizer),
+            state.step + moves.astype(state.step.dtype),
+            best,
+            best_loss,
+            best_step,
+            state.record,
+            state.reached,
+            result,
+        )
+
+    def _begun(self, arrays: PyTree, step: Array) -> PyTree:
+        """The state of the optimiser before a step."""
+        if isinstance(self.how, str):
+            return self.optimizer.init(arrays)
+        value = jnp.zeros((), self.time_per_step.dtype)
+        seen = {"value": value, "grad": arrays, "value_fn": self._seen_at(step)}
+        return begun(self.optimizer, arrays, **seen)
+
+    def _slope(self, arrays: PyTree, step: Array) -> tuple[Scalar, PyTree]:
+        """The value and the gradient of what a step descends."""
+        return eqx.filter_value_and_grad(self._seen_at(step))(arrays)
+
+    def _seen_at(self, step: Array) -> Callable[[PyTree], Scalar]:
+        """The loss of what moves that a step descends."""
+
+        def loss(arrays: PyTree) -> Scalar:
+            def value(loss):
+                if isinstance(loss, AbstractBatchLoss):
+                    loss = loss.batch(step)
+                return number_of(loss(self.whole(arrays)))
+
+            return self._at(step, value)
+
+        return loss
+
+    def _at(self, step: Array, of: Callable[[Any], Any]) -> Any:
+        """A function of the loss that is descended at a step."""
+        if self.then is None:
+            return of(self.loss)
+        at, second = self.then
+        return jax.lax.cond(step < at, lambda: of(self.loss), lambda: of(second))
+
+    def observe(self, state: DescentState, row: Array) -> DescentState:
+        """Write down the state as a record; in no row beyond the last."""
+        record = jax.tree.map(
+            lambda rows, x: rows.at[row].set(x, mode="drop"),
+            state.record,
+            self.recorder(self.whole(state.params), self._time(state.step)),
+        )
+        reached = state.reached.at[row].set(state.step, mode="drop")
+        return eqx.tree_at(
+            lambda state: (state.record, state.reached), state, (record, reached)
+        )
+
+    def _time(self, steps: Array) -> Array:
+        """What these steps are in the time of the flow."""
+        return steps.astype(self.time_per_step.dtype) * self.time_per_step
+
+    def going(self, state: DescentState) -> Array:
+        """Whether steps are left to take."""
+        return self._before(state, self.planned[-1])
+
+    def _before(self, state: DescentState, step: Array) -> Array:
+        return (state.step < step) & (state.result == RESULTS.successful)
+
+    def complete(self, state: DescentState) -> bool:
+        """Whether the run has ended."""
+        return not bool(self.going(state))
+
+    def method(self, state: DescentState) -> int:
+        """There is one."""
+        del state
+        return 0
+
+    def told(self, state: DescentState) -> Progress:
+        """How far the run is."""
+        step, rate = int(state.step), float(self.time_per_step)
+        done = step / int(self.planned[-1]) if self.going(state) else 1.0
+        loss = latest_loss(state.record, int(np.sum(np.asarray(state.reached) >= 0)))
+        return Progress(done, step * rate, rate, self.name, loss)
+
+    def advance(
+        self, state: DescentState, number: int, limit: Any, length: Any
+    ) -> DescentState:
+        """Up to `length` steps, observed where planned, or until the run has ended."""
+        del number, limit
+        last = jnp.minimum(state.step + length, self.planned[-1])
+
+        def stretch(state: DescentState) -> DescentState:
+            row = jnp.searchsorted(self.planned, state.step, side="right")
+            planned = self.planned[row]
+            until = jnp.minimum(planned, last)
+            state = jax.lax.while_loop(
+                lambda s: self._before(s, until), lambda s: self.step(s), state
+            )
+            due = (state.step == planned) & (state.result == RESULTS.successful)
+            return self.observe(state, jnp.where(due, row, len(self.planned)))
+
+        return jax.lax.while_loop(lambda s: self._before(s, last), stretch, state)
+
+    def finish(self, state: DescentState, stopped: Any) -> Trajectory:
+        """What a run leaves behind."""
+        # A loss can also be lost by the very last step, which nothing has looked at.
+        last, whole = state.step - 1, self.whole(state.params)
+        value = self._at(last, lambda loss: loss(whole))
+        lost = ~jnp.isfinite(value)
+        lost &= state.result == RESULTS.successful
+        result = RESULTS.where(lost, RESULTS.loss_nonfinite, state.result)
+        # The step that led to a non-finite loss was still taken; the one before was
+        # fine.
+        back = (result == RESULTS.loss_nonfinite) & (state.step > 0)
+        last_step = state.step - back.astype(state.step.dtype)
+        unfinished = self.going(state) & (result == RESULTS.successful)
+        result = RESULTS.where(unfinished, stopped, result)
+        result = RESULTS.where(self._sensible(), result, RESULTS.senseless_input)
+        kept = (state.reached == self.planned) & (self.planned <= last_step)
+        records = jax.tree.map(lambda x: blank(x, kept), state.record)
+        none = jnp.array(0)
+        counts = {"steps": state.step, "rejected": none}
+        if not self.searching:
+            evaluations = {"gradient_evaluations": state.step}
+            counts = {**evaluations, "hessian_vector_products": none, **counts}
+        return Trajectory(
+            ts=self._time(self.planned),
+            observed=records.values,
+            scales=records.scales,
+            params=self.whole(_where(back, state.previous, state.params)),
+            path=records.params,
+            best=None if state.best is None else self.whole(state.best),
+            result=result,
+            t_end=self._time(last_step),
+            saved=jnp.sum(kept),
+            counts=counts,
+            finer=None,
+            solver=self.name,
+            labels=self.recorder.labels,
+            learning_rate=self.plain_rate,
+        )
+
+    def _sensible(self) -> Array:
+        """Whether numbers that were traced, and not looked at before, make sense."""
+        known = [self.time_per_step, *jax.tree.leaves(self.rates)]
+        known += [] if self.rate is None else [self.rate]
+        sensible = jnp.array(True)
+        for number in map(jnp.asarray, known):
+            sensible &= jnp.all((number >= 0) & (number < jnp.inf))
+        for number in (self.time_per_step, self.rate):
+            sensible &= True if number is None else number > 0
+        if self.momentum is not None:
+            sensible &= (self.momentum >= 0) & (self.momentum < 1)
+        return sensible
+
+
+def _where(condition, new, old):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

@@ -1,0 +1,353 @@
+"""Ensemble: one flow from many starts, on all cores and devices."""
+
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+from ..errors import InputError, require_flags, require_positive, whole_number
+from ..flows import AbstractFlow, others, require_flow, require_moving
+from ..flows.sources import source_of_flow
+from ..identity import traced
+from ..observables import Recorder
+from ..precision import float_dtype, require_resolved, step_limit, warn_of_floats
+from ..trajectory import Trajectory
+from .integrate import Solve
+from .lanes.lane import Lanes
+from .lanes.pool import run_pool
+from .parallel import deal
+from .programs import known_options, make_room
+from .solve import judged, named_events, output_times
+from .solvers import methods
+
+# Lanes of small problems: a few loops over this many numbers keep a core busy.
+_WIDEST, _WIDEST_ELSEWHERE = 1024, 2**16
+# Lanes of large ones: more cost no less each, and wait for each other at the end.
+_NARROWEST = 4
+# A pool should have no more numbers than this: they are gone through in every stage.
+_NUMBERS, _NUMBERS_ELSEWHERE = 2**17, 2**28
+# Members are cut into at most `_BLOCKS` blocks, one per core, each with at least
+# `_FILLINGS` members per lane, which keeps the lanes busy.
+_BLOCKS, _FILLINGS = 16, 28
+
+
+def ensemble(
+    flow: AbstractFlow,
+    params: PyTree,
+    *,
+    ts: Any = None,
+    t1: Any = None,
+    rtol: Any = 1e-6,
+    atol: Any = None,
+    solver: str | diffrax.AbstractERK = "tsit5",
+    observe: Mapping[str, Callable[[Any], Array]] | None = None,
+    save_params: bool = False,
+    error: bool = False,
+    events: Mapping[str, Callable[[Any], Any]] | None = None,
+    max_steps: Any = 10**6,
+    flow_axes: PyTree = None,
+    lanes: Any = None,
+) -> Trajectory:
+    """Integrate a flow from many starts, each at its own pace: `vmap` of `solve`, but
+    no member waits for the slowest.
+
+    - `params`: as in `solve`, every array with the members as its first axis.
+    - `flow`: one for all; or with `flow_axes` (a prefix PyTree of 0 and None, as for
+      `vmap`) arrays of its own for each member.
+    - `ts`, `t1`, `rtol`, `atol`: as in `solve`, or with the members as first axis;
+      `t1` alone stands for start and end, [0, t1].
+    - `solver`: "tsit5", "dopri8" or any explicit Runge-Kutta method of diffrax that
+      estimates its error.
+    - `observe`, `save_params`, `error`, `events`, `max_steps`: as in `solve`.
+    - `lanes`: how many are at work at once in a loop; None: by size and platform.
+
+    Returns a `Trajectory` whose arrays have the members as first axis; none is
+    raised for, `result` says of each how it ended. Members are dealt to all
+    devices, and to the cores of a processor, in blocks whose size and numbers do
+    not depend on how many there are. Works under `jit`, in one block; for `grad` use
+    `vmap` of `solve`.
+
+    Raises `InputError` for times, tolerances and solvers that make no sense.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> flow = fa.GradientFlow(lambda x: 0.5 * x**2)
+    >>> ends = fa.ensemble(flow, jnp.array([1.0, 2.0, 3.0]), t1=1.0).params
+    >>> [round(float(x), 4) for x in ends]
+    [0.3679, 0.7358, 1.1036]
+    """
+    require_flow("ensemble", flow)
+    make_room()
+    require_flags(error=error, save_params=save_params)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, params
+    )
+    dtype = float_dtype(params)
+    warn_of_floats(params)
+    count = members(params)
+    require_moving(flow.moving(params))
+    max_steps = step_limit(max_steps)
+    solves, own = _solves(
+        flow,
+        params,
+        flow_axes,
+        ts,
+        t1,
+        rtol,
+        atol,
+        solver,
+        observe,
+        save_params,
+        events,
+        error,
+    )
+    solves = judged(solves)
+    if solves.sensible is not None:
+        # Where one of them is each member's own, so is what was judged by it.
+        own = eqx.tree_at(
+            lambda s: (s.times, s.rtol, s.atol, s.sensible),
+            own,
+            (
+                solves.times.ndim == 2,
+                *(x.ndim == 1 for x in (solves.rtol, solves.atol, solves.sensible)),
+            ),
+            is_leaf=_is_none,
+        )
+    if not isinstance(solves.rtol, Tracer):
+        require_resolved(rtol, dtype)
+
+    def run(solves: Solve) -> Trajectory:
+        return together(solves, own, count, max_steps, lanes)[0]
+
+    found = run(solves).with_finer(run(solves.finer()) if error else None)
+    # Flows that differ from member to member are not one source.
+    known = flow_axes is None and not isinstance(found.saved, Tracer)
+    return found.of(source_of_flow(flow)) if known else found
+
+
+def members(params: PyTree) -> int:
+    """How many there are: the common length of the first axis of all arrays.
+
+    Raises `InputError` where there is none.
+    """
+    arrays = jax.tree.leaves(eqx.filter(params, eqx.is_array))
+    lengths = {jnp.shape(x)[:1] for x in arrays}
+    if len(lengths) != 1 or lengths == {()}:
+        raise InputError(
+            "the arrays of params must share their first axis, the members; got "
+            + ", ".join(str(length) for length in sorted(lengths))
+        )
+    [(count,)] = lengths
+    if count == 0:
+        raise InputError("params hold no member")
+    return count
+
+
+def _solves(
+    flow,
+    params,
+    flow_axes,
+    ts,
+    t1,
+    rtol,
+    atol,
+    solver,
+    observe,
+    save_params,
+    events,
+    error,
+) -> tuple[Solve, PyTree]:
+    """All solves as one, and which of its arrays have the members as first axis."""
+    dtype = float_dtype(params)
+    times = output_times(ts, t1, dtype, count=2, most=2)
+    require_positive(rtol=rtol, **({} if atol is None else {"atol": atol}))
+    rtol = jnp.asarray(rtol, dtype)
+    atol = rtol / 1000 if atol is None else jnp.asarray(atol, dtype)
+    name, count = "ts" if t1 is None else "t1", members(params)
+    _require_members(count, {name: times[..., 0], "rtol": rtol, "atol": atol})
+    solves = Solve(
+        flow,
+        params,
+        times,
+        rtol,
+        atol,
+        Recorder(observe, save_params, error),
+        explicit(solver, rtol),
+        named_events(events, jax.tree.map(_first, params)),
+    )
+    shared = jax.tree.map(lambda _: False, solves)
+    arrays = jax.tree.map(eqx.is_array, params)
+    own_flow = jax.tree.map(
+        lambda axis, part: jax.tree.map(lambda x: axis == 0 and eqx.is_array(x), part),
+        flow_axes,
+        flow,
+        is_leaf=_is_none,
+    )
+    for x in jax.tree.leaves(eqx.filter(flow, own_flow)):
+        if np.shape(x)[:1] != (count,):
+            raise InputError(
+                f"flow_axes: an array of the flow has shape {np.shape(x)}, whose first "
+                f"axis does not hold one entry for each of the {count} members"
+            )
+    own = eqx.tree_at(
+        lambda s: (s.flow, s.params, s.times, s.rtol, s.atol),
+        shared,
+        (own_flow, arrays, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
+    )
+    return solves, own
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def _first(leaf: Any) -> Any:
+    """What the first member has of an array."""
+    return leaf[0] if eqx.is_array(leaf) else leaf
+
+
+def _require_members(count: int, given: Mapping[str, Array]) -> None:
+    """Raises `InputError` for what is neither one for all nor one for each."""
+    for name, array in given.items():
+        if array.shape not in ((), (count,)):
+            raise InputError(
+                f"{name} must be one for all or one for each of the {count} members, "
+                f"got shape {array.shape}"
+            )
+
+
+def explicit(solver: Any, rtol: Any) -> Any:
+    """The method of a solver by its name, where lanes can step by it.
+
+    Raises `InputError` where they cannot.
+    """
+    if solver == "auto":
+        solver = "tsit5"
+    [method] = methods(solver, rtol)
+    if not isinstance(method.solver, diffrax.AbstractERK):
+        raise InputError(
+            f"solver {method.name!r} is not explicit Runge-Kutta; choose from: tsit5, "
+            "dopri8, or such a solver of diffrax"
+        )
+    return (method,)
+
+
+def together(
+    solves: Solve, own: PyTree, count: int, max_steps: int, width: int | None
+) -> tuple[Trajectory, Any]:
+    """Many solves as one, the arrays of which are `own` having the members as first
+    axis: the trajectories, and the share of the lanes' steps that were of use.
+    """
+    mine, shared = eqx.partition(solves, own)
+    width = min(count, lanes_for(float_count(mine.params) // count, width))
+    rule = Lanes(shared, jnp.asarray(max_steps), width, solves.times.shape[-1] - 2)
+    still = others(solves.params, solves.flow.moving(solves.params))
+
+    def whole(found: Trajectory) -> Trajectory:
+        params = eqx.combine(found.params, still)
+        return eqx.tree_at(lambda traj: traj.params, found, params)
+
+    first = eqx.combine(jax.tree.map(lambda x: x[0], mine), shared)
+    if traced(solves, *first.computed.values()):
+        found, busy = run_pool(rule, _members_last(mine), count)
+        return whole(found.marked()), busy
+    blocks = 1
+    while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * width:
+        blocks *= 2
+    size = -(-count // blocks)
+
+    def block(number: int, device: Any) -> tuple[Trajectory, float]:
+        rows = np.minimum(np.arange(number * size, (number + 1) * size), count - 1)
+        part = jax.tree.map(lambda x: _on_host(x)[rows], mine)
+        real = min(size, count - number * size)
+        return run_block(rule, part, real, device)
+
+    found = sorted(deal(block, range(blocks)))
+    parts = [trajectories for _, (trajectories, _) in found]
+    all_of = jax.tree.map(lambda *xs: jax.device_put(np.concatenate(xs)), *parts)
+    return whole(all_of), float(np.mean([busy for _, (_, busy) in found]))
+
+
+def _on_host(leaf: Any) -> Any:
+    """An array of NumPy's, which is cut faster; random keys as they are."""
+    keys = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+    return leaf if keys else np.asarray(leaf)
+
+
+def lanes_for(
+    numbers: int, asked: int | None = None, platform: str | None = None
+) -> int:
+    """How many lanes a loop runs, for solves of `numbers` numbers each, on a platform
+    (None: this one).
+    """
+    if asked is not None:
+        return whole_number("lanes", asked)
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    widest = _WIDEST if on_cpu else _WIDEST_ELSEWHERE
+    room = (_NUMBERS if on_cpu else _NUMBERS_ELSEWHERE) // max(1, numbers)
+    return int(np.clip(2 ** max(0, room.bit_length() - 1), _NARROWEST, widest))
+
+
+def float_count(tree: PyTree) -> int:
+    """How many numbers the floating-point arrays of a tree hold."""
+    return sum(x.size for x in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
+
+
+def run_block(
+    rule: Lanes, own: PyTree, count: int, device: Any
+) -> tuple[Trajectory, float]:
+    """One loop on one device: the trajectories of the first `count` of its cells, as
+    NumPy arrays.
+    """
+    arguments = on_device(device, (rule, own, np.asarray(count)))
+    with _COMPILING:  # one for all threads
+        run = _compiled_for(device.platform)
+    trajectories, busy = compiled_once(run, *arguments)
+    found = jax.tree.map(lambda x: np.asarray(x)[:count], trajectories).marked()
+    return jax.tree.map(np.asarray, found), float(busy)
+
+
+def on_device(device: Any, tree: PyTree) -> PyTree:
+    """A tree with its arrays on a device."""
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, device), static)
+
+
+def compiled_once(fn: Any, *arguments: Any) -> Any:
+    """A call of a jitted function, which of threads that come to it at once one alone
+    compiles.
+    """
+    with _COMPILING:
+        fn.lower(*arguments).compile()
+    return fn(*arguments)
+
+
+_COMPILING = threading.Lock()
+
+
+# XLA makes vectors of 256 bits, unless told, also where the processor has 512: with
+# these a step of many lanes takes two thirds of the time.
+_LONG_VECTORS = {"xla_cpu_prefer_vector_width": 512}
+
+
+@functools.cache
+def _compiled_for(platform: str) -> Any:
+    def run(rule: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
+        return run_pool(rule, _members_last(own), count)
+
+    options = known_options(**_LONG_VECTORS) if platform == "cpu" else {}
+    return eqx.filter_jit(
+        run,
+        compiler_options=options,  # pyright: ignore[reportCallIssue]
+    )
+
+
+def _members_last(own: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), own)

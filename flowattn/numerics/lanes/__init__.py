@@ -1,0 +1,1 @@
+"""Lanes: many solves side by side in one loop, each at its own pace."""

@@ -1,0 +1,67 @@
+"""Dealing: independent pieces of work over all devices and cores."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+import jax
+
+from ..precision import same_precision
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def places() -> list[Any]:
+    """A device for every loop that can run at once: each device, and each core of
+    processors (compiled loops of small arrays use one).
+
+    >>> len(places()) >= len(jax.local_devices())
+    True
+    """
+    devices = list(jax.local_devices())  # JAX's own list, which is not ours to change
+    if jax.default_backend() != "cpu":
+        return devices
+    # Cores that this process may use, which are fewer than there are in containers.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return devices * max(1, cores // len(devices))
+
+
+def deal(
+    work: Callable[[Item, Any], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """`work(item, device)` of every item, each with its result as it is done: one
+    thread for each place, and no item is begun before one is free.
+
+    What goes wrong in one is raised here, after those under way have ended.
+    """
+    free, waiting = threading.local(), places()
+    count = len(waiting)
+    lock, queue = threading.Lock(), iter(items)
+
+    precision = same_precision()
+
+    def take(item: Item) -> Result:
+        if not hasattr(free, "device"):
+            with lock:
+                free.device = waiting.pop(0)
+        with precision():
+            return work(item, free.device)
+
+    with ThreadPoolExecutor(count) as pool:
+        doing = {}
+        for item in queue:
+            doing[pool.submit(take, item)] = item
+            if len(doing) == count:
+                break
+        while doing:
+            done, _ = wait(doing, return_when=FIRST_COMPLETED)
+            for future in done:
+                item = doing.pop(future)
+                result = future.result()
+                following = next(queue, None)
+                if following is not None:
+                    doing[pool.submit(take, following)] = following
+                yield item, result

@@ -1,0 +1,296 @@
+"""Solve: a flow integrated in time."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from ..disk.paths import path_of
+from ..errors import (
+    InputError,
+    known_numbers,
+    require_flags,
+    require_positive,
+    require_scalar,
+)
+from ..flows import AbstractFlow, require_flow, require_moving
+from ..flows.sources import source_of_flow
+from ..identity import by_identity, traced
+from ..observables import Recorder, require_name, require_of_params
+from ..precision import (
+    float_dtype,
+    highest_precision,
+    require_resolved,
+    step_limit,
+    warn_of_floats,
+)
+from ..trajectory import RESULTS, Trajectory
+from .integrate import Solve, SolveState
+from .programs import make_room
+from .segments import Progress, in_segments, require_alone
+from .solvers import methods
+
+
+def solve(
+    flow: AbstractFlow,
+    params: PyTree,
+    *,
+    ts: Any = None,
+    t1: float | Array | None = None,
+    rtol: float | Array = 1e-6,
+    atol: float | Array | None = None,
+    solver: str | diffrax.AbstractSolver | None = None,
+    observe: Mapping[str, Callable[[Any], Array]] | None = None,
+    save_params: bool = False,
+    error: bool = False,
+    events: Mapping[str, Callable[[Any], Any]] | None = None,
+    max_steps: Any = 10**6,
+    throw: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint: str | Path | None = None,
+) -> Trajectory:
+    """Integrate a flow from `params`, adaptively, observing as it goes.
+
+    - `flow`: the vector field; `params`: any PyTree, its floating-point arrays move
+      but for those that the flow's rates freeze.
+    - `ts`: increasing output times, `params` holding at `ts[0]`; or `t1`, short for
+      101 times from 0 to `t1`.
+    - `rtol`, `atol` (default rtol/1000): tolerances of the local error, in the root
+      mean square over all parameters.
+    - `solver`: "auto" is Tsit5 (Dopri8 for tolerances below 1e-9) while accuracy
+      limits the steps and `RKC` where stability does; or "tsit5", "dopri8", "rkc",
+      "kvaerno5" (implicit, matrix-free) or any adaptive solver of diffrax. Default:
+      "auto"; under `jit`, `vmap` and `grad`, where each method is compiled and all
+      lanes wait for the slowest, "tsit5".
+    - `observe`: named `params -> array` functions, evaluated inside the solve; what
+      they give keeps its dtype.
+    - `save_params`: keep the parameters at every output time.
+    - `error`: solve again at a hundredth of the tolerances; the difference estimates
+      the global error of everything observed (`Trajectory.error`), nan where the finer
+      solve did not get. Where the two solves cross, the difference dips: dips are
+      filled from output times on either side.
+    - `events`: named `params -> number` functions; the first time at which each
+      changes sign is `Trajectory.events[name]`, nan where it never does. Found within
+      the steps that are made anyway, at the exactness of the observables; of two
+      changes within one step neither is seen. An event has no sign where it is not
+      finite, nor at a start where it is exactly 0; where it is undefined between two
+      different signs, the time is that from which it has the second.
+    - `max_steps`: steps tried, rejected ones included.
+    - `throw`: raise where the solve does not reach the end; otherwise the result code
+      says so and what came before is kept.
+    - `progress`: called after each segment with a `Progress`.
+    - `checkpoint`: a folder in which the state of the solve is kept; where it holds a
+      state of this very solve, the solve resumes from it, and the numbers are those of
+      an unbroken run (same machine, same versions).
+
+    The parameters' own dtype is computed in, with matrix products at the highest
+    precision. A long solve is cut into segments, by what it has computed and never by
+    the clock. Ctrl-C ends it between two of them: raised, or with `throw=False` a
+    result code. Works under `jit`, `vmap` and `grad`, in one piece and without
+    `progress` and `checkpoint` there. Segments are also of local time,
+    so that steps stay resolved however large the time is.
+
+    With `jax_debug_nans` sound runs do not raise: nan is put where there is nothing
+    (an event that never came, a time not reached) outside of compiled code. Under a
+    `jit` of your own it is part of what that returns.
+
+    Functions should be pure, as for `jax.jit`: of one whose globals or attributes are
+    changed between two calls JAX may run the program that it compiled before. With
+    `checkpoint` it is compiled anew.
+
+    Raises `InputError` for times, tolerances or events that make no sense (of traced
+    ones the result code says so) and for complex parameters, and an
+    `equinox.EquinoxRuntimeError` for a solve that fails while `throw` is set. Warns
+    of tolerances that are below what the dtype can give, and of Python's floats in
+    `params`, which stay.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
+    >>> traj = fa.solve(flow, jnp.array([1.0]), t1=1.0, observe={"x": lambda x: x[0]})
+    >>> round(float(traj.observed["x"][-1]), 5)  # 1/e
+    0.36788
+    >>> half = {"half": lambda x: x[0] - 0.5}
+    >>> traj = fa.solve(flow, jnp.array([1.0]), t1=1.0, events=half)
+    >>> round(float(traj.events["half"]), 5)  # log 2
+    0.69315
+    """
+    require_flow("solve", flow)
+    make_room()
+    require_flags(error=error, throw=throw, save_params=save_params)
+    dtype = float_dtype(params)
+    warn_of_floats(params)
+    require_moving(flow.moving(params))
+    for jump in flow.jumps:
+        require_scalar(**{"the time of a switch": jump})
+    times = output_times(ts, t1, dtype)
+    require_scalar(rtol=rtol)
+    atol = rtol / 1000 if atol is None else atol
+    require_scalar(atol=atol)
+    require_positive(rtol=rtol, atol=atol)
+    max_steps = step_limit(max_steps)
+    if not isinstance(rtol, Tracer) and not require_resolved(rtol, dtype):
+        warnings.warn(
+            f"rtol {rtol} is below what {dtype} can give: rounding errors of about "
+            f"{float(jnp.finfo(dtype).eps):.0e} in each step will exceed it",
+            stacklevel=2,
+        )
+    recorder = Recorder(observe, save_params, error)
+    watched = named_events(events, params)
+    tolerances = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
+    whole = Solve(flow, params, times, *tolerances, recorder, (), watched)
+    in_trace = traced(whole, *whole.computed.values())
+    if solver is None:
+        solver = "tsit5" if in_trace else "auto"
+    whole = judged(dataclasses.replace(whole, methods=methods(solver, rtol)))
+    folder = None if checkpoint is None else path_of("checkpoint", checkpoint)
+
+    def run(whole: Solve, name: str) -> Trajectory:
+        if in_trace:
+            require_alone(progress, checkpoint)
+            return in_one_piece(whole, max_steps).marked()
+        return in_segments(
+            whole,
+            limit=max_steps,
+            progress=progress,
+            file=None if folder is None else folder / name,
+            throw=throw,
+        )
+
+    trajectory = run(whole, "flow.state")
+    # A solve that did not get through is not tried again with smaller steps.
+    failed = trajectory.result != RESULTS.successful
+    if error and (isinstance(failed, Tracer) or not _given_up(trajectory.result)):
+        trajectory = trajectory.with_finer(run(whole.finer(), "flow-finer.state"))
+    if throw:
+        trajectory = trajectory.raised(failed)
+        finer = trajectory.finer
+        if finer is not None:
+            finer = finer.raised(finer.result != RESULTS.successful)
+            trajectory = trajectory.with_finer(finer)
+    return trajectory if in_trace else trajectory.of(source_of_flow(flow))
+
+
+def _given_up(result) -> bool:
+    return bool((result == RESULTS.max_steps_reached) | (result == RESULTS.interrupted))
+
+
+def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]:
+    """Events by name; `InputError` for one that gives no number."""
+    if not isinstance(events, Mapping | None):
+        raise InputError(
+            "events must be a dict of named functions of the parameters, got "
+            f"{type(events).__name__}"
+        )
+    named = by_identity(dict(events or {}))
+    for name, fn in named.items():
+        require_name("event", name)
+        require_of_params(f"event {name!r}", fn)
+        try:
+            given = eqx.filter_eval_shape(lambda fn=fn: jnp.asarray(fn(params)))
+        except (TypeError, ValueError):
+            kind = type(fn(params)).__name__
+            raise InputError(
+                f"event {name!r} must give one floating-point number, got a {kind}"
+            ) from None
+        if given.shape != () or not jnp.issubdtype(given.dtype, jnp.floating):
+            raise InputError(
+                f"event {name!r} must give one floating-point number, got "
+                f"{given.dtype} of shape {given.shape}"
+            )
+    return named
+
+
+def output_times(
+    ts: Any, t1: Any, dtype: Any, count: int = 101, most: int = 1
+) -> Float[Array, "... time"]:
+    """Output times, given or `count` of them to an end (or to several ends).
+
+    Raises `InputError` for what are none, or have more than `most` axes.
+    """
+    if (ts is None) == (t1 is None):
+        raise InputError("give either ts (output times) or t1 (the end time)")
+    if ts is None:
+        require_positive(t1=t1)
+        end = jnp.asarray(t1, dtype)
+        if end.ndim >= most:
+            raise InputError(
+                f"t1 must be one number, got an array of shape {end.shape}"
+            )
+        return jnp.linspace(jnp.zeros_like(end), end, count, axis=-1)
+    if not isinstance(ts, jax.Array):
+        known_numbers("ts", ts)
+    times = jnp.asarray(ts, dtype)
+    if not 1 <= times.ndim <= most or times.shape[-1] < 2:
+        raise InputError(f"ts must hold at least two times, got shape {times.shape}")
+    if not isinstance(times, Tracer):
+        values = np.asarray(times)
+        if not (np.all(np.isfinite(values)) and np.all(np.diff(values) > 0)):
+            raise InputError(f"ts must be finite and increase, in {dtype}")
+    return times
+
+
+def judged(whole: Solve) -> Solve:
+    """A solve that knows whether its times and tolerances make sense, where they are
+    traced and nothing has been able to look at them before.
+
+    Where they do not it covers no time, so that it ends at once, and `finish` says so.
+    Where no time passes (t1 = 0) the solve is its start.
+    """
+    times, rtol, atol = whole.times, whole.rtol, whole.atol
+    jumps = whole.flow.jumps
+    if not any(isinstance(known, Tracer) for known in (times, rtol, atol, *jumps)):
+        return whole
+    spacing = jnp.diff(times)
+    sensible = jnp.all(spacing > 0, -1) | jnp.all(spacing == 0, -1)
+    sensible &= jnp.all(jnp.isfinite(times), -1)
+    sensible &= (rtol > 0) & (rtol < 1) & (atol > 0) & (atol < jnp.inf)
+    for jump in jumps:
+        sensible &= ~jnp.isnan(jump)
+    instead = (
+        jnp.where(jnp.expand_dims(sensible, -1), times, 0.0),
+        jnp.where(sensible, rtol, 1e-3),
+        jnp.where(sensible, atol, 1e-6),
+        sensible,
+    )
+    return eqx.tree_at(
+        lambda solve: (solve.times, solve.rtol, solve.atol, solve.sensible),
+        whole,
+        instead,
+        is_leaf=lambda x: x is None,
+    )
+
+
+@eqx.filter_jit
+def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
+    """The solve as one traced program, not yet `marked`."""
+    if isinstance(max_steps, int):
+        # Reverse mode holds the root of their number, and counts them in 32 bits.
+        max_steps = min(max_steps, 2**31 - 1)
+
+    def segment(state: SolveState) -> SolveState:
+        branches = [
+            lambda state, number=number: whole.advance(state, number, max_steps, None)
+            for number in range(len(whole.methods))
+        ]
+        return jax.lax.switch(state.method, branches, state)
+
+    with highest_precision():
+        # Nearly always one segment; more where a step is far below the time reached.
+        state = eqxi.while_loop(
+            whole.going,
+            segment,
+            whole.begin(),
+            kind="checkpointed",
+            checkpoints=32,
+        )
+        return whole.finish(state, RESULTS.interrupted)

@@ -1,0 +1,82 @@
+"""Outcomes: how each part of a run ended, and whether a folder holds all of one."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..disk.store import runs_are_whole
+from ..trajectory import Trajectory
+from .summary import table
+
+NOT_BEGUN, SUCCESSFUL, UNDEFINED = "not begun", "successful", "undefined"
+# Ends of a part that can be resumed.
+UNFINISHED = ("interrupted", "max_steps_reached", NOT_BEGUN)
+# Ends that leave nothing to be desired.
+_WELL = (SUCCESSFUL, "out_of_patience")
+
+
+class Outcomes(dict[str, str]):
+    """How each part of a run ended, by its name, in the order in which they are run."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a part was interrupted: those after it are not begun."""
+        return "interrupted" in self.values()
+
+    def add(self, part: str, run: Trajectory | None, finer: bool = False) -> None:
+        """A part that was run, or was to be run, and its error estimate."""
+        self[part] = NOT_BEGUN if run is None else run.outcome
+        if finer:
+            known = run is not None and run.finer is not None
+            self[f"{part}, error estimate"] = (
+                run.finer.outcome  # pyright: ignore[reportOptionalMemberAccess]
+                if known
+                else NOT_BEGUN
+            )
+
+    def add_numbers(self, part: str, numbers: list[float | None]) -> None:
+        """A part that only computes numbers: none if it was not begun."""
+        sound = all(x is not None and math.isfinite(x) for x in numbers)
+        self[part] = (SUCCESSFUL if sound else UNDEFINED) if numbers else NOT_BEGUN
+
+
+def status(outcomes: dict[str, str]) -> int:
+    """The exit status of parts: 0, or 1 where one did not end as it should have."""
+    return int(any(end not in _WELL for end in outcomes.values()))
+
+
+def unfinished(outcomes: dict[str, str]) -> bool:
+    """Whether there is a part that can be resumed."""
+    return any(end in UNFINISHED for end in outcomes.values())
+
+
+class Done(NamedTuple):
+    """A run that is complete but for files that are `lost`: its table, and how its
+    parts ended.
+    """
+
+    text: str
+    outcomes: dict[str, str]
+    lost: list[str]
+
+
+def finished(config: dict[str, Any], folder: Path) -> Done | None:
+    """What a folder holds of a run of this very configuration; None where there is
+    none, where it was cut short, or where its summary is not one.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        if summary["config"] != json.loads(json.dumps(config)):
+            return None
+        if unfinished(summary["outcomes"]):
+            return None
+        names = [kind for kind in ("flow", "descent") if summary[kind] is not None]
+        names += [one["name"] for one in summary["reductions"]]
+        lost = [name for name in summary["files"] if not (folder / name).exists()]
+        store = "trajectory.zarr"
+        if store not in lost and not runs_are_whole(folder / store, names):
+            lost.append(store)
+        return Done(table(summary), dict(summary["outcomes"]), lost)
+    except Exception:  # a file of any shape fails in any way
+        return None

@@ -1,0 +1,1 @@
+"""Copying: Snell et al. 2021."""

@@ -1,0 +1,1 @@
+"""Focus: Vashisht & Ramaswamy 2023."""

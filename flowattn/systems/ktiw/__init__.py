@@ -1,0 +1,1 @@
+"""KTIW: Snell et al. 2021."""

@@ -1,0 +1,1 @@
+"""Topic words: Lu, Mao & Nayak 2021."""

@@ -23,6 +23,7 @@ WORDS = {
     "observables",
     "losses",
     "optimizers",
+    "schedules",
     "spectra",
 }
 # Each may import from those before it (and from its own package).
@@ -36,10 +37,11 @@ ORDER = [
     "laws",
     "numerics",
     "reductions",
+    "problem",
     "measures",
     "systems",
-    "runs",
     "plotting",
+    "runs",
     "sweeps",
     "figures",
     "cli",
@@ -141,7 +143,7 @@ def named(path: Path) -> set[str]:
     "name, allowed",
     [
         ("diffeqsolve", "integrate.py"),
-        ("optax", "optimizers.py"),
+        ("optax", "optimizers.py updates.py"),
         # Of run.py and sweeps.py the types alone.
         ("xarray", "datasets.py store.py cellstore.py words.py run.py sweeps.py"),
     ],

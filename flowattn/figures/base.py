@@ -20,8 +20,10 @@ from ..measures.gap import Gap
 from ..numerics.descend import descend
 from ..numerics.segments import Progress
 from ..numerics.solve import solve
+from ..optimizers import SGD, AbstractOptimizer
 from ..plotting import Drawing
-from ..systems import AbstractSystem, Problem
+from ..problem import Problem
+from ..systems import AbstractSystem
 from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
 
@@ -149,29 +151,30 @@ class Runs:
     def descent(
         self,
         system: AbstractSystem,
-        rate: float,
+        optimizer: AbstractOptimizer | float,
         ts: np.ndarray,
         seed: int = 0,
         laws: bool = False,
-        momentum: float = 0.0,
     ) -> Trajectory:
-        """Gradient descent, observed at the steps next to some times."""
-        time_per_step = rate / (1 - momentum)
-        steps = np.unique(np.round(ts / time_per_step).astype(int))
-        key = ("descent", repr(system), rate, momentum, steps.tobytes(), seed, laws)
+        """A descent (by a number: plain gradient descent at that learning rate),
+        observed at the steps next to some times.
+        """
+        if not isinstance(optimizer, AbstractOptimizer):
+            optimizer = SGD(optimizer)
+        steps = np.unique(np.round(ts / optimizer.time_per_step).astype(int))
+        key = ("descent", repr(system), repr(optimizer), steps.tobytes(), seed, laws)
         if key not in self._made:
             problem = self.problem(system, seed)
             name = f"gradient descent of {described(system)}, seed {seed}"
-            self.tell(f"{name}, {steps[-1]} steps at {rate:g}")
+            self.tell(f"{name}, {steps[-1]} steps")
             made = descend(
                 problem.loss,
                 problem.params,
-                learning_rate=rate,
-                momentum=momentum,
-                **problem.descent(time_per_step),
+                optimizer,
                 steps=int(steps[-1]),
                 every=steps,
                 observe=_observed(problem, laws),
+                **(problem.flow.descent or {}),
                 throw=False,
                 progress=self.go_on,
             )

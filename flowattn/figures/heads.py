@@ -351,7 +351,7 @@ def _surveyed(
         rtol,
         rtol / 1000,
         5000,
-        defaults.learning_rate,
+        defaults.optimizer,
         defaults.steps or 1,
         tell,
     )

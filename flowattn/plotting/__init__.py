@@ -1,7 +1,8 @@
 """Plots of runs. Nothing is solved here; every function returns what it drew."""
 
 from ..measures.gap import Gap
-from ..systems import Problem, Survey
+from ..problem import Problem
+from ..systems import Survey
 from ..trajectory import Trajectory
 from .base import COLOURS as COLOURS
 from .base import MARKERS as MARKERS

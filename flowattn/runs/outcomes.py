@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..disk.store import runs_are_whole
 from ..trajectory import Trajectory
-from .summary import table
+from .table import table
 
 NOT_BEGUN, SUCCESSFUL, UNDEFINED = "not begun", "successful", "undefined"
 # Ends of a part that can be resumed.

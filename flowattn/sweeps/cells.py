@@ -25,7 +25,7 @@ from ..numerics.solve import in_one_piece
 from ..numerics.solvers import RKC, Method
 from ..precision import step_limit
 from ..trajectory import OUTCOMES, Trajectory, outcome_codes
-from .cell import Cell, How, planned_steps, time_per_step
+from .cell import Cell, How, planned_steps
 from .rows import SOLVED_BY, of_descents, of_flow
 
 
@@ -212,16 +212,13 @@ def _descend(cells: tuple[Cell, PyTree], outputs: int) -> Trajectory:
         problem, descent, solve = cell.problem, cell.descent, cell.solve
         assert descent is not None
         end = solve.times[-1]
-        arguments = problem.descent(time_per_step(descent))
         return descend_to(
             problem.loss,
-            solve.params,
-            descent.optimizer,
-            descent.learning_rate,
-            descent.momentum,
+            problem.params,
+            descent,
             planned_steps(descent, end, outputs),
             observe=solve.recorder.observe,
-            **arguments,
+            **(problem.flow.descent or {}),
         )
 
     return jax.vmap(one, in_axes=-1)(own)

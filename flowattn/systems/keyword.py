@@ -15,8 +15,9 @@ from scipy.special import wrightomega
 from .. import laws
 from ..errors import InputError
 from ..observables import Observable
+from ..problem import Problem
 from ..trajectory import Trajectory
-from .base import AbstractSystem, Defaults, Problem, itself
+from .base import AbstractSystem, Defaults
 
 _ROOT2 = math.sqrt(2)
 
@@ -122,11 +123,9 @@ class Keyword(AbstractSystem):
         return Problem(
             start,
             keyword_loss,
-            keyword_loss,
-            _observables(start),
-            {law.name: law for law in known},
-            {},
-            itself,
+            validation=keyword_loss,
+            observables=_observables(start),
+            laws=known,
             rates=rates,
             events={"time_to_attend": event},
             closed_forms=_closed_forms(start) if start.logit is None else {},

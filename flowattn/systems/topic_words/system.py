@@ -15,10 +15,11 @@ from ... import laws
 from ...errors import InputError, cut, require_positive
 from ...laws import Law
 from ...models import AttentionClassifier, LinearClassifier, TwoLayerClassifier
+from ...problem import Problem
 from ...reductions import Reduction
 from ...tasks import Corpus, TextTask, TopicWordsTask, WordTable
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, Problem
+from ..base import AbstractSystem
 from .observables import (
     observed_words,
     run_observables,
@@ -202,12 +203,12 @@ class TopicWords(AbstractSystem):
         return Problem(
             params,
             loss,
-            SentenceLoss(loss.frozen, corpus.validation),
-            observables,
-            self._laws(full_of, sen_args, dim),
-            reductions,
-            full_of,
-            corpus,
+            validation=SentenceLoss(loss.frozen, corpus.validation),
+            observables=observables,
+            laws=self._laws(full_of, sen_args, dim),
+            reductions=reductions,
+            model=full_of,
+            corpus=corpus,
         )
 
     def _reductions(self, loss, start, params, task) -> dict[str, Reduction]:
@@ -243,7 +244,7 @@ class TopicWords(AbstractSystem):
             make(dimension, classes, key=classifier_key),
         )
 
-    def _laws(self, model_of, sen_args, dim) -> dict[str, Law]:
+    def _laws(self, model_of, sen_args, dim) -> list[Law]:
         parts = set(self.parts)
         found = []
         if {"keys", "embeddings"} <= parts and "query" not in parts:
@@ -257,7 +258,7 @@ class TopicWords(AbstractSystem):
             found.append(laws.embedding_output_balance(model_of))
         if "classifier" in parts and self.classifier == "two-layer":
             found.append(laws.hidden_unit_balance(model_of))
-        return {law.name: law for law in found}
+        return found
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
         """The last output time before some sentence first switches a ReLU; None where

@@ -167,9 +167,9 @@ class Lanes(eqx.Module):
             slope = whole.term().vf(jnp.zeros_like(whole.span), state.y, before)
         # What moves is in `y` from here on.
         fixed = eqx.tree_at(
-            lambda solve: solve.params,
+            lambda solve: solve.start,
             own,
-            others(own.params, whole.flow.moving(own.params)),
+            others(own.start, whole.flow.moving(own.start)),
             is_leaf=lambda x: x is None,
         )
         return Start(fixed, state.y, slope, state.phase, state.control.step)
@@ -421,8 +421,11 @@ class Lanes(eqx.Module):
         )
         found = whole.finish(state, RESULTS.interrupted)
         # What does not move is known outside, and need not come out of a program.
-        moved = whole.flow.moving(found.params)
-        return eqx.tree_at(lambda traj: traj.params, found, moved)
+        if not whole.flow.has_state:
+            moved = whole.flow.moving(found.params)
+            return eqx.tree_at(lambda traj: traj.params, found, moved)
+        moved = eqx.filter(found.params, eqx.is_array), whole.flow.moving(found.state)
+        return eqx.tree_at(lambda traj: (traj.params, traj.state), found, moved)
 
 
 def _root_of_norm(order: float, tree: PyTree) -> Float[Array, ""]:

@@ -31,8 +31,9 @@ _HELD_UP = 0.75
 _CHEAP = 1.8
 
 
-def methods(solver: Any, rtol: Any) -> tuple["Method", ...]:
-    """The methods that a solver's name stands for: two for "auto", else one.
+def methods(solver: Any, rtol: Any, real_spectrum: bool = True) -> tuple["Method", ...]:
+    """The methods that a solver's name stands for: two for "auto", else one. RKC is for
+    a `real_spectrum`: of any other flow "auto" leaves it out.
 
     Raises `InputError` for a name that is unknown, or a solver without error control.
     """
@@ -45,7 +46,8 @@ def methods(solver: Any, rtol: Any) -> tuple["Method", ...]:
         # Under trace the tolerance has no number to look at.
         tight = not isinstance(rtol, Tracer) and rtol < _TIGHT
         explicit = diffrax.Dopri8() if tight else diffrax.Tsit5()
-        return (Method(explicit), Method(RKC()))
+        explicit = Method(explicit)
+        return (explicit, Method(RKC())) if real_spectrum else (explicit,)
     if solver == "kvaerno5":
         return (Method(_implicit()),)
     known = {"tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8, "rkc": RKC}

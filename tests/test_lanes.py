@@ -14,7 +14,8 @@ import pytest
 
 import flowattn as fa
 from flowattn.numerics import parallel
-from flowattn.numerics.solvers import explicit_step, tableau_of
+from flowattn.numerics.adapters import tableau_of
+from flowattn.numerics.solvers import explicit_step
 from flowattn.systems.focus.reduced import Focus2D, ReducedLoss
 
 from .focus_theory import share

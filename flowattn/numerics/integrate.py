@@ -17,13 +17,11 @@ from ..flows import AbstractFlow, others
 from ..identity import ByFields, Computed
 from ..observables import Record, Recorder, blank, packed, unpacked
 from ..trajectory import RESULTS, Trajectory
+from .adapters import ENDED, outcome_of
 from .segments import AbstractRun, Progress, latest_loss
 from .solvers import RKC, Method, Watch
 from .stepping import ControlState, StepControl, Time
 
-# How a segment ends that another follows.
-ENDED = diffrax.RESULTS.event_occurred
-DONE = diffrax.RESULTS.successful
 # The tolerances of a finer solve, as a share. At a tenth, one in twenty losses with
 # kinks has an error bar too small by ten at some time.
 _FINER = 0.01
@@ -360,7 +358,7 @@ class Solve(AbstractRun[SolveState]):
         assert isinstance(control, ControlState)
         new = jnp.sum(jnp.isfinite(wrote) & within).astype(state.saved.dtype)
         new = jnp.minimum(new, count - state.saved)
-        result = RESULTS.promote(solution.result)
+        result = outcome_of(solution.result)
         jumps &= result == RESULTS.successful
         elapsed = state.elapsed + ended[-1]
         following = SolveState(
@@ -380,7 +378,7 @@ class Solve(AbstractRun[SolveState]):
             jax.tree.map(_append(state.saved, new), state.record, records),
             state.saved + new,
             state.changes,
-            RESULTS.where(jumps, RESULTS.promote(ENDED), result),
+            RESULTS.where(jumps, outcome_of(ENDED), result),
         )
         return following if len(self.methods) == 1 else self._change(following)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from ..adapters import while_loop
 from ..disk.paths import path_of
 from ..errors import (
     InputError,
@@ -316,11 +316,10 @@ def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
 
     with highest_precision():
         # Nearly always one segment; more where a step is far below the time reached.
-        state = eqxi.while_loop(
+        state = while_loop(
             whole.going,
             segment,
             whole.begin(),
-            kind="checkpointed",
             checkpoints=32,
         )
         return whole.finish(state, RESULTS.interrupted)

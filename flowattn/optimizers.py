@@ -215,7 +215,7 @@ class _Rated(AbstractOptimizer):
         """The flow time of a step, η."""
         return self.learning_rate
 
-    def _check(self) -> None:
+    def _check(self, **positive: Any) -> None:
         rate = self.learning_rate
         if callable(rate):
             require_schedule(rate)
@@ -228,7 +228,9 @@ class _Rated(AbstractOptimizer):
                 )
             require_scalar(learning_rate=rate)
             require_positive(learning_rate=rate)
-        _require_from_0(weight_decay=self.weight_decay)
+        require_scalar(**positive)
+        require_positive(**positive)
+        _require_from_0(np.inf, weight_decay=self.weight_decay)
 
     def sensible(self) -> Array:
         """Whether numbers that are traced make sense."""
@@ -260,7 +262,7 @@ class SGD(_Rated):
     def __check_init__(self):
         self._check()
         require_flags(nesterov=self.nesterov)
-        _require_share(momentum=self.momentum)
+        _require_from_0(1, momentum=self.momentum)
         if self.nesterov and _is_zero(self.momentum):
             raise InputError("nesterov needs a momentum")
 
@@ -363,10 +365,8 @@ class Adam(_Rated):
     eps: Any = 1e-8
 
     def __check_init__(self):
-        self._check()
-        _require_share(b1=self.b1, b2=self.b2)
-        require_scalar(eps=self.eps)
-        require_positive(eps=self.eps)
+        self._check(eps=self.eps)
+        _require_from_0(1, b1=self.b1, b2=self.b2)
 
     @property
     def name(self) -> str:
@@ -399,10 +399,8 @@ class RMSProp(_Rated):
     eps: Any = 1e-8
 
     def __check_init__(self):
-        self._check()
-        _require_share(decay=self.decay)
-        require_scalar(eps=self.eps)
-        require_positive(eps=self.eps)
+        self._check(eps=self.eps)
+        _require_from_0(1, decay=self.decay)
 
     @property
     def name(self) -> str:
@@ -509,17 +507,10 @@ def _is_zero(number: Any) -> bool:
     return isinstance(number, int | float) and number == 0
 
 
-def _require_share(**values: Any) -> None:
-    """Raises `InputError` for a number that is not from 0 to below 1."""
+def _require_from_0(below: float, **values: Any) -> None:
+    """Raises `InputError` for a number that is not from 0 to below another."""
+    bound = "0 or more" if below == np.inf else f"from 0 to below {below:g}"
     for name, value in values.items():
         require_scalar(**{name: value})
-        if not isinstance(value, Tracer) and not 0 <= float(value) < 1:
-            raise InputError(f"{name} must be from 0 to below 1, got {shown(value)}")
-
-
-def _require_from_0(**values: Any) -> None:
-    """Raises `InputError` for a number that is negative or not finite."""
-    for name, value in values.items():
-        require_scalar(**{name: value})
-        if not isinstance(value, Tracer) and not 0 <= float(value) < np.inf:
-            raise InputError(f"{name} must be 0 or more, got {shown(value)}")
+        if not isinstance(value, Tracer) and not 0 <= float(value) < below:
+            raise InputError(f"{name} must be {bound}, got {shown(value)}")

@@ -12,8 +12,7 @@ import optimistix as optx
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..errors import InputError
-from ..flows import AbstractFlow, others
+from ..flows import AbstractFlow, others, velocity
 from ..identity import ByFields, Computed
 from ..observables import Record, Recorder, blank, packed, unpacked
 from ..trajectory import RESULTS, Trajectory
@@ -184,7 +183,7 @@ class Solve(AbstractRun[SolveState]):
         """
 
         def field(t, y, before):
-            return (_velocity(y[0], self.flow(*self._place(t, y, before))),)
+            return (velocity(y[0], self.flow(*self._place(t, y, before))),)
 
         return diffrax.ODETerm(field)
 
@@ -456,25 +455,6 @@ class Solve(AbstractRun[SolveState]):
             events=dict(zip(self.events, times[0] + crossed, strict=True)),
             state=whole if self.flow.has_state else None,
         )
-
-
-def _velocity(moves: PyTree, given: PyTree) -> PyTree:
-    """What a flow gives, of all that moves; a plain number there (0.0, of what stays)
-    holds for all entries of an array.
-    """
-
-    def of(moved: Any, slope: Any) -> Any:
-        if moved is None or not isinstance(slope, int | float):
-            return None if moved is None else slope
-        return jnp.full(moved.shape, slope, moved.dtype)
-
-    try:
-        return jax.tree.map(of, moves, given, is_leaf=lambda x: x is None)
-    except ValueError:
-        raise InputError(
-            "a flow must give a velocity of the params' structure, "
-            f"{jax.tree.structure(moves)}, got {jax.tree.structure(given)}"
-        ) from None
 
 
 def _params_of(flow: AbstractFlow | None, state: PyTree) -> PyTree:

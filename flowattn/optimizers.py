@@ -28,6 +28,7 @@ from jaxtyping import Array
 from .errors import (
     InputError,
     require_flags,
+    require_from_0,
     require_positive,
     require_scalar,
     shown,
@@ -230,7 +231,7 @@ class _Rated(AbstractOptimizer):
             require_positive(learning_rate=rate)
         require_scalar(**positive)
         require_positive(**positive)
-        _require_from_0(np.inf, weight_decay=self.weight_decay)
+        require_from_0(weight_decay=self.weight_decay)
 
     def sensible(self) -> Array:
         """Whether numbers that are traced make sense."""
@@ -262,7 +263,7 @@ class SGD(_Rated):
     def __check_init__(self):
         self._check()
         require_flags(nesterov=self.nesterov)
-        _require_from_0(1, momentum=self.momentum)
+        require_from_0(1, momentum=self.momentum)
         if self.nesterov and _is_zero(self.momentum):
             raise InputError("nesterov needs a momentum")
 
@@ -366,7 +367,7 @@ class Adam(_Rated):
 
     def __check_init__(self):
         self._check(eps=self.eps)
-        _require_from_0(1, b1=self.b1, b2=self.b2)
+        require_from_0(1, b1=self.b1, b2=self.b2)
 
     @property
     def name(self) -> str:
@@ -400,7 +401,7 @@ class RMSProp(_Rated):
 
     def __check_init__(self):
         self._check(eps=self.eps)
-        _require_from_0(1, decay=self.decay)
+        require_from_0(1, decay=self.decay)
 
     @property
     def name(self) -> str:
@@ -505,12 +506,3 @@ def optimizer_of(optimizer: Any, learning_rate: Any) -> AbstractOptimizer:
 def _is_zero(number: Any) -> bool:
     """Whether a number is known to be 0, and its part is left out of programs."""
     return isinstance(number, int | float) and number == 0
-
-
-def _require_from_0(below: float, **values: Any) -> None:
-    """Raises `InputError` for a number that is not from 0 to below another."""
-    bound = "0 or more" if below == np.inf else f"from 0 to below {below:g}"
-    for name, value in values.items():
-        require_scalar(**{name: value})
-        if not isinstance(value, Tracer) and not 0 <= float(value) < below:
-            raise InputError(f"{name} must be {bound}, got {shown(value)}")

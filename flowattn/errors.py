@@ -134,7 +134,7 @@ def require_from_0(below: float = np.inf, **values: Any) -> None:
     """Raise `InputError` for the first number that is not from 0 to below another,
     where it is known.
 
-    >>> require_from_0(1, momentum=1.0)
+    >>> require_from_0(1.0, momentum=1.0)
     Traceback (most recent call last):
     flowattn.errors.InputError: momentum must be from 0 to below 1, got 1.0
     """

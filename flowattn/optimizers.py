@@ -263,7 +263,7 @@ class SGD(_Rated):
     def __check_init__(self):
         self._check()
         require_flags(nesterov=self.nesterov)
-        require_from_0(1, momentum=self.momentum)
+        require_from_0(1.0, momentum=self.momentum)
         if self.nesterov and _is_zero(self.momentum):
             raise InputError("nesterov needs a momentum")
 
@@ -367,7 +367,7 @@ class Adam(_Rated):
 
     def __check_init__(self):
         self._check(eps=self.eps)
-        require_from_0(1, b1=self.b1, b2=self.b2)
+        require_from_0(1.0, b1=self.b1, b2=self.b2)
 
     @property
     def name(self) -> str:
@@ -401,7 +401,7 @@ class RMSProp(_Rated):
 
     def __check_init__(self):
         self._check(eps=self.eps)
-        require_from_0(1, decay=self.decay)
+        require_from_0(1.0, decay=self.decay)
 
     @property
     def name(self) -> str:

@@ -286,7 +286,7 @@ def test_single_precision_segments_give_the_same_solution():
     """Many segments or one."""
 
     def run(kind):
-        rtol, told = jnp.float32(1e-5), []
+        rtol, reports = jnp.float32(1e-5), []
         whole = kind(
             fa.GradientFlow(Quadratic(jnp.array([1.0, 3.0], jnp.float32))),
             jnp.ones(2, jnp.float32),
@@ -297,8 +297,8 @@ def test_single_precision_segments_give_the_same_solution():
             methods("tsit5", rtol),
             {},
         )
-        how = dict(limit=10**6, progress=told.append, file=None, throw=True)
-        return in_segments(whole, **how), len(told)
+        how = dict(limit=10**6, progress=reports.append, file=None, throw=True)
+        return in_segments(whole, **how), len(reports)
 
     (single, one), (many, more) = run(Solve), run(Cut)
     assert one == 1 and more > 3
@@ -330,7 +330,7 @@ def test_time_dependent_flow_sees_absolute_time():
 def test_progress_reaches_the_end():
     told = []
     flow = fa.GradientFlow(Quadratic(jnp.ones(1)))
-    fa.solve(flow, jnp.ones(1), t1=1.0, progress=told.append)
+    fa.solve(flow, jnp.ones(1), t1=1.0, progress=reports.append)
     done = [one.done for one in told]
     assert done == sorted(done) and done[-1] == 1.0
 

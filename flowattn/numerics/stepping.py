@@ -82,8 +82,9 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     `span` is the time of the whole solve, `reach` (at most 1) scales the steps that no
     tolerance limits: the first, those that grow from it, and the longest, which is the
     span. `left` is the time from the start of the segment, `first` the steps tried
-    before it, `events` how many are looked for. The field's arguments begin with the
-    time that has elapsed before the segment.
+    before it, `events` how many are looked for, `spacings` those of the local time
+    that a step must span. The field's arguments begin with the time that has elapsed
+    before the segment.
     """
 
     rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -97,6 +98,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     pause: Int[Array, ""] | None
     changeable: bool = eqx.field(static=True)
     events: int = eqx.field(static=True)
+    spacings: int = eqx.field(static=True, default=_SPACINGS)
 
     @property
     def pid(self) -> diffrax.PIDController:
@@ -162,7 +164,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         unfit = jnp.maximum(state.unfit + jnp.where(made.unfit > 0, 1, -1), 0)
 
         codes, going = diffrax.RESULTS, start < self.left
-        unresolved = step < _SPACINGS * jnp.finfo(start.dtype).eps * start
+        unresolved = step < self.spacings * jnp.finfo(start.dtype).eps * start
         ends = unresolved
         if self.pause is not None:
             ends |= tried >= self.first + self.pause

@@ -28,6 +28,12 @@ from .numerics.segments import Progress as Progress
 from .numerics.solve import solve as solve
 from .numerics.solvers import RKC as RKC
 from .observables import Observable as Observable
+from .panels import Axis as Axis
+from .panels import Curve as Curve
+from .panels import Image as Image
+from .panels import Panel as Panel
+from .panels import Picture as Picture
+from .panels import Scale as Scale
 from .precision import set_precision as set_precision
 from .reductions import Reduction as Reduction
 from .sweeps import sweep as sweep

@@ -22,9 +22,11 @@ from ..errors import InputError
 from ..figures import FIGURES, Runs, missing
 from ..figures import Figure as FigureOf
 from ..numerics.programs import let_programs_go
-from ..plotting import DRAWINGS, Drawing, plot_run, plot_survey
+from ..panels import Picture, numbers
+from ..plotting import draw
 from ..precision import set_precision
-from ..runs.outcomes import finished, status, unfinished
+from ..runs.outcomes import finished, pictures_in, status, unfinished
+from ..runs.panels import run_panels
 from ..runs.run import Options, Result, execute, plan
 from ..runs.summary import heading, law_table, table
 from ..systems import SYSTEMS
@@ -40,12 +42,8 @@ from .console import (
 )
 from .sweeps import Plot, Sweep
 
-# What a run writes: from an earlier run they would be out of date.
-_FILES = (
-    "summary.json",
-    "trajectory.zarr",
-    *(f"{name}.png" for name in DRAWINGS),
-)
+# What a run writes, beside pictures.
+_FILES = ("summary.json", "trajectory.zarr")
 
 
 # Where a run in a folder keeps what it needs to resume.
@@ -126,7 +124,7 @@ class Run:
                 lost = ", ".join(done.lost)
                 process.say(f"{out} has lost {lost}: the run is made again")
         try:
-            with staged(out, _FILES) as stage:
+            with staged(out, {*_FILES, *pictures_in(out)}) as stage:
                 try:
                     with warnings.catch_warnings():
                         # Of a disk that is full one line is enough, and that is
@@ -206,24 +204,26 @@ class Figure:
                 process.say(f"{figure.name}: skipped, {absent}")
                 continue
             pictures = f"{figure.name}.png", f"{figure.name}.pdf"
-            numbers = f"{figure.name}.json"
-            with staged(out, (*pictures, numbers)) as stage:
-                drawing = figure.draw(runs)
+            data_file = f"{figure.name}.json"
+            with staged(out, (*pictures, data_file)) as stage:
+                shown = figure.picture(runs)
+                drawing = draw(shown)
                 for picture in pictures:
                     drawing.save(stage / picture)
-                write_json(stage / numbers, _as_data(figure, drawing, self.paper))
+                write_json(stage / data_file, _as_data(figure, shown, self.paper))
             print(out / pictures[0], flush=True)
             let_programs_go()
         return 0
 
 
-def _as_data(figure: FigureOf, drawing: Drawing, paper: bool) -> dict[str, Any]:
+def _as_data(figure: FigureOf, shown: Picture, paper: bool) -> dict[str, Any]:
     """The numbers of a figure, and where they come from."""
     curves = {
         name: {"x": _defined(x), "y": _defined(y)}
-        for name, (x, y) in drawing.curves.items()
+        for name, (x, y) in numbers(shown.panels).items()
     }
     about = {"name": figure.name, "title": figure.title, "source": figure.source}
+    about["caption"] = shown.caption
     precision = "float64" if jax.config.read("jax_enable_x64") else "float32"
     origin = {"paper_size": paper, "provenance": provenance(precision)}
     return {**about, **origin, "curves": curves}
@@ -235,16 +235,16 @@ def _defined(values: np.ndarray) -> list[float | None]:
 
 
 def _write(stage: Path, result: Result) -> None:
-    runs = {"flow": result.flow, "descent": result.descent, **result.beside}
+    runs = {"flow": result.flow, "descent": result.descent, **result.reductions}
     datasets = {k: run.to_dataset() for k, run in runs.items() if run is not None}
     summary, problem, survey = result.summary, result.problem, result.survey
     corpus = None if problem is None else problem.corpus
     if corpus is not None and corpus.words is not None:
         datasets["words"] = WordTable.of(corpus).to_dataset()
-    drawings = {}
+    pictures = {}
     if survey is not None:
         datasets["runs"] = columns_dataset(survey.columns, survey.coords)
-        drawings = plot_survey(summary["system"], survey)
+        pictures = result.system.survey_panels(survey)
     write_runs(
         stage / "trajectory.zarr",
         datasets,
@@ -253,17 +253,9 @@ def _write(stage: Path, result: Result) -> None:
     )
     seen = any(run is not None and run.saved > 1 for run in runs.values())
     if problem is not None and seen:
-        drawings = plot_run(
-            summary["system"],
-            problem,
-            result.flow,
-            result.descent,
-            result.gap,
-            result.beside,
-            summary["sharpness"]["edge"],
-        )
-    for name, drawing in drawings.items():
-        drawing.save(stage / f"{name}.png")
+        pictures = run_panels(result.system, result)
+    for name, panels in pictures.items():
+        draw(panels, columns=2 if len(panels) == 4 else 3).save(stage / f"{name}.png")
     files = ["summary.json", *sorted(path.name for path in stage.iterdir())]
     write_json(stage / "summary.json", {**summary, "files": files})
 

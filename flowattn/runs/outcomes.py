@@ -61,6 +61,17 @@ class Done(NamedTuple):
     lost: list[str]
 
 
+def pictures_in(folder: Path) -> list[str]:
+    """The pictures that the run in a folder left, by its summary; none where that
+    cannot be read.
+    """
+    try:
+        files = json.loads((folder / "summary.json").read_text())["files"]
+        return [name for name in files if Path(name).name == name and ".png" in name]
+    except Exception:  # a file of any shape fails in any way
+        return []
+
+
 def finished(config: dict[str, Any], folder: Path) -> Done | None:
     """What a folder holds of a run of this very configuration; None where there is
     none, where it was cut short, or where its summary is not one.

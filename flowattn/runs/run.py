@@ -199,12 +199,18 @@ class Result:
     """One run of a system from the command line, or one survey."""
 
     summary: dict[str, Any]
+    system: AbstractSystem
     problem: Problem | None = None
     flow: Trajectory | None = None
     descent: Trajectory | None = None
     gap: Gap | None = None
-    beside: dict[str, Trajectory] = dataclasses.field(default_factory=dict)
+    reductions: dict[str, Trajectory] = dataclasses.field(default_factory=dict)
     survey: Survey | None = None
+
+    @property
+    def edge(self) -> float | None:
+        """The largest stable sharpness."""
+        return self.summary["sharpness"]["edge"]
 
     @property
     def outcomes(self) -> dict[str, str]:
@@ -280,7 +286,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
     summary["outcomes"] = dict(outcomes)
     summary["sharpness"] = stability(traj, run, gap, top, rate, plan.momentum)
     summary |= _origin(plan, seconds)
-    return Result(summary, problem, traj, run, gap, beside)
+    return Result(summary, plan.system, problem, traj, run, gap, beside)
 
 
 def _solved(
@@ -395,4 +401,4 @@ def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Result:
     seconds = {"runs": time.perf_counter() - begin}
     summary |= {"sharpness": none, **_origin(plan, seconds)}
     summary["outcomes"] = {"runs": SUCCESSFUL}
-    return Result(summary, survey=survey)
+    return Result(summary, plan.system, survey=survey)

@@ -1,6 +1,7 @@
 """Systems: one paper's setting each."""
 
 from .base import AbstractSystem as AbstractSystem
+from .base import AnyRun as AnyRun
 from .base import Defaults as Defaults
 from .base import Part as Part
 from .base import Problem as Problem

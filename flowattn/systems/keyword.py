@@ -2,6 +2,7 @@
 Single Head Attention Learns" (arXiv 2103.07601)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -15,8 +16,9 @@ from scipy.special import wrightomega
 from .. import laws
 from ..errors import InputError
 from ..observables import Observable
+from ..panels import Panel
 from ..trajectory import Trajectory
-from .base import AbstractSystem, Defaults, Problem, itself
+from .base import AbstractSystem, AnyRun, Defaults, Problem, itself, theory_panels
 
 _ROOT2 = math.sqrt(2)
 
@@ -131,6 +133,10 @@ class Keyword(AbstractSystem):
             events={"time_to_attend": event},
             closed_forms=_closed_forms(start) if start.logit is None else {},
         )
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Attention, margin and both β over time, with the closed forms."""
+        return {"training": theory_panels(run, ("p", "margin", "beta0", "beta1"))}
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
         """What theory says: whether the keyword is ever attended to, and when (free

@@ -1,7 +1,7 @@
 """Focus: Vashisht & Ramaswamy, "On the Learning Dynamics of Attention Networks"
 (ECAI 2023, arXiv 2307.13421)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -17,6 +17,7 @@ from ...errors import InputError, require_positive
 from ...laws import Law
 from ...models import AbstractFocusModel, ImageFocus, LinearFocus, Network
 from ...observables import Observable
+from ...panels import Panel
 from ...reductions import Reduction
 from ...tasks import (
     ImageMosaicsTask,
@@ -26,8 +27,9 @@ from ...tasks import (
     digits,
 )
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, Defaults, Problem, Then, flow_of
+from ..base import AbstractSystem, AnyRun, Defaults, Problem, Then, flow_of
 from .observables import MEASURES, FocusLoss, linear_observables, selection
+from .panels import focus_panels
 from .reduced import (
     Focus2D,
     Loss,
@@ -376,6 +378,10 @@ class Focus(AbstractSystem):
             Partial(eqx.combine, frozen),
             then=then,
         )
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Loss, μ, ν and α with theory; of images shares of focus and prediction."""
+        return focus_panels(run)
 
     def final(self, trajectory: Trajectory) -> dict[str, Any]:
         """The last observed values; of images each measure by split."""

@@ -2,6 +2,7 @@
 (ICLR 2021, arXiv 2011.10036)."""
 
 import typing
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -15,10 +16,11 @@ from ... import laws
 from ...errors import InputError, cut, require_positive
 from ...laws import Law
 from ...models import AttentionClassifier, LinearClassifier, TwoLayerClassifier
+from ...panels import Panel
 from ...reductions import Reduction
 from ...tasks import Corpus, TextTask, TopicWordsTask, WordTable
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, Problem
+from ..base import AbstractSystem, AnyRun, Problem
 from .observables import (
     observed_words,
     run_observables,
@@ -26,6 +28,7 @@ from .observables import (
     text_observables,
     word_observables,
 )
+from .panels import topic_word_panels
 from .reductions import (
     SentenceLoss,
     along_query,
@@ -258,6 +261,10 @@ class TopicWords(AbstractSystem):
         if "classifier" in parts and self.classifier == "two-layer":
             found.append(laws.hidden_unit_balance(model_of))
         return {law.name: law for law in found}
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Training, and the SEN relation."""
+        return topic_word_panels(run)
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
         """The last output time before some sentence first switches a ReLU; None where

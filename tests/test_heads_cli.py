@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from flowattn.cli.main import main
-from flowattn.systems import copying_starts
+from flowattn.systems.copying import starts as copying_starts
 
 
 def run(*arguments):
@@ -130,11 +130,11 @@ def one_class(tmp_path):
             ["copying", "--length", 40, "--vocabulary", 60],
             "draw some with --sequences, or use --reduced",
         ),
-        (["copying", "--starts", 10, "--sharpness", 1], "--sharpness says nothing"),
-        (["copying", "--starts", 10, "--no-flow"], "--no-flow says nothing here"),
-        (["copying", "--starts", 10, "--steps", 5], "--steps says nothing here"),
-        (["copying", "--model", "lstm", "--t1", 5], "--t1 says nothing here"),
-        (["ktiw", "--no-descent"], "--no-descent says nothing here"),
+        (["copying", "--starts", 10, "--sharpness", 1], "--sharpness does nothing"),
+        (["copying", "--starts", 10, "--no-flow"], "--no-flow does nothing here"),
+        (["copying", "--starts", 10, "--steps", 5], "--steps does nothing here"),
+        (["copying", "--model", "lstm", "--t1", 5], "--t1 does nothing here"),
+        (["ktiw", "--no-descent"], "--no-descent does nothing here"),
         (["copying", "--start-scale", 1], "start_scale needs starts"),
         (["keyword", "--p", "nan"], "p must be finite"),
         (

@@ -1,5 +1,7 @@
 """Flows that switch, and descents that do: against exponentials and plain loops."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -244,12 +246,15 @@ def parabola(x):
 
 
 def test_a_lost_loss_is_that_which_is_descended():
-    arguments = dict(learning_rate=0.5, steps=2, throw=False)
+    arguments, to = (
+        dict(learning_rate=0.5, steps=2, throw=False),
+        partial(fa.Switch, 0.5),
+    )
     # 1, 0.5, −0.5: the logarithm that is descended is lost by the last step.
-    run = fa.descend(parabola, jnp.ones(1), switch=fa.Switch(0.5, logarithm), **arguments)
+    run = fa.descend(parabola, jnp.ones(1), switch=to(logarithm), **arguments)
     assert run.outcome == "loss_nonfinite" and run.t_end == 0.5
     # From 0.6 to −0.23 and −0.12: the logarithm is not descended there any more.
-    run = fa.descend(logarithm, jnp.full(1, 0.6), switch=fa.Switch(0.5, parabola), **arguments)
+    run = fa.descend(logarithm, jnp.full(1, 0.6), switch=to(parabola), **arguments)
     assert run.outcome == "successful" and run.t_end == 1
 
 

@@ -111,7 +111,7 @@ def sst2_stiff(long: bool) -> dict[str, Any]:
     t1 = 500.0 if long else 55.0
     system = fa.systems.TopicWords(corpus="sst2", padding="attend")
     problem = system.problem(jr.key(0))
-    flow, observe = fa.GradientFlow(problem.loss), {"loss": problem.loss}
+    flow, observe = problem.flow, {"loss": problem.loss}
     cases = [("tsit5", 1e-4), ("dopri8", 1e-4)]
     cases += [("rkc", 1e-3), ("rkc", 1e-4), ("rkc", 1e-5), ("rkc", 1e-6)]
     cases += [("auto", 1e-4), ("auto", 1e-6)]

@@ -60,6 +60,15 @@ def known_numbers(name: str, value: Any) -> np.ndarray | None:
     raise InputError(f"{name} must be a number, got {shown(value)}")
 
 
+def known_zero(number: Any) -> bool:
+    """Whether a number is known to be 0: what it scales can be left out of programs.
+
+    >>> known_zero(0.0), known_zero(np.zeros(()))
+    (True, False)
+    """
+    return isinstance(number, int | float) and number == 0
+
+
 def require_flags(**values: Any) -> None:
     """Raise `InputError` for the first value that is neither True nor False.
 

@@ -27,6 +27,7 @@ from jaxtyping import Array
 
 from .errors import (
     InputError,
+    known_zero,
     require_flags,
     require_from_0,
     require_positive,
@@ -195,7 +196,7 @@ class _Rated(AbstractOptimizer):
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """The update rule as optax has it."""
         parts = [self._direction]
-        if not _is_zero(self.weight_decay):
+        if not known_zero(self.weight_decay):
             parts.append(optax.add_decayed_weights(self.weight_decay))
         parts.append(optax.scale_by_learning_rate(self.learning_rate))
         return optax.with_extra_args_support(optax.chain(*parts))
@@ -264,20 +265,20 @@ class SGD(_Rated):
         self._check()
         require_flags(nesterov=self.nesterov)
         require_from_0(1.0, momentum=self.momentum)
-        if self.nesterov and _is_zero(self.momentum):
+        if self.nesterov and known_zero(self.momentum):
             raise InputError("nesterov needs a momentum")
 
     @property
     def name(self) -> str:
         """What it is called in results."""
-        if _is_zero(self.momentum):
+        if known_zero(self.momentum):
             return "gradient descent"
         kind = "Nesterov momentum" if self.nesterov else "momentum"
         return f"gradient descent with {kind}"
 
     @property
     def _direction(self) -> optax.GradientTransformation:
-        if _is_zero(self.momentum):
+        if known_zero(self.momentum):
             return optax.identity()
         return optax.trace(decay=self.momentum, nesterov=self.nesterov)
 
@@ -315,11 +316,11 @@ class SGD(_Rated):
         by β/(1 − β) steps, which is O(h) too. Nesterov's differs from it by h β θ''
         terms, of the same order.
         """
-        if not _is_zero(self.weight_decay):
+        if not known_zero(self.weight_decay):
             return None, (
                 "weight decay moves parameters too; write it into the loss to compare"
             )
-        if _is_zero(self.momentum):
+        if known_zero(self.momentum):
             reason = (
                 "gradient descent is Euler's method for this flow, in steps of its rate"
             )
@@ -372,7 +373,7 @@ class Adam(_Rated):
     @property
     def name(self) -> str:
         """What it is called in results."""
-        return "adam" if _is_zero(self.weight_decay) else "adamw"
+        return "adam" if known_zero(self.weight_decay) else "adamw"
 
     @property
     def _direction(self) -> optax.GradientTransformation:
@@ -497,8 +498,3 @@ def optimizer_of(optimizer: Any, learning_rate: Any) -> AbstractOptimizer:
     raise InputError(
         f"optimizer must be one of flowattn's, {named}, got {shown(optimizer)}"
     )
-
-
-def _is_zero(number: Any) -> bool:
-    """Whether a number is known to be 0, and its part is left out of programs."""
-    return isinstance(number, int | float) and number == 0

@@ -23,7 +23,7 @@ from ..numerics.solve import solve
 from ..optimizers import SGD, AbstractOptimizer
 from ..plotting import Drawing
 from ..problem import Problem
-from ..systems import AbstractSystem
+from ..systems import AbstractSetting, AbstractSystem
 from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
 
@@ -241,7 +241,7 @@ def _observed(problem: Problem, laws: bool) -> dict[str, Any]:
     return {**problem.observables, **(problem.laws if laws else {})}
 
 
-def described(system: AbstractSystem) -> str:
+def described(system: AbstractSetting) -> str:
     """The name of a system and what is not its default."""
     parts = [system.name]
     for field in dataclasses.fields(system):

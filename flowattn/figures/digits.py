@@ -10,7 +10,7 @@ import numpy as np
 
 from ..numerics.descend import descend
 from ..plotting import Curve, Drawing, Panel, drawn, plot_attention
-from ..systems import Focus
+from ..systems import FocusImages
 from ..systems.focus.observables import MEASURES, FocusLoss
 from ..trajectory import Trajectory
 from .base import Figure, Runs
@@ -22,8 +22,8 @@ _TIME = "time t (learning rate × steps / (1 − momentum))"
 _TEST = 2  # the number of the test split
 
 
-def _system(**fields: Any) -> Focus:
-    return Focus(task="digits", segments=9, **fields)
+def _system(**fields: Any) -> FocusImages:
+    return FocusImages(segments=9, **fields)
 
 
 def _trained(runs: Runs) -> dict[str, list[Trajectory]]:

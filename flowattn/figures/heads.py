@@ -13,7 +13,16 @@ from jax.tree_util import Partial
 from ..flows import GradientFlow
 from ..numerics.solve import solve
 from ..plotting import Curve, Drawing, Panel, accuracy_panels, agreement_panel, drawn
-from ..systems import KTIW, AbstractSystem, Copying, Keyword, Settings, Survey
+from ..systems import (
+    KTIW,
+    AbstractStudy,
+    Copying,
+    CopyingModels,
+    CopyingStarts,
+    Keyword,
+    Settings,
+    Survey,
+)
 from ..systems.copying.reduced import CopyingPoint, ReducedCopying, copying_rates
 from ..systems.copying.starts import success_theory
 from .base import Figure, Runs, described
@@ -224,7 +233,9 @@ def _successes(runs: Runs) -> Drawing:
     def successes(m):
         return [
             _success(
-                runs, Copying(length=4, vocabulary=m, starts=count, start_scale=x), k
+                runs,
+                CopyingStarts(length=4, vocabulary=m, starts=count, start_scale=x),
+                k,
             )
             for k, x in enumerate(_SCALES)
         ]
@@ -281,7 +292,7 @@ def _heads(runs: Runs) -> Drawing:
 
     def succeeding(case):
         shared, heads = case
-        system = Copying(
+        system = CopyingStarts(
             length=4,
             vocabulary=4,
             heads=heads,
@@ -324,7 +335,7 @@ def _heads(runs: Runs) -> Drawing:
 
 
 def _models(runs: Runs) -> Drawing:
-    system = Copying(model="lstm", size="paper" if runs.paper else "quick")
+    system = CopyingModels(size="paper" if runs.paper else "quick")
     title = "LSTM with one attention head, every seed and their mean"
     return drawn(accuracy_panels(_surveyed(runs, system)), title, columns=2)
 
@@ -338,13 +349,13 @@ def _sst2_agreements(runs: Runs) -> Drawing:
 
 
 def _surveyed(
-    runs: Runs, system: AbstractSystem, seed: int = 0, rtol: float = 1e-6
+    runs: Runs, study: AbstractStudy, seed: int = 0, rtol: float = 1e-6
 ) -> Survey:
-    """A survey by the system's defaults."""
-    defaults = system.defaults
+    """What a study finds by its defaults."""
+    defaults = study.defaults
 
     def tell(part):
-        runs.tell(f"{described(system)}: {part}")
+        runs.tell(f"{described(study)}: {part}")
 
     how = Settings(
         defaults.t1 or 1.0,
@@ -355,11 +366,11 @@ def _surveyed(
         defaults.steps or 1,
         tell,
     )
-    key = ("survey", repr(system), seed, rtol)
-    return runs.once(key, lambda: system.survey(jr.key(seed), runs.data, how))
+    key = ("survey", repr(study), seed, rtol)
+    return runs.once(key, lambda: study.run(jr.key(seed), runs.data, how))
 
 
-def _success(runs: Runs, system: Copying, seed: int) -> tuple[float, float]:
+def _success(runs: Runs, system: CopyingStarts, seed: int) -> tuple[float, float]:
     """The share of random starts that succeed, and its standard error."""
     metrics = _surveyed(runs, system, seed, rtol=1e-5).metrics
     return metrics["success_rate"], metrics["standard_error"]

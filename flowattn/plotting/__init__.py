@@ -64,7 +64,7 @@ def plot_run(
 ) -> dict[str, Drawing]:
     """The figures of one run of a system, by name."""
     theory = beside, problem.closed_forms
-    if system == "focus":
+    if system in ("focus", "focus-images"):
         own = plot_focus(flow, descent, *theory)
     elif system == "topic-words":
         own = plot_topic_words(flow, descent)

@@ -1,17 +1,21 @@
-"""System: one paper's setting; and Survey, many runs of one."""
+"""System and study: one paper's setting, as one problem or as many runs."""
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from ..disk.datasets import columns_dataset
 from ..errors import InputError
 from ..fields import Checked, require_acting
 from ..optimizers import SGD, AbstractOptimizer
 from ..problem import Problem
 from ..trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 # Longer observables are in the data set, not in the summary.
 _LONGEST_IN_SUMMARY = 100
@@ -40,8 +44,8 @@ def _unkept(name: str, make: Callable[[], Any]) -> Any:
 
 
 class Settings(NamedTuple):
-    """How the runs of a survey are made; `progress` is called with how far they are.
-    `keep` is given each piece of the work by name, so that an interrupted survey can
+    """How the runs of a study are made; `progress` is called with how far they are.
+    `keep` is given each piece of the work by name, so that an interrupted study can
     resume: it calls the function, or has its result from before.
     """
 
@@ -67,7 +71,7 @@ class Settings(NamedTuple):
 
 
 class Part(NamedTuple):
-    """How far a survey is: the part `done`, from 0 to 1, and what that is."""
+    """How far a study is: the part `done`, from 0 to 1, and what that is."""
 
     done: float
     what: str
@@ -86,22 +90,29 @@ class Column(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """Many runs of a system: `metrics`, numbers ready for JSON (in nested
-    dictionaries), and the arrays that they come from, with the `coords` of their dims.
+    """What a study found: `metrics`, numbers ready for JSON (in nested dictionaries),
+    and the arrays that they come from, with the `coords` of their dims.
     """
 
     metrics: dict[str, Any]
     columns: dict[str, Column]
     coords: dict[str, Any]
 
+    def to_dataset(self) -> "xr.Dataset":
+        """The arrays as an xarray data set, each with its dims, units and long name."""
+        return columns_dataset(self.columns, self.coords)
 
-class AbstractSystem(Checked):
-    """One paper's setting, its numbers as the defaults of its fields.
+
+class AbstractSetting(Checked):
+    """One paper's setting, its numbers as the defaults of its fields: a system or a
+    study.
 
     Fields are plain values. Those annotated `SupportsFloat` may be arrays and are
     traced, so one compiled program serves a sweep over them; all others are static.
-    Raises `InputError` for a field that is not what its annotation says, and for one
-    that is given where it is `idle`; only then is there a `__check_init__`.
+
+    Raises:
+        InputError: for a field that is not what its annotation says, and for one that
+            is given where it is `idle`; only then is there a `__check_init__`.
     """
 
     name: ClassVar[str]
@@ -124,6 +135,31 @@ class AbstractSystem(Checked):
         """How it is run where nothing is asked."""
         return Defaults()
 
+
+class AbstractStudy(AbstractSetting):
+    """Many runs with one answer: random starts, or networks that are compared.
+
+    `fa.run(study)` and `flowattn run` make it; sweeps and laws are of systems.
+    """
+
+    @abc.abstractmethod
+    def run(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+        """Make all runs.
+
+        Args:
+            key: draws data and starts.
+            data: the folder of named corpora.
+            settings: how runs are made; those that make no sense here are refused
+                before (`defaults.t1` None: networks that are trained).
+
+        Returns:
+            What was found: numbers, and labelled arrays.
+        """
+
+
+class AbstractSystem(AbstractSetting):
+    """One paper's setting as one `Problem`: its flow is solved, its loss descended."""
+
     def require_within(self, t1: float) -> None:
         """Raises `InputError` where a run to a time would make no sense."""
         del t1
@@ -131,15 +167,6 @@ class AbstractSystem(Checked):
     @abc.abstractmethod
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
         """An instance drawn by `key`; `data` is the folder of named corpora."""
-
-    @property
-    def surveys(self) -> bool:
-        """Whether it is many runs, made by `survey`, not a flow and a descent."""
-        return False
-
-    def survey(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
-        """The runs of a system that `surveys`."""
-        raise InputError(f"{self.name} like this is one run: use `problem`")
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
         """Numbers of a run that are no observable's, ready for JSON."""

@@ -1,5 +1,14 @@
 """Keyword: the toy classifier of Snell, Zhong, Klein & Steinhardt, "Approximating How
-Single Head Attention Learns" (arXiv 2103.07601)."""
+Single Head Attention Learns" (arXiv 2103.07601).
+
+Scores s₀ = β₀ and s₁ = (1 − p)β₀ + pβ₁ of the two sentences and the loss s₀ − s₁ = −pD
+with D = β₁ − β₀. So along the flow
+
+    β₀' = −p,  β₁' = p,  D' = 2p,   and   p' = D   or   a' = κp(1 − p)D
+
+for a free weight p, or a softmax p = σ(a) of κ logits (1: a alone moves, 2: a is the
+difference of two, which both move).
+"""
 
 import math
 from typing import Any, ClassVar, Literal, SupportsFloat
@@ -12,12 +21,14 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from scipy.special import wrightomega
 
-from .. import laws
-from ..errors import InputError
-from ..observables import Observable
-from ..problem import Problem
-from ..trajectory import Trajectory
-from .base import AbstractSystem, Defaults
+from ...entries import Entry
+from ...errors import InputError
+from ...laws import Law
+from ...observables import Observable
+from ...problem import Problem
+from ...trajectory import Trajectory
+from ..base import AbstractSystem, Defaults
+from ..registry import REGISTRY
 
 _ROOT2 = math.sqrt(2)
 
@@ -33,12 +44,9 @@ class KeywordPoint(eqx.Module):
     logit: Float[Array, ""] | None = None
 
     @property
-    def attention(self) -> Float[Array, ""]:
-        """p."""
-        if self.logit is not None:
-            return jax.nn.sigmoid(self.logit)
-        assert self.weight is not None
-        return self.weight
+    def p(self) -> Any:
+        """Attention on the keyword."""
+        return self.weight if self.logit is None else jax.nn.sigmoid(self.logit)
 
     @property
     def margin(self) -> Float[Array, ""]:
@@ -50,23 +58,19 @@ class Keyword(AbstractSystem):
     """Attention that has to find the keyword, while the word's meaning is learned.
 
     The sentence {0, 1} is positive, {0, 0} negative; with p the attention on word 1 the
-    loss is s₀ − s₁ = −pD, D = β₁ − β₀ (see `laws.beta_sum`).
+    loss is s₀ − s₁ = −pD, D = β₁ − β₀.
 
     Raises `InputError` for starts that make no system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> problem = fa.systems.Keyword().problem(key=jr.key(0))
-    >>> traj = fa.solve(problem.flow, problem.params, t1=2.0, events=problem.events)
-    >>> round(float(traj.events["time_to_attend"]), 4)
+    >>> round(float(problem.solve(t1=2.0).events["time_to_attend"]), 4)
     0.9312
     """
 
     name: ClassVar[str] = "keyword"
+    citation: ClassVar[str] = REGISTRY[name].citation
     example: ClassVar[str] = "--beta0 0.3 --beta1 -0.2 --p 0.4"
-    citation: ClassVar[str] = (
-        "Snell, Zhong, Klein & Steinhardt, Approximating How Single Head Attention "
-        "Learns, arXiv 2103.07601, 2021"
-    )
 
     beta0: SupportsFloat = 0.0
     """β₀ at the start."""
@@ -105,30 +109,48 @@ class Keyword(AbstractSystem):
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
         """The flow from the start; nothing is drawn."""
         del key, data
+        named = {
+            "beta0": "β₀",
+            "beta1": "β₁",
+            "p": "attention on the keyword, p",
+            "margin": "margin D = β₁ − β₀",
+        }
+        known = [_law(_sum_terms, "beta-sum", "sum of the two words' scores")]
         beta0, beta1, p = (
             jnp.asarray(x, float) for x in (self.beta0, self.beta1, self.p)
         )
-        known = [laws.beta_sum()]
         if self.attention == "linear":
-            start = KeywordPoint(beta0, beta1, weight=p)
-            rates, event = None, _attends
-            known.append(laws.keyword_energy())
+            start, rates = KeywordPoint(beta0, beta1, weight=p), None
+            reaches = Partial(_beyond, Entry("weight"), 1.0)
+            text = "energy of the keyword flow"
+            known.append(_law(_energy_terms, "keyword-energy", text))
+            # p'' = 2p and D'' = 2D, so both are sums of cosh √2t and sinh √2t.
+            forms = {
+                "p": Partial(_hyperbolic, p, start.margin / _ROOT2),
+                "margin": Partial(_hyperbolic, start.margin, _ROOT2 * p),
+            }
         else:
             logit = jnp.log(p) - jnp.log1p(-p)
             start = KeywordPoint(beta0, beta1, logit=logit)
             one, count = jnp.ones(()), jnp.asarray(float(self.moving_logits))
             rates = KeywordPoint(one, one, logit=count)
-            event = Partial(_regains, logit)
-            known.append(laws.keyword_softmax(self.moving_logits))
+            reaches = Partial(_beyond, Entry("logit"), logit)
+            terms = Partial(_softmax_terms, self.moving_logits)
+            text = "constant of the softmax keyword flow"
+            known.append(_law(terms, "keyword-softmax", text, ", integrated here"))
+            named["logit"], forms = "logit a of the attention", {}
         return Problem(
             start,
             keyword_loss,
             validation=keyword_loss,
-            observables=_observables(start),
+            observables={
+                "loss": Observable(keyword_loss, (), "1", "loss s₀ − s₁"),
+                **{k: Observable(Entry(k), (), "1", text) for k, text in named.items()},
+            },
             laws=known,
             rates=rates,
-            events={"time_to_attend": event},
-            closed_forms=_closed_forms(start) if start.logit is None else {},
+            events={"time_to_attend": reaches},
+            closed_forms=forms,
         )
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
@@ -136,21 +158,19 @@ class Keyword(AbstractSystem):
         weight); the logit at which a softmax turns back.
         """
         del flow
-        start = problem.params
+        margin = float(problem.params.margin)
         if self.attention == "linear":
-            margin, p = float(start.margin), float(start.weight)
-            return {
-                "attends": margin > -_ROOT2 * p,
-                "time_to_attend": time_to_attend(margin, p),
-            }
-        margin, logit = float(start.margin), float(start.logit)
+            p = float(problem.params.weight)
+            time = time_to_attend(margin, p)
+            return {"attends": margin > -_ROOT2 * p, "time_to_attend": time}
+        logit = float(problem.params.logit)
         turns = turning_logit(margin, logit, self.moving_logits)
         return {"attends": True, "turning_logit": turns if margin < 0 else math.nan}
 
 
 def keyword_loss(params: KeywordPoint) -> Scalar:
     """s₀ − s₁ = −pD."""
-    return -params.attention * params.margin
+    return -params.p * params.margin
 
 
 def time_to_attend(margin: float, p: float) -> float:
@@ -179,55 +199,33 @@ def turning_logit(margin: float, logit: float, logits: int) -> float:
     return float(total - np.real(wrightomega(total)))
 
 
-def _attends(params: KeywordPoint) -> Float[Array, ""]:
-    assert params.weight is not None
-    return params.weight - 1
+def _law(terms: Any, name: str, text: str, more: str = "") -> Law:
+    cited = f"Snell, Zhong, Klein & Steinhardt 2021 (arXiv 2103.07601){more}"
+    return Law(terms, name, "exact", citation=cited, dims=(), long_name=text)
 
 
-def _regains(start, params: KeywordPoint) -> Float[Array, ""]:
-    return params.logit - start
+def _sum_terms(params):
+    """β₀ + β₁, whose derivative is −p + p. Linear, so descent keeps it too."""
+    return jnp.stack([params.beta0, params.beta1])
 
 
-def _observables(start: KeywordPoint) -> dict[str, Observable]:
-    named = {
-        "loss": (keyword_loss, "loss s₀ − s₁"),
-        "beta0": (_beta0, "β₀"),
-        "beta1": (_beta1, "β₁"),
-        "p": (_attention, "attention on the keyword, p"),
-        "margin": (_margin, "margin D = β₁ − β₀"),
-    }
-    if start.logit is not None:
-        named["logit"] = (_logit, "logit a of the attention")
-    return {name: Observable(fn, (), "1", text) for name, (fn, text) in named.items()}
+def _energy_terms(params):
+    """2p² − D² of a free weight, whose derivative is 4pD − 4Dp."""
+    return jnp.stack([2 * params.weight**2, -(params.margin**2)])
 
 
-def _closed_forms(start: KeywordPoint) -> dict[str, Any]:
-    """p'' = 2p and D'' = 2D, so both are sums of cosh √2t and sinh √2t."""
-    return {
-        "p": Partial(_hyperbolic, start.weight, start.margin / _ROOT2),
-        "margin": Partial(_hyperbolic, start.margin, _ROOT2 * start.attention),
-    }
+def _softmax_terms(logits, params):
+    """D² − (4/κ)(a + e^a): (1 + e^a)(1 − p) = 1, so the derivative of the second term
+    is (4/κ)(1 + e^a)κp(1 − p)D = 4pD, which is that of D².
+    """
+    a = params.logit
+    rest = -4 / logits * jnp.stack([a, jnp.exp(a)])
+    return jnp.append(rest, params.margin**2)
+
+
+def _beyond(of, value, params):
+    return of(params) - value
 
 
 def _hyperbolic(even, odd, ts):
     return even * jnp.cosh(_ROOT2 * ts) + odd * jnp.sinh(_ROOT2 * ts)
-
-
-def _beta0(params):
-    return params.beta0
-
-
-def _beta1(params):
-    return params.beta1
-
-
-def _attention(params):
-    return params.attention
-
-
-def _margin(params):
-    return params.margin
-
-
-def _logit(params):
-    return params.logit

@@ -28,6 +28,7 @@ from jaxtyping import Array
 from .errors import (
     InputError,
     require_flags,
+    require_from_0,
     require_positive,
     require_scalar,
     shown,
@@ -215,7 +216,7 @@ class _Rated(AbstractOptimizer):
         """The flow time of a step, η."""
         return self.learning_rate
 
-    def _check(self) -> None:
+    def _check(self, **positive: Any) -> None:
         rate = self.learning_rate
         if callable(rate):
             require_schedule(rate)
@@ -228,7 +229,9 @@ class _Rated(AbstractOptimizer):
                 )
             require_scalar(learning_rate=rate)
             require_positive(learning_rate=rate)
-        _require_from_0(weight_decay=self.weight_decay)
+        require_scalar(**positive)
+        require_positive(**positive)
+        require_from_0(weight_decay=self.weight_decay)
 
     def sensible(self) -> Array:
         """Whether numbers that are traced make sense."""
@@ -260,7 +263,7 @@ class SGD(_Rated):
     def __check_init__(self):
         self._check()
         require_flags(nesterov=self.nesterov)
-        _require_share(momentum=self.momentum)
+        require_from_0(1.0, momentum=self.momentum)
         if self.nesterov and _is_zero(self.momentum):
             raise InputError("nesterov needs a momentum")
 
@@ -363,10 +366,8 @@ class Adam(_Rated):
     eps: Any = 1e-8
 
     def __check_init__(self):
-        self._check()
-        _require_share(b1=self.b1, b2=self.b2)
-        require_scalar(eps=self.eps)
-        require_positive(eps=self.eps)
+        self._check(eps=self.eps)
+        require_from_0(1.0, b1=self.b1, b2=self.b2)
 
     @property
     def name(self) -> str:
@@ -399,10 +400,8 @@ class RMSProp(_Rated):
     eps: Any = 1e-8
 
     def __check_init__(self):
-        self._check()
-        _require_share(decay=self.decay)
-        require_scalar(eps=self.eps)
-        require_positive(eps=self.eps)
+        self._check(eps=self.eps)
+        require_from_0(1.0, decay=self.decay)
 
     @property
     def name(self) -> str:
@@ -437,7 +436,12 @@ class Optax(AbstractOptimizer):
     step: Any
 
     def __init__(self, transformation: Any, time_per_step: Any):
-        _require_transformation(transformation)
+        parts = (getattr(transformation, name, None) for name in ("init", "update"))
+        if not all(map(callable, parts)):
+            raise InputError(
+                "fa.Optax needs an optimizer of optax, as optax.adamw(1e-3), got "
+                + shown(transformation)
+            )
         require_scalar(time_per_step=time_per_step)
         require_positive(time_per_step=time_per_step)
         self.rule, self.step = transformation, time_per_step
@@ -478,15 +482,6 @@ class Optax(AbstractOptimizer):
         return (time > 0) & (time < jnp.inf)
 
 
-def _require_transformation(rule: Any) -> None:
-    """Raises `InputError` for what is no optimiser of optax's."""
-    if not all(callable(getattr(rule, name, None)) for name in ("init", "update")):
-        raise InputError(
-            "fa.Optax needs an optimizer of optax, as optax.adamw(1e-3), got "
-            + shown(rule)
-        )
-
-
 def optimizer_of(optimizer: Any, learning_rate: Any) -> AbstractOptimizer:
     """The optimiser that was given, or `SGD` of a learning rate.
 
@@ -507,19 +502,3 @@ def optimizer_of(optimizer: Any, learning_rate: Any) -> AbstractOptimizer:
 def _is_zero(number: Any) -> bool:
     """Whether a number is known to be 0, and its part is left out of programs."""
     return isinstance(number, int | float) and number == 0
-
-
-def _require_share(**values: Any) -> None:
-    """Raises `InputError` for a number that is not from 0 to below 1."""
-    for name, value in values.items():
-        require_scalar(**{name: value})
-        if not isinstance(value, Tracer) and not 0 <= float(value) < 1:
-            raise InputError(f"{name} must be from 0 to below 1, got {shown(value)}")
-
-
-def _require_from_0(**values: Any) -> None:
-    """Raises `InputError` for a number that is negative or not finite."""
-    for name, value in values.items():
-        require_scalar(**{name: value})
-        if not isinstance(value, Tracer) and not 0 <= float(value) < np.inf:
-            raise InputError(f"{name} must be 0 or more, got {shown(value)}")

@@ -15,6 +15,7 @@ ROOT = Path(flowattn.__file__).parent
 
 # The root's files that know none of the folders: words for everyone.
 WORDS = {
+    "adapters",
     "errors",
     "fields",
     "precision",

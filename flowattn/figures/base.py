@@ -174,7 +174,8 @@ class Runs:
                 steps=int(steps[-1]),
                 every=steps,
                 observe=_observed(problem, laws),
-                **(problem.flow.descent or {}),
+                rates=problem.rates,
+                switch=problem.switch,
                 throw=False,
                 progress=self.go_on,
             )

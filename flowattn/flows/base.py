@@ -4,6 +4,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
 
@@ -110,3 +111,22 @@ the gradient flow of a loss is GradientFlow(loss)
             f"{what} needs a flow, got a {type(flow).__name__}; the gradient flow of a "
             "loss is GradientFlow(loss)"
         )
+
+
+def velocity(moves: PyTree, given: PyTree) -> PyTree:
+    """What a flow gives, of all that moves; a plain number there (0.0, of what stays)
+    holds for all entries of an array.
+    """
+
+    def of(moved: Any, slope: Any) -> Any:
+        if moved is None or not isinstance(slope, int | float):
+            return None if moved is None else slope
+        return jnp.full(moved.shape, slope, moved.dtype)
+
+    try:
+        return jax.tree.map(of, moves, given, is_leaf=lambda x: x is None)
+    except ValueError:
+        raise InputError(
+            "a flow must give a velocity of the params' structure, "
+            f"{jax.tree.structure(moves)}, got {jax.tree.structure(given)}"
+        ) from None

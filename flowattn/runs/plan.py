@@ -139,7 +139,10 @@ def plan(
                 f"{called('optimizer')} does nothing here: these are flows from many "
                 "starts"
             )
-    chosen = defaults.optimizer if optimizer is None else optimizer
+    chosen = optimizer
+    if chosen is None and given is not None:
+        chosen = (given.flow.descent or {}).get("optimizer")
+    chosen = defaults.optimizer if chosen is None else chosen
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(chosen)):
         raise InputError("run needs an optimizer whose numbers are known, not traced")
     if optimizer is not None and defaults.steps == 0:

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Scalar
+from jaxtyping import Array, Scalar
 
 from .errors import InputError, known_numbers, shown
 
@@ -25,8 +25,7 @@ SLACK = 1e-6
 def require_schedule(schedule: Schedule) -> None:
     """Raises `InputError` for what gives no learning rate for a step."""
     try:
-        with jax.numpy_dtype_promotion("standard"):
-            given = jax.eval_shape(lambda n: jnp.asarray(schedule(n)), jnp.array(0))
+        given = jax.eval_shape(lambda n: rate_at(schedule, n), jnp.array(0))
     except (TypeError, ValueError) as error:
         raise InputError(
             "learning_rate must be a number or a schedule of optax's, got "
@@ -45,6 +44,12 @@ def require_schedule(schedule: Schedule) -> None:
         )
 
 
+def rate_at(schedule: Schedule, step: Any) -> Array:
+    """The rate of a step. Schedules of optax mix integers and floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.asarray(schedule(step))
+
+
 def described(schedule: Any) -> str:
     """A schedule in words: its function, as optax names it."""
     return getattr(schedule, "__qualname__", type(schedule).__name__).split(".")[0]
@@ -53,8 +58,7 @@ def described(schedule: Any) -> str:
 def _rates(schedule: Schedule, first: int, count: int) -> np.ndarray:
     """The rates of `count` steps from `first` on, in double precision."""
     steps = jnp.arange(first, first + count)
-    with jax.numpy_dtype_promotion("standard"):
-        rates = jax.vmap(lambda n: jnp.asarray(schedule(n)))(steps)
+    rates = jax.vmap(lambda n: rate_at(schedule, n))(steps)
     return np.asarray(rates, np.float64)
 
 
@@ -88,7 +92,11 @@ def sums_of(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
 def sum_of(schedule: Schedule, count: Any) -> Scalar:
     """The sum of the first `count` rates, where that is traced."""
     zero = jnp.zeros((), float)
-    return jax.lax.fori_loop(0, count, lambda n, s: s + schedule(n), zero)
+
+    def longer(step: Any, time: Any) -> Any:
+        return time + jnp.asarray(rate_at(schedule, step), zero.dtype)
+
+    return jax.lax.fori_loop(0, count, longer, zero)
 
 
 def steps_until(schedule: Schedule, t: float) -> int:

@@ -17,6 +17,7 @@ from ..losses import AbstractBatchLoss
 from ..observables import Recorder, blank
 from ..optimizers import AbstractOptimizer
 from ..precision import float_dtype
+from ..schedules import rate_at
 from ..trajectory import RESULTS, Trajectory
 from .segments import AbstractRun, Progress, latest_loss
 from .updates import begun, moved, searches
@@ -239,15 +240,19 @@ class Descent(AbstractRun[DescentState]):
         """The time elapsed after a step, where steps differ."""
         if state.elapsed is None:
             return None
-        length = jnp.asarray(self.optimizer.time_per_step(state.step), self.dtype)
-        return state.elapsed + jnp.where(moves, length, 0)
+        return state.elapsed + jnp.where(moves, self._length(state.step), 0)
 
     def _time(self, state: DescentState, step: Array) -> Array:
         """The flow time of a step: that of the state, or the one before it."""
         if state.elapsed is None:
             return self._times(step)
-        length = jnp.asarray(self.optimizer.time_per_step(step), self.dtype)
-        return jnp.where(step == state.step, state.elapsed, state.elapsed - length)
+        before = state.elapsed - self._length(step)
+        return jnp.where(step == state.step, state.elapsed, before)
+
+    def _length(self, step: Array) -> Array:
+        """The flow time of a step, where these differ."""
+        length = rate_at(self.optimizer.time_per_step, step)
+        return jnp.asarray(length, self.dtype)
 
     def _times(self, steps: Array) -> Array:
         """The flow times of steps of equal length."""

@@ -134,11 +134,8 @@ def plan(
     study = isinstance(system, AbstractStudy)
     if study:
         require_of_study(defaults.t1 is None, options, called)
-        if optimizer is not None and defaults.t1 is not None:
-            raise InputError(
-                f"{called('optimizer')} does nothing here: these are flows from many "
-                "starts"
-            )
+        if optimizer is not None:
+            _require_of_study(optimizer, defaults, called)
     chosen = optimizer
     if chosen is None and given is not None:
         chosen = (given.flow.descent or {}).get("optimizer")
@@ -162,6 +159,23 @@ def plan(
     require_resolved(options.rtol, precision)
     settled = t1, max(1, steps), flow, descent, atol, outputs, precision
     return Plan(system, given, options, chosen, times, *settled)
+
+
+def _require_of_study(
+    optimizer: AbstractOptimizer, defaults: Defaults, called: Callable[[str], str]
+) -> None:
+    """Raises `InputError` for an optimiser of which a survey takes no notice."""
+    name = called("optimizer")
+    if defaults.t1 is not None:
+        raise InputError(f"{name} does nothing here: these are flows from many starts")
+    ours, theirs = (
+        {**vars(one), "learning_rate": None} for one in (defaults.optimizer, optimizer)
+    )
+    if type(optimizer) is not type(defaults.optimizer) or ours != theirs:
+        raise InputError(
+            f"{name} can differ in its learning rate alone here: these are networks "
+            f"that are trained by {defaults.optimizer.name}"
+        )
 
 
 def _of_problem(times: np.ndarray | None) -> Defaults:

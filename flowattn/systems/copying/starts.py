@@ -23,10 +23,10 @@ from .full import coordinates, lifted
 from .settings import AbstractHeads
 from .system import Copying
 
-# Lanes that run together have at most this many logits, which fit into a cache.
-_NUMBERS = 2**20
-# Starts are solved, and kept, in parts of this many per lane, so that no lane waits.
-_PER_LANE = 8
+# Starts are solved, and kept, in parts of this many.
+_PART = 512
+# Lanes are so few that none waits long for the last, and their logits fit into a cache.
+_MOST_LANES, _NUMBERS = 128, 2**20
 
 
 class CopyingStarts(AbstractHeads, AbstractStudy):
@@ -122,8 +122,8 @@ def _ends_of_all(
     the probability of the right word, and whether it got there.
     """
     count = len(starts.values)
-    lanes = max(1, min(count, _NUMBERS // _size(problem, starts)))
-    part, found = min(count, _PER_LANE * lanes), []
+    lanes = max(1, min(_MOST_LANES, _NUMBERS // _size(problem, starts)))
+    part, found = min(count, _PART), []
     for first in range(0, count, part):
         # The last ones are filled up, so that one compiled program serves all.
         rows = np.minimum(np.arange(first, first + part), count - 1)

@@ -150,7 +150,7 @@ def require_from_0(below: float = np.inf, **values: Any) -> None:
     bound = "0 or more" if below == np.inf else f"from 0 to below {below:g}"
     for name, value in values.items():
         require_scalar(**{name: value})
-        if not isinstance(value, Tracer) and not 0 <= float(value) < below:
+        if not _is_traced(value) and not 0 <= float(value) < below:
             raise InputError(f"{name} must be {bound}, got {shown(value)}")
 
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize
 
 import flowattn as fa
-from flowattn.systems.keyword import time_to_attend, turning_logit
+from flowattn.systems.keyword.system import time_to_attend, turning_logit
 
 
 def problem(**fields):

@@ -229,7 +229,9 @@ def test_a_sweep_s_cells_are_single_solves(tmp_path):
     for row, height in enumerate((0.5, 1.0, 2.0)):
         problem = Balls(height=height).problem(None)
         run = problem.solve(t1=1.0, solver="tsit5")
-        np.testing.assert_allclose(found.x[row, 0, -1], run.observed["x"][-1], rtol=1e-6)
+        np.testing.assert_allclose(
+            found.x[row, 0, -1], run.observed["x"][-1], rtol=1e-6
+        )
         descent = problem.descend(steps=20)
         np.testing.assert_allclose(
             found.descent_x[row, 0, -1], descent.observed["x"][-1], rtol=1e-12

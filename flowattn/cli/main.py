@@ -1,34 +1,16 @@
-"""Training dynamics of attention models as flows, beside gradient descent."""
+"""The command line: what is done with its words, and how it ends."""
 
-import ast
-import importlib
 import importlib.metadata
 import io
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from ..errors import InputError, unknown
 from . import process
+from .commands import COMMANDS, command_of, help_text
 
-# Where each command is defined; none is imported before it is asked for.
-COMMANDS = {
-    "list": "listing:List",
-    "run": "run:Run",
-    "laws": "run:Laws",
-    "sweep": "sweeps:Sweep",
-    "plot": "sweeps:Plot",
-    "figure": "figures:Figure",
-}
 _FLAGS = ("--help", "--version")
-
-
-def command_of(name: str) -> Any:
-    """The class of a command."""
-    module, _, kind = COMMANDS[name].partition(":")
-    return getattr(importlib.import_module(f".{module}", __package__), kind)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +53,7 @@ def _run(arguments: Sequence[str]) -> int:
     """Do what the arguments ask for; `SystemExit` where the parser refuses them."""
     first = arguments[0] if arguments else ""
     if first in ("--help", "-h"):
-        print(_help())
+        print(help_text())
         return 0
     if first == "list" and len(arguments) == 1:
         return command_of("list")()()
@@ -84,35 +66,6 @@ def _run(arguments: Sequence[str]) -> int:
     from .parser import parsed  # with a parser that takes long to import
 
     return parsed(arguments)()
-
-
-def _help() -> str:
-    """What the commands do, by the first lines of their docstrings, and examples."""
-    docs = {name: _docstring(place) for name, place in COMMANDS.items()}
-    lines = [f"    {name:9}{text.splitlines()[0]}" for name, text in docs.items()]
-    examples = [text.splitlines()[-1].strip() for text in docs.values()]
-    return "\n".join(
-        [
-            "usage: flowattn COMMAND [OPTIONS]",
-            "",
-            str(__doc__),
-            "",
-            *lines,
-            "",
-            "flowattn COMMAND --help lists the options of a command,",
-            "flowattn --version prints the version.",
-            "",
-            *examples,
-        ]
-    )
-
-
-def _docstring(place: str) -> str:
-    """The docstring of a class, read from its file."""
-    module, _, kind = place.partition(":")
-    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text())
-    found = (x for x in tree.body if isinstance(x, ast.ClassDef) and x.name == kind)
-    return ast.get_docstring(next(found)) or ""
 
 
 def entry() -> None:

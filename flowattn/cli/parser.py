@@ -12,7 +12,7 @@ import tyro
 from ..errors import InputError, unknown
 from ..fields import choices_of, kinds
 from ..systems.registry import is_place, known, load
-from . import main
+from .commands import ABOUT, COMMANDS, command_of
 
 # The command that takes studies, too.
 _RUN = "run"
@@ -26,10 +26,10 @@ def parsed(arguments: Sequence[str]) -> Any:
     wrong, in the parser's own words.
     """
     name, *words = arguments
-    if name in main.COMMANDS:
-        classes = {name: main.command_of(name)}
+    if name in COMMANDS:
+        classes = {name: command_of(name)}
     else:  # tyro's own flags are of all commands
-        classes = {name: main.command_of(name) for name in main.COMMANDS}
+        classes = {name: command_of(name) for name in COMMANDS}
     # A union of one would be no choice to tyro; the suppressed None makes two.
     commands: Any = Annotated[None, tyro.conf.Suppress]
     for name, command in classes.items():
@@ -44,7 +44,7 @@ def parsed(arguments: Sequence[str]) -> Any:
     return tyro.cli(
         commands,
         prog="flowattn",
-        description=main.__doc__,
+        description=ABOUT,
         args=arguments,
         config=(
             tyro.conf.CascadeSubcommandArgs,

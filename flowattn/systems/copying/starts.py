@@ -82,8 +82,9 @@ class CopyingStarts(AbstractHeads, AbstractStudy):
         del data
         problem_key, start_key = jr.split(key)
         starts = jax.vmap(self.drawn)(jr.split(start_key, self.starts))
-        ends = _ends_of_all(self.copying.problem(problem_key), starts, settings)
-        return _survey(*ends, self._expected(float(self.start_scale)))
+        problem, scale = self.copying.problem(problem_key), float(self.start_scale)
+        margins, probability, ended = _ends_of_all(problem, starts, settings)
+        return _survey(margins, probability, ended, self._expected(scale))
 
     def _expected(self, scale: float) -> float:
         """The share of random starts that succeeds, to first order; nan: not known."""

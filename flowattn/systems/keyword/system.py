@@ -1,13 +1,5 @@
 """Keyword: the toy classifier of Snell, Zhong, Klein & Steinhardt, "Approximating How
-Single Head Attention Learns" (arXiv 2103.07601).
-
-Scores s₀ = β₀ and s₁ = (1 − p)β₀ + pβ₁ of the two sentences and the loss s₀ − s₁ = −pD
-with D = β₁ − β₀. So along the flow
-
-    β₀' = −p,  β₁' = p,  D' = 2p,   and   p' = D   or   a' = κp(1 − p)D
-
-for a free weight p, or a softmax p = σ(a) of κ logits (1: a alone moves, 2: a is the
-difference of two, which both move).
+Single Head Attention Learns" (arXiv 2103.07601). The README derives what is used here.
 """
 
 import math
@@ -57,9 +49,6 @@ class KeywordPoint(eqx.Module):
 class Keyword(AbstractSystem):
     """Attention that has to find the keyword, while the word's meaning is learned.
 
-    The sentence {0, 1} is positive, {0, 0} negative; with p the attention on word 1 the
-    loss is s₀ − s₁ = −pD, D = β₁ − β₀.
-
     Raises `InputError` for starts that make no system.
 
     >>> import jax.random as jr, flowattn as fa
@@ -101,30 +90,17 @@ class Keyword(AbstractSystem):
         """A free weight explodes as e^{√2 t}, a softmax takes its time."""
         return Defaults(5.0 if self.attention == "linear" else 500.0, steps=0)
 
-    @property
-    def moving_logits(self) -> int:
-        """κ."""
-        return self.logits or 1
-
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
         """The flow from the start; nothing is drawn."""
         del key, data
-        named = {
-            "beta0": "β₀",
-            "beta1": "β₁",
-            "p": "attention on the keyword, p",
-            "margin": "margin D = β₁ − β₀",
-        }
-        known = [_law(_sum_terms, "beta-sum", "sum of the two words' scores")]
-        beta0, beta1, p = (
-            jnp.asarray(x, float) for x in (self.beta0, self.beta1, self.p)
-        )
+        fields = self.beta0, self.beta1, self.p
+        beta0, beta1, p = (jnp.asarray(x, float) for x in fields)
+        shown = {"beta0": "β₀", "beta1": "β₁", "p": "attention on the keyword, p"}
+        shown["margin"] = "margin D = β₁ − β₀"
         if self.attention == "linear":
             start, rates = KeywordPoint(beta0, beta1, weight=p), None
-            reaches = Partial(_beyond, Entry("weight"), 1.0)
-            text = "energy of the keyword flow"
-            known.append(_law(_energy_terms, "keyword-energy", text))
-            # p'' = 2p and D'' = 2D, so both are sums of cosh √2t and sinh √2t.
+            attends = Partial(_beyond, Entry("weight"), 1.0)
+            law = _law(_energy, "keyword-energy", "energy of the keyword flow")
             forms = {
                 "p": Partial(_hyperbolic, p, start.margin / _ROOT2),
                 "margin": Partial(_hyperbolic, start.margin, _ROOT2 * p),
@@ -132,24 +108,21 @@ class Keyword(AbstractSystem):
         else:
             logit = jnp.log(p) - jnp.log1p(-p)
             start = KeywordPoint(beta0, beta1, logit=logit)
-            one, count = jnp.ones(()), jnp.asarray(float(self.moving_logits))
-            rates = KeywordPoint(one, one, logit=count)
-            reaches = Partial(_beyond, Entry("logit"), logit)
-            terms = Partial(_softmax_terms, self.moving_logits)
+            one, logits = jnp.ones(()), self.logits or 1
+            rates = KeywordPoint(one, one, logit=jnp.asarray(float(logits)))
+            attends = Partial(_beyond, Entry("logit"), logit)
             text = "constant of the softmax keyword flow"
-            known.append(_law(terms, "keyword-softmax", text, ", integrated here"))
-            named["logit"], forms = "logit a of the attention", {}
+            law = _law(Partial(_softmax, logits), "keyword-softmax", text)
+            forms, shown["logit"] = {}, "logit a of the attention"
         return Problem(
             start,
             keyword_loss,
             validation=keyword_loss,
-            observables={
-                "loss": Observable(keyword_loss, (), "1", "loss s₀ − s₁"),
-                **{k: Observable(Entry(k), (), "1", text) for k, text in named.items()},
-            },
-            laws=known,
+            observables={"loss": Observable(keyword_loss, (), "1", "loss s₀ − s₁")}
+            | {k: Observable(Entry(k), (), "1", text) for k, text in shown.items()},
+            laws=[_law(_sum, "beta-sum", "sum of the two words' scores"), law],
             rates=rates,
-            events={"time_to_attend": reaches},
+            events={"time_to_attend": attends},
             closed_forms=forms,
         )
 
@@ -158,13 +131,12 @@ class Keyword(AbstractSystem):
         weight); the logit at which a softmax turns back.
         """
         del flow
-        margin = float(problem.params.margin)
-        if self.attention == "linear":
-            p = float(problem.params.weight)
+        start, margin = problem.params, float(problem.params.margin)
+        if start.logit is None:
+            p = float(start.weight)
             time = time_to_attend(margin, p)
             return {"attends": margin > -_ROOT2 * p, "time_to_attend": time}
-        logit = float(problem.params.logit)
-        turns = turning_logit(margin, logit, self.moving_logits)
+        turns = turning_logit(margin, float(start.logit), self.logits or 1)
         return {"attends": True, "turning_logit": turns if margin < 0 else math.nan}
 
 
@@ -175,10 +147,6 @@ def keyword_loss(params: KeywordPoint) -> Scalar:
 
 def time_to_attend(margin: float, p: float) -> float:
     """When a free weight reaches 1; nan where it never does, or begins beyond.
-
-    p = a e^{√2 t} + b e^{−√2 t} with a = (p₀ + D₀/√2)/2 and b = (p₀ − D₀/√2)/2, so
-    e^{√2 t} is the root of a x² − x + b = 0 that is above 1: with a > 0 and
-    a + b = p₀ < 1 the larger one.
 
     >>> [round(time_to_attend(*x), 7) for x in ((0.0, 0.5), (-0.5, 0.4), (-0.5, 0.6))]
     [0.9312299, 2.6542893, 1.4347395]
@@ -191,33 +159,28 @@ def time_to_attend(margin: float, p: float) -> float:
 
 
 def turning_logit(margin: float, logit: float, logits: int) -> float:
-    """Where the logit of a softmax turns back: a + e^a = a₀ + e^{a₀} − κD₀²/4, D = 0.
-
-    x + e^x = K is solved by x = K − ω(K), with Wright's ω.
+    """Where the logit of a softmax turns back: x + e^x = K has x = K − ω(K), with
+    Wright's ω.
     """
     total = logit + math.exp(logit) - logits * margin**2 / 4
     return float(total - np.real(wrightomega(total)))
 
 
-def _law(terms: Any, name: str, text: str, more: str = "") -> Law:
-    cited = f"Snell, Zhong, Klein & Steinhardt 2021 (arXiv 2103.07601){more}"
+def _law(terms: Any, name: str, text: str) -> Law:
+    cited = "Snell, Zhong, Klein & Steinhardt 2021 (arXiv 2103.07601)"
+    cited += ", integrated here" if name == "keyword-softmax" else ""
     return Law(terms, name, "exact", citation=cited, dims=(), long_name=text)
 
 
-def _sum_terms(params):
-    """β₀ + β₁, whose derivative is −p + p. Linear, so descent keeps it too."""
+def _sum(params):
     return jnp.stack([params.beta0, params.beta1])
 
 
-def _energy_terms(params):
-    """2p² − D² of a free weight, whose derivative is 4pD − 4Dp."""
+def _energy(params):
     return jnp.stack([2 * params.weight**2, -(params.margin**2)])
 
 
-def _softmax_terms(logits, params):
-    """D² − (4/κ)(a + e^a): (1 + e^a)(1 − p) = 1, so the derivative of the second term
-    is (4/κ)(1 + e^a)κp(1 − p)D = 4pD, which is that of D².
-    """
+def _softmax(logits, params):
     a = params.logit
     rest = -4 / logits * jnp.stack([a, jnp.exp(a)])
     return jnp.append(rest, params.margin**2)

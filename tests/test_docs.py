@@ -54,6 +54,8 @@ def public_names():
 
 def place(page: Path) -> str:
     """Where a page is in the site, without its suffix."""
+    if page.parent == ROOT:
+        return page.stem
     if page.is_relative_to(DOCS):
         return page.relative_to(DOCS).with_suffix("").as_posix()
     return f"systems/{page.parent.name.replace('_', '-')}"
@@ -61,7 +63,7 @@ def place(page: Path) -> str:
 
 def programs():
     """The pages with Python that runs, each as one program, and what it prints."""
-    for page in PAGES:
+    for page in [*PAGES, ROOT / "README.md"]:
         if page.name == "design.md":  # calls, not a program
             continue
         code, printed = [], []

@@ -294,7 +294,7 @@ def test_single_precision_segments_give_the_same_solution():
             rtol,
             rtol / 1000,
             Recorder({"x": identity}, save_params=True),
-            methods("tsit5", rtol),
+            methods("auto", rtol),
             {},
         )
         how = dict(limit=10**6, progress=reports.append, file=None, throw=True)
@@ -330,7 +330,7 @@ def test_time_dependent_flow_sees_absolute_time():
 def test_progress_reaches_the_end():
     told = []
     flow = fa.GradientFlow(Quadratic(jnp.ones(1)))
-    fa.solve(flow, jnp.ones(1), t1=1.0, progress=reports.append)
+    fa.solve(flow, jnp.ones(1), t1=1.0, progress=told.append)
     done = [one.done for one in told]
     assert done == sorted(done) and done[-1] == 1.0
 

@@ -28,6 +28,7 @@ WORDS = {
     "entries",
     "lazy",
     "spectra",
+    "panels",
 }
 # Each may import from those before it (and from its own package).
 ORDER = [
@@ -147,11 +148,13 @@ def named(path: Path) -> set[str]:
     [
         ("diffeqsolve", "integrate.py"),
         ("optax", "optimizers.py updates.py"),
-        # Of base.py, run.py and sweeps.py the types alone.
+        # Of base.py, run.py, panels.py and plots.py the types alone.
         (
             "xarray",
-            "datasets.py store.py cellstore.py words.py base.py run.py sweeps.py",
+            "datasets.py store.py cellstore.py words.py base.py run.py sweep_panels.py "
+            "plots.py",
         ),
+        ("matplotlib", "draw.py style.py"),
     ],
 )
 def test_each_dependency_has_its_file(name, allowed):

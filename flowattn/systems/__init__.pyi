@@ -1,11 +1,13 @@
 from .base import AbstractSetting as AbstractSetting
 from .base import AbstractStudy as AbstractStudy
 from .base import AbstractSystem as AbstractSystem
+from .base import AnyRun as AnyRun
 from .base import Column as Column
 from .base import Defaults as Defaults
 from .base import Part as Part
 from .base import Settings as Settings
 from .base import Survey as Survey
+from .base import default_panels as default_panels
 from .base import final_values as final_values
 from .copying.models import CopyingModels as CopyingModels
 from .copying.starts import CopyingStarts as CopyingStarts

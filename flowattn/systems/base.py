@@ -1,8 +1,15 @@
 """System and study: one paper's setting, as one problem or as many runs."""
 
 import abc
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    NamedTuple,
+    Protocol,
+    runtime_checkable,
+)
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
@@ -10,7 +17,10 @@ from jaxtyping import PRNGKeyArray
 from ..disk.datasets import columns_dataset
 from ..errors import InputError
 from ..fields import Checked, require_acting
+from ..measures.gap import Gap
+from ..measures.panels import first_of, training_panels
 from ..optimizers import SGD, AbstractOptimizer
+from ..panels import Axis, Curve, Panel
 from ..problem import Problem
 from ..trajectory import Trajectory
 
@@ -103,6 +113,30 @@ class Survey(NamedTuple):
         return columns_dataset(self.columns, self.coords)
 
 
+@runtime_checkable
+class AnyRun(Protocol):
+    """What pictures need of a run: its problem, the flow and the descent, the gap
+    between them, solved reductions by name, and the largest stable sharpness.
+    """
+
+    @property
+    def problem(self) -> Any: ...
+    @property
+    def flow(self) -> Trajectory | None: ...
+    @property
+    def descent(self) -> Trajectory | None: ...
+    @property
+    def gap(self) -> Gap | None: ...
+    @property
+    def reductions(self) -> Mapping[str, Trajectory]: ...
+    @property
+    def edge(self) -> float | None: ...
+
+
+# This many observables are drawn where a system does not choose.
+_SHOWN = 4
+
+
 class AbstractSetting(Checked):
     """One paper's setting, its numbers as the defaults of its fields: a system or a
     study.
@@ -156,6 +190,22 @@ class AbstractStudy(AbstractSetting):
             What was found: numbers, and labelled arrays.
         """
 
+    def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """The pictures of what was found by name, each as panels: every array of one
+        dim, unless a study has its own.
+        """
+        panels = []
+        for name, column in survey.columns.items():
+            if column.values.ndim != 1 or column.values.dtype.kind not in "biuf":
+                continue
+            names = [str(x) for x in survey.coords.get(column.dims[0], ())]
+            values = np.asarray(column.values, float)
+            curves = [Curve(name, np.arange(len(values)), values, "points")]
+            units = "" if column.units == "1" else column.units
+            axis = Axis(column.long_name or name, units)
+            panels.append(Panel("", Axis(column.dims[0], names=names), axis, curves))
+        return {"survey": panels} if panels else {}
+
 
 class AbstractSystem(AbstractSetting):
     """One paper's setting as one `Problem`: its flow is solved, its loss descended."""
@@ -172,6 +222,12 @@ class AbstractSystem(AbstractSetting):
         """Numbers of a run that are no observable's, ready for JSON."""
         del problem, flow
         return {}
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """The pictures of a run by name, each as panels: the first four observables
+        over time with reductions and closed forms, unless a system has its own.
+        """
+        return default_panels(run)
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
         """The last output time before a kink of the model; None where it met none."""
@@ -204,3 +260,21 @@ def final_values(trajectory: Trajectory) -> dict[str, Any]:
         else:
             values[name] = value.tolist()
     return values
+
+
+def default_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
+    """The first four observables over time with reductions and closed forms."""
+    first = first_of(run.flow, run.descent)
+    known = [name for name in run.problem.observables if name in first.observed]
+    return {"training": theory_panels(run, known[:_SHOWN])}
+
+
+def theory_panels(run: AnyRun, names: Sequence[str]) -> list[Panel]:
+    """Some observables over time, with the reductions and closed forms in front."""
+    return training_panels(
+        run.flow,
+        run.descent,
+        names,
+        reductions=run.reductions,
+        closed_forms=run.problem.closed_forms,
+    )

@@ -1,6 +1,7 @@
 """Copying by sequence models: permutations next to draws of more words, seed by seed
 (Snell, Zhong, Klein & Steinhardt, arXiv 2103.07601)."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -11,9 +12,11 @@ from jaxtyping import PRNGKeyArray
 
 from ...errors import InputError
 from ...optimizers import Adam
+from ...panels import Panel
 from ...tasks import CopyingTask
 from ..base import AbstractStudy, Column, Defaults, Part, Settings, Survey
 from ..registry import REGISTRY
+from .panels import accuracy_panels
 from .sequence import one_by_one, train
 from .settings import AbstractCopying
 
@@ -78,6 +81,10 @@ class CopyingModels(AbstractCopying, AbstractStudy):
         """Train the models; the accuracies of each, by task, seed and step."""
         del data
         return _survey(self.task, SIZES[self.size], self.networks, key, settings)
+
+    def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """The accuracies of every model, by task."""
+        return {"accuracy": accuracy_panels(survey)}
 
 
 def _survey(

@@ -3,6 +3,7 @@ Klein & Steinhardt, arXiv 2103.07601)."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, SupportsFloat
 
@@ -17,9 +18,11 @@ from ...errors import InputError, require_positive
 from ...models import PositionalHeads
 from ...numerics.ensemble import ensemble
 from ...optimizers import SGD
+from ...panels import Panel
 from ..base import AbstractStudy, Column, Defaults, Part, Problem, Settings, Survey
 from ..registry import REGISTRY
 from .full import coordinates, lifted
+from .panels import starts_panel
 from .settings import AbstractHeads
 from .system import Copying
 
@@ -86,6 +89,10 @@ class CopyingStarts(AbstractHeads, AbstractStudy):
         margins, probability, ended = _ends_of_all(problem, starts, settings)
         return _survey(margins, probability, ended, self._expected(scale))
 
+    def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """Where the starts end."""
+        return {"starts": [starts_panel(survey)]}
+
     def _expected(self, scale: float) -> float:
         """The share of random starts that succeeds, to first order; nan: not known."""
         n, m = self.task.length, self.task.vocabulary
@@ -114,6 +121,27 @@ def success_theory(length: int, vocabulary: int, scale: float) -> float:
     n, m = length, vocabulary
     # Φ(x) = erfc(−x/√2)/2.
     return math.erfc(-n * (m - n) / (2 * m * scale * math.sqrt(n - 1))) / 2
+
+
+# Standard deviations that hold 95 % of a normal variable.
+_TWO_SIDED = 1.959964
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's interval of 95 % for a share that was seen in `count` draws.
+
+    Unlike share ± standard error it has a length where the share is 0 or 1.
+
+    >>> [round(x, 3) for x in wilson(1.0, 200)]
+    [0.981, 1.0]
+    """
+    if count == 0:
+        return math.nan, math.nan
+    z = _TWO_SIDED
+    middle = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    total = 1 + z**2 / count
+    return (middle - half) / total, (middle + half) / total
 
 
 def _ends_of_all(

@@ -2,7 +2,7 @@
 Learns" (arXiv 2103.07601)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, SupportsFloat
 
 import equinox as eqx
@@ -19,10 +19,11 @@ from ...laws import Law
 from ...models import FactorisedScores, PositionalHeads
 from ...observables import Observable
 from ...optimizers import SGD
+from ...panels import Panel
 from ...problem import Problem
 from ...reductions import Reduction
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, Defaults
+from ..base import AbstractSystem, AnyRun, Defaults, theory_panels
 from ..registry import REGISTRY
 from .full import CopyingLoss, coordinates, full_observables, lifted
 from .reduced import (
@@ -211,6 +212,10 @@ class Copying(AbstractHeads, AbstractSystem):
             escape = float(flow.events["escape_time"])
             found["escape_time_over_heads"] = escape / self.heads
         return found
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Loss, probability and margins over time, with theory."""
+        return {"training": theory_panels(run, ("loss", "probability", "s", "w"))}
 
 
 def _escape(observables: Mapping[str, Observable]) -> dict[str, Any]:

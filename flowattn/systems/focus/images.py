@@ -1,6 +1,7 @@
 """Focus on images: mosaics of digits or of CIFAR-10, and networks (Vashisht &
 Ramaswamy, ECAI 2023, arXiv 2307.13421)."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -10,15 +11,18 @@ from jax.tree_util import Partial
 from jaxtyping import PRNGKeyArray
 
 from ...errors import InputError
+from ...measures.panels import first_of
 from ...models import ImageFocus, Network
 from ...observables import Observable
 from ...optimizers import SGD
+from ...panels import Panel
 from ...problem import Problem
 from ...tasks import ImageMosaicsTask, MosaicSplits, cifar10, digits
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, Defaults
+from ..base import AbstractSystem, AnyRun, Defaults
 from ..registry import REGISTRY
 from .observables import MEASURES, selection
+from .panels import share_panels
 from .settings import AbstractFocus, last_of
 
 _STEPS = 3000
@@ -101,6 +105,10 @@ class FocusImages(AbstractFocus):
             model=Partial(eqx.combine, frozen),
             switch=switch,
         )
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Shares of focus and prediction over training, by split."""
+        return {"training": share_panels(first_of(run.flow, run.descent))}
 
     def final(self, trajectory: Trajectory) -> dict[str, Any]:
         """The last observed values, each measure by split."""

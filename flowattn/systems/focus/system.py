@@ -1,6 +1,7 @@
 """Focus: Vashisht & Ramaswamy, "On the Learning Dynamics of Attention Networks"
 (ECAI 2023, arXiv 2307.13421)."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, SupportsFloat
 
 import equinox as eqx
@@ -13,10 +14,11 @@ from ... import laws
 from ...flows import Switch, gradient_flow
 from ...laws import Law
 from ...optimizers import SGD
+from ...panels import Panel
 from ...problem import Problem
 from ...reductions import Reduction
 from ...tasks import MosaicSplits, OrthogonalMosaicsTask
-from ..base import Defaults
+from ..base import AnyRun, Defaults, theory_panels
 from ..registry import REGISTRY
 from .observables import linear_observables
 from .reduced import (
@@ -217,6 +219,10 @@ class Focus(AbstractFocus):
             switch=switch,
             closed_forms=self._closed_forms(),
         )
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Loss, μ, ν and α over time, with theory."""
+        return {"training": theory_panels(run, ("loss", "mu", "nu", "alpha"))}
 
 
 def _mu_at(kind, classes, alpha, start, ts):

@@ -3,6 +3,7 @@ Single Head Attention Learns" (arXiv 2103.07601). The README derives what is use
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -17,9 +18,10 @@ from ...entries import Entry
 from ...errors import InputError
 from ...laws import Law
 from ...observables import Observable
+from ...panels import Panel
 from ...problem import Problem
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, Defaults
+from ..base import AbstractSystem, AnyRun, Defaults, theory_panels
 from ..registry import REGISTRY
 
 _ROOT2 = math.sqrt(2)
@@ -125,6 +127,10 @@ class Keyword(AbstractSystem):
             events={"time_to_attend": attends},
             closed_forms=forms,
         )
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Attention, margin and both β over time, with the closed forms."""
+        return {"training": theory_panels(run, ("p", "margin", "beta0", "beta1"))}
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
         """What theory says: whether the keyword is ever attended to, and when (free

@@ -1,6 +1,7 @@
 """KTIW: the knowledge to translate individual words, on any text (Snell, Zhong, Klein &
 Steinhardt, arXiv 2103.07601)."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import equinox as eqx
@@ -10,10 +11,12 @@ from jaxtyping import PRNGKeyArray
 
 from ...errors import InputError
 from ...optimizers import Adam
+from ...panels import Panel
 from ...tasks import Corpus, KeywordTask, TextTask
 from ..base import AbstractStudy, Column, Defaults, Part, Settings, Survey
 from ..registry import REGISTRY
 from .metrics import measure
+from .panels import agreement_panels
 from .training import KTIWTraining
 
 _TRAINING = KTIWTraining()
@@ -60,6 +63,10 @@ class KTIW(AbstractStudy):
     def defaults(self) -> Defaults:
         """Steps of Adam; no flow."""
         return Defaults(None, Adam(_TRAINING.learning_rate), steps=_TRAINING.steps)
+
+    def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """How often attention and word scores agree, against chance."""
+        return {"agreement": agreement_panels(survey)}
 
     def sentences(self, key: PRNGKeyArray, data: str | None = None) -> Corpus:
         """The corpus."""

@@ -268,7 +268,7 @@ def test_help_is_for_users(command, capsys):
 def test_examples_of_systems_are_told_and_can_be_run(system, monkeypatch, capsys):
     planned = []
 
-    def only_planned(plan, watch):
+    def only_planned(plan, watch, checkpoint=None):
         planned.append(plan)
         raise fa.InputError("planned")
 

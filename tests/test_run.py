@@ -99,6 +99,13 @@ def test_a_problem_without_a_time_is_as_long_as_its_descent():
     assert flow.descent is None and flow.edge == 20
 
 
+def test_counts_may_be_large():
+    run = fa.run(fa.systems.Focus(reduced=True), t1=1.0, seed=2**32 - 1)
+    assert run.summary["config"]["seed"] == 2**32 - 1
+    problem = fa.Problem(START, bowl)
+    assert fa.run(problem, steps=2, max_steps=10**9).flow.outcome == "successful"
+
+
 def test_times_can_be_given():
     ts = np.array([0.0, 0.1, 0.5, 1.0])
     run = fa.run(problem(), optimizer=fa.SGD(0.1), ts=ts)

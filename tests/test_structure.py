@@ -143,7 +143,7 @@ def named(path: Path) -> set[str]:
     "name, allowed",
     [
         ("diffeqsolve", "integrate.py"),
-        ("optax", "optimizers.py updates.py"),
+        ("optax", "base.py rules.py wrapped.py updates.py"),
         # Of run.py and sweeps.py the types alone.
         ("xarray", "datasets.py store.py cellstore.py words.py run.py sweeps.py"),
     ],

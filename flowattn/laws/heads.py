@@ -25,7 +25,8 @@ _MARCOTTE = "Marcotte, Gribonval & Peyré 2023 (arXiv 2307.00144)"
 def beta_sum() -> Law:
     """β₀ + β₁ is constant: β₀' = −p = −β₁'. Linear, so gradient descent keeps it too.
 
-    Of parameters with `beta0` and `beta1`.
+    Returns:
+        The `Law`, one number, of parameters with `beta0` and `beta1`.
     """
     return Law(
         _beta_sum_terms,
@@ -40,7 +41,8 @@ def beta_sum() -> Law:
 def keyword_energy() -> Law:
     """2p² − D² is constant for a free weight: its derivative is 4pD − 4Dp.
 
-    Of parameters with `beta0`, `beta1` and `weight`, p.
+    Returns:
+        The `Law`, one number, of parameters with `beta0`, `beta1` and `weight`, p.
     """
     return Law(
         _keyword_energy_terms,
@@ -56,8 +58,13 @@ def keyword_softmax(logits: int) -> Law:
     """D² − (4/κ)(a + e^a) is constant for softmax attention of κ logits.
 
     (1 + e^a)(1 − p) = 1, so the second term's derivative is
-    (4/κ)(1 + e^a)κp(1 − p)D = 4pD, which is that of D². Of parameters with `beta0`,
-    `beta1` and `logit`, a.
+    (4/κ)(1 + e^a)κp(1 − p)D = 4pD, which is that of D².
+
+    Args:
+        logits: κ, 1 or 2.
+
+    Returns:
+        The `Law`, one number, of parameters with `beta0`, `beta1` and `logit`, a.
     """
     return Law(
         Partial(_keyword_softmax_terms, logits),
@@ -71,7 +78,13 @@ def keyword_softmax(logits: int) -> Law:
 
 def score_sum(scores_of: Callable[[Any], Array]) -> Law:
     """The sum of every row of a matrix of scores is constant: softmax does not see a
-    shift of a row. `scores_of` gives the scores, heads × targets × sources.
+    shift of a row.
+
+    Args:
+        scores_of: parameters ↦ the scores, heads × targets × sources.
+
+    Returns:
+        The `Law`, heads × targets.
     """
     return Law(
         Partial(_row_terms, scores_of),
@@ -85,7 +98,13 @@ def score_sum(scores_of: Callable[[Any], Array]) -> Law:
 
 def logit_sum(values_of: Callable[[Any], Array]) -> Law:
     """The sum of every row of word-to-word logits is constant, since the cross-entropy
-    does not see a shift of all logits. `values_of` gives heads × words × words.
+    does not see a shift of all logits.
+
+    Args:
+        values_of: parameters ↦ the logits, heads × words × words.
+
+    Returns:
+        The `Law`, heads × words.
     """
     return Law(
         Partial(_row_terms, values_of),
@@ -101,7 +120,12 @@ def factor_balance(factors_of: Callable[[Any], tuple[Array, Array]]) -> Law:
     """QᵀQ − KᵀK is constant for scores S = QKᵀ, head by head.
 
     With G = ∂L/∂S, Q' = −GK and K' = −GᵀQ, so (QᵀQ)' = −(KᵀGᵀQ + QᵀGK) = (KᵀK)'.
-    `factors_of` gives Q and K, heads × positions × dimension.
+
+    Args:
+        factors_of: parameters ↦ Q and K, each heads × positions × dimension.
+
+    Returns:
+        The `Law`, heads × dimension × dimension.
     """
     return Law(
         Partial(_factor_terms, factors_of),

@@ -34,6 +34,12 @@ from .optimizers import AbstractOptimizer as AbstractOptimizer
 from .optimizers import Adam as Adam
 from .optimizers import Optax as Optax
 from .optimizers import RMSProp as RMSProp
+from .panels import Axis as Axis
+from .panels import Curve as Curve
+from .panels import Image as Image
+from .panels import Panel as Panel
+from .panels import Picture as Picture
+from .panels import Scale as Scale
 from .precision import set_precision as set_precision
 from .problem import Problem as Problem
 from .reductions import Reduction as Reduction

@@ -8,12 +8,13 @@ import equinox as eqx
 from jaxtyping import PyTree
 
 from .errors import InputError, quoted, unknown
-from .flows import AbstractFlow, Switch, gradient_flow
+from .flows import AbstractFlow, Switch, gradient_flow, require_flow
 from .laws import Law
 from .losses import AbstractBatchLoss
 from .numerics.descend import descend
 from .numerics.solve import solve
 from .observables import Observable
+from .optimizers import AbstractOptimizer
 from .reductions import Reduction
 from .tasks import Corpus
 from .trajectory import Trajectory
@@ -61,6 +62,8 @@ class Problem(eqx.Module):
         validation: a loss to stop a descent by (`patience`).
         rates: factors of the gradient, as those of `GradientFlow`.
         switch: a loss that takes over at a time.
+        flow: the flow to solve; None: the gradient flow of the loss, with these rates
+            and this switch.
         model: gives the full model for parameters; None: they are it.
         corpus: the sentences that the loss is of, where it is of any.
         outputs: gives the model's outputs on its data for parameters, and
@@ -86,6 +89,7 @@ class Problem(eqx.Module):
     validation: Any
     rates: PyTree | None
     switch: Switch | None
+    own_flow: AbstractFlow | None
     model: Callable[[PyTree], Any]
     corpus: Corpus | None
     outputs: Callable[[PyTree], Any] | None
@@ -104,6 +108,7 @@ class Problem(eqx.Module):
         validation: Callable[[PyTree], Any] | None = None,
         rates: PyTree | None = None,
         switch: Switch | None = None,
+        flow: AbstractFlow | None = None,
         model: Callable[[PyTree], Any] | None = None,
         corpus: Corpus | None = None,
         outputs: Callable[[PyTree], Any] | None = None,
@@ -125,6 +130,14 @@ class Problem(eqx.Module):
             raise InputError(
                 f"switch must be fa.Switch(at, loss), got {quoted(switch)}"
             )
+        if flow is not None:
+            require_flow("Problem", flow)
+            if rates is not None or switch is not None:
+                raise InputError(
+                    "rates and switch are of the gradient flow: a flow of your own has "
+                    "its own"
+                )
+        self.own_flow = flow
         self.params, self.loss, self.validation = params, loss, validation
         self.observables = _by_name("observables", observables)
         if "loss" not in self.observables:
@@ -154,7 +167,11 @@ class Problem(eqx.Module):
 
     @property
     def flow(self) -> AbstractFlow:
-        """The gradient flow of the loss, and from its time on of the next one."""
+        """The flow of its own; or the gradient flow of the loss, and from the time of a
+        switch on of the next one.
+        """
+        if self.own_flow is not None:
+            return self.own_flow
         return gradient_flow(self.loss, self.rates, self.switch)
 
     @property
@@ -180,11 +197,14 @@ class Problem(eqx.Module):
         events = self.events | dict(settings.pop("events", None) or {})
         return solve(self.flow, self.params, observe=observe, events=events, **settings)
 
-    def descend(self, optimizer: Any, **settings: Any) -> Trajectory:
+    def descend(
+        self, optimizer: AbstractOptimizer | None = None, **settings: Any
+    ) -> Trajectory:
         """The descent from the start by an optimiser, with everything observed.
 
         Args:
-            optimizer: an optimiser, `fa.SGD(0.1)` for instance.
+            optimizer: an optimiser, `fa.SGD(0.1)` for instance; None: the one that the
+                flow was made for, or that of `learning_rate`.
             settings: as for `fa.descend`: `steps`, `every`, …; an `observe` of your own
                 comes on top.
 
@@ -196,4 +216,7 @@ class Problem(eqx.Module):
         """
         observe = self.observed | dict(settings.pop("observe", None) or {})
         followed = {**(self.flow.descent or {}), **settings}
+        shadowed = followed.pop("optimizer", None)
+        if optimizer is None and "learning_rate" not in followed:
+            optimizer = shadowed
         return descend(self.loss, self.params, optimizer, observe=observe, **followed)

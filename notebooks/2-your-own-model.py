@@ -30,6 +30,8 @@ if importlib.util.find_spec("flowattn") is None:
     print("installing flowattn")
     # %pip install -q "flowattn @ git+https://github.com/flowattn/flowattn"
 # %%
+import dataclasses
+
 import equinox as eqx
 import flowattn as fa
 import jax
@@ -38,6 +40,8 @@ import jax.random as jr
 import matplotlib.pyplot as plt
 import numpy as np
 from flowattn import plotting
+from flowattn.measures.panels import observable_panel
+from flowattn.panels import vertical
 
 # %matplotlib inline
 precision = fa.set_precision()  # float64 where the device has it
@@ -179,11 +183,12 @@ print(f"gap of descent {gap.max_relative:.3f} ± {gap.numerical_error:.0e}")
 traj.to_dataset()
 
 # %%
-figure, panels = plt.subplots(1, 2, figsize=(8, 3))
-for name, axes in zip(observe, panels, strict=True):
-    plotting.plot_observable(name, traj, run, axes)
-    axes.axvline(float(when), color="black", ls=":", lw=1)
-plt.show()
+panels = []
+for name in observe:
+    panel = observable_panel(name, traj, run)
+    event = vertical("_attends", float(when))
+    panels.append(dataclasses.replace(panel, curves=[*panel.curves, event]))
+plotting.draw(panels).figure
 
 # %% [markdown]
 # Attention comes at once, after a plateau; the dotted line is the event. Descent is late

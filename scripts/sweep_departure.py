@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 
 import flowattn as fa
 from flowattn.cli.console import watch
 from flowattn.disk.store import staged
-from flowattn.plotting import Drawing, plot_sweep, styled
+from flowattn.panels import Axis, Curve, Picture
+from flowattn.plotting import draw
+from flowattn.plotting.sweep_panels import sweep_panel
 from flowattn.precision import set_precision
 
 if TYPE_CHECKING:
@@ -69,28 +69,43 @@ def main() -> None:
             progress=progress,
         )
     with staged(arguments.figure.parent) as stage:
-        draw(dataset).save(stage / arguments.figure.name)
+        draw(picture(dataset, system)).save(stage / arguments.figure.name)
     print(arguments.figure)
 
 
-@styled
-def draw(dataset: "xr.Dataset") -> Drawing:
+def picture(dataset: "xr.Dataset", system: fa.systems.TopicWords) -> Picture:
     """The gap as a phase diagram, and over the learning rate."""
-    figure = Figure(figsize=(9.0, 3.6))
-    left, right = figure.subplots(1, 2)
-    flat = plot_sweep(dataset, "embedding_scale", "learning_rate", "gap", axes=left)
-    lines = plot_sweep(dataset, "learning_rate", "gap", "embedding_scale", axes=right)
-    left.collections[0].set_norm(LogNorm())
-    right.set_yscale("log")
-    right.get_legend().set_loc("lower right")
-    right.get_legend().set_title("embedding scale")
-    label = "largest relative gap to t = 500"
-    left.set(xlabel="initial embedding scale", ylabel="learning rate", title="")
-    left.collections[0].colorbar.set_label(label)
-    right.set(xlabel="learning rate", ylabel=label, title="")
-    if (engine := figure.get_layout_engine()) is not None:
-        engine.set(w_pad=0.1)  # pyright: ignore
-    return Drawing(figure, flat.curves | lines.curves)
+    flat = sweep_panel(dataset, "embedding_scale", "learning_rate", "gap")
+    lines = sweep_panel(dataset, "learning_rate", "gap", "embedding_scale")
+    assert flat.scale is not None
+    gap, rate = "largest relative gap to t = 500", Axis("learning rate", log=True)
+    rates = dataset.learning_rate.values
+    law = Curve("0.013 × learning rate", rates, 0.013 * rates, "guide")
+    replace = dataclasses.replace
+    return Picture(
+        [
+            replace(
+                flat,
+                title="",
+                x=Axis("initial embedding scale", log=True),
+                y=rate,
+                scale=replace(flat.scale, label=gap, log=True),
+            ),
+            replace(
+                lines,
+                title="",
+                x=rate,
+                y=Axis(gap, log=True),
+                curves=[*lines.curves, law],
+                legend="embedding scale",
+            ),
+        ],
+        "topic words: how far gradient descent departs from the flow",
+        f"Fixed classifier; {system.sentences:,} sentences, {system.vocabulary:,} "
+        "words besides the topic words, seed 0.",
+        columns=2,
+        size=(4.4, 3.6),
+    )
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
 import flowattn as fa
 from flowattn.cli.console import watch
 from flowattn.disk.store import staged
-from flowattn.plotting import Drawing, plot_sweep, styled
+from flowattn.panels import Axis, Picture, horizontal
+from flowattn.plotting import draw
+from flowattn.plotting.sweep_panels import sweep_panel
 from flowattn.precision import set_precision
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def main() -> None:
             progress=progress,
         )
     with staged(arguments.figure.parent) as stage:
-        draw(dataset).save(stage / arguments.figure.name)
+        draw(picture(dataset)).save(stage / arguments.figure.name)
     for words, times in dataset.escape_time.groupby("vocabulary"):
         escaped = dataset.start[times.squeeze().notnull().values].values
         print(
@@ -66,27 +67,36 @@ def main() -> None:
     print(arguments.figure)
 
 
-@styled
-def draw(dataset: "xr.Dataset") -> Drawing:
+def picture(dataset: "xr.Dataset") -> Picture:
     """The time of escape, and the probability of the right word at the end."""
-    figure, curves = Figure(figsize=(9.0, 3.6)), {}
-    panels = {
-        "escape_time": "time of escape (q = ½)",
-        "probability": "probability q of the right word at t = 10⁶",
+    axes = {
+        "escape_time": Axis(
+            "time of escape (q = ½)", "learning rate × steps", log=True
+        ),
+        "probability": Axis("probability q of the right word", low=0, high=1.02),
     }
-    for axes, (name, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        panel = plot_sweep(dataset, "start", name, "vocabulary", axes=axes)
-        axes.set(xlabel="s = w at the start", ylabel=label)
-        axes.set_title("sequences of n = 40 words", fontsize=9)
-        axes.get_legend().set_title("words to draw from")
-        curves |= panel.curves
-    left = figure.axes[0]
-    left.set_yscale("log")
-    left.axhline(1.2 * 40**3 * np.log(40), color="0.4", lw=0.8, ls=":")
-    left.set_title("no line: no escape; thin: 1.2 n³ ln n", fontsize=9)
-    if (engine := figure.get_layout_engine()) is not None:
-        engine.set(w_pad=0.1)  # pyright: ignore
-    return Drawing(figure, curves)
+    theory = horizontal("1.2 n³ ln n", 1.2 * 40**3 * np.log(40))
+    titles = "no line: no escape by t = 10⁶", "at t = 10⁶"
+    panels = []
+    for title, (name, axis) in zip(titles, axes.items(), strict=True):
+        panel = sweep_panel(dataset, "start", name, "vocabulary")
+        curves = [*panel.curves, theory] if name == "escape_time" else panel.curves
+        panel = dataclasses.replace(
+            panel,
+            title=title,
+            x=Axis("start s = w"),
+            y=axis,
+            curves=curves,
+            legend="words m",
+        )
+        panels.append(panel)
+    return Picture(
+        panels,
+        "copying: escape from the plateau, n = 40 of m words",
+        "Reduced flows from 400 starts for each m; nothing is drawn at random.",
+        columns=2,
+        size=(4.4, 3.6),
+    )
 
 
 if __name__ == "__main__":

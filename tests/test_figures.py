@@ -10,9 +10,10 @@ import pytest
 from flowattn.cli import main as cli
 from flowattn.cli.main import main
 from flowattn.errors import InputError
-from flowattn.figures import FIGURES, Figure, Runs, missing, sentiment
+from flowattn.figures import FIGURES, Figure, Runs, corpora, missing
 from flowattn.numerics.descend import descend
-from flowattn.plotting import Curve, Panel, drawn
+from flowattn.panels import Axis, Curve, Panel, Picture
+from flowattn.plotting import draw
 from flowattn.systems import TopicWords
 
 from .systems import small
@@ -30,7 +31,8 @@ def tiny(runs):
         )
     ]
     curves.append(Curve("undefined", np.ones(2), np.array([np.nan, np.inf])))
-    return drawn([Panel("tiny", "t", "loss", curves, "y")], "title")
+    panel = Panel("tiny", "t", Axis("loss", log=True), curves)
+    return Picture([panel], "title", "a caption")
 
 
 def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
@@ -47,17 +49,16 @@ def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
     drawn = {f"topic-words-sen.{suffix}" for suffix in ("png", "pdf", "json")}
     assert names == drawn | {"other.txt"}
     data = json.loads((tmp_path / "topic-words-sen.json").read_text())
-    assert data["source"] == "a source" and data["provenance"]["dtype"] == "float64"
-    assert data["curves"]["tiny: loss: undefined"]["y"] == [None, None]
-    flow, descent = (
-        data["curves"][f"tiny: loss: {kind}"] for kind in ("flow", "descent")
-    )
+    assert data["source"] == "a source" and data["caption"] == "a caption"
+    assert data["provenance"]["dtype"] == "float64"
+    assert data["curves"]["undefined"]["y"] == [None, None]
+    flow, descent = (data["curves"][kind] for kind in ("flow", "descent"))
     np.testing.assert_allclose(flow["x"], descent["x"])
     assert flow["y"][0] == descent["y"][0] > flow["y"][-1] > 0
 
 
 def test_notebooks_show_a_drawing():
-    drawing = drawn([Panel("one", "t", "x", [Curve("", np.ones(2), np.ones(2))])])
+    drawing = draw(Panel("one", "t", "x", [Curve("", np.ones(2), np.ones(2))]))
     assert drawing._repr_png_().startswith(b"\x89PNG")
 
 
@@ -80,10 +81,10 @@ def test_figures_without_their_data_are_skipped(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("padding", ["mask", "attend"])
-def test_seeds_side_by_side_are_those_of_single_runs(tmp_path, padding, monkeypatch):
-    monkeypatch.setattr("flowattn.tasks.sentences._MANY_TOKENS", 10)
+def test_seeds_side_by_side_are_those_of_single_runs(tmp_path, padding):
     for role in ("train", "dev", "test"):
-        lines = ["1 a good film", "0 a bad bad film", "0 bad", "1 a good"]
+        # Enough words to be summed by bags.
+        lines = 2400 * ["1 a good film", "0 a bad bad film", "0 bad", "1 a good"]
         (tmp_path / f"x.{role}").write_text("\n".join(lines))
     system = TopicWords(
         corpus=str(tmp_path),
@@ -131,16 +132,16 @@ def test_every_figure_of_real_sentences_with_the_authors_protocol(
         (tmp_path / corpus).mkdir()
         for role in ("train", "dev", "test"):
             (tmp_path / corpus / f"stsa.{role}").write_text(SENTENCES)
-    for settings in (sentiment._QUICK, sentiment._AT_LENGTH):
+    for settings in (corpora._QUICK, corpora._AT_LENGTH):
         for which, how in settings.items():
             short = dataclasses.replace(how, rate=0.1, t1=8, t1_descent=6, rtol=1e-4)
             monkeypatch.setitem(settings, which, short)
-    monkeypatch.setattr(sentiment, "_PATIENCE", 5)
-    monkeypatch.setattr(sentiment, "_MOST_EPOCHS", {"fixed": 40, "linear": 40})
-    monkeypatch.setattr(sentiment, "_VALIDATE_FROM", {"fixed": 0, "linear": 20})
+    monkeypatch.setattr(corpora, "_PATIENCE", 5)
+    monkeypatch.setattr(corpora, "_MOST_EPOCHS", {"fixed": 40, "linear": 40})
+    monkeypatch.setattr(corpora, "_VALIDATE_FROM", {"fixed": 0, "linear": 20})
     runs = Runs(paper=True, data=str(tmp_path))
-    for figure in sentiment.FIGURES:
-        drawing = figure.draw(runs)
+    for figure in corpora.FIGURES:
+        drawing = draw(figure.picture(runs))
         drawing.save(tmp_path / "figure.png")
         canvas = drawing.figure
         grid = canvas.axes[0].get_subplotspec().get_gridspec()
@@ -182,8 +183,8 @@ def test_a_flow_that_ends_early_is_told_of():
 
 def test_curves_of_one_name_are_refused():
     twice = Panel("one", "x", "y", [Curve("name", np.ones(1), np.ones(1))])
-    with pytest.raises(AssertionError, match="'one: y: name'"):
-        drawn([twice, twice])
+    with pytest.raises(InputError, match="'one: y: name'"):
+        draw([twice, twice])
 
 
 def test_an_unknown_figure(capsys):
@@ -199,22 +200,3 @@ def test_every_figure_says_what_it_is(monkeypatch):
         assert figure.name == name and figure.title and figure.source
     with pytest.raises(InputError, match="'sst2' needs the folder"):
         Runs(data="").problem(TopicWords(corpus="sst2"))
-
-
-def test_panels_are_drawn_as_they_are_given():
-    x = np.array([1.0, 2.0, 3.0])
-    curves = [
-        Curve("seen", x, x, "both", 2, error=x / 10),
-        Curve("_unseen", x, 2 * x, "dotted", "black"),
-    ]
-    drawing = drawn([Panel("first", "a", "b", curves, "xy"), Panel("", "c", "d", [])])
-    left, right = drawing.figure.axes
-    assert left.get_xscale() == left.get_yscale() == "log"
-    assert right.get_xscale() == "linear" and right.get_legend() is None
-    assert [t.get_text() for t in left.get_legend().get_texts()] == ["seen"]
-    assert set(drawing.curves) == {
-        "first: b: seen",
-        "first: b: seen, error",
-        "first: b: unseen",
-    }
-    np.testing.assert_array_equal(drawing.curves["first: b: unseen"][1], 2 * x)

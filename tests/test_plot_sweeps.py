@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 import flowattn as fa
 from flowattn.cli.main import main
 from flowattn.errors import InputError
-from flowattn.plotting import plot_sweep
+from flowattn.plotting import draw_panel, plot_sweep
+from flowattn.plotting.sweep_panels import sweep_panel
 
 SCALES = np.array([1e-3, 1e-2, 1e-1, 1.0])
 WIDTHS = np.array([3, 1, 2])
@@ -58,9 +59,9 @@ def mesh_of(drawing):
 def test_a_phase_diagram_has_the_numbers_of_the_data_set():
     data = toy()
     drawing = plot_sweep(data, where={"kind": "hard"})
-    assert list(drawing.curves) == [f"loss at width={n}" for n in (1, 2, 3)]
+    assert list(drawing.curves) == [f"training loss at width={n}" for n in (1, 2, 3)]
     for width in WIDTHS:
-        x, y = drawing.curves[f"loss at width={width}"]
+        x, y = drawing.curves[f"training loss at width={width}"]
         np.testing.assert_array_equal(x, SCALES)
         wanted = data.loss.sel(width=width, kind="hard").values[:, 0]
         np.testing.assert_array_equal(y, wanted)
@@ -114,12 +115,12 @@ def test_results_have_their_names():
     drawing = plot_sweep(toy(), color="result", where={"kind": "soft"})
     names = [text.get_text() for text in drawing.figure.axes[1].get_yticklabels()]
     assert names == ["successful", "max steps reached"]
-    assert drawing.curves["result at width=3"][1].tolist() == [1, 0, 0, 0]
+    assert drawing.curves["how it ended at width=3"][1].tolist() == [1, 0, 0, 0]
     # Of several seeds the most frequent result.
     data = toy(5)
     data.result[1, 1, 0] = np.array([2, 2, 0, 2, 0])
     drawing = plot_sweep(data, color="result")
-    assert drawing.curves["result at width=1"][1].tolist() == [0, 2, 0, 0]
+    assert drawing.curves["how it ended at width=1"][1].tolist() == [0, 2, 0, 0]
 
 
 def test_of_seeds_the_median_and_percentiles_are_drawn():
@@ -128,13 +129,13 @@ def test_of_seeds_the_median_and_percentiles_are_drawn():
     flat = plot_sweep(data)
     assert "median of 6 seeds" in flat.figure.axes[0].get_title()
     middle = np.median(data.loss.sel(width=1, kind="soft").values, axis=-1)
-    np.testing.assert_allclose(flat.curves["loss at width=1"][1], middle)
+    np.testing.assert_allclose(flat.curves["training loss at width=1"][1], middle)
     lines = plot_sweep(data, y="loss", color="kind")
     values = data.loss.values[1:, 0, 1]
     for name, percent in (
-        ("loss at kind=hard", 50),
-        ("loss at kind=hard, 10th percentile", 10),
-        ("loss at kind=hard, 90th percentile", 90),
+        ("hard", 50),
+        ("hard, low", 10),
+        ("hard, high", 90),
     ):
         wanted = [np.percentile(row[np.isfinite(row)], percent) for row in values]
         np.testing.assert_allclose(lines.curves[name][1][1:], wanted)
@@ -144,9 +145,8 @@ def test_of_seeds_the_median_and_percentiles_are_drawn():
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["soft", "hard"]
     for text in ("width = 3, median of 6 seeds", "8 failed, 6 missing of 48 cells"):
         assert text in axes.get_title().replace("\n", " ")
-    for line, kind in zip(axes.lines, KINDS, strict=True):
-        shown = lines.curves[f"loss at kind={kind}"][1]
-        np.testing.assert_array_equal(line.get_ydata(), shown)
+    for (line, *_), kind in zip(axes.containers, KINDS, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), lines.curves[kind][1])
     one = plot_sweep(data, y="loss", where={"seed": 4})
     wanted = data.loss.isel(width=0, kind=0, seed=4)
     np.testing.assert_array_equal(one.curves["loss"][1], wanted)
@@ -158,10 +158,10 @@ def test_dims_of_a_variable_are_chosen_or_drawn():
     wanted = data.accuracy.isel(width=2, kind=0, seed=0, split=1).values.copy()
     np.testing.assert_array_equal(test.curves["accuracy"][1], wanted)
     both = plot_sweep(data, "scale", "accuracy", "split", {"width": 2})
-    np.testing.assert_array_equal(both.curves["accuracy at split=test"][1], wanted)
+    np.testing.assert_array_equal(both.curves["test"][1], wanted)
     over = plot_sweep(data, "time", "path", "scale", {"width": "2"})
     assert over.figure.axes[0].get_yscale() == "linear"
-    x, y = over.curves["path at scale=0.01"]
+    x, y = over.curves["0.01"]
     np.testing.assert_array_equal(x, TIMES)
     np.testing.assert_array_equal(y, data.path.isel(scale=1, width=2, kind=0, seed=0))
 
@@ -172,7 +172,7 @@ def test_axes_of_names_are_places_in_a_row():
     axes = drawing.figure.axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == KINDS.tolist()
     assert axes.get_xlim() == (-0.5, 1.5) and axes.get_yscale() == "log"
-    x, y = drawing.curves["loss at scale=0.1"]
+    x, y = drawing.curves["training loss at scale of the start=0.1"]
     np.testing.assert_array_equal(x, [0, 1])
     np.testing.assert_array_equal(y, data.loss.isel(scale=2, width=1, seed=0))
 
@@ -245,8 +245,7 @@ def test_a_data_set_of_something_else():
 
 def test_sweeps_are_drawn_into_axes_that_are_given():
     axes = Figure().subplots(1, 2)
-    drawing = plot_sweep(toy(), y="loss", axes=axes[1])
-    assert drawing.figure is axes[0].figure
+    draw_panel(sweep_panel(toy(), y="loss"), axes[1])
     assert axes[1].lines and not axes[0].lines
 
 

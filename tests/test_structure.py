@@ -15,6 +15,7 @@ ROOT = Path(flowattn.__file__).parent
 
 # The root's files that know none of the folders: words for everyone.
 WORDS = {
+    "adapters",
     "errors",
     "fields",
     "precision",
@@ -25,6 +26,7 @@ WORDS = {
     "optimizers",
     "schedules",
     "spectra",
+    "panels",
 }
 # Each may import from those before it (and from its own package).
 ORDER = [
@@ -144,8 +146,13 @@ def named(path: Path) -> set[str]:
     [
         ("diffeqsolve", "integrate.py"),
         ("optax", "base.py rules.py wrapped.py updates.py"),
-        # Of run.py and sweeps.py the types alone.
-        ("xarray", "datasets.py store.py cellstore.py words.py run.py sweeps.py"),
+        # Of run.py, panels.py and plots.py the types alone.
+        (
+            "xarray",
+            "datasets.py store.py cellstore.py words.py run.py sweep_panels.py "
+            "plots.py",
+        ),
+        ("matplotlib", "draw.py style.py"),
     ],
 )
 def test_each_dependency_has_its_file(name, allowed):

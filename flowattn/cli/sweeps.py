@@ -47,8 +47,8 @@ class Sweep:
     """Relative tolerance of the flow's local error."""
     atol: float | None = None
     """Absolute tolerance; None: rtol / 1000."""
-    solver: Literal["tsit5", "dopri8"] = "tsit5"
-    """Solver of the flows; what runs out of steps is tried once more by RKC."""
+    solver: Literal["auto", "tsit5", "dopri8"] = "auto"
+    """Solver of the flows; auto: Tsit5. What runs out of steps is tried again by RKC."""
     max_steps: int = 5000
     """Largest number of steps that a flow may try."""
     outputs: int | None = None

@@ -3,13 +3,16 @@
 from .base import Figure as Figure
 from .base import Runs as Runs
 from .base import missing as missing
-from .digits import FIGURES as _DIGITS
+from .copying import FIGURES as _COPYING
+from .corpora import FIGURES as _CORPORA
 from .focus import FIGURES as _FOCUS
-from .heads import FIGURES as _HEADS
-from .sentiment import FIGURES as _SENTIMENT
+from .focus_images import FIGURES as _FOCUS_IMAGES
+from .keyword import FIGURES as _KEYWORD
+from .ktiw import FIGURES as _KTIW
 from .topic_words import FIGURES as _TOPIC_WORDS
 
+_ALL = (_TOPIC_WORDS, _CORPORA, _FOCUS, _FOCUS_IMAGES, _KEYWORD, _COPYING, _KTIW)
+
 FIGURES: dict[str, Figure] = {
-    figure.name: figure
-    for figure in (*_TOPIC_WORDS, *_SENTIMENT, *_FOCUS, *_DIGITS, *_HEADS)
+    figure.name: figure for figures in _ALL for figure in figures
 }

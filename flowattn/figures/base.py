@@ -17,15 +17,20 @@ import numpy as np
 from ..errors import InputError
 from ..measures.compare import compare
 from ..measures.gap import Gap
+from ..measures.panels import TIME as TIME_LABEL
+from ..measures.panels import TIME_UNITS
 from ..numerics.descend import descend
 from ..numerics.segments import Progress
 from ..numerics.solve import solve
 from ..optimizers import SGD, AbstractOptimizer
-from ..plotting import Drawing
+from ..panels import Axis, Picture, Style
 from ..problem import Problem
-from ..systems import AbstractSystem
+from ..systems import AbstractSystem, Settings, Survey
 from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
+
+# The axis of time of all figures.
+TIME = Axis(TIME_LABEL, TIME_UNITS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,11 @@ class Pair:
     problem: Problem
     flow: Trajectory
     descent: Trajectory
+
+    @property
+    def styled(self) -> tuple[tuple[Trajectory, Style], ...]:
+        """Flow and descent, each with how it is drawn."""
+        return (self.flow, "line"), (self.descent, "points")
 
     @property
     def gap(self) -> Gap:
@@ -174,12 +184,61 @@ class Runs:
                 steps=int(steps[-1]),
                 every=steps,
                 observe=_observed(problem, laws),
-                **(problem.flow.descent or {}),
+                rates=problem.rates,
+                switch=problem.switch,
                 throw=False,
                 progress=self.go_on,
             )
             self._made[key] = self._whole(made, name)
         return self._made[key]
+
+    def reduction(
+        self,
+        system: AbstractSystem,
+        name: str,
+        ts: np.ndarray,
+        seed: int = 0,
+        observe: dict[str, Any] | None = None,
+    ) -> Trajectory:
+        """The flow of a reduction of a system, from where the full flow starts;
+        `observe` where the reduction has no observables of its own.
+        """
+        key = ("reduction", repr(system), name, ts.tobytes(), seed)
+
+        def made():
+            problem = self.problem(system, seed)
+            theory = problem.reductions[name]
+            return solve(
+                theory.flow,
+                theory.project(problem.params),
+                ts=ts,
+                rtol=1e-8,
+                observe=theory.observables if observe is None else observe,
+                progress=self.go_on,
+            )
+
+        return self.once(key, made)
+
+    def survey(
+        self, system: AbstractSystem, seed: int = 0, rtol: float = 1e-6
+    ) -> Survey:
+        """A survey by the system's defaults."""
+        defaults = system.defaults
+
+        def tell(part):
+            self.tell(f"{described(system)}: {part}")
+
+        how = Settings(
+            defaults.t1 or 1.0,
+            rtol,
+            rtol / 1000,
+            5000,
+            defaults.optimizer,
+            defaults.steps or 1,
+            tell,
+        )
+        key = ("survey", repr(system), seed, rtol)
+        return self.once(key, lambda: system.survey(jr.key(seed), self.data, how))
 
     def seeds(
         self,
@@ -253,12 +312,12 @@ def described(system: AbstractSystem) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One figure: `draw(runs)` makes it; `source` says what it repeats."""
+    """One figure: `picture(runs)` makes it; `source` says what it repeats."""
 
     name: str
     title: str
     source: str
-    draw: Callable[[Runs], Drawing]
+    picture: Callable[[Runs], Picture]
     corpora: tuple[str, ...] = ()
 
 

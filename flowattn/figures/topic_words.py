@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..laws import drift
-from ..numerics.solve import solve
-from ..plotting import Curve, Drawing, Panel, drawn, lines
+from ..panels import Axis, Curve, Panel, Picture, around, horizontal, lines
 from ..systems import TopicWords
 from ..systems.topic_words.system import Classifier, Part
-from .base import Figure, Pair, Runs
+from .base import TIME, Figure, Pair, Runs
 
 _PAPER = "Lu, Mao & Nayak 2021"
 _CLASSIFIERS: tuple[Classifier, ...] = ("fixed", "linear", "two-layer")
-_FLOW_AND_DESCENT = "lines: gradient flow; points: gradient descent, learning rate 0.1"
+_FLOW_AND_DESCENT = "Lines: gradient flow; points: gradient descent, learning rate 0.1"
 
 # A flow that takes more slides along a kink of its model: it is shown as far as it got.
 # (RKC, for stiffness, is no help there.)
@@ -25,7 +24,7 @@ _KINKS: dict[str, Any] = {"max_steps": 600, "solver": "tsit5"}
 def _sen_panel(pair: Pair, title: str) -> Panel:
     """Norm against score of each topic word; dashed what SEN gives."""
     curves, error, end = [], 0.0, float(pair.flow.t_end)
-    for run, style in ((pair.flow, "line"), (pair.descent, "points")):
+    for run, style in pair.styled:
         # Descent is shown for as long as the flow beside it got.
         kept = np.asarray(run.reached & (run.ts <= end * (1 + 1e-6)))
         scores, norms, theory = (
@@ -34,60 +33,81 @@ def _sen_panel(pair: Pair, title: str) -> Panel:
         )
         words = zip(scores, norms, theory, strict=True)
         for word, (score, norm, sen) in enumerate(words):
-            curves.append(Curve(f"_word {word}, {style}", score, norm, style, word))
+            label = f"{word}" if run is pair.flow else f"_{word}, descent"
+            curves.append(Curve(label, score, norm, style, word))
             if run is pair.flow:
-                name = f"_word {word}, SEN"
-                curves.append(Curve(name, score, sen, "dashed", "black", 0.8))
+                name = "SEN" if word == 0 else f"_{word}, SEN"
+                curves.append(Curve(name, score, sen, "theory"))
                 error = max(error, abs(norm[-1] / sen[-1] - 1))
     return Panel(
         f"{title}: {100 * error:.2f} % from SEN at t = {end:.0f}",
         "score s",
         "‖q‖‖ν‖",
         curves,
+        legend="topic word",
+        columns=2,
     )
 
 
-def _sen(runs: Runs) -> Drawing:
+def _sen(runs: Runs) -> Picture:
     panels = []
     for classifier in _CLASSIFIERS:
         system = TopicWords(classifier=classifier)
-        pair = runs.both(system, np.linspace(0, 500, 101), seed=1, **_KINKS)
+        pair = runs.both(system, np.linspace(0, 500, 101), **_KINKS)
         panels.append(_sen_panel(pair, classifier))
-    return drawn(panels, f"{_FLOW_AND_DESCENT}; dashed: the SEN relation")
+    return Picture(
+        panels,
+        "topic words on the curve of the SEN relation",
+        f"{_FLOW_AND_DESCENT}; dashed: the SEN relation. {_sized(TopicWords())}, seed "
+        "0, to t = 500; the two-layer flow as far as its hidden units do not slide "
+        "along their kinks.",
+        size=(4.0, 3.4),
+    )
 
 
-def _histogram(values: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts as the corners of steps."""
-    counts, _ = np.histogram(values, edges)
-    return np.repeat(edges, 2)[1:-1], np.repeat(counts, 2)
+def _sized(system: TopicWords) -> str:
+    """The size of a corpus of topic words."""
+    return f"{system.vocabulary:,} words, {system.sentences:,} sentences"
 
 
-def _distributions(runs: Runs) -> Drawing:
+def _distributions(runs: Runs) -> Picture:
     system = TopicWords()
-    pair = runs.both(system, np.linspace(0, 500, 101), seed=1, **_KINKS)
+    pair = runs.both(system, np.linspace(0, 500, 101), **_KINKS)
     topic = system.topics * system.words_per_topic
-    runs_by_kind = {"flow": pair.flow, "gradient descent": pair.descent}
+    shown = (("flow", pair.flow, 0), ("gradient descent", pair.descent, 1))
     panels = []
     for name, text in (("scores", "score s"), ("norms", "‖q‖‖ν‖")):
         values = [
             np.asarray(getattr(pair.problem.model(run.params), name))
-            for run in runs_by_kind.values()
+            for _, run, _ in shown
         ]
-        for group, words in (("topic", slice(topic)), ("other", slice(topic, None))):
-            mine = [all_[words] for all_ in values]
-            edges = np.histogram_bin_edges(
-                np.concatenate(mine), 12 if group == "topic" else 40
+        panels.append(
+            Panel(
+                f"the {topic} topic words",
+                "topic word",
+                text,
+                [
+                    Curve(kind, np.arange(topic), some[:topic], "points", colour)
+                    for (kind, _, colour), some in zip(shown, values, strict=True)
+                ],
             )
-            curves = [
-                Curve(kind, *_histogram(some, edges), style, colour)
-                for colour, (kind, some, style) in enumerate(
-                    zip(runs_by_kind, mine, ("line", "dashed"), strict=True)
-                )
-            ]
-            count = len(mine[0])
-            title = f"{count:,} {group} words, {text}"
-            panels.append(Panel(title, text, "words", curves))
-    return drawn(panels, "scores and norms at t = 500, fixed classifier", columns=4)
+        )
+        others = [some[topic:] for some in values]
+        edges = np.histogram_bin_edges(np.concatenate(others), 40)
+        panels.append(
+            Panel(
+                f"the {len(others[0]):,} other words",
+                text,
+                Axis("words", low=0),
+                [
+                    Curve(kind, edges, np.histogram(some, edges)[0], "steps", colour)
+                    for (kind, _, colour), some in zip(shown, others, strict=True)
+                ],
+            )
+        )
+    caption = f"Fixed classifier, learning rate 0.1. {_sized(system)}, seed 0."
+    title = "scores and norms of topic words and of all others at t = 500"
+    return Picture(panels, title, caption, columns=2)
 
 
 # What is trained in each of the paper's variants.
@@ -105,7 +125,7 @@ _VARIANTS: dict[Classifier, dict[str, tuple[Part, ...]]] = {
 }
 
 
-def _ablations(runs: Runs) -> Drawing:
+def _ablations(runs: Runs) -> Picture:
     panels = []
     vocabulary, sentences = (5000, 5000) if runs.paper else (1000, 1000)
     for classifier, variants in _VARIANTS.items():
@@ -119,20 +139,25 @@ def _ablations(runs: Runs) -> Drawing:
                 embedding_scale=0.1,
             )
             pairs[text] = runs.both(system, np.linspace(0, 600, 101))
-        for observable, label in (
-            ("loss", "loss  [nat]"),
-            ("topic_score", "mean score of topic words"),
-            ("topic_norm", "mean ‖q‖‖ν‖ of topic words"),
+        for observable, axis in (
+            ("loss", Axis("training loss", "nat", log=True)),
+            ("topic_score", Axis("mean score of topic words")),
+            ("topic_norm", Axis("mean ‖q‖‖ν‖ of topic words")),
         ):
             curves = list(_over_time(pairs, observable))
-            log = "y" if observable == "loss" else ""
-            panels.append(Panel(f"{classifier} classifier", "t", label, curves, log))
-    return drawn(panels, f"{_FLOW_AND_DESCENT}; KF: keys frozen, EF: embeddings frozen")
+            title = f"{classifier} classifier"
+            panels.append(Panel(title, TIME, axis, curves, legend="variant"))
+    return Picture(
+        panels,
+        "what is trained: KF, keys frozen; EF, embeddings frozen",
+        f"{_FLOW_AND_DESCENT}. {vocabulary:,} words, {sentences:,} sentences, "
+        "embeddings of scale 0.1 at the start, seed 0.",
+    )
 
 
 def _over_time(pairs: dict[str, Pair], observable: str) -> Iterator[Curve]:
     for colour, (text, pair) in enumerate(pairs.items()):
-        for run, style in ((pair.flow, "line"), (pair.descent, "points")):
+        for run, style in pair.styled:
             kept = slice(int(run.saved))
             values = np.asarray(run.observed[observable])[kept]
             values = values.reshape(len(values), -1).mean(axis=1)
@@ -140,7 +165,7 @@ def _over_time(pairs: dict[str, Pair], observable: str) -> Iterator[Curve]:
             yield Curve(label, np.asarray(run.ts)[kept], values, style, colour)
 
 
-def _law_drift(runs: Runs) -> Drawing:
+def _law_drift(runs: Runs) -> Picture:
     system = TopicWords(
         classifier="linear", trained=("query", "keys", "embeddings", "classifier")
     )
@@ -153,86 +178,112 @@ def _law_drift(runs: Runs) -> Drawing:
         lambda: [runs.descent(system, rate, ts, laws=True) for rate in rates],
         lambda: runs.flow(system, ts, laws=True, rtol=1e-10),
     )
-    curves = []
-    for colour, law in enumerate(exact):
-        drifts = [float(drift(law, run)) for run in runs_by_rate]
-        curves.append(Curve(law.name, rates, np.array(drifts), "both", colour))
-        name = f"_{law.name}, flow"
-        kept = np.full(2, float(drift(law, flow)))
-        curves.append(Curve(name, rates[[0, -1]], kept, "dotted", colour))
-    guide = rates / rates[0] * max(float(c.y[0]) for c in curves)
-    curves.append(Curve("∝ learning rate", rates, guide, "dashed", "black", 0.8))
-    panel = Panel(
-        f"drift to t = {t1:g}; dotted: the flow, rtol 1e-10",
-        "learning rate",
-        "|h(t) − h(0)| / scale of h",
-        curves,
-        "xy",
-        top=1e5,  # room for the legend
+    drifts = {
+        law.name: np.array([float(drift(law, run)) for run in runs_by_rate])
+        for law in exact
+    }
+    kept = {law.name: float(drift(law, flow)) for law in exact}
+    # The linear law, a sum, is kept by every step but for rounding.
+    drifting = [name for name, values in drifts.items() if values[0] > 1e-9]
+    left = [
+        Curve(name, rates, drifts[name], "both", colour)
+        for colour, name in enumerate(drifting)
+    ]
+    # Between the two laws, where neither hides it.
+    middle = np.sqrt(np.prod([drifts[name][0] for name in drifting[:2]]))
+    guide = middle * rates / rates[0]
+    left.append(Curve("∝ learning rate", rates, guide, "guide"))
+    right = []
+    for colour, name in enumerate([*drifting, *(set(drifts) - set(drifting))]):
+        if name not in drifting:
+            right.append(Curve(f"{name}, descent", rates, drifts[name], "both", colour))
+        right.append(horizontal(f"{name}, flow", kept[name], colour))
+    rate = Axis("learning rate", log=True)
+    label = "drift: largest |h(t) − h(0)| / scale of h"
+    panels = [
+        Panel(
+            "gradient descent: quadratic laws drift",
+            rate,
+            Axis(label, log=True),
+            left,
+            legend="law",
+        ),
+        Panel(
+            "what is left to tolerance and rounding",
+            rate,
+            Axis(label, log=True, low=1e-16, high=1e-5),
+            right,
+        ),
+    ]
+    return Picture(
+        panels,
+        "drift of the exact laws of topic words, linear classifier, all parts trained",
+        f"To t = {t1:g}; the flow with rtol 1e-10. {_sized(system)}, seed 0.",
+        columns=2,
     )
-    return drawn([panel])
 
 
 def _first_keys(small):
     return small.keys[:, 0]
 
 
-def _per_word(runs: Runs) -> Drawing:
-    sizes, seeds = np.array([1000, 5000, 20000]), range(5 if runs.paper else 3)
+def _per_word(runs: Runs) -> Picture:
+    sizes, seeds = np.array([1000, 2000, 5000, 20000]), range(5 if runs.paper else 3)
     ts = np.linspace(0.0, 500.0, 51)
-    means, spreads, over_time = [], [], []
+    at_end, over_time = [], []
     systems = [TopicWords(vocabulary=int(size)) for size in sizes]
     flows = runs.each(
         lambda system: [runs.flow(system, ts, seed) for seed in seeds], systems
     )
     for system, drawn_again in zip(systems, flows, strict=True):
-        at_end, moved = [], []
+        moved = []
         for seed, full in zip(seeds, drawn_again, strict=True):
             problem = runs.problem(system, seed)
-            theory = problem.reductions["per-word"]
-            small = solve(
-                theory.flow,
-                theory.project(problem.params),
-                ts=ts,
-                rtol=1e-8,
-                observe={"keys": _first_keys},
-            )
+            observe = {"keys": _first_keys}
+            small = runs.reduction(system, "per-word", ts, seed, observe)
             # Keys along the query times its length are scores.
             length = jnp.linalg.norm(problem.model(problem.params).query)
             scores = np.asarray(small.observed["keys"] * length)
             measured = np.asarray(full.observed["topic_score"])
             # All scores are 0 at the start.
-            error = np.abs(scores[1:] / measured[1:] - 1).max(axis=1)
-            at_end.append(100 * error[-1])
-            moved.append(100 * error)
-        means.append(np.mean(at_end))
-        spreads.append(np.std(at_end, ddof=1))
-        over_time.append(
-            (f"vocabulary {system.vocabulary:,}", ts[1:], np.mean(moved, axis=0))
-        )
-    guide = means[0] * sizes[0] / sizes
+            moved.append(100 * np.abs(scores[1:] / measured[1:] - 1).max(axis=1))
+        at_end.append([one[-1] for one in moved])
+        text = f"{system.vocabulary:,}"
+        over_time.append((text, ts[1:], np.mean(moved, axis=0)))
+    means, spreads = np.mean(at_end, axis=1), np.std(at_end, axis=1, ddof=1)
+    # Relative least squares: errors are of different sizes.
+    terms = np.stack([np.ones(len(sizes)), 1000 / sizes], axis=1) / means[:, None]
+    floor, slope = np.linalg.lstsq(terms, np.ones(len(sizes)), rcond=None)[0]
+    fine = np.geomspace(sizes[0], sizes[-1], 50)
+    fit = f"fit: {floor:.2f} % + {slope:.2f} % × 1000/vocabulary"
+    error = Axis("largest relative error of a score", "%", log=True)
     panels = [
         Panel(
-            f"at t = 500; bars: standard deviation of {len(seeds)} seeds",
-            "vocabulary",
-            "largest relative error of a score  [%]",
+            "at t = 500",
+            Axis("vocabulary", log=True),
+            error,
             [
                 Curve(
-                    "theory", sizes, np.array(means), "both", 0, 1.4, np.array(spreads)
+                    f"mean ± standard deviation, {len(seeds)} seeds",
+                    sizes,
+                    means,
+                    "points",
+                    interval=around(means, spreads),
                 ),
-                Curve("∝ 1/vocabulary", sizes, guide, "dashed", "black", 0.8),
+                Curve(fit, fine, floor + slope * 1000 / fine, "guide"),
             ],
-            "xy",
         ),
-        Panel(
-            "mean of seeds",
-            "t",
-            "largest relative error of a score  [%]",
-            lines(over_time),
-            "y",
-        ),
+        Panel("mean over seeds", TIME, error, lines(over_time), legend="vocabulary"),
     ]
-    return drawn(panels, "one small ODE for each topic word, against the full flow")
+    return Picture(
+        panels,
+        "one small ODE for each topic word, against the full flow",
+        f"Fixed classifier, {systems[0].sentences:,} sentences drawn by seeds 0 "
+        f"to {len(seeds) - 1}. The error falls as 1/vocabulary to a floor that the "
+        "vocabulary does not lower.",
+        columns=2,
+        size=(4.2, 3.2),
+    )
 
 
 FIGURES = (

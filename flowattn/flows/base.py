@@ -4,6 +4,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
 
@@ -19,8 +20,8 @@ class AbstractFlow(eqx.Module):
 
     A flow may carry more than parameters, a momentum for instance: `start` then gives
     the state that begins with some parameters, `params` the parameters of a state, and
-    the field is one of states. Solves integrate the state; observables, laws and events
-    are still functions of the parameters.
+    the field is one of states (which the argument `params` then is). Solves integrate
+    the state; observables, laws and events are still functions of the parameters.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> class Spring(fa.AbstractFlow):
@@ -93,34 +94,34 @@ class AbstractFlow(eqx.Module):
         """
         return state
 
-    def moving(self, state: PyTree) -> PyTree:
+    def moving(self, params: PyTree) -> PyTree:
         """What moves of a state.
 
         Args:
-            state: the state.
+            params: the state.
 
         Returns:
             The state with None in place of all else; here its floating-point arrays.
         """
-        return eqx.filter(state, eqx.is_inexact_array)
+        return eqx.filter(params, eqx.is_inexact_array)
 
     @abc.abstractmethod
-    def __call__(self, state: PyTree, t: Scalar | float = 0.0) -> PyTree:
+    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         """The velocity at a state (here the parameters: dθ/dt) and time `t`."""
 
-    def defined(self, state: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
         """Whether the field is defined. `solve` asks at its output times, where it does
         not evaluate the velocity.
 
         Args:
-            state: the state.
+            params: the state.
             t: the time.
 
         Returns:
             Here always True; a flow that can decide for less than the cost of a
             velocity should.
         """
-        del state, t
+        del params, t
         return jnp.array(True)
 
 
@@ -137,3 +138,22 @@ the gradient flow of a loss is GradientFlow(loss)
             f"{what} needs a flow, got a {type(flow).__name__}; the gradient flow of a "
             "loss is GradientFlow(loss)"
         )
+
+
+def velocity(moves: PyTree, given: PyTree) -> PyTree:
+    """What a flow gives, of all that moves; a plain number there (0.0, of what stays)
+    holds for all entries of an array.
+    """
+
+    def of(moved: Any, slope: Any) -> Any:
+        if moved is None or not isinstance(slope, int | float):
+            return None if moved is None else slope
+        return jnp.full(moved.shape, slope, moved.dtype)
+
+    try:
+        return jax.tree.map(of, moves, given, is_leaf=lambda x: x is None)
+    except ValueError:
+        raise InputError(
+            "a flow must give a velocity of the params' structure, "
+            f"{jax.tree.structure(moves)}, got {jax.tree.structure(given)}"
+        ) from None

@@ -103,13 +103,12 @@ class GradientFlow(AbstractFlow):
         """True: the Jacobian −r H is similar to the symmetric −√r H √r."""
         return True
 
-    def moving(self, state: PyTree) -> PyTree:
+    def moving(self, params: PyTree) -> PyTree:
         """The floating-point arrays, but for those that a rate of 0 freezes."""
-        return moving(state, self.rates)
+        return moving(params, self.rates)
 
-    def __call__(self, state: PyTree, t: Scalar | float = 0.0) -> PyTree:
+    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         del t
-        params = state
         require_real(params)
         if isinstance(self.loss, AbstractExplicitLoss):
             slope = self.loss.gradient(params)
@@ -124,14 +123,14 @@ class GradientFlow(AbstractFlow):
         still = jax.tree.map(jnp.zeros_like, eqx.filter(rest, eqx.is_inexact_array))
         return eqx.combine(scaled(self.rates, downhill), still)
 
-    def defined(self, state: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
         """Whether the loss is finite; of a loss whose gradient is written out, whether
         that is.
         """
         if isinstance(self.loss, AbstractExplicitLoss):
-            each = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(self(state, t))]
+            each = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(self(params, t))]
             return jnp.all(jnp.stack(each))
-        return jnp.isfinite(self.loss(state))
+        return jnp.isfinite(self.loss(params))
 
 
 def number_of(value: Any) -> Scalar:

@@ -18,7 +18,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ..errors import InputError
+from ..errors import InputError, known_zero
 from ..schedules import SLACK, steps_until, sum_of, sums_of
 
 
@@ -151,10 +151,9 @@ class AbstractOptimizer(eqx.Module):
         """
 
         def number(x: Any) -> Any:
-            known_0 = isinstance(x, int | float) and x == 0
             is_number = isinstance(x, int | float) and not isinstance(x, bool)
             is_number |= eqx.is_inexact_array(x) or isinstance(x, np.number)
-            return jnp.asarray(x, dtype) if is_number and not known_0 else x
+            return jnp.asarray(x, dtype) if is_number and not known_zero(x) else x
 
         return jax.tree.map(number, self)
 

@@ -19,7 +19,9 @@ from jaxtyping import Array
 
 from ..errors import (
     InputError,
+    known_zero,
     require_flags,
+    require_from_0,
     require_positive,
     require_scalar,
     shown,
@@ -45,7 +47,7 @@ class _Rated(AbstractOptimizer):
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """The update rule as optax has it."""
         parts = [self._direction]
-        if not _is_zero(self.weight_decay):
+        if not known_zero(self.weight_decay):
             parts.append(optax.add_decayed_weights(self.weight_decay))
         parts.append(optax.scale_by_learning_rate(self.learning_rate))
         return optax.with_extra_args_support(optax.chain(*parts))
@@ -66,7 +68,7 @@ class _Rated(AbstractOptimizer):
         """The flow time of a step, η."""
         return self.learning_rate
 
-    def _check(self) -> None:
+    def _check(self, **positive: Any) -> None:
         rate = self.learning_rate
         if callable(rate):
             require_schedule(rate)
@@ -79,7 +81,9 @@ class _Rated(AbstractOptimizer):
                 )
             require_scalar(learning_rate=rate)
             require_positive(learning_rate=rate)
-        _require_from_0(weight_decay=self.weight_decay)
+        require_scalar(**positive)
+        require_positive(**positive)
+        require_from_0(weight_decay=self.weight_decay)
 
     def sensible(self) -> Array:
         """Whether numbers that are traced make sense."""
@@ -111,21 +115,21 @@ class SGD(_Rated):
     def __check_init__(self):
         self._check()
         require_flags(nesterov=self.nesterov)
-        _require_share(momentum=self.momentum)
-        if self.nesterov and _is_zero(self.momentum):
+        require_from_0(1.0, momentum=self.momentum)
+        if self.nesterov and known_zero(self.momentum):
             raise InputError("nesterov needs a momentum")
 
     @property
     def name(self) -> str:
         """What it is called in results."""
-        if _is_zero(self.momentum):
+        if known_zero(self.momentum):
             return "gradient descent"
         kind = "Nesterov momentum" if self.nesterov else "momentum"
         return f"gradient descent with {kind}"
 
     @property
     def _direction(self) -> optax.GradientTransformation:
-        if _is_zero(self.momentum):
+        if known_zero(self.momentum):
             return optax.identity()
         return optax.trace(decay=self.momentum, nesterov=self.nesterov)
 
@@ -163,11 +167,11 @@ class SGD(_Rated):
         by β/(1 − β) steps, which is O(h) too. Nesterov's differs from it by h β θ''
         terms, of the same order.
         """
-        if not _is_zero(self.weight_decay):
+        if not known_zero(self.weight_decay):
             return None, (
                 "weight decay moves parameters too; write it into the loss to compare"
             )
-        if _is_zero(self.momentum):
+        if known_zero(self.momentum):
             reason = (
                 "gradient descent is Euler's method for this flow, in steps of its rate"
             )
@@ -214,15 +218,13 @@ class Adam(_Rated):
     eps: Any = 1e-8
 
     def __check_init__(self):
-        self._check()
-        _require_share(b1=self.b1, b2=self.b2)
-        require_scalar(eps=self.eps)
-        require_positive(eps=self.eps)
+        self._check(eps=self.eps)
+        require_from_0(1.0, b1=self.b1, b2=self.b2)
 
     @property
     def name(self) -> str:
         """What it is called in results."""
-        return "adam" if _is_zero(self.weight_decay) else "adamw"
+        return "adam" if known_zero(self.weight_decay) else "adamw"
 
     @property
     def _direction(self) -> optax.GradientTransformation:
@@ -250,10 +252,8 @@ class RMSProp(_Rated):
     eps: Any = 1e-8
 
     def __check_init__(self):
-        self._check()
-        _require_share(decay=self.decay)
-        require_scalar(eps=self.eps)
-        require_positive(eps=self.eps)
+        self._check(eps=self.eps)
+        require_from_0(1.0, decay=self.decay)
 
     @property
     def name(self) -> str:
@@ -265,22 +265,3 @@ class RMSProp(_Rated):
         return optax.scale_by_rms(self.decay, self.eps)
 
 
-def _is_zero(number: Any) -> bool:
-    """Whether a number is known to be 0, and its part is left out of programs."""
-    return isinstance(number, int | float) and number == 0
-
-
-def _require_share(**values: Any) -> None:
-    """Raises `InputError` for a number that is not from 0 to below 1."""
-    for name, value in values.items():
-        require_scalar(**{name: value})
-        if not isinstance(value, Tracer) and not 0 <= float(value) < 1:
-            raise InputError(f"{name} must be from 0 to below 1, got {shown(value)}")
-
-
-def _require_from_0(**values: Any) -> None:
-    """Raises `InputError` for a number that is negative or not finite."""
-    for name, value in values.items():
-        require_scalar(**{name: value})
-        if not isinstance(value, Tracer) and not 0 <= float(value) < np.inf:
-            raise InputError(f"{name} must be 0 or more, got {shown(value)}")

@@ -34,7 +34,12 @@ class Optax(AbstractOptimizer):
     step: Any
 
     def __init__(self, transformation: Any, time_per_step: Any):
-        _require_transformation(transformation)
+        parts = (getattr(transformation, name, None) for name in ("init", "update"))
+        if not all(map(callable, parts)):
+            raise InputError(
+                "fa.Optax needs an optimizer of optax, as optax.adamw(1e-3), got "
+                + shown(transformation)
+            )
         require_scalar(time_per_step=time_per_step)
         require_positive(time_per_step=time_per_step)
         self.rule, self.step = transformation, time_per_step
@@ -73,15 +78,6 @@ class Optax(AbstractOptimizer):
         """Whether its time, where that is traced, makes sense."""
         time = jnp.asarray(self.time_per_step)
         return (time > 0) & (time < jnp.inf)
-
-
-def _require_transformation(rule: Any) -> None:
-    """Raises `InputError` for what is no optimiser of optax's."""
-    if not all(callable(getattr(rule, name, None)) for name in ("init", "update")):
-        raise InputError(
-            "fa.Optax needs an optimizer of optax, as optax.adamw(1e-3), got "
-            + shown(rule)
-        )
 
 
 def optimizer_of(optimizer: Any, learning_rate: Any) -> AbstractOptimizer:

@@ -136,7 +136,10 @@ def plan(
         require_of_survey(defaults.t1 is None, options, called)
         if optimizer is not None:
             _require_of_survey(optimizer, defaults, called)
-    chosen = defaults.optimizer if optimizer is None else optimizer
+    chosen = optimizer
+    if chosen is None and given is not None:
+        chosen = (given.flow.descent or {}).get("optimizer")
+    chosen = defaults.optimizer if chosen is None else chosen
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(chosen)):
         raise InputError("run needs an optimizer whose numbers are known, not traced")
     if optimizer is not None and defaults.steps == 0:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from ..measures.compare import compare
 from ..measures.gap import Gap
 from ..measures.sharpness import require_modes, sharpness
 from ..optimizers import AbstractOptimizer
+from ..panels import Panel
 from ..problem import Problem
 from ..systems import AbstractSystem, Settings, Survey
 from ..trajectory import Trajectory
 from .options import Options
 from .outcomes import SUCCESSFUL, Outcomes
+from .panels import run_panels
 from .plan import Plan, fields_of, plan
 from .saved import earlier_files, write_run
 from .summary import stability, summarise, summarise_survey
@@ -105,15 +107,25 @@ class Run:
     def __repr__(self) -> str:
         return table(self.summary)
 
+    def panels(self) -> dict[str, Sequence[Panel]]:
+        """The pictures of this run as data, by name."""
+        if self.survey is not None:
+            assert self.system is not None
+            return self.system.survey_panels(self.survey)
+        return {} if self.problem is None else run_panels(self.system, self)
+
     def plot(self) -> dict[str, Any]:
         """Draw the pictures of this run.
 
         Returns:
             Drawings by name; `plot()["gap"].figure` is a figure of matplotlib's.
         """
-        from .pictures import drawings
+        from ..plotting import draw
 
-        return drawings(self)
+        return {
+            name: draw(panels, columns=2 if len(panels) == 4 else 3)
+            for name, panels in self.panels().items()
+        }
 
     def save(self, out: str | Path) -> Path:
         """Write `summary.json`, `trajectory.zarr` and the pictures to a folder.

@@ -27,8 +27,6 @@ def earlier_files(folder: Path) -> set[str]:
 
 def write_run(run: Any, stage: Path) -> None:
     """Write the summary, the trajectories and the pictures of a `Run` to a folder."""
-    from .pictures import drawings
-
     runs = {"flow": run.flow, "descent": run.descent, **run.reductions}
     datasets: dict[str, Any] = {
         name: each.to_dataset() for name, each in runs.items() if each is not None
@@ -45,7 +43,7 @@ def write_run(run: Any, stage: Path) -> None:
         {"system": summary["system"], "config": summary["config"]}
         | {"provenance": summary["provenance"]},
     )
-    for name, drawing in drawings(run).items():
+    for name, drawing in run.plot().items():
         drawing.save(stage / f"{name}.png")
     files = [SUMMARY, *sorted(path.name for path in stage.iterdir())]
     write_json(stage / SUMMARY, {**summary, "files": files})

@@ -79,7 +79,7 @@ def cell_of(
     observe = {**_observed(problem, how), **problem.laws}
     solve = Solve(
         problem.flow,
-        problem.params,
+        problem.flow.start(problem.params),
         times,
         rtol,
         atol,

@@ -39,7 +39,7 @@ def planned(sweep: Sweep) -> tuple[Grid, dict[str, Array]]:
     left_out, coords, numbers, in_lanes = set(), {}, 1, True
     for static in sweep.statics:
         cell = _one_cell(sweep, static)
-        numbers = max(numbers, float_count(cell.solve.params))
+        numbers = max(numbers, float_count(cell.solve.start))
         in_lanes &= _seeds_are_lanes(sweep, static)
         for name, variable in variables_of(cell, sweep.how).items():
             if found.setdefault(name, variable)[:2] != variable[:2]:

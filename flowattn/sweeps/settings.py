@@ -23,6 +23,7 @@ from ..fields import require_kind
 from ..numerics.ensemble import explicit
 from ..optimizers import SGD, AbstractOptimizer, Adam
 from ..precision import require_resolved
+from ..runs.options import Settings
 from ..systems import AbstractSystem
 from .axes import Axis, axes_of, require_few
 from .cell import OF_DESCENT, How
@@ -100,12 +101,12 @@ def settled(
     vary: Mapping[str, Any],
     seeds: int | Sequence[Any] = 1,
     *,
-    t1: float | None = None,
-    rtol: float = 1e-6,
-    atol: float | None = None,
-    solver: Any = "tsit5",
-    max_steps: int = 5000,
-    outputs: int | None = None,
+    t1: float | None = Settings.t1,
+    rtol: float = Settings.rtol,
+    atol: float | None = Settings.atol,
+    solver: Any = Settings.solver,
+    max_steps: int = Settings.max_steps,
+    outputs: int | None = Settings.outputs,
     observe: str | Sequence[str] | None = None,
     error: bool | None = None,
     descent: str | AbstractOptimizer | None = None,

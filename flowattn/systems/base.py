@@ -1,15 +1,18 @@
 """System: one paper's setting; and Survey, many runs of one."""
 
 import abc
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from ..errors import InputError
 from ..fields import Checked, require_acting
+from ..measures.gap import Gap
+from ..measures.panels import first_of, training_panels
 from ..optimizers import SGD, AbstractOptimizer
+from ..panels import Axis, Curve, Panel
 from ..problem import Problem
 from ..trajectory import Trajectory
 
@@ -95,6 +98,30 @@ class Survey(NamedTuple):
     coords: dict[str, Any]
 
 
+@runtime_checkable
+class AnyRun(Protocol):
+    """What pictures need of a run: its problem, the flow and the descent, the gap
+    between them, solved reductions by name, and the largest stable sharpness.
+    """
+
+    @property
+    def problem(self) -> Any: ...
+    @property
+    def flow(self) -> Trajectory | None: ...
+    @property
+    def descent(self) -> Trajectory | None: ...
+    @property
+    def gap(self) -> Gap | None: ...
+    @property
+    def reductions(self) -> Mapping[str, Trajectory]: ...
+    @property
+    def edge(self) -> float | None: ...
+
+
+# This many observables are drawn where a system does not choose.
+_SHOWN = 4
+
+
 class AbstractSystem(Checked):
     """One paper's setting, its numbers as the defaults of its fields.
 
@@ -146,6 +173,28 @@ class AbstractSystem(Checked):
         del problem, flow
         return {}
 
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """The pictures of a run by name, each as panels: the first four observables
+        over time with reductions and closed forms, unless a system has its own.
+        """
+        return default_panels(run)
+
+    def survey_panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """The pictures of a survey by name, each as panels: every array of one dim,
+        unless a system has its own.
+        """
+        panels = []
+        for name, column in survey.columns.items():
+            if column.values.ndim != 1 or column.values.dtype.kind not in "biuf":
+                continue
+            names = [str(x) for x in survey.coords.get(column.dims[0], ())]
+            values = np.asarray(column.values, float)
+            curves = [Curve(name, np.arange(len(values)), values, "points")]
+            units = "" if column.units == "1" else column.units
+            axis = Axis(column.long_name or name, units)
+            panels.append(Panel("", Axis(column.dims[0], names=names), axis, curves))
+        return {"survey": panels} if panels else {}
+
     def smooth_until(self, trajectory: Trajectory) -> float | None:
         """The last output time before a kink of the model; None where it met none."""
         del trajectory
@@ -177,3 +226,21 @@ def final_values(trajectory: Trajectory) -> dict[str, Any]:
         else:
             values[name] = value.tolist()
     return values
+
+
+def default_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
+    """The first four observables over time with reductions and closed forms."""
+    first = first_of(run.flow, run.descent)
+    known = [name for name in run.problem.observables if name in first.observed]
+    return {"training": theory_panels(run, known[:_SHOWN])}
+
+
+def theory_panels(run: AnyRun, names: Sequence[str]) -> list[Panel]:
+    """Some observables over time, with the reductions and closed forms in front."""
+    return training_panels(
+        run.flow,
+        run.descent,
+        names,
+        reductions=run.reductions,
+        closed_forms=run.problem.closed_forms,
+    )

@@ -2,6 +2,7 @@
 Single Head Attention Learns" (arXiv 2103.07601)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -15,9 +16,10 @@ from scipy.special import wrightomega
 from .. import laws
 from ..errors import InputError
 from ..observables import Observable
+from ..panels import Panel
 from ..problem import Problem
 from ..trajectory import Trajectory
-from .base import AbstractSystem, Defaults
+from .base import AbstractSystem, AnyRun, Defaults, theory_panels
 
 _ROOT2 = math.sqrt(2)
 
@@ -130,6 +132,10 @@ class Keyword(AbstractSystem):
             events={"time_to_attend": event},
             closed_forms=_closed_forms(start) if start.logit is None else {},
         )
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Attention, margin and both β over time, with the closed forms."""
+        return {"training": theory_panels(run, ("p", "margin", "beta0", "beta1"))}
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
         """What theory says: whether the keyword is ever attended to, and when (free

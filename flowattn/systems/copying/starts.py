@@ -40,6 +40,27 @@ def success_theory(length: int, vocabulary: int, scale: float) -> float:
     return math.erfc(-n * (m - n) / (2 * m * scale * math.sqrt(n - 1))) / 2
 
 
+# Standard deviations that hold 95 % of a normal variable.
+_TWO_SIDED = 1.959964
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's interval of 95 % for a share that was seen in `count` draws.
+
+    Unlike share ± standard error it has a length where the share is 0 or 1.
+
+    >>> [round(x, 3) for x in wilson(1.0, 200)]
+    [0.981, 1.0]
+    """
+    if count == 0:
+        return math.nan, math.nan
+    z = _TWO_SIDED
+    middle = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    total = 1 + z**2 / count
+    return (middle - half) / total, (middle + half) / total
+
+
 def random_starts(
     problem: Problem, starts: PositionalHeads, expected: float, settings: Settings
 ) -> Survey:

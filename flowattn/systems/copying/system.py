@@ -3,7 +3,7 @@ Learns" (arXiv 2103.07601)."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -20,14 +20,16 @@ from ...laws import Law
 from ...models import FactorisedScores, PositionalHeads
 from ...observables import Observable
 from ...optimizers import SGD, Adam
+from ...panels import Panel
 from ...problem import Problem
 from ...reductions import Reduction
 from ...tasks import CopyingTask
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, Defaults, Settings, Survey
+from ..base import AbstractSystem, AnyRun, Defaults, Settings, Survey
 from ..keyword import Keyword
 from .full import CopyingLoss, coordinates, full_observables, lifted
 from .models import SIZES, sequence_survey
+from .panels import copying_panels, copying_survey_panels
 from .reduced import (
     CopyingPoint,
     ReducedCopying,
@@ -306,6 +308,14 @@ class Copying(AbstractSystem):
             escape = float(flow.events["escape_time"])
             found["escape_time_over_heads"] = escape / self.heads
         return found
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Loss, probability and margins over time, with theory."""
+        return copying_panels(run)
+
+    def survey_panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """Where random starts end; or the accuracies of sequence models."""
+        return copying_survey_panels(survey)
 
     def survey(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
         """Random starts and the share that succeeds; or sequence models."""

@@ -1,7 +1,7 @@
 """Focus: Vashisht & Ramaswamy, "On the Learning Dynamics of Attention Networks"
 (ECAI 2023, arXiv 2307.13421)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -19,6 +19,7 @@ from ...laws import Law
 from ...models import AbstractFocusModel, ImageFocus, LinearFocus, Network
 from ...observables import Observable
 from ...optimizers import SGD
+from ...panels import Panel
 from ...problem import Problem
 from ...reductions import Reduction
 from ...tasks import (
@@ -29,8 +30,9 @@ from ...tasks import (
     digits,
 )
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, Defaults
+from ..base import AbstractSystem, AnyRun, Defaults
 from .observables import MEASURES, FocusLoss, linear_observables, selection
+from .panels import focus_panels
 from .reduced import (
     Focus2D,
     Loss,
@@ -377,6 +379,10 @@ class Focus(AbstractSystem):
             model=Partial(eqx.combine, frozen),
             switch=switch,
         )
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Loss, μ, ν and α with theory; of images shares of focus and prediction."""
+        return focus_panels(run)
 
     def final(self, trajectory: Trajectory) -> dict[str, Any]:
         """The last observed values; of images each measure by split."""

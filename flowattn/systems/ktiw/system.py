@@ -1,6 +1,7 @@
 """KTIW: the knowledge to translate individual words, on any text (Snell, Zhong, Klein &
 Steinhardt, arXiv 2103.07601)."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import equinox as eqx
@@ -10,11 +11,13 @@ from jaxtyping import PRNGKeyArray
 
 from ...errors import InputError
 from ...optimizers import Adam
+from ...panels import Panel
 from ...problem import Problem
 from ...tasks import Corpus, KeywordTask, TextTask
 from ..base import AbstractSystem, Column, Defaults, Part, Settings, Survey
 from ..keyword import Keyword
 from .metrics import measure
+from .panels import agreement_panels
 from .training import KTIWTraining
 
 _TRAINING = KTIWTraining()
@@ -70,6 +73,10 @@ class KTIW(AbstractSystem):
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
         """There is none."""
         raise InputError("ktiw has no flow: use `survey`")
+
+    def survey_panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """How often attention and word scores agree, against chance."""
+        return {"agreement": agreement_panels(survey)}
 
     def sentences(self, key: PRNGKeyArray, data: str | None = None) -> Corpus:
         """The corpus."""

@@ -2,6 +2,7 @@
 (ICLR 2021, arXiv 2011.10036)."""
 
 import typing
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
 
 import equinox as eqx
@@ -15,11 +16,12 @@ from ... import laws
 from ...errors import InputError, cut, require_positive
 from ...laws import Law
 from ...models import AttentionClassifier, LinearClassifier, TwoLayerClassifier
+from ...panels import Panel
 from ...problem import Problem
 from ...reductions import Reduction
 from ...tasks import Corpus, TextTask, TopicWordsTask, WordTable
 from ...trajectory import Trajectory
-from ..base import AbstractSystem
+from ..base import AbstractSystem, AnyRun
 from .observables import (
     observed_words,
     run_observables,
@@ -27,6 +29,7 @@ from .observables import (
     text_observables,
     word_observables,
 )
+from .panels import topic_word_panels
 from .reductions import (
     SentenceLoss,
     along_query,
@@ -259,6 +262,10 @@ class TopicWords(AbstractSystem):
         if "classifier" in parts and self.classifier == "two-layer":
             found.append(laws.hidden_unit_balance(model_of))
         return found
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """Training, and the SEN relation."""
+        return topic_word_panels(run)
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
         """The last output time before some sentence first switches a ReLU; None where

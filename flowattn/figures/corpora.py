@@ -6,15 +6,15 @@ import jax
 import numpy as np
 
 from ..measures.sharpness import sharpness
-from ..plotting import Curve, Drawing, Panel, drawn
+from ..panels import Axis, Curve, Panel, Picture, horizontal, vertical
 from ..systems import TopicWords
 from ..systems.topic_words.system import Classifier
-from .base import Figure, Pair, Runs
+from .base import TIME, Figure, Pair, Runs
 
 _PAPER = "Lu, Mao & Nayak 2021"
 _CHOSEN = 100  # words whose SEN curves are shown
 _CLASSIFIERS: tuple[Classifier, ...] = ("fixed", "linear")
-_BANDS = ((5, "dotted"), (25, "dashed"))
+_PADDING = "padding attended to"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class _Setting:
     rate: float
     t1: float
     t1_descent: float
-    log: str = ""
+    log: bool = False
     rtol: float = 1e-4
 
     def times(self, t1: float) -> np.ndarray:
@@ -38,15 +38,15 @@ class _Setting:
 # that of the linear one takes some 20,000 steps; quick runs of the latter make do with
 # a twentieth of them, within the edge all along (the sharpness stays below 0.8).
 _QUICK = {
-    ("sst2", "fixed"): _Setting(0.02, 1000, 100, "x"),
+    ("sst2", "fixed"): _Setting(0.02, 1000, 100, True),
     ("sst2", "linear"): _Setting(2.0, 2300, 2300),
-    ("sst5", "fixed"): _Setting(0.02, 1000, 40, "x"),
+    ("sst5", "fixed"): _Setting(0.02, 1000, 40, True),
 }
 _AT_LENGTH = {
-    ("sst2", "fixed"): _Setting(0.01, 1000, 1000, "x", 1e-6),
-    ("sst2", "linear"): _Setting(0.1, 2300, 2300, "", 1e-6),
-    ("sst5", "fixed"): _Setting(0.01, 1000, 1000, "x", 1e-6),
-    ("sst5", "linear"): _Setting(0.1, 6000, 6000, "", 1e-6),
+    ("sst2", "fixed"): _Setting(0.01, 1000, 1000, True, 1e-6),
+    ("sst2", "linear"): _Setting(0.1, 2300, 2300, False, 1e-6),
+    ("sst5", "fixed"): _Setting(0.01, 1000, 1000, True, 1e-6),
+    ("sst5", "linear"): _Setting(0.1, 6000, 6000, False, 1e-6),
 }
 
 
@@ -67,13 +67,18 @@ def _trained(runs: Runs, corpus: str, classifier: Classifier) -> Pair:
     return runs.both(system, ts, how.rate, descended=descended, rtol=how.rtol)
 
 
-def _sen(runs: Runs, corpus: str) -> Drawing:
-    panels = []
+def _time(how: _Setting) -> Axis:
+    return dataclasses.replace(TIME, log=how.log)
+
+
+def _sen(runs: Runs, corpus: str) -> Picture:
+    panels, rates = [], []
     # The linear classifier's plateau of SST5 lasts to t = 3,000.
     quick = corpus == "sst5" and not runs.paper
     for classifier in _CLASSIFIERS[:1] if quick else _CLASSIFIERS:
         pair = _trained(runs, corpus, classifier)
         how = _setting(runs, corpus, classifier)
+        rates.append(f"{how.rate:g} ({classifier})")
         kept = slice(int(pair.flow.saved))
         scores, norms, theory = (
             np.asarray(pair.flow.observed[f"word_{name}"])[kept]
@@ -82,24 +87,30 @@ def _sen(runs: Runs, corpus: str) -> Drawing:
         chosen = np.argsort(-scores[-1])[:_CHOSEN]
         curves = []
         for number, word in enumerate(chosen):
-            label = "flow" if number == 0 else f"_flow {number}"
-            curves.append(Curve(label, scores[:, word], norms[:, word], "line", 0, 0.6))
-        for number, word in enumerate(chosen):
-            label = "SEN" if number == 0 else f"_SEN {number}"
+            score, norm, sen = scores[:, word], norms[:, word], theory[:, word]
+            flow, relation = ("flow", "SEN") if number == 0 else ("_flow", "_SEN")
+            tail = f" {number}" if number else ""
+            curves.append(Curve(f"{flow}{tail}", score, norm, "line", 0, width=0.6))
             curves.append(
-                Curve(label, scores[:, word], theory[:, word], "line", 1, 0.4)
+                Curve(f"{relation}{tail}", score, sen, "theory", 1, width=0.5)
             )
         end = float(pair.flow.t_end)
-        text = f"{classifier} classifier, {_CHOSEN} highest-scoring words, t ≤ {end:g}"
+        text = f"{classifier} classifier, t ≤ {end:g}"
         panels.append(Panel(text, "score s", "‖q‖‖ν‖", curves))
-        panels.append(_sen_errors(pair, chosen, classifier, how.log))
-    return drawn(panels, f"{corpus.upper()}, padding attended to", columns=2)
+        panels.append(_sen_errors(pair, chosen, classifier, _time(how)))
+    return Picture(
+        panels,
+        f"{corpus.upper()}: the {_CHOSEN} highest-scoring words and the SEN relation",
+        f"{_PADDING.capitalize()}; descent at learning rate {', '.join(rates)}; "
+        "seed 0. Bands over words.",
+        columns=2,
+        size=(4.2, 3.2),
+    )
 
 
-def _sen_errors(pair: Pair, chosen: np.ndarray, which: str, log: str) -> Panel:
+def _sen_errors(pair: Pair, chosen: np.ndarray, which: str, time: Axis) -> Panel:
     """Quantiles over words of the relative error of SEN, over time."""
-    curves = []
-    ends = []
+    curves, ends = [], []
     for colour, (run, kind) in enumerate(
         ((pair.flow, "flow"), (pair.descent, "gradient descent"))
     ):
@@ -112,51 +123,58 @@ def _sen_errors(pair: Pair, chosen: np.ndarray, which: str, log: str) -> Panel:
         # The relation has no norm for a word whose score is (still) below 0.
         known = theory > 0
         error = 100 * np.abs(norms / np.where(known, theory, np.nan) - 1)
-        ends.append(np.nanpercentile(error[-1], [50, 25, 75, 5, 95]))
-        median = np.nanmedian(error, axis=1)
-        style = "line" if kind == "flow" else "points"
-        curves.append(Curve(f"{kind}, median", times, median, style, colour))
         if kind == "flow":
-            for low, line in _BANDS:
-                for level in (low, 100 - low):
-                    band = np.nanpercentile(error, level, axis=1)
-                    name = f"{kind}, {low} and {100 - low} %"
-                    if level != low:
-                        name = f"_{kind}, {level} %"
-                    curves.append(Curve(name, times, band, line, colour, 0.9))
-    median, low, high, lowest, highest = ends[0]
+            levels = np.nanpercentile(error, [5, 25, 50, 75, 95], axis=1)
+            ends = levels[:, -1]
+            for low, text in ((0, "5 to 95 %"), (1, "quartiles")):
+                band = levels[low], levels[4 - low]
+                label = f"flow, median and {text}"
+                curves.append(
+                    Curve(label, times, levels[2], "line", colour, interval=band)
+                )
+        else:
+            median = np.nanmedian(error, axis=1)
+            curves.append(Curve(f"{kind}, median", times, median, "points", colour))
     title = (
-        f"{which}, flow at the end: median {median:.1f} %,\n"
-        f"quartiles {low:.1f} to {high:.1f} %,\n"
-        f"5 to 95 % of words {lowest:.1f} to {highest:.1f} %"
+        f"{which}, flow at the end: median {ends[2]:.1f} %,\n"
+        f"quartiles {ends[1]:.1f} to {ends[3]:.1f} %, "
+        f"5 to 95 %: {ends[0]:.1f} to {ends[4]:.1f} %"
     )
-    return Panel(title, "t", "|measured / SEN − 1|  [%]", curves, f"{log}y")
+    return Panel(title, time, Axis("|measured / SEN − 1|", "%", log=True), curves)
 
 
-def _purity(runs: Runs) -> Drawing:
-    panels = []
+def _purity(runs: Runs) -> Picture:
+    panels, rates = [], []
     for classifier in _CLASSIFIERS:
         pair = _trained(runs, "sst2", classifier)
         how = _setting(runs, "sst2", classifier)
+        rates.append(f"{how.rate:g} ({classifier})")
         label = dict(pair.flow.labels)["top_purity"]
         words = dict(label.coords)["traced_word"]
         curves = []
-        for run, style in ((pair.flow, "line"), (pair.descent, "points")):
+        for run, style in pair.styled:
             kept = slice(int(run.saved))
             values = np.asarray(run.observed["top_purity"])[kept]
             for number, word in enumerate(words):
                 name = word if style == "line" else f"_{word}, descent"
                 times = np.asarray(run.ts)[kept]
                 curves.append(Curve(name, times, values[:, number], style, number))
-        text = f"{classifier} classifier; points: descent, learning rate {how.rate:g}"
-        ylabel = "mean topic purity of the top word"
-        panels.append(Panel(text, "t", ylabel, curves, how.log, bottom=0, top=1.02))
-    title = "SST2: the highest-scoring word of the sentences that hold a traced word"
-    return drawn(panels, title)
+        axis = Axis("mean topic purity of the top word", low=0, high=1.02)
+        text = f"{classifier} classifier"
+        panels.append(Panel(text, _time(how), axis, curves, legend="traced word"))
+    return Picture(
+        panels,
+        "SST2: the highest-scoring word of the sentences that hold a traced word",
+        f"Lines: flow; points: descent at learning rate {', '.join(rates)}. "
+        f"{_PADDING.capitalize()}; seed 0.",
+        columns=2,
+        size=(4.2, 3.2),
+    )
 
 
-def _sentence(runs: Runs) -> Drawing:
+def _sentence(runs: Runs) -> Picture:
     pair = _trained(runs, "sst2", "linear")
+    rate = _setting(runs, "sst2", "linear").rate
     words = dict(dict(pair.flow.labels)["sentence_score"].coords)["token"]
     last = np.asarray(pair.flow.observed["sentence_attention"])[
         int(pair.flow.saved) - 1
@@ -169,15 +187,21 @@ def _sentence(runs: Runs) -> Drawing:
         ("norm", "‖q‖‖ν‖"),
     ):
         curves = []
-        for run, style in ((pair.flow, "line"), (pair.descent, "points")):
+        for run, style in pair.styled:
             kept = slice(int(run.saved))
             values = np.asarray(run.observed[f"sentence_{name}"])[kept]
             for colour, token in enumerate(chosen):
                 label = words[token] if style == "line" else f"_{words[token]}, descent"
                 times = np.asarray(run.ts)[kept]
                 curves.append(Curve(label, times, values[:, token], style, colour))
-        panels.append(Panel("", "t", text, curves))
-    return drawn(panels, f"SST2, linear classifier: “{' '.join(words)}”")
+        panels.append(Panel("", TIME, text, curves, legend="word"))
+    return Picture(
+        panels,
+        f"SST2: “{' '.join(words)}”",
+        f"Linear classifier, {_PADDING}, seed 0; the words with the most and the least "
+        "attention at the end. Lines: flow; points: descent at learning rate "
+        f"{rate:g}.",
+    )
 
 
 # The authors stop where the validation loss has not been lower for 2,000 epochs. The
@@ -190,7 +214,7 @@ _MOST_EPOCHS = {"fixed": 20_000, "linear": 40_000}
 _SEEDS = 3
 
 
-def _accuracy(runs: Runs) -> Drawing:
+def _accuracy(runs: Runs) -> Picture:
     panels = []
     for classifier in _CLASSIFIERS:
         system, how = _protocol("sst2", classifier), _setting(runs, "sst2", classifier)
@@ -221,14 +245,19 @@ def _accuracy(runs: Runs) -> Drawing:
             f"{classifier} classifier, descent at {rate:g}, {_SEEDS} seeds:\n"
             f"test {tests.mean():.1f} ± {tests.std(ddof=1):.1f} % at {where}"
         )
-        panels.append(Panel(text, "t", "accuracy", curves, how.log, bottom=0.45))
-    title = (
-        "SST2, padding attended to; lines: flow of one seed, points: gradient descent"
+        axis = Axis("share of sentences right", low=0.45)
+        panels.append(Panel(text, _time(how), axis, curves, legend="split"))
+    return Picture(
+        panels,
+        "SST2: accuracy of flow and descent",
+        f"Lines: the flow of seed 0; points: gradient descent from {_SEEDS} seeds; ± "
+        f"is their standard deviation. {_PADDING.capitalize()}.",
+        columns=2,
+        size=(4.2, 3.2),
     )
-    return drawn(panels, title)
 
 
-def _edge(runs: Runs) -> Drawing:
+def _edge(runs: Runs) -> Picture:
     system = _protocol("sst2", "fixed")
     t1 = 60.0 if runs.paper else 20.0
     # On either side of 2/λ₁, which is about 0.045.
@@ -240,10 +269,8 @@ def _edge(runs: Runs) -> Drawing:
     largest = sharpness(problem.loss)
     path = jax.tree.map(lambda x: x[coarse], flow.path)
     sharp = np.asarray(jax.lax.map(largest, path))[:, 0]
-    losses = [
-        Curve("flow", times, np.asarray(flow.observed["loss"]), "line", "black", 2)
-    ]
-    edges = [Curve("flow", times[coarse], sharp, "line", "black", 2.0)]
+    losses = [Curve("flow", times, flow.observed["loss"], "line", "black", width=2.0)]
+    edges = [Curve("λ₁ of the flow", times[coarse], sharp, "line", "black", width=2.0)]
     gaps, errors = [], []
     for colour, rate in enumerate(rates):
         # Flow and descent compare at the times that fall on steps.
@@ -253,32 +280,38 @@ def _edge(runs: Runs) -> Drawing:
         kept = slice(int(run.saved))
         loss = np.asarray(run.observed["loss"])[kept]
         reached = np.asarray(run.ts)[kept]
-        losses.append(Curve(f"η = {rate:g}", reached, loss, "line", colour, 0.9))
-        edge = np.full(2, 2 / rate)
-        edges.append(
-            Curve(f"_2/η, η = {rate:g}", times[[0, -1]], edge, "dotted", colour)
-        )
+        losses.append(Curve(f"η = {rate:g}", reached, loss, "line", colour, width=0.9))
+        edges.append(horizontal(f"2/η, η = {rate:g}", 2 / rate, colour))
         gap = pair.gap
         gaps.append(gap.max_relative)
         errors.append(gap.numerical_error or np.nan)
     critical = 2 / sharp.max()
-    across = np.array([min(gaps + errors), max(gaps)])
     panels = [
-        Panel("loss", "t", "loss  [nat]", losses, "y"),
-        Panel("sharpness of the flow; dotted: 2/η", "t", "λ₁, 2/η", edges, "y"),
+        Panel("loss", TIME, Axis("training loss", "nat", log=True), losses),
+        Panel(
+            "sharpness of the flow, and the edges of descent",
+            TIME,
+            Axis("Hessian eigenvalue", "1/time", log=True, high=2000),
+            edges,
+            columns=2,
+        ),
         Panel(
             f"largest gap of an observable to t = {t1:g}",
-            "learning rate η",
-            "|descent − flow| / largest",
+            Axis("learning rate η", log=True),
+            Axis("|descent − flow| / largest |observable|", log=True),
             [
-                Curve("gap", np.array(rates), np.array(gaps), "both", 0),
-                Curve("numerical error", np.array(rates), np.array(errors), "both", 7),
-                Curve("2/λ₁", np.full(2, critical), across, "dotted", "black"),
+                Curve("gap", rates, gaps, "both", 0),
+                Curve("numerical error of the flow", rates, errors, "both", 7),
+                vertical("2/λ₁, largest λ₁ of the flow", critical),
             ],
-            "xy",
         ),
     ]
-    return drawn(panels, "SST2, fixed classifier, padding attended to")
+    return Picture(
+        panels,
+        "SST2: where gradient descent leaves the flow",
+        f"Fixed classifier, {_PADDING}, seed 0.",
+        size=(4.0, 3.2),
+    )
 
 
 FIGURES = (

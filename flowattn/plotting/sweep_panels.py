@@ -1,20 +1,15 @@
-"""Plots of sweeps: phase diagrams over two axes, curves over one."""
+"""Sweeps as panels: phase diagrams over two axes, curves over one."""
 
-import textwrap
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
-from matplotlib.figure import Figure
 
 from ..disk.description import MARKER, MISSING
 from ..errors import InputError, instead, quoted
-from .base import COLOURS, MARKERS, Drawing, positive, styled
+from ..panels import Axis, Curve, Image, Panel, Scale, Style
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -24,10 +19,9 @@ _SPAN = 1e3
 # An axis that spans less than this is drawn on a linear one, however it is spaced.
 _LEAST_RATIO = 5.0
 # So many curves have colours of their own and a legend, more have a colour bar.
-_MOST = len(COLOURS)
+_MOST = 8
 # Points of curves are marked where there are no more.
 _FEW = 40
-_DASHES = ("-", "--", "-.", ":")
 _PERCENTILES = (10, 50, 90)
 
 
@@ -40,6 +34,7 @@ class _Axis(NamedTuple):
 
     name: str
     label: str
+    units: str
     places: np.ndarray
     names: list[str]
     order: np.ndarray
@@ -55,15 +50,10 @@ class _Axis(NamedTuple):
         return bool(np.std(ratios) / ratios.mean() <= np.std(steps) / steps.mean())
 
     @property
-    def edges(self) -> np.ndarray:
-        """The borders of the cells, half-way between the places."""
-        at = np.log10(self.places) if self.log else self.places
-        if len(at) == 1:
-            return np.array([at[0] - 0.5, at[0] + 0.5])
-        inner = (at[1:] + at[:-1]) / 2
-        ends = 2 * at[[0, -1]] - inner[[0, -1]]
-        edges = np.concatenate([ends[:1], inner, ends[1:]])
-        return 10**edges if self.log else edges
+    def axis(self) -> Axis:
+        """The axis of a panel."""
+        names = tuple(self.names) if self.text else ()
+        return Axis(self.label, self.units, self.log, names=names)
 
 
 class _Roles(NamedTuple):
@@ -90,6 +80,7 @@ class _Picture(NamedTuple):
 
     name: str
     label: str
+    units: str
     flags: list[str]
     dims: list[_Axis]
     values: np.ndarray
@@ -119,15 +110,13 @@ class _Picture(NamedTuple):
         return np.stack([most] * 3)
 
 
-@styled
-def plot_sweep(
+def sweep_panel(
     dataset: "Dataset",
     x: str | None = None,
     y: str | None = None,
     color: str | None = None,
     where: Mapping[str, Any] | None = None,
-    axes: Axes | None = None,
-) -> Drawing:
+) -> Panel:
     """A phase diagram of a sweep over two axes, or curves over one.
 
     - `x`: an axis; None: the first of more than one value.
@@ -149,18 +138,7 @@ def plot_sweep(
         raise InputError(f"the data set is not of a sweep: it has no {MARKER}")
     roles = _roles(dataset, x, y, color)
     picture = _pictured(dataset, roles, dict(where or {}))
-    if axes is None:
-        axes = Figure(figsize=(5.6, 4.4)).add_subplot()
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    curves = _curves(axes, picture) if roles.up is None else _phase(axes, picture)
-    _scaled(axes, "x", picture.dims[0])
-    if roles.up is not None:
-        _scaled(axes, "y", picture.dims[1])
-    letters = 14 * axes.get_window_extent().width / figure.dpi
-    lines = [textwrap.fill(line, int(letters)) for line in picture.title.split("\n")]
-    axes.set_title("\n".join(lines), fontsize=9)
-    return Drawing(figure, curves)
+    return _curves(picture) if roles.up is None else _phase(picture)
 
 
 def _roles(
@@ -269,10 +247,8 @@ def _pictured(dataset: "Dataset", roles: _Roles, where: dict[str, Any]) -> _Pict
         flags = [name.replace("_", " ") for name in (*flags, "other")]
     about = str(dataset.attrs.get("title", "sweep"))
     title = ": ".join([about, ", ".join(said)] if said else [about])
-    label = _label(dataset, roles.variable)
-    picture = _Picture(
-        roles.variable, label, flags, axes, values[sort].astype(float), whole[sort], ""
-    )
+    named = roles.variable, *_label(dataset, roles.variable)
+    picture = _Picture(*named, flags, axes, values[sort].astype(float), whole[sort], "")
     known = picture.ended & np.isfinite(picture.values)
     undefined = int(np.sum(picture.ended & ~known))
     title += _notes(codes, undefined, roles.up is not None, count > 1)
@@ -306,14 +282,14 @@ def _axis(dataset: "Dataset", name: str) -> _Axis:
     names = [str(e) if text else f"{e:g}" for e in entries]
     if len(set(names)) < len(names):
         names = [str(entry) for entry in entries]
-    return _Axis(name, _label(dataset, name), places.astype(float), names, order, text)
+    return _Axis(name, *_label(dataset, name), places.astype(float), names, order, text)
 
 
-def _label(dataset: "Dataset", name: str) -> str:
-    """The long name of a variable or coordinate, with its units."""
+def _label(dataset: "Dataset", name: str) -> tuple[str, str]:
+    """The long name of a variable or coordinate, and its units."""
     attrs = dataset[name].attrs if name in dataset.variables else {}
     units = attrs.get("units", "1")
-    return attrs.get("long_name", name) + ("" if units == "1" else f"  [{units}]")
+    return attrs.get("long_name", name), "" if units == "1" else units
 
 
 def _shown(axis: _Axis) -> str:
@@ -341,135 +317,57 @@ def _place(axis: _Axis, wanted: Any) -> int:
     return int(np.argmin(np.abs(axis.places - number)))
 
 
-def _scaled(axes: Axes, which: str, axis: _Axis) -> None:
-    """Label a horizontal (x) or vertical (y) axis, and scale it as its places are."""
-    one = axes.xaxis if which == "x" else axes.yaxis
-    one.set_label_text(axis.label)
-    if axis.text:
-        one.set_ticks(axis.places, axis.names)
-        if which == "x" and sum(map(len, axis.names)) > 50:
-            axes.tick_params(axis="x", rotation=25)
-    elif axis.log:
-        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    elif np.all(axis.places == np.round(axis.places)) and len(axis.places) <= 8:
-        one.set_ticks(axis.places, axis.names)
-
-
 def _many_decades(values: np.ndarray) -> bool:
     """Whether all values are positive, and far apart."""
     known = values[np.isfinite(values)]
     if not known.size or known.min() <= 0:
         return False
-    return bool(np.nanmax(positive(known)) > _SPAN * known.min())
+    return bool(known.max() > _SPAN * known.min())
 
 
-def _phase(axes: Axes, picture: _Picture) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Cells in colour; for each row its numbers."""
+def _phase(picture: _Picture) -> Panel:
+    """Cells in colour."""
     (across, up), shown = picture.dims, picture.middle()
-    axes.grid(False)
-    edges = across.edges, up.edges
-    cells = np.ma.masked_invalid(shown.T)
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    if picture.flags:
-        kinds = np.unique(cells.compressed()).astype(int)
-        colours = [COLOURS[kind % len(COLOURS)] for kind in kinds] or ["white"]
-        cells = np.ma.masked_array(np.searchsorted(kinds, cells.filled(0)), cells.mask)
-        norm = BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
-        mesh = axes.pcolormesh(
-            *edges, cells, cmap=ListedColormap(colours), norm=norm, rasterized=True
-        )
-        bar = figure.colorbar(mesh, ax=axes, ticks=np.arange(len(kinds)))
-        bar.ax.set_yticklabels([picture.flags[kind] for kind in kinds])
-        bar.ax.minorticks_off()
-    else:
-        log = _many_decades(shown)
-        cells = np.ma.masked_invalid(positive(cells) if log else cells)
-        norm = LogNorm() if log else Normalize()
-        mesh = axes.pcolormesh(*edges, cells, norm=norm, rasterized=True)
-        bar = figure.colorbar(mesh, ax=axes)
-    bar.set_label(picture.label)
-    bar.ax.grid(False)
+    log = not picture.flags and _many_decades(shown)
     lost = ~picture.ended.any(axis=-1).T
-    if lost.any():
-        with matplotlib.rc_context({"hatch.linewidth": 0.6}):
-            axes.pcolor(
-                *edges,
-                np.ma.masked_where(~lost, lost),
-                cmap=ListedColormap(["0.85"]),
-                edgecolors="0.45",
-                hatch="////",
-                linewidth=0,
-            )
-    return {
-        f"{picture.name} at {up.name}={name}": (across.places, row)
-        for name, row in zip(up.names, shown.T, strict=True)
-    }
+    image = Image(across.places, up.places, shown.T, missing=lost)
+    scale = Scale(picture.label, picture.units, log, names=tuple(picture.flags))
+    return Panel(picture.title, across.axis, up.axis, [], image, scale)
 
 
-def _curves(axes: Axes, picture: _Picture) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """A curve for each entry of the second dim, if there is one; and its numbers."""
+def _curves(picture: _Picture) -> Panel:
+    """A curve for each entry of the second dim, if there is one."""
     across, several = picture.dims[0], picture.values.shape[-1] > 1
     several = several and not picture.flags
     by = picture.dims[1] if len(picture.dims) > 1 else None
     spread = picture.spread()
     log = not picture.flags and _many_decades(spread)
     count = 1 if by is None else len(by.places)
-    found = {}
+    style: Style = "points" if across.text else "line"
+    if not across.text and len(across.places) <= _FEW:
+        style = "both"
+    graded = by is not None and len(by.places) > _MOST and not by.text
+    curves = []
     for number, band in enumerate(np.moveaxis(spread.reshape(3, -1, count), -1, 0)):
-        low, middle, high = positive(band) if log else band
-        style = _style(number, by, across)
-        label = None if by is None else by.names[number]
-        axes.plot(across.places, middle, label=label, **style)
-        name = picture.name + ("" if by is None else f" at {by.name}={label}")
-        found[name] = (across.places, band[1])
-        if several:
-            colour = style["color"]
-            if across.text:
-                axes.vlines(across.places, low, high, color=colour, lw=1)
-            else:
-                axes.fill_between(
-                    across.places, low, high, color=colour, alpha=0.18, lw=0
-                )
-            for percent, edge in zip(_PERCENTILES[::2], band[::2], strict=True):
-                found[f"{name}, {percent}th percentile"] = (across.places, edge)
-    axes.set_ylabel(picture.label)
-    if log:
-        axes.set_yscale("log")
-    if picture.flags:
-        kinds = np.unique(spread[1][np.isfinite(spread[1])]).astype(int)
-        axes.set_yticks(kinds, [picture.flags[kind] for kind in kinds])
-    if by is not None and not _bar(by):
-        legend = axes.legend(title=by.label, title_fontsize=8, frameon=True)
-        legend.get_frame().set(edgecolor="none", alpha=0.8)
-    elif by is not None:
-        figure = axes.get_figure(root=True)
-        assert figure is not None
-        scale = ScalarMappable(_norm(by), "viridis")
-        figure.colorbar(scale, ax=axes, label=by.label)
-    return found
-
-
-def _bar(by: _Axis) -> bool:
-    """Whether there are too many curves for a legend, but a scale for them."""
-    return len(by.places) > _MOST and not by.text
-
-
-def _norm(by: _Axis) -> Normalize:
-    return (LogNorm if by.log else Normalize)(by.places[0], by.places[-1])
-
-
-def _style(number: int, by: _Axis | None, across: _Axis) -> dict[str, Any]:
-    """How a curve is drawn: distinct also without colours where there are few."""
-    if by is not None and _bar(by):
-        shade = matplotlib.colormaps["viridis"](_norm(by)(by.places[number]))
-        return {"color": shade, "lw": 0.9, "ls": "" if across.text else "-"} | (
-            {"marker": "."} if across.text else {}
+        label = f"_{picture.name}" if by is None else by.names[number]
+        curve = Curve(
+            f"_{label}" if graded else label,
+            across.places,
+            band[1],
+            "line" if graded and not across.text else style,
+            colour=number,
+            interval=(band[0], band[2]) if several else None,
         )
-    # The second time round the palette has other dashes.
-    dashes = _DASHES[(number + number // _MOST) % len(_DASHES)]
-    style: dict[str, Any] = {"color": COLOURS[number % _MOST]}
-    style["ls"] = "" if across.text else dashes
-    if across.text or len(across.places) <= _FEW:
-        style |= {"marker": MARKERS[number % len(MARKERS)], "mfc": "none"}
-    return style
+        if by is not None and graded:
+            level = float(by.places[number])
+            curve = dataclasses.replace(curve, level=level, width=0.9)
+        curves.append(curve)
+    axis = Axis(picture.label, picture.units, log, names=tuple(picture.flags))
+    panel = Panel(picture.title, across.axis, axis, curves)
+    if by is None:
+        return panel
+    if graded:
+        ends = float(by.places[0]), float(by.places[-1])
+        scale = Scale(by.label, by.units, by.log, *ends)
+        return dataclasses.replace(panel, scale=scale)
+    return dataclasses.replace(panel, legend=by.axis.text)

@@ -9,16 +9,17 @@ import jax.random as jr
 import numpy as np
 
 from ..numerics.descend import descend
-from ..plotting import Curve, Drawing, Panel, drawn, plot_attention
+from ..panels import Axis, Curve, Image, Panel, Picture, Scale
 from ..systems import Focus
 from ..systems.focus.observables import MEASURES, FocusLoss
+from ..systems.focus.panels import attention_panels
 from ..trajectory import Trajectory
 from .base import Figure, Runs
-from .focus import ALPHAS, LOSSES, PAPER, STEP, signature_panels
+from .focus import ALPHAS, LOSSES, NO_GAIN, PAPER, STEP, signature_panels
 
 _KINDS: tuple[Literal["soft", "hard", "marginal", "hybrid"], ...] = (*LOSSES, "hybrid")
 _SEEDS = 3
-_TIME = "time t (learning rate × steps / (1 − momentum))"
+_TIME = Axis("time t", "learning rate × steps / (1 − momentum)", log=True)
 _TEST = 2  # the number of the test split
 
 
@@ -42,32 +43,63 @@ def _trained(runs: Runs) -> dict[str, list[Trajectory]]:
     return dict(zip(_KINDS, made, strict=True))
 
 
-def _table(runs: Runs) -> Drawing:
+_MEASURES = {
+    "ftpt": "FTPT: focus true, prediction true",
+    "ffpt": "FFPT: focus false, prediction true",
+    "ftpf": "FTPF: focus true, prediction false",
+    "ffpf": "FFPF: focus false, prediction false",
+    "accuracy": "accuracy",
+    "alpha": "attention on the foreground",
+}
+
+
+def _table(runs: Runs) -> Picture:
     trained, panels = _trained(runs), []
-    for measure, label in (
-        ("ftpt", "FTPT: focus true, prediction true"),
-        ("ffpt", "FFPT: focus false, prediction true"),
-        ("ftpf", "FTPF: focus true, prediction false"),
-        ("ffpf", "FFPF: focus false, prediction false"),
-        ("accuracy", "accuracy"),
-        ("alpha", "attention on the foreground"),
-    ):
+    ends = np.zeros((len(trained), len(_MEASURES), _SEEDS))
+    for row, (measure, label) in enumerate(_MEASURES.items()):
         curves = []
         for colour, (kind, seeds) in enumerate(trained.items()):
             column = MEASURES.index(measure)
             values = np.array(
                 [run.observed["selection"][1:, _TEST, column] for run in seeds]
             )
-            mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
-            end = f"{kind}: {100 * mean[-1]:.1f} ± {100 * spread[-1]:.1f} %"
-            ts = np.asarray(seeds[0].ts)[1:]
-            curves.append(Curve(end, ts, mean, "both", colour, 1.2, spread))
-        panels.append(Panel(label, _TIME, "share of test mosaics", curves, "x"))
-    title = f"digits, m = 9; mean and standard deviation of {_SEEDS} seeds"
-    return drawn(panels, title)
+            ends[colour, row] = values[:, -1]
+            range_ = values.min(axis=0), values.max(axis=0)
+            ts, mean = np.asarray(seeds[0].ts)[1:], values.mean(axis=0)
+            curves.append(Curve(kind, ts, mean, "line", colour, interval=range_))
+        axis = Axis("share of test mosaics", low=-0.02, high=1.02)
+        if measure in ("ftpt", "ffpt", "accuracy", "alpha"):
+            panels.append(Panel(label, _TIME, axis, curves, legend="loss"))
+    means, spreads = 100 * ends.mean(axis=2), 100 * ends.std(axis=2, ddof=1)
+    texts = [
+        [f"{mean:.1f}\n± {spread:.1f}" for mean, spread in zip(*row, strict=True)]
+        for row in zip(means, spreads, strict=True)
+    ]
+    names = [measure.upper() for measure in list(_MEASURES)[:4]] + ["accuracy", "α"]
+    table = Panel(
+        "at the end, mean ± standard deviation",
+        Axis("", names=names),
+        Axis("loss", low=len(trained) - 0.5, high=-0.5, names=list(trained)),
+        [],
+        Image(np.arange(len(names)), np.arange(len(trained)), means, texts),
+        Scale("share of test mosaics", "%", low=0.0, high=100.0),
+    )
+    steps = round(float(panels[0].curves[0].x[-1]) / _per_step())
+    return Picture(
+        [table, *panels],
+        "mosaics of digits, m = 9: focus and prediction, true or false",
+        f"{_SEEDS} seeds (0 to {_SEEDS - 1}), {steps:,} steps each; lines: mean; "
+        "bands: least to largest of the seeds. α: attention on the foreground.",
+        size=(4.0, 3.2),
+    )
 
 
-def _attention(runs: Runs) -> Drawing:
+def _per_step() -> float:
+    """The time that a step stands for."""
+    return float(_system().defaults.optimizer.time(1))
+
+
+def _attention(runs: Runs) -> Picture:
     trained, problem = _trained(runs), runs.problem(_system())
     test = _system().mosaics_of(jr.key(0)).test
     shown = slice(0, 6)
@@ -82,15 +114,19 @@ def _attention(runs: Runs) -> Drawing:
         attention[kind] = np.asarray(jax.nn.softmax(model.scores(mosaics), axis=1))
     tiles = np.asarray(test.images[mosaics.index])[..., 0]
     low, high = tiles.min(), tiles.max()
-    return plot_attention(
-        (tiles - low) / (high - low),
-        np.asarray(mosaics.place),
-        attention,
-        "segments as bright as their attention; framed: the foreground (0, 1 or 2)",
+    return Picture(
+        attention_panels(
+            (tiles - low) / (high - low), np.asarray(mosaics.place), attention
+        ),
+        "six test mosaics of digits after training with four losses",
+        "Segments as bright as their attention, relative to the largest; framed: the "
+        "foreground (0, 1 or 2), below it the attention on it. Seed 0.",
+        columns=1,
+        size=(8.0, 1.7),
     )
 
 
-def _signatures(runs: Runs) -> Drawing:
+def _signatures(runs: Runs) -> Picture:
     steps = 3000 if runs.paper else 1000
     every = np.unique(np.round(np.geomspace(10, steps, 20)).astype(int))
     optimizer = _system().defaults.optimizer
@@ -102,24 +138,29 @@ def _signatures(runs: Runs) -> Drawing:
         losses, gains = [], []
         for alpha in ALPHAS:
             here = _held_at(problem.loss, alpha)
+            more = {} if alpha == 1 else {"more": _held_at(here, alpha + STEP)}
             run = descend(
                 here,
                 problem.params,
                 optimizer,
                 steps=steps,
                 every=every,
-                observe={"here": here, "more": _held_at(here, min(alpha + STEP, 1.0))},
+                observe={"here": here, **more},
                 progress=runs.go_on,
             )
-            loss, more = (run.observed[name][1:] for name in ("here", "more"))
+            loss = run.observed["here"][1:]
             losses.append(loss)
-            gains.append((loss - more) / STEP)
+            if more:
+                gains.append((loss - run.observed["more"][1:]) / STEP)
         return np.array(losses), np.array(gains)
 
     made = runs.each(signature, LOSSES)
     found: dict[str, Any] = dict(zip(LOSSES, made, strict=True))
-    panels = signature_panels(found, ts)
-    return drawn(panels, "digits, m = 9, focus held at α: loss, and gain of more focus")
+    return Picture(
+        signature_panels(found, ts),
+        "signatures: the focus held at α, mosaics of digits, m = 9",
+        f"Gradient descent with momentum, {steps:,} steps, seed 0. {NO_GAIN}",
+    )
 
 
 def _held_at(loss: FocusLoss, alpha: float) -> FocusLoss:

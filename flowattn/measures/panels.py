@@ -1,0 +1,253 @@
+"""Runs as panels: observables over time, the gap, the drift of laws, the sharpness."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, instead, quoted
+from ..laws import Law, drift_path
+from ..observables import Label
+from ..panels import Axis, Curve, Panel, horizontal
+from ..trajectory import Trajectory
+from .gap import Gap
+
+TIME, TIME_UNITS = "flow time t", "learning rate × steps"
+# Curves of this many entries can still be told apart.
+_MOST = 8
+_FLOW_AND_DESCENT = "line: flow, points: gradient descent"
+# What axes can show.
+_LARGEST = 1e30
+
+
+def first_of(flow: Trajectory | None, descent: Trajectory | None) -> Trajectory:
+    """The flow, or where there is none the descent.
+
+    Raises `InputError` where there is neither.
+    """
+    run = flow if flow is not None else descent
+    if run is None:
+        raise InputError("there is neither a flow nor a descent to draw")
+    return run
+
+
+def time_axis(times: Any) -> Axis:
+    """The axis of time, logarithmic where output times were spaced so."""
+    log = len(times) > 2 and float(times[1]) * 5 * len(times) < float(times[-1])
+    return Axis(TIME, TIME_UNITS, log=log)
+
+
+def reached(run: Trajectory, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Times that a run reached, and an observable at them (time × entries).
+
+    Raises `InputError` for an observable that the run has not.
+    """
+    if name not in run.observed:
+        text = f"the run did not observe {quoted(name)}"
+        raise InputError(text + instead(name, list(run.observed)))
+    kept = np.asarray(run.reached)
+    values = np.asarray(run.observed[name])[kept]
+    values = np.where(np.abs(values) < _LARGEST, values, np.nan)
+    entries = math.prod(values.shape[1:])
+    return np.asarray(run.ts)[kept], values.reshape(len(values), entries)
+
+
+def value_axis(run: Trajectory, name: str, log: bool = False) -> Axis:
+    """The axis of an observable: its long name and units."""
+    label = dict(run.labels)[name]
+    units = "" if label.units == "1" else label.units
+    return Axis(label.long_name or name, units, log=log)
+
+
+def entry_names(run: Trajectory, name: str) -> list[str]:
+    """The names of the entries of an observable, flat; numbers where it names none."""
+    label: Label = dict(run.labels)[name]
+    shape, coords = run.observed[name].shape[1:], dict(label.coords)
+    dims = label.dims or [""] * len(shape)
+    each = [
+        [str(x) for x in coords.get(dim) or range(count)]
+        for dim, count in zip(dims, shape, strict=True)
+    ]
+    return [" ".join(parts) for parts in itertools.product(*each)]
+
+
+def observable_panel(
+    name: str,
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    *,
+    entries: Sequence[int] | None = None,
+    log: bool = False,
+    reductions: Mapping[str, Trajectory] | None = None,
+    closed_form: Callable[[Any], Any] | None = None,
+) -> Panel:
+    """An observable over time: the flow as lines, the descent as points, theory dashed.
+
+    Args:
+        name: of the observable, in both runs.
+        flow, descent: the runs; either may be None.
+        entries: which entries of a vector observable; None: the first eight.
+        log: whether its axis is logarithmic.
+        reductions: solved reductions by name; those that observe it are in front.
+        closed_form: the observable as a function of time.
+
+    Raises `InputError` where there is no run, or none that observed it.
+    """
+    first = first_of(flow, descent)
+    times, values = reached(first, name)
+    count = values.shape[1]
+    chosen = list(range(min(count, _MOST))) if entries is None else list(entries)
+    names = entry_names(first, name) if count > 1 else [""]
+    curves = []
+    for run, kind in ((flow, "flow"), (descent, "gradient descent")):
+        if run is not None:
+            own = chosen, [names[entry] for entry in chosen]
+            curves += _entries(run, name, kind, *own, hidden=run is not first)
+    for theory, small in (reductions or {}).items():
+        if name in small.observed:
+            ts, found = reached(small, name)
+            for entry in chosen:
+                hidden = "" if entry == chosen[0] else "_"
+                text = f"{hidden}reduction ({theory}) {names[entry]}".rstrip()
+                curves.append(Curve(text, ts, found[:, entry], "theory"))
+    if closed_form is not None:
+        exact = np.asarray(closed_form(times))
+        curves.append(Curve("closed form", times, exact, "theory", 1, width=2.2))
+    legend, title = "", ""
+    if count > 1:
+        legend = (dict(first.labels)[name].dims or ("entry",))[0].replace("_", " ")
+        legend += f" ({len(chosen)} of {count})" if len(chosen) < count else ""
+        title = _FLOW_AND_DESCENT if None not in (flow, descent) else ""
+    columns = 1 if len(chosen) < 5 else 2
+    axis = value_axis(first, name, log)
+    time = time_axis(first.ts)
+    return Panel(title, time, axis, curves, legend=legend, columns=columns)
+
+
+def _entries(
+    run: Trajectory, name: str, kind: str, chosen, names, hidden: bool
+) -> Iterator[Curve]:
+    times, values = reached(run, name)
+    style = "line" if kind == "flow" else "points"
+    for number, (entry, text) in enumerate(zip(chosen, names, strict=True)):
+        label = kind
+        colour = number if text else int(style == "points")
+        if text:
+            label = f"_{text}, {kind}" if hidden else text
+        yield Curve(label, times, values[:, entry], style, colour)
+
+
+def training_panels(
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    names: Sequence[str],
+    *,
+    entries: Sequence[int] | None = None,
+    reductions: Mapping[str, Trajectory] | None = None,
+    closed_forms: Mapping[str, Callable[[Any], Any]] | None = None,
+) -> list[Panel]:
+    """Several observables over time; the first, a loss, on a logarithmic axis where it
+    falls far enough. `entries` are those of vector observables.
+    """
+    first = first_of(flow, descent)
+    losses = reached(first, names[0])[1]
+    lowest, highest = float(np.nanmin(losses)), float(np.nanmax(losses))
+    decades = 0 < 10 * lowest < highest
+    return [
+        observable_panel(
+            name,
+            flow,
+            descent,
+            entries=None if first.observed[name].ndim == 1 else entries,
+            log=decades and name == names[0],
+            reductions=reductions,
+            closed_form=(closed_forms or {}).get(name),
+        )
+        for name in names
+    ]
+
+
+_GAP_LABELS = {
+    "largest": "|descent − flow| / largest |observable|",
+    "local": "|descent − flow| / |observable| at the time",
+    "log": "|log |descent| − log |flow||",
+}
+
+
+def gap_panel(gap: Gap, names: Sequence[str] | None = None) -> Panel:
+    """The relative gap of observables over time, its numerical error dotted.
+
+    Args:
+        gap: what `compare` found.
+        names: of the observables; None: all.
+    """
+    curves, times = [], np.asarray(gap.ts)
+    for name in gap.observables if names is None else names:
+        one, colour = gap.observables[name], len(curves) // 2
+        if not one.largest > 0:
+            continue
+        curves.append(Curve(name, times, one.relative, "line", colour))
+        error = one.relative_error
+        error = np.full(len(times), np.nan) if error is None else error
+        text = f"_{name} numerical error"
+        curves.append(Curve(text, times, error, "guide", colour))
+    known = gap.numerical_error is not None
+    if not known:
+        curves = curves[::2]
+    seen = [curve.y[np.isfinite(curve.y) & (curve.y > 0)] for curve in curves]
+    medians = [float(np.median(y)) for y in seen if y.size]
+    # The first points, when everything is still at rest, would fill the picture.
+    low = 1e-2 * min(medians) if medians else None
+    axis = Axis(_GAP_LABELS[gap.scale], log=True, low=low)
+    title = "dotted: the flow's numerical error" if known else ""
+    return Panel(title, time_axis(gap.ts), axis, curves, legend="observable")
+
+
+def drift_panel(
+    laws: Mapping[str, Law], flow: Trajectory | None, descent: Trajectory | None
+) -> Panel:
+    """|h(t) − h(0)| of each law over its scale: flow as lines, descent as points.
+
+    Args:
+        laws: by name.
+        flow, descent: runs that observed them; either may be None.
+
+    Raises `InputError` where there is no run, or one did not observe a law.
+    """
+    first, curves = first_of(flow, descent), []
+    for colour, (name, law) in enumerate(laws.items()):
+        for run, kind in ((flow, "flow"), (descent, "gradient descent")):
+            if run is None:
+                continue
+            style = "line" if run is flow else "points"
+            label = f"{name} ({law.kind})" if run is first else f"_{name}, {kind}"
+            path = np.asarray(drift_path(law, run))
+            curves.append(Curve(label, np.asarray(run.ts), path, style, colour))
+    axis = Axis("drift |h(t) − h(0)| / scale of h", log=True)
+    title = _FLOW_AND_DESCENT if None not in (flow, descent) else ""
+    return Panel(title, time_axis(first.ts), axis, curves, legend="law")
+
+
+def sharpness_panel(
+    flow: Trajectory | None, descent: Trajectory | None, edge: float | None = None
+) -> Panel:
+    """The observable "sharpness" over time, and where descent becomes unstable.
+
+    Args:
+        flow, descent: runs that observed "sharpness"; either may be None.
+        edge: the largest stable sharpness; None: not drawn.
+
+    Raises `InputError` where there is no run, or none that observed it.
+    """
+    first = first_of(flow, descent)
+    values = reached(first, "sharpness")[1]
+    log = bool(np.nanmin(values) > 0)
+    panel = observable_panel("sharpness", flow, descent, log=log)
+    curves = panel.curves
+    if edge is not None:
+        curves = (*curves, horizontal(f"edge of stability {edge:.4g}", edge))
+    axis = Axis("Hessian eigenvalue", "1/time", log=log)
+    return dataclasses.replace(panel, y=axis, curves=curves)

@@ -1,0 +1,122 @@
+"""Runs, gaps and sweeps in one call: panels, drawn."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..laws import Law
+from ..measures.gap import Gap
+from ..measures.panels import (
+    drift_panel,
+    gap_panel,
+    observable_panel,
+    sharpness_panel,
+    training_panels,
+)
+from ..systems.topic_words.panels import sen_panels
+from ..trajectory import Trajectory
+from .draw import draw
+from .style import Drawing
+from .sweep_panels import sweep_panel
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+
+def plot_observable(
+    name: str,
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    *,
+    entries: Sequence[int] | None = None,
+    log: bool = False,
+) -> Drawing:
+    """An observable over time: the flow as lines, the descent as points.
+
+    Args:
+        name: of the observable.
+        flow, descent: the runs; either may be None.
+        entries: which entries of a vector observable; None: the first eight.
+        log: whether its axis is logarithmic.
+
+    Raises `InputError` where there is no run, or none that observed it.
+    """
+    return draw(observable_panel(name, flow, descent, entries=entries, log=log))
+
+
+def plot_training(
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    names: Sequence[str],
+    *,
+    entries: Sequence[int] | None = None,
+) -> Drawing:
+    """Several observables over time; the first, a loss, on a logarithmic axis where it
+    falls far enough. `entries` are those of vector observables.
+
+    Raises `InputError` where there is no run, or none that observed them.
+    """
+    return draw(training_panels(flow, descent, names, entries=entries))
+
+
+def plot_gap(gap: Gap) -> Drawing:
+    """The relative gap of every observable over time, its numerical error dotted."""
+    return draw(gap_panel(gap))
+
+
+def plot_drift(
+    laws: Mapping[str, Law], flow: Trajectory | None, descent: Trajectory | None
+) -> Drawing:
+    """|h(t) − h(0)| of each law over its scale: flow as lines, descent as points.
+
+    Raises `InputError` where there is no run, or one that did not observe a law.
+    """
+    return draw(drift_panel(laws, flow, descent))
+
+
+def plot_sharpness(
+    flow: Trajectory | None, descent: Trajectory | None, edge: float | None = None
+) -> Drawing:
+    """The observable "sharpness" over time, and the largest stable one, `edge`.
+
+    Raises `InputError` where there is no run, or none that observed it.
+    """
+    return draw(sharpness_panel(flow, descent, edge))
+
+
+def plot_sen(
+    flow: Trajectory | None,
+    descent: Trajectory | None,
+    prefix: str,
+    entries: Sequence[int],
+) -> Drawing:
+    """Norm against score of chosen words on the curve of SEN, and its relative error.
+
+    Args:
+        flow, descent: runs of topic words; either may be None.
+        prefix: "topic", or "word" for real text.
+        entries: which of the words.
+    """
+    return draw(sen_panels(flow, descent, prefix, entries))
+
+
+def plot_sweep(
+    dataset: "Dataset",
+    x: str | None = None,
+    y: str | None = None,
+    color: str | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> Drawing:
+    """A phase diagram of a sweep over two axes, or curves over one.
+
+    Args:
+        dataset: what `sweep` returned.
+        x: an axis; None: the first of more than one value.
+        y: an axis for a phase diagram, or a variable for curves over `x`; None: the
+            second axis, or where there is none the loss.
+        color: the variable of a phase diagram (None: the loss), or the axis whose
+            values are curves.
+        where: the values at which axes that are not drawn are fixed.
+
+    Raises `InputError` for names and values that there are not.
+    """
+    return draw(sweep_panel(dataset, x, y, color, where))

@@ -4,7 +4,7 @@ import importlib.metadata
 import io
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import InputError, unknown
 from . import process
@@ -13,14 +13,18 @@ from .commands import COMMANDS, command_of, help_text
 _FLAGS = ("--help", "--version")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
+def main(
+    argv: Sequence[str] | None = None, ready: Callable[[], None] = lambda: None
+) -> int:
+    """Run the command line and return its exit status; `ready` is called when all is
+    imported, before the work.
+    """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         if "--version" in arguments:
             print(f"flowattn {importlib.metadata.version('flowattn')}")
             return 0
-        return _run(arguments)
+        return _run(arguments, ready)
     except InputError as error:
         return process.refused(str(error))
     except KeyboardInterrupt:
@@ -49,7 +53,7 @@ def _lacks_memory(error: Exception) -> bool:
     return any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], ready: Callable[[], None]) -> int:
     """Do what the arguments ask for; `SystemExit` where the parser refuses them."""
     first = arguments[0] if arguments else ""
     if first in ("--help", "-h"):
@@ -65,18 +69,19 @@ def _run(arguments: Sequence[str]) -> int:
         raise unknown("command", first, COMMANDS)
     from .parser import parsed  # with a parser that takes long to import
 
-    return parsed(arguments)()
+    command = parsed(arguments)
+    ready()
+    return command()
 
 
 def entry() -> None:
     """The console script."""
-    process.raise_interrupts()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack ‖ or ν
     warnings.showwarning = _show_warning
     try:
-        code = main()
+        code = main(ready=process.raise_interrupts)
     except SystemExit as exit:  # the parser's, which has printed why
         code = exit.code if isinstance(exit.code, int) else 0
     process.end(code)

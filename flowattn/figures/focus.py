@@ -204,7 +204,7 @@ def _level(kind: Loss, mu: float, nu: float, grid: np.ndarray) -> np.ndarray:
 
 
 # To here the gap is still small against μ and ν, and so linear in what causes it.
-_DEFECT_TIME = 1000.0
+_DEFECT_TIME = 300.0
 
 
 def _defects(runs: Runs) -> Picture:

@@ -67,7 +67,10 @@ def _sen(runs: Runs) -> Picture:
 
 def _sized(system: TopicWords) -> str:
     """The size of a corpus of topic words."""
-    return f"{system.vocabulary:,} words, {system.sentences:,} sentences"
+    return (
+        f"{system.sentences:,} sentences, {system.vocabulary:,} words besides the topic "
+        "words"
+    )
 
 
 def _distributions(runs: Runs) -> Picture:
@@ -204,14 +207,14 @@ def _law_drift(runs: Runs) -> Picture:
         Panel(
             "gradient descent: quadratic laws drift",
             rate,
-            Axis(label, log=True),
+            Axis(label, log=True, high=2e-2),
             left,
             legend="law",
         ),
         Panel(
             "what is left to tolerance and rounding",
             rate,
-            Axis(label, log=True, low=1e-16, high=1e-5),
+            Axis(label, log=True, low=1e-16, high=1e-2),
             right,
         ),
     ]

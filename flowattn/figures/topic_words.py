@@ -67,10 +67,7 @@ def _sen(runs: Runs) -> Picture:
 
 def _sized(system: TopicWords) -> str:
     """The size of a corpus of topic words."""
-    return (
-        f"{system.sentences:,} sentences, {system.vocabulary:,} words besides the topic "
-        "words"
-    )
+    return f"{system.sentences:,} sentences, {system.vocabulary:,} non-topic words"
 
 
 def _distributions(runs: Runs) -> Picture:

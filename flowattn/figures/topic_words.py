@@ -83,7 +83,7 @@ def _distributions(runs: Runs) -> Picture:
         ]
         panels.append(
             Panel(
-                f"the {topic} topic words",
+                f"the {topic} topic words, {name}",
                 "topic word",
                 text,
                 [
@@ -96,7 +96,7 @@ def _distributions(runs: Runs) -> Picture:
         edges = np.histogram_bin_edges(np.concatenate(others), 40)
         panels.append(
             Panel(
-                f"the {len(others[0]):,} other words",
+                f"the {len(others[0]):,} other words, {name}",
                 text,
                 Axis("words", low=0),
                 [

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from flowattn.cli.main import main
-from flowattn.systems import copying_starts
+from flowattn.systems.copying import starts as copying_starts
 
 
 def run(*arguments):

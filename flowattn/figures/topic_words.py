@@ -100,7 +100,15 @@ def _distributions(runs: Runs) -> Picture:
                 text,
                 Axis("words", low=0),
                 [
-                    Curve(kind, edges, np.histogram(some, edges)[0], "steps", colour)
+                    # Of two that lie on each other both are to be seen.
+                    Curve(
+                        kind,
+                        edges,
+                        np.histogram(some, edges)[0],
+                        "steps",
+                        colour,
+                        width=1.0 if colour else 2.6,
+                    )
                     for (kind, _, colour), some in zip(shown, others, strict=True)
                 ],
             )

@@ -130,20 +130,19 @@ def shown(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def require_momentum(momentum: Any, optimizer: Any = "sgd") -> None:
-    """Raise `InputError` for a momentum that is not from 0 to below 1, where it is
-    known, and for one of an optimiser that has none.
+def require_from_0(below: float = np.inf, **values: Any) -> None:
+    """Raise `InputError` for the first number that is not from 0 to below another,
+    where it is known.
 
-    >>> require_momentum(1.0)
+    >>> require_from_0(1.0, momentum=1.0)
     Traceback (most recent call last):
     flowattn.errors.InputError: momentum must be from 0 to below 1, got 1.0
     """
-    require_scalar(momentum=momentum)
-    number = None if isinstance(momentum, Tracer) else float(momentum)
-    if optimizer != "sgd" and number != 0:
-        raise InputError("momentum is of gradient descent; other optimizers have none")
-    if number is not None and not 0 <= number < 1:
-        raise InputError(f"momentum must be from 0 to below 1, got {momentum}")
+    bound = "0 or more" if below == np.inf else f"from 0 to below {below:g}"
+    for name, value in values.items():
+        require_scalar(**{name: value})
+        if not isinstance(value, Tracer) and not 0 <= float(value) < below:
+            raise InputError(f"{name} must be {bound}, got {shown(value)}")
 
 
 def require_progress(progress: Any) -> None:

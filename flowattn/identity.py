@@ -12,19 +12,18 @@ import functools
 import hashlib
 import re
 import sys
-import threading
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from .adapters import ClosedJaxpr, Jaxpr, Literal, under_transformation
 from .errors import InputError
 from .precision import highest_precision
 
@@ -42,7 +41,7 @@ class UnidentifiedError(InputError):
     """A computation that cannot be distinguished from another: why, in one line."""
 
 
-def jaxpr_of(computed: Computed) -> jex.ClosedJaxpr:
+def jaxpr_of(computed: Computed) -> ClosedJaxpr:
     """The jaxpr of a computation, traced anew."""
 
     def shape(leaf: Any) -> Any:
@@ -77,22 +76,12 @@ def traced(tree: PyTree, *computed: Computed) -> bool:
         return True
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
         return True
-    if jex.get_opaque_trace_state() == _untransformed():
+    if not under_transformation():
         return False
     # Under a transformation: tracers that a function uses are constants of its jaxpr.
     return any(
         isinstance(const, Tracer) for one in computed for const in jaxpr_of(one).consts
     )
-
-
-@functools.cache
-def _untransformed() -> Any:
-    """JAX's state where no transformation is under way, as in a thread of its own."""
-    found = []
-    look = threading.Thread(target=lambda: found.append(jex.get_opaque_trace_state()))
-    look.start()
-    look.join()
-    return found[0]
 
 
 class _ByIdentity:
@@ -200,9 +189,9 @@ def _feed(hashed: Any, value: Any, rule: bool = False) -> None:
     """Put a parameter of a primitive, or an object of a library, into a hash."""
     kind = type(value)
     hashed.update(f"<{kind.__module__}.{kind.__qualname__}>".encode())
-    if isinstance(value, jex.ClosedJaxpr):
+    if isinstance(value, ClosedJaxpr):
         _feed_jaxpr(hashed, value.jaxpr, value.consts)
-    elif isinstance(value, jex.Jaxpr):
+    elif isinstance(value, Jaxpr):
         _feed_jaxpr(hashed, value, [])
     elif value is None or isinstance(value, _PLAIN):
         hashed.update(f"{value!r};".encode())
@@ -310,7 +299,7 @@ def _feed_jaxpr(hashed: Any, jaxpr: Any, consts: Any) -> None:
 
 def _feed_inputs(hashed: Any, inputs: Any, shown: Callable[[Any], str]) -> None:
     for given in inputs:
-        if isinstance(given, jex.Literal):
+        if isinstance(given, Literal):
             hashed.update(f"{given.aval}".encode())
             _feed(hashed, given.val)
         else:

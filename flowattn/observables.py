@@ -17,7 +17,7 @@ from .identity import by_identity
 
 # Data sets have names of these beginnings, and dims and coordinates of these names.
 PARTS = ("params", "params_path", "params_best", "events", "event_errors", "scales")
-PARTS += ("finer", "stats")
+PARTS += ("finer", "stats", "state")
 _DIMS = ("time", "member", "output")
 # What a NetCDF-3 variable may hold beside letters and digits; but no backslash, which
 # zarr takes for "/".

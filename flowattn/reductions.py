@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
+from jaxtyping import PyTree
 
 from .flows import AbstractFlow, require_flow
+from .numerics.solve import solve
 from .observables import Observable
+from .trajectory import Trajectory
 
 
 class Reduction(eqx.Module):
@@ -36,3 +39,19 @@ class Reduction(eqx.Module):
     def __check_init__(self):
         require_flow("Reduction", self.flow)
         require_flow("Reduction", self.full)
+
+    def solve(self, params: PyTree, **settings: Any) -> Trajectory:
+        """The small flow, from where the full parameters project to.
+
+        Args:
+            params: parameters θ of the full flow.
+            settings: as for `fa.solve`: `t1` or `ts`, tolerances, …
+
+        Returns:
+            The `Trajectory` of z, with everything observed that can be.
+
+        Raises:
+            InputError: as `fa.solve`.
+        """
+        settings = {"observe": self.observables, "events": self.events, **settings}
+        return solve(self.flow, self.project(params), **settings)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .disk.datasets import from_dataset, to_dataset
 from .errorbar import without_dips
+from .flows import AbstractFlow
 from .flows.sources import Source
 from .observables import Label
 
@@ -53,7 +54,10 @@ class Trajectory(eqx.Module):
       among; `changes`: the times at which it took the next of them, inf beyond.
     - `sharpness`: the last estimate of the Jacobian's spectral radius, where a solver
       made one: the largest Hessian eigenvalue in size, for a gradient flow.
-    - `learning_rate`: of plain gradient descent.
+    - `edge`: of a descent the largest sharpness at which it is stable, where its
+      optimiser says so.
+    - `state`: of a flow that carries more than parameters, what it ended with, from
+      which `solve` resumes; else None.
     - `events[name]`: of a flow the first time at which an event changed sign, nan where
       it never did.
     """
@@ -74,8 +78,9 @@ class Trajectory(eqx.Module):
     methods: tuple[str, ...] = eqx.field(static=True, default=())
     changes: Float[Array, "*member change"] | None = None
     sharpness: Float[Array, "*member"] | None = None
-    learning_rate: Float[Array, "..."] | None = None
+    edge: Float[Array, "..."] | None = None
     events: dict[str, Float[Array, "*member"]] = eqx.field(default_factory=dict)
+    state: PyTree | None = None
 
     # Beside the fields, so that it is no part of the PyTree: what is traced, mapped
     # over or rebuilt may no longer be what was run.
@@ -229,7 +234,8 @@ class Trajectory(eqx.Module):
           `event_errors.NAME`, and the scale of each law as `scales.NAME`;
         - parameters as `params.PATH`, `params_best.PATH`, `params_path.PATH`: the keys
           of the path, in which whatever is neither letter, digit nor one of -_+@~ is
-          percent-encoded, joined by dots. Random keys are kept as their bits.
+          percent-encoded, joined by dots; the state of a flow that has one as
+          `state.PATH`. Random keys are kept as their bits.
         - `finer.…`: the same of the finer solve.
 
         How the run ended and what it took are attributes, all of them numbers and
@@ -244,15 +250,19 @@ class Trajectory(eqx.Module):
         return to_dataset(self, parameters)
 
     @classmethod
-    def from_dataset(cls, dataset: Any, like: PyTree = None) -> "Trajectory":
+    def from_dataset(
+        cls, dataset: Any, like: PyTree = None, flow: AbstractFlow | None = None
+    ) -> "Trajectory":
         """The trajectory that `to_dataset` made a data set of, also by way of a zarr
         store (of `flowattn run --out` too: its group "flow" or "descent") or NetCDF.
 
         `like`: parameters of the same structure, shapes and dtypes (values do not
         matter; `jax.eval_shape` gives such), into which those of the data set are put;
         what is no array in them stays. Without it parameters are dicts within dicts,
-        by their paths. Numbers are the same to the last bit. A trajectory that was read
-        back does not know which loss it is of, so `compare` claims no order of it.
+        by their paths. `flow`: the one that was solved, where it has a state, into the
+        form of which that is put. Numbers are the same to the last bit. A trajectory
+        that was read back does not know which loss it is of, so `compare` claims no
+        order of it.
 
         Raises `InputError` for a data set that holds no run, or whose parameters are
         not like those.
@@ -265,7 +275,10 @@ class Trajectory(eqx.Module):
         >>> bool(jnp.all(back.params["x"] == traj.params["x"])), back.outcome
         (True, 'successful')
         """
-        fields = from_dataset(dataset, like, OUTCOMES)
+        state = None
+        if flow is not None and flow.has_state and like is not None:
+            state = eqx.filter_eval_shape(flow.start, like)
+        fields = from_dataset(dataset, like, state, OUTCOMES)
         read = cls._of_fields(fields)
         object.__setattr__(
             read, "_provenance", str(dataset.attrs.get("provenance", ""))

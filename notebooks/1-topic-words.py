@@ -82,31 +82,21 @@ print("reductions:", ", ".join(problem.reductions))
 # %% [markdown]
 # ## A descent, and the flow at its times
 #
-# `error=True` solves the flow a second time at a tenth of the tolerances. The difference
-# estimates the numerical error of everything observed.
+# `problem.descend` and `problem.solve` observe everything that the problem names.
+# `error=True` solves the flow a second time at a hundredth of the tolerances. The
+# difference estimates the numerical error of everything observed.
+
 
 # %%
-names = ["loss", "topic_score", "topic_norm", "topic_sen_norm"]
-observe = {name: problem.observables[name] for name in names} | problem.laws
-
-
 def descent(learning_rate):
-    steps = round(t1 / learning_rate)
+    optimizer = fa.SGD(learning_rate)
+    steps = optimizer.steps(t1)
     at = np.unique(np.linspace(0, steps, outputs + 1).round().astype(int))
-    return fa.descend(
-        problem.loss,
-        problem.params,
-        learning_rate=learning_rate,
-        steps=steps,
-        every=at[1:],
-        observe=observe,
-    )
+    return problem.descend(optimizer, steps=steps, every=at[1:])
 
 
 def flow(ts):
-    return fa.solve(
-        problem.flow, problem.params, ts=ts, rtol=rtol, error=True, observe=observe
-    )
+    return problem.solve(ts=ts, rtol=rtol, error=True)
 
 
 run = descent(0.1)
@@ -209,9 +199,8 @@ plotting.draw(sen_panels(traj, run, "topic", words)).figure
 # %%
 theory = problem.reductions["per-word"]
 q = float(np.linalg.norm(problem.model(problem.params).query))
-small = fa.solve(
-    theory.flow,
-    theory.project(problem.params),
+small = theory.solve(
+    problem.params,
     ts=run.ts,
     rtol=rtol,
     observe={"topic_score": lambda z: q * z.keys[:, 0]},
@@ -241,6 +230,6 @@ plt.show()
 #
 # 1. Set `vocabulary` to 50 and to 1000. How does the distance of the reduction from the
 #    full flow change? (With few other words these are seen often, and move.)
-# 2. Pass `momentum=0.9` to `fa.descend` and divide the learning rate by 10. A step then
-#    stands for the time $\eta/(1-\beta)$. Does the gap change?
+# 2. Descend with `fa.SGD(0.01, momentum=0.9)`. A step stands for the time
+#    $\eta/(1-\beta)$, as long as before. Does the gap change?
 # 3. Take `classifier="fixed"`. Which law goes, and which reduction comes?

@@ -110,12 +110,14 @@ def loss(model):
 model = drawn(start_key)
 
 # %% [markdown]
-# ## Three lines
+# ## One line
+#
+# `fa.run` follows the gradient flow of a loss and a descent of it, and reports the gap
+# between them, the sharpness and the stability edge.
 
 # %%
-flow = fa.GradientFlow(loss)
-traj = fa.solve(flow, model, t1=60.0, observe={"loss": loss})
-_ = traj.to_dataset().loss.plot()
+t1 = 60.0
+print(fa.run(fa.Problem(model, loss), optimizer=fa.SGD(0.2), t1=t1))
 
 # %% [markdown]
 # ## Observables, an event, an error
@@ -123,7 +125,7 @@ _ = traj.to_dataset().loss.plot()
 # An observable is any function of the parameters; `fa.Observable` says what it is and
 # in which units. An event is a function whose first change of sign is looked for, here:
 # when does the marked token get half of the attention? `error=True` solves again at a
-# tenth of the tolerances and estimates the error of all that is observed.
+# hundredth of the tolerances and estimates the error of all that is observed.
 
 
 # %%
@@ -157,35 +159,23 @@ def balance(model):
 law = fa.Law(balance, "balance", "exact", dims=("row", "column"))
 
 # %% [markdown]
-# ## Descent beside the flow
+# ## The flow and a descent
+#
+# A `Problem` holds all of this; `solve` and `descend` observe it.
 
 # %%
-t1 = 60.0
+problem = fa.Problem(model, loss, observables=observe, laws=[law], events=attends)
 
 
 def descent(learning_rate):
-    steps = round(t1 / learning_rate)
+    optimizer = fa.SGD(learning_rate)
+    steps = optimizer.steps(t1)
     at = np.linspace(0, steps, 101).round().astype(int)[1:]
-    return fa.descend(
-        loss,
-        model,
-        learning_rate=learning_rate,
-        steps=steps,
-        every=at,
-        observe=observe | {"balance": law},
-    )
+    return problem.descend(optimizer, steps=steps, every=at)
 
 
 run = descent(0.2)
-traj = fa.solve(
-    flow,
-    model,
-    ts=run.ts,
-    rtol=rtol,
-    error=True,
-    events=attends,
-    observe=observe | {"balance": law},
-)
+traj = problem.solve(ts=run.ts, rtol=rtol, error=True)
 gap = fa.compare(traj, run)
 when, error = traj.events["attends"], traj.event_error["attends"]
 print(f"half of the attention at t = {float(when):.4f} ± {float(error):.0e}")
@@ -236,27 +226,21 @@ def loss_of_dict(params):
 
 
 params = {"query": model.query, "keys": model.keys, "value": model.value}
-same = fa.solve(
-    fa.GradientFlow(loss_of_dict),
-    params,
-    ts=run.ts,
-    rtol=rtol,
-    observe={"loss": loss_of_dict},
-)
+same = fa.Problem(params, loss_of_dict).solve(ts=run.ts, rtol=rtol)
 apart = jnp.max(jnp.abs(same.observed["loss"] - traj.observed["loss"]))
 print(f"largest difference of the two losses {float(apart):.0e}")
 
 # %% [markdown]
 # ## Many starts
 #
-# `fa.ensemble` is `vmap` of `solve` on lanes: each start goes at its own pace. The starts
+# `fa.ensemble` is `vmap` of `solve` on lanes: each start takes its own steps. The starts
 # are the first axis of every array. How long is the plateau, for starts of size
 # $\varepsilon$?
 
 # %%
 sizes = jnp.geomspace(1e-3, 0.1, starts)
 many = jax.vmap(drawn)(jr.split(jr.key(1), starts), sizes)
-found = fa.ensemble(flow, many, t1=60.0, rtol=1e-5, events=attends)
+found = fa.ensemble(problem.flow, many, t1=t1, rtol=1e-5, events=attends)
 times = np.asarray(found.events["attends"])
 print(f"{np.isfinite(times).sum()} of {starts} attend by t = 60")
 
@@ -273,7 +257,7 @@ plt.show()
 #
 # 1. Freeze the query: make `loss` use `jax.lax.stop_gradient(model.query)`. Which part of
 #    the law is left?
-# 2. Train with `fa.descend(..., optimizer="adam", time_per_step=...)` instead. Is the
+# 2. Run the problem with `fa.run(problem, optimizer=fa.Adam(0.01), t1=5.0)`. Is the
 #    balance kept?
 # 3. Weaken the mark from 2 to 1 and see what becomes of the plateau and of the attention
 #    at the end.

@@ -87,7 +87,7 @@ print(f"the paper's start: μ = {float(start.mu):g}, ν = {float(start.nu):g}")
 
 # %% [markdown]
 # Nine starts $(\mu, \nu)$ at once; the paper's, the origin, is the one in the middle.
-# `fa.ensemble` solves them side by side, each at its own pace.
+# `fa.ensemble` solves them side by side, each in its own steps.
 
 # %%
 grid = jnp.meshgrid(jnp.array([-2.0, 0.0, 2.0]), jnp.array([-2.0, 0.0, 2.0]))
@@ -149,23 +149,8 @@ for noise in (0.0, 1.0):
 # %%
 at = np.linspace(0.0, 1000.0, 41)
 names = ("mu", "nu")
-full = fa.solve(
-    problem.flow,
-    problem.params,
-    ts=at,
-    rtol=max(rtol, 1e-6),
-    solver="tsit5",
-    error=True,
-    observe={name: problem.observables[name] for name in names},
-)
-small = fa.solve(
-    theory.flow,
-    theory.project(problem.params),
-    ts=at,
-    rtol=rtol,
-    solver="tsit5",
-    observe={name: theory.observables[name] for name in names},
-)
+full = problem.solve(ts=at, rtol=max(rtol, 1e-6), solver="tsit5", error=True)
+small = theory.solve(problem.params, ts=at, rtol=rtol, solver="tsit5")
 gap = fa.compare(full, small)
 size = sum(x.size for x in jax.tree.leaves(problem.params))
 print(
@@ -196,14 +181,7 @@ plt.show()
 problem = fa.systems.Focus(loss="hard", reduced=True, fixed_focus=0.4).problem(
     jr.key(0)
 )
-held = fa.solve(
-    problem.flow,
-    problem.params,
-    ts=ts,
-    rtol=rtol,
-    solver="tsit5",
-    observe={"mu": problem.observables["mu"]},
-)
+held = problem.solve(ts=ts, rtol=rtol, solver="tsit5")
 mu = problem.closed_forms["mu"](ts)
 print(f"flow − closed form: {float(jnp.max(jnp.abs(held.observed['mu'] - mu))):.0e}")
 print(
@@ -269,5 +247,5 @@ plt.show()
 # 1. Set `m, C` to 100 and 1000 (pass `segments=m, classes=C` to `Focus`) and `ts` to
 #    $4\cdot10^5$, the paper's larger task. Which loss is first, which last?
 # 2. Take `loss="hybrid", then="hard", switch_time=600.0`. Which law holds when?
-# 3. Print the law's drift along a descent, `fa.descend(problem.loss, problem.params,
-#    rates=problem.rates, learning_rate=1.0, ...)`. How does it scale with the learning rate?
+# 3. Print the law's drift along a descent, `problem.descend(fa.SGD(1.0), steps=...)`. How
+#    does it scale with the learning rate?

@@ -87,25 +87,8 @@ print(f"{problem.loss.tokens.shape[0]} sequences; reduction {theory.kind}, ", en
 print(f"defect {float(fa.defect(theory, theory.project(problem.params))):.0e}")
 
 # %%
-full = fa.solve(
-    problem.flow,
-    problem.params,
-    t1=12.0 * n**2,
-    rtol=rtol,
-    solver="tsit5",
-    error=True,
-    observe={name: problem.observables[name] for name in names},
-    events=problem.events,
-)
-small = fa.solve(
-    theory.flow,
-    theory.project(problem.params),
-    ts=full.ts,
-    rtol=rtol,
-    solver="tsit5",
-    observe={name: theory.observables[name] for name in names},
-    events=theory.events,
-)
+full = problem.solve(t1=12.0 * n**2, rtol=rtol, solver="tsit5", error=True)
+small = theory.solve(problem.params, ts=full.ts, rtol=rtol, solver="tsit5")
 when, error = full.events["escape_time"], full.event_error["escape_time"]
 print(f"escape, full model {float(when):.6f} ± {float(error):.0e}")
 print(f"escape, reduction  {float(small.events['escape_time']):.6f}")
@@ -200,15 +183,7 @@ cases = {
 runs = {}
 for text, case in cases.items():
     one = case.problem(jr.key(0))
-    runs[text] = fa.solve(
-        one.flow,
-        one.params,
-        t1=1500.0 * case.heads,
-        rtol=rtol,
-        solver="tsit5",
-        observe={name: one.observables[name] for name in names},
-        events=one.events,
-    )
+    runs[text] = one.solve(t1=1500.0 * case.heads, rtol=rtol, solver="tsit5")
     escape = float(runs[text].events["escape_time"]) / case.heads
     print(f"{text}: escape at t / H = {escape:.0f}")
 

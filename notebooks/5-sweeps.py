@@ -133,26 +133,26 @@ print(drawn.alpha.quantile([0.1, 0.5, 0.9], "seed").round(3).T.to_pandas())
 plotting.plot_sweep(drawn, "t1", "alpha").figure
 
 # %% [markdown]
-# ## A descent beside each cell
+# ## A descent for each cell
 #
-# `descent="sgd:RATE"` runs gradient descent beside each flow, from the same start over the
-# same time. `gap` is its largest relative distance from the flow, `gap_error` the numerical
+# `descent=fa.SGD(rate)`, in words `"sgd:RATE"`, runs a descent from the same start over the
+# same time as each flow. `gap` is its largest relative distance from the flow, `gap_error` the numerical
 # error in it, `departure` the first time at which the gap is above 5 %. The learning rate
 # may be an axis.
 
 # %%
-beside = fa.sweep(
+descended = fa.sweep(
     fa.systems.Focus(loss="hard", reduced=True),
     {"learning_rate": "1,2,4,8", "start_mu": "-1,0,1"},
     t1=1000.0,
     rtol=rtol,
-    descent="sgd:1",
+    descent=fa.SGD(1.0),
 )
-print(beside.gap.squeeze("seed").round(4).to_pandas())
-print(f"numerical error at most {float(beside.gap_error.max()):.0e}")
+print(descended.gap.squeeze("seed").round(4).to_pandas())
+print(f"numerical error at most {float(descended.gap_error.max()):.0e}")
 
 # %%
-drawing = plotting.plot_sweep(beside, "learning_rate", "gap", "start_mu")
+drawing = plotting.plot_sweep(descended, "learning_rate", "gap", "start_mu")
 drawing.figure.axes[0].set_yscale("log")
 drawing.figure
 

@@ -28,8 +28,8 @@ from flowattn.cli.console import watch
 from flowattn.disk.store import staged
 from flowattn.panels import Axis, Panel, Picture, Scale
 from flowattn.plotting import draw
+from flowattn.plotting.sweep_panels import sweep_panel
 from flowattn.precision import set_precision
-from flowattn.sweeps.panels import sweep_panel
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -133,6 +133,17 @@ run focus --momentum 1
 run focus --momentum -0.1
 run focus --momentum nan
 run focus --momentum 2
+run focus --momentum 0.9 --optimizer adam --learning-rate 0.1
+run focus --nesterov
+run focus --optimizer adam
+run focus --optimizer adagrad --learning-rate 0.1
+run focus --weight-decay -0.1
+run focus --weight-decay nan
+run focus --schedule linear
+run focus --schedule cosine --no-descent
+run focus --schedule cosine --steps 0
+run focus --outputs 0
+run focus --outputs {huge}
 run focus --steps 0
 run focus --steps -10
 run focus --steps {huge}
@@ -228,6 +239,8 @@ run ktiw --others -1
 run ktiw --t1 5
 run ktiw --sharpness 2
 run ktiw --momentum 0.5
+run ktiw --schedule cosine
+run ktiw --optimizer sgd --learning-rate 0.1
 run ktiw --patience 3
 run ktiw --no-descent
 run focus --then marginal

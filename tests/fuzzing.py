@@ -96,9 +96,10 @@ def read_summary(folder: Path, content: bytes) -> None:
 @functools.cache
 def config() -> dict[str, Any]:
     """The configuration of a run of a small system."""
-    from flowattn.runs.run import Options, plan
+    from flowattn.runs.options import Options
+    from flowattn.runs.plan import plan
 
-    return plan(fa.systems.Copying(length=4, vocabulary=4), Options()).config
+    return plan(fa.systems.Copying(length=4, vocabulary=4), None, Options()).config
 
 
 # Of what commands have written, not users.

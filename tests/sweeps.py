@@ -9,7 +9,7 @@ import jax.random as jr
 from jax.tree_util import Partial
 
 import flowattn as fa
-from flowattn.systems.base import AbstractSystem, Defaults, Problem, itself
+from flowattn.systems import AbstractSystem, Defaults
 
 
 class Ends(AbstractSystem):
@@ -27,27 +27,23 @@ class Ends(AbstractSystem):
     @property
     def defaults(self) -> Defaults:
         """Two units of time."""
-        return Defaults(2.0, 0.01)
+        return Defaults(2.0, fa.SGD(0.01))
 
-    def problem(self, key, data=None) -> Problem:
+    def problem(self, key, data=None) -> fa.Problem:
         """Starts differ by seed in the second coordinate."""
         del data
         start = jnp.stack([jnp.asarray(self.start, float), 1 + jr.uniform(key)])
         loss = Partial(_loss, self.kind, jnp.asarray(self.rate, float))
-        return Problem(
+        return fa.Problem(
             start,
             loss,
-            loss,
-            {
+            observables={
                 "loss": fa.Observable(loss, (), "nat", "loss"),
                 "x": fa.Observable(lambda x: x[0], (), "1", "x"),
                 "both": fa.Observable(
                     lambda x: x, ("which",), coords={"which": ("x", "y")}
                 ),
             },
-            {},
-            {},
-            itself,
             events={"half": lambda x: x[0] - 0.5},
         )
 
@@ -65,7 +61,7 @@ class Deadly(Ends):
 
     name: ClassVar[str] = "deadly"
 
-    def problem(self, key, data=None) -> Problem:
+    def problem(self, key, data=None) -> fa.Problem:
         """That of `Ends`, elsewhere."""
         import distributed
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import flowattn as fa
 from flowattn.cli import main as cli
 from flowattn.cli.main import main
-from flowattn.runs.run import plan
 from flowattn.systems import SYSTEMS
 
 SMALL = "--topics 2 --vocabulary 12 --context 4 --sentences 60 --dimension 3".split()
@@ -198,7 +198,7 @@ def one_line(capsys) -> str:
         (["--steps", "0"], "steps must be positive"),
         (["--patience", "-3"], "patience must be positive"),
         (["--validate-from", "5"], "--validate-from needs --patience"),
-        (["--no-flow", "--no-descent"], "leave nothing to run"),
+        (["--no-flow", "--no-descent"], "are both off: nothing is left to run"),
         (["--t1", "0.01"], "t1 0.01 is shorter than a step of the descent, 0.1"),
         (["--learning-rate", "1e-300"], "steps must be at most 1000000000"),
         (["--seed", "99999999999999999999"], "seed must be from 0 to 4294967295"),
@@ -268,12 +268,12 @@ def test_help_is_for_users(command, capsys):
 def test_examples_of_systems_are_told_and_can_be_run(system, monkeypatch, capsys):
     planned = []
 
-    def only_plan(self):
-        planned.append(plan(self.system, self.options))
-        return 0
+    def only_planned(plan, watch):
+        planned.append(plan)
+        raise fa.InputError("planned")
 
-    monkeypatch.setattr(cli.Run, "__call__", only_plan)
-    assert main(["run", system.name, *system.example.split()]) == 0
+    monkeypatch.setattr(cli, "execute", only_planned)
+    assert main(["run", system.name, *system.example.split()]) == 2
     assert type(planned[0].system) is system
     capsys.readouterr()
     with pytest.raises(SystemExit):

@@ -100,6 +100,7 @@ def test_what_is_no_address_is_refused_at_once(tmp_path, monkeypatch, address, t
     monkeypatch.setattr(distributed, "Client", None)  # none is asked
     with pytest.raises(InputError, match=f"is no address of a scheduler, as .*{told}"):
         fa.sweep(Ends(), out=tmp_path / "a.zarr", scheduler=address)
+    assert not (tmp_path / "a.zarr").exists()
 
 
 @pytest.mark.parametrize(
@@ -137,8 +138,10 @@ def client(workers=1, status="running"):
     return SimpleNamespace(status=status, scheduler_info=lambda: there)
 
 
-def gathered(futures, **about):
-    return list(cluster._gathered(client(**about), futures, "the scheduler at X"))
+def gathered(futures, where=None, **about):
+    patience = cluster.Patience(alone=0.05, look=0.01)
+    where = where or client(**about)
+    return list(cluster._gathered(where, futures, "the scheduler at X", patience))
 
 
 def test_results_are_gathered():
@@ -171,23 +174,17 @@ def test_what_ends_a_chunk_is_one_line(ending, told):
     assert "\n" not in str(raised.value)
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(cluster, "_LOOK", 0.01)
-    monkeypatch.setattr(cluster, "ALONE", 0.05)
-
-
-def test_a_sweep_does_not_wait_for_a_scheduler_that_has_gone(impatient):
+def test_a_sweep_does_not_wait_for_a_scheduler_that_has_gone():
     with pytest.raises(InputError, match="the scheduler at X has gone; the same"):
         gathered([Future()], status="connecting")
 
 
-def test_a_sweep_does_not_wait_for_ever_for_workers_that_have_gone(impatient):
+def test_a_sweep_does_not_wait_for_ever_for_workers_that_have_gone():
     counts = [1, 1, *[0] * 99]
     lonely = client()
     lonely.scheduler_info = lambda: {"workers": range(counts.pop(0))}
     with pytest.raises(InputError, match="all workers of the scheduler at X have gone"):
-        list(cluster._gathered(lonely, [Future()], "the scheduler at X"))
+        gathered([Future()], lonely)
 
 
 def test_the_code_of_this_package_and_of_others(tmp_path, monkeypatch):

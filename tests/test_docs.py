@@ -51,7 +51,7 @@ def public_names():
 
 def programs():
     """The pages with Python that runs, each as one program, and what it prints."""
-    for page in PAGES:
+    for page in [*PAGES, ROOT / "README.md"]:
         if page.name == "design.md":  # calls, not a program
             continue
         code, printed = [], []
@@ -61,7 +61,7 @@ def programs():
             elif block["kind"] == "text" and code:
                 printed.append(block["code"])
         if code:
-            name = page.relative_to(DOCS).with_suffix("").as_posix()
+            name = page.relative_to(ROOT).with_suffix("").as_posix()
             yield pytest.param("\n".join(code), "".join(printed), id=name)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import flowattn as fa
+from flowattn.cli.flags import flag
 from flowattn.runs.options import Options
-from flowattn.runs.run import plan
+from flowattn.runs.plan import plan
 from flowattn.systems import KTIW, SYSTEMS, Copying, Focus, Keyword, TopicWords
 from flowattn.tasks import CopyingTask, TopicWordsTask
 
@@ -119,10 +120,17 @@ def test_axes_that_do_nothing_are_refused():
         fa.sweep(Focus(reduced=True), {"noise": [0.0, 1.0]}, t1=1.0)
 
 
+def planned(system, optimizer=None, **options):
+    return plan(system, optimizer, Options(**options), called=flag)
+
+
 def refusal(system, **options):
     with pytest.raises(fa.InputError) as caught:
-        plan(system, Options(**options))
+        planned(system, **options)
     return str(caught.value)
+
+
+RATE = {"optimizer": fa.SGD(0.5)}
 
 
 @pytest.mark.parametrize(
@@ -136,28 +144,34 @@ def refusal(system, **options):
         (
             Focus(),
             dict(flow=False, t1=9.0, steps=9),
-            "--t1 says nothing beside",
+            "--t1 does nothing together with --steps",
         ),
         (Focus(task="digits"), dict(rtol=1e-3), "run unless --t1 is given"),
         (Focus(reduced=True), dict(patience=5), "run unless --steps is given"),
-        (Focus(), dict(descent=False, momentum=0.5), "--momentum is of gradient desc"),
+        (Focus(), dict(descent=False, **RATE), "--optimizer is of the descent"),
         (
             Focus(),
             dict(descent=False, steps=9),
-            "--steps is of gradient desc",
+            "--steps is of the descent",
         ),
         (Focus(), dict(descent=False, scale="local"), "--scale is of the gap between"),
-        (Keyword(), dict(learning_rate=0.5), "--learning-rate is of gradient descent"),
-        (KTIW(), dict(rtol=1e-3), "--rtol says nothing here: these are networks that"),
-        (KTIW(), dict(spacing="log"), "--spacing says nothing here: these are network"),
-        (KTIW(), dict(scale="log"), "--scale says nothing here: these are networks"),
-        (KTIW(), dict(flow=False), "--no-flow says nothing here: these are networks"),
+        (Keyword(), dict(descent=False, **RATE), "--optimizer is of the descent"),
+        (KTIW(), dict(rtol=1e-3), "--rtol does nothing here: these are networks that"),
+        (KTIW(), dict(spacing="log"), "--spacing does nothing here: these are network"),
+        (KTIW(), dict(scale="log"), "--scale does nothing here: these are networks"),
+        (KTIW(), dict(flow=False), "--no-flow does nothing here: these are networks"),
         (
             Copying(starts=3),
             dict(solver="rkc"),
-            "--solver says nothing",
+            "--solver does nothing",
         ),
-        (Copying(starts=3), dict(learning_rate=0.5), "--learning-rate says nothing"),
+        (KTIW(), RATE, "--optimizer can differ in its learning rate alone here: these"),
+        (
+            KTIW(),
+            dict(optimizer=fa.Adam(0.1, weight_decay=0.1)),
+            "networks that are trained by adam",
+        ),
+        (Copying(starts=3), RATE, "--optimizer does nothing here: these"),
     ],
 )
 def test_options_that_do_nothing_are_refused(system, options, message):
@@ -168,19 +182,23 @@ def test_options_that_do_nothing_are_refused(system, options, message):
     "system, options",
     [
         # The first time and the edge of a flow alone are those of a learning rate.
-        (Focus(), dict(descent=False, spacing="log", learning_rate=0.5)),
-        (Focus(), dict(descent=False, sharpness=1, learning_rate=0.5, momentum=0.5)),
+        (Focus(), dict(descent=False, spacing="log", **RATE)),
+        (Focus(), dict(descent=False, sharpness=1, **RATE)),
         (Focus(reduced=True), dict(steps=9, patience=5, scale="log")),
         (Focus(task="digits"), dict(t1=2.0, rtol=1e-3)),
         (Focus(), dict(flow=False, t1=9.0)),
         (Keyword(), dict(descent=False)),
-        (KTIW(), dict(steps=9, learning_rate=0.1)),
+        (Keyword(), RATE),
+        (KTIW(), dict(steps=9, optimizer=fa.Adam(0.1))),
         (Copying(starts=3), dict(t1=5.0, rtol=1e-3, max_steps=99)),
         *((system(), {}) for system in SYSTEMS.values()),
     ],
 )
 def test_options_that_act_are_taken(system, options):
-    assert plan(system, Options(**options)).options == Options(**options)
+    optimizer = options.pop("optimizer", None)
+    found = planned(system, optimizer, **options)
+    assert found.options == Options(**options)
+    assert found.optimizer == (optimizer or system.defaults.optimizer)
 
 
 @pytest.mark.parametrize(

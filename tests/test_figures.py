@@ -81,10 +81,10 @@ def test_figures_without_their_data_are_skipped(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("padding", ["mask", "attend"])
-def test_seeds_side_by_side_are_those_of_single_runs(tmp_path, padding, monkeypatch):
-    monkeypatch.setattr("flowattn.tasks.sentences._MANY_TOKENS", 10)
+def test_seeds_side_by_side_are_those_of_single_runs(tmp_path, padding):
     for role in ("train", "dev", "test"):
-        lines = ["1 a good film", "0 a bad bad film", "0 bad", "1 a good"]
+        # Enough words to be summed by bags.
+        lines = 2400 * ["1 a good film", "0 a bad bad film", "0 bad", "1 a good"]
         (tmp_path / f"x.{role}").write_text("\n".join(lines))
     system = TopicWords(
         corpus=str(tmp_path),

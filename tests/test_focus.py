@@ -167,9 +167,8 @@ def test_descents_are_those_of_the_reduction_step_for_step(kind, momentum):
     run = fa.descend(
         problem.loss,
         problem.params,
-        learning_rate=1 - momentum,
-        momentum=momentum,
-        **problem.descent(1.0),
+        fa.SGD(1 - momentum, momentum),
+        **problem.flow.descent,
         steps=30,
         every=1,
         observe={name: problem.observables[name] for name in ("mu", "nu")},

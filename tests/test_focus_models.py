@@ -383,8 +383,7 @@ def test_a_little_training_on_digits():
     run = fa.descend(
         problem.loss,
         problem.params,
-        learning_rate=0.05,
-        momentum=0.9,
+        fa.SGD(0.05, momentum=0.9),
         steps=60,
         every=60,
         observe=problem.observables,

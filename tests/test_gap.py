@@ -26,7 +26,7 @@ def flown(flow=None, ts=(0.0, 0.1, 0.2), start=START, **options):
 
 
 def descended(loss=LOSS, start=START, steps=2, **options):
-    options = {"learning_rate": 0.1, **options}
+    options = {"optimizer": fa.SGD(0.1), **options}
     return fa.descend(loss, start, steps=steps, every=1, observe=SEE, **options)
 
 
@@ -45,9 +45,8 @@ def test_the_gap_of_momentum_falls_as_its_claim_says():
     beta, gaps = 0.5, {}
     for momentum in (0.0, beta):
         for h in (0.02, 0.01):
-            run = descended(
-                steps=round(2 / h), learning_rate=h * (1 - momentum), momentum=momentum
-            )
+            optimizer = fa.SGD(h * (1 - momentum), momentum)
+            run = descended(steps=round(2 / h), optimizer=optimizer)
             gap = fa.compare(flown(ts=run.ts, rtol=1e-8), run)
             assert gap.order == 1
             gaps[momentum, h] = float(gap.observables["x"].absolute[-1])
@@ -81,18 +80,18 @@ CHANGED = Quadratic(jnp.array([1.0, 2.0]))
 @pytest.mark.parametrize(
     "flow, run, reason",
     [
-        ({}, {"optimizer": "adam"}, "adam follows another flow"),
+        ({}, {"optimizer": fa.Adam(0.1)}, "adam follows another flow"),
         (
             {},
-            {"optimizer": optax.sgd(0.1), "time_per_step": 0.1, "learning_rate": None},
+            {"optimizer": fa.Optax(optax.sgd(0.1), 0.1)},
             "an optimizer of optax may follow another",
         ),
-        ({}, {"time_per_step": 0.05, "steps": 4}, "its time per step is not learning"),
+        ({}, {"optimizer": fa.SGD(0.1, weight_decay=0.1)}, "weight decay moves param"),
         ({}, {"loss": Batches()}, "its steps see batches"),
         ({}, {"loss": CHANGED}, "different losses"),
         ({}, {"rates": jnp.array([1.0, 2.0])}, "different rates"),
         ({}, {"start": jnp.array([1.0, 2.0])}, "start from different parameters"),
-        ({}, {"then": (1, LOSS)}, "one of the two changes its loss"),
+        ({}, {"switch": fa.Switch(0.1, LOSS)}, "one of the two changes its loss"),
         ({"flow": other_flow()}, {}, "the flow is a Own, no gradient flow"),
         (
             {"flow": fa.SwitchedFlow(fa.GradientFlow(LOSS), other_flow(), 0.1)},
@@ -108,7 +107,7 @@ def test_where_no_order_is_claimed(flow, run, reason):
 
 
 def test_a_loss_that_is_switched_is_followed_by_a_switched_flow():
-    run = descended(then=(1, CHANGED), steps=3)
+    run = descended(switch=fa.Switch(0.1, CHANGED), steps=3)
     parts = fa.GradientFlow(LOSS), fa.GradientFlow(CHANGED)
     for at, order in ((0.1, 1), (0.25, None)):
         gap = fa.compare(flown(fa.SwitchedFlow(*parts, at=at), ts=run.ts), run)

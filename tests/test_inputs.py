@@ -178,8 +178,8 @@ def test_what_is_frozen_stays_in_ensembles_and_descents():
     np.testing.assert_array_equal(found.params["b"], many["b"])
     # Weight decay would move what has no gradient.
     shifted = {**START, "b": jnp.ones((50, 2))}
-    how = {"optimizer": optax.adamw(0.01), "time_per_step": 1.0, "steps": 5}
-    run = fa.descend(skew, shifted, **how, rates=rates)
+    optimizer = fa.Optax(optax.adamw(0.01), 1.0)
+    run = fa.descend(skew, shifted, optimizer, steps=5, rates=rates)
     np.testing.assert_array_equal(run.params["b"], 1.0)
     assert np.all(np.abs(run.params["a"]) < np.abs(START["a"]))
 
@@ -280,8 +280,8 @@ def test_a_traced_end_that_is_none_is_raised():
 
 def test_traced_rates_of_a_descent_that_make_no_sense():
     def outcome(rate, momentum):
-        numbers = {"learning_rate": rate, "momentum": momentum, "steps": 1}
-        return fa.descend(bowl, jnp.ones(1), **numbers, throw=False).result
+        optimizer = fa.SGD(rate, momentum)
+        return fa.descend(bowl, jnp.ones(1), optimizer, steps=1, throw=False).result
 
     rates = jnp.array([0.1, -0.1, 0.1, jnp.inf])
     result = jax.vmap(outcome)(rates, jnp.array([0.5, 0.5, 1.5, 0.5]))
@@ -300,23 +300,16 @@ FOUND = [
     (dict(every=[0.0, 2.5]), "every must be a number of steps, or increasing numbers"),
     (dict(every="often"), "every must be a number, got often"),
     (dict(patience=1.5, validation=bowl), "patience must be a whole number, got 1.5"),
-    (dict(then=(2.5, bowl)), "the step of then must be a whole number, got 2.5"),
+    (dict(switch=fa.Switch("a", bowl)), "the time of the switch must be a number, go"),
+    (dict(switch=fa.Switch(np.nan, bowl)), "the time of the switch must be a number, "),
+    (dict(switch=(1, bowl)), r"switch must be fa.Switch\(at, loss\), got \(1, "),
     (
         dict(learning_rate=jnp.ones(3)),
         r"learning_rate must be one number, got an array",
     ),
     (dict(learning_rate="0.1"), "learning_rate must be a number, got 0.1"),
-    (
-        dict(learning_rate=optax.cosine_decay_schedule(0.1, 100)),
-        r"a schedule is given as optimizer=optax.sgd\(schedule\), time_per_step=...",
-    ),
-    (
-        dict(time_per_step=jnp.ones(11)),
-        r"time_per_step must be one number, got an array",
-    ),
-    (dict(time_per_step=lambda k: 0.1), "time_per_step must be a number, got the func"),
-    (dict(momentum="heavy"), "momentum must be a number, got heavy"),
-    (dict(optimizer=optax.sgd), "optimizer must be sgd, adam or one of optax, as opt"),
+    (dict(optimizer=optax.sgd(0.1)), "optimizer must be one of flowattn's, as fa.SGD"),
+    (dict(optimizer="adam"), "optimizer must be one of flowattn's, as fa.SGD"),
 ]
 
 
@@ -324,7 +317,7 @@ FOUND = [
 def test_numbers_of_a_descent_that_are_none(change, message):
     arguments = {"learning_rate": 0.1, "steps": 10, **change}
     if "optimizer" in change:
-        arguments |= {"learning_rate": None, "time_per_step": 1.0}
+        arguments |= {"learning_rate": None}
     with pytest.raises(fa.InputError, match=message) as refusal:
         unwrap(fa.descend)(bowl, jnp.ones(3), **arguments)
     assert "\n" not in str(refusal.value)

@@ -6,6 +6,7 @@ import signal
 import pytest
 import xarray as xr
 
+import flowattn as fa
 from flowattn.cli.main import main
 from flowattn.numerics import segments
 
@@ -133,7 +134,7 @@ def test_one_before_anything_is_done_leaves_nothing(monkeypatch, tmp_path, capsy
     def interrupt(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flowattn.runs.run.descend", interrupt)
+    monkeypatch.setattr("flowattn.problem.descend", interrupt)
     assert run(tmp_path / "deep" / "out") == 130
     assert capsys.readouterr().err == "flowattn: interrupted\n"
     assert not (tmp_path / "deep").exists()
@@ -141,15 +142,11 @@ def test_one_before_anything_is_done_leaves_nothing(monkeypatch, tmp_path, capsy
 
 def test_a_reduction_that_fails_is_no_success(monkeypatch, tmp_path, capsys):
     """A reduction that runs out of steps beside a flow that does not."""
-    from flowattn.runs import run as experiment
-
-    solve, kinds = experiment.solve, []
 
     def solved(flow, params, **how):
-        kinds.append(flow)
-        return solve(flow, params, **how | ({"max_steps": 2} if len(kinds) > 1 else {}))
+        return fa.solve(flow, params, **how | {"max_steps": 2})
 
-    monkeypatch.setattr(experiment, "solve", solved)
+    monkeypatch.setattr("flowattn.reductions.solve", solved)
     assert run(tmp_path) == 1
     ends = summary(tmp_path)["outcomes"]
     assert ends["flow"] == "successful"

@@ -14,7 +14,8 @@ import pytest
 
 import flowattn as fa
 from flowattn.numerics import parallel
-from flowattn.numerics.solvers import explicit_step, tableau_of
+from flowattn.numerics.adapters import tableau_of
+from flowattn.numerics.solvers import explicit_step
 from flowattn.systems.focus.reduced import Focus2D, ReducedLoss
 
 from .focus_theory import share
@@ -98,19 +99,19 @@ def assert_same(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-def test_numbers_depend_neither_on_order_nor_threads_nor_lanes(monkeypatch):
-    flow, starts, ends = focus(16)
+def test_numbers_depend_neither_on_order_nor_threads_nor_lanes():
+    count = 112
+    flow, starts, ends = focus(count)
     run = dict(rtol=1e-8)
     once = fa.ensemble(flow, starts, t1=ends, lanes=4, **run)
     assert_same(once, fa.ensemble(flow, starts, t1=ends, lanes=4, **run))
     # In another order, lanes are taken by others.
-    order = np.random.default_rng(0).permutation(16)
+    order = np.random.default_rng(0).permutation(count)
     mixed = jax.tree.map(lambda x: x[order], starts)
     other = fa.ensemble(flow, mixed, t1=ends[order], lanes=4, **run)
     assert_same(jax.tree.map(lambda x: x[order], once), other)
-    # In two blocks of three lanes each.
-    monkeypatch.setattr(sys.modules["flowattn.ensemble"], "_FILLINGS", 2)
-    fewer = fa.ensemble(flow, starts, t1=ends, lanes=3, **run)
+    # In two blocks: there are 56 members for each of the two lanes.
+    fewer = fa.ensemble(flow, starts, t1=ends, lanes=2, **run)
     assert_same(once.counts, fewer.counts)
     for name in ("mu", "nu"):
         pair = getattr(once.params, name), getattr(fewer.params, name)
@@ -126,13 +127,13 @@ import flowattn as fa
 from flowattn.numerics import parallel
 from flowattn.systems.focus.reduced import Focus2D
 
-ensemble, used = sys.modules["flowattn.ensemble"], set()
-# Sixteen blocks of sixteen members.
-ensemble._FILLINGS = 1
+ensemble, used = sys.modules["flowattn.numerics.ensemble"], set()
+# Eight blocks.
 before = ensemble.run_block
 
 def seen(engine, own, count, device):
     used.add(device.id)
+    assert count < 33
     return before(engine, own, count, device)
 
 ensemble.run_block = seen
@@ -140,7 +141,7 @@ assert set(parallel.places()) == set(jax.devices())
 system = fa.systems.Focus(loss="soft", segments=4, classes=3, reduced=True)
 starts = Focus2D(*jr.normal(jr.key(5), (2, 250)))
 many = fa.ensemble(
-    system.problem(jr.key(0)).flow, starts, t1=jnp.linspace(1.0, 500.0, 250), lanes=8
+    system.problem(jr.key(0)).flow, starts, t1=jnp.linspace(1.0, 500.0, 250), lanes=1
 )
 np.savez(
     sys.argv[1], mu=many.params.mu, nu=many.params.nu, t_end=many.t_end,
@@ -200,8 +201,8 @@ def test_devices_are_jaxs_own_and_stay_there(monkeypatch):
     assert done.returncode == 0, done.stderr
 
 
-def test_every_item_is_dealt_once_with_its_result(monkeypatch):
-    monkeypatch.setattr(parallel, "places", lambda: ["a", "b", "c"])
+def test_every_item_is_dealt_once_with_its_result():
+    at = ["a", "b", "c"]
     lock, at_work, most, threads = threading.Lock(), [], [], {}
 
     def work(item, place):
@@ -216,16 +217,15 @@ def test_every_item_is_dealt_once_with_its_result(monkeypatch):
             at_work.remove(place)
         return item**2
 
-    found = list(parallel.deal(work, iter(range(50))))
+    found = list(parallel.deal(work, iter(range(50)), at))
     assert sorted(found) == [(item, item**2) for item in range(50)]
     assert max(most) <= 3 and set(threads) <= {"a", "b", "c"}
-    assert list(parallel.deal(work, [])) == []
-    assert list(parallel.deal(work, [7])) == [(7, 49)]
+    assert list(parallel.deal(work, [], at)) == []
+    assert list(parallel.deal(work, [7], at)) == [(7, 49)]
 
 
-def test_results_come_as_they_are_done_and_items_as_they_are_asked_for(monkeypatch):
+def test_results_come_as_they_are_done_and_items_as_they_are_asked_for():
     """The first item waits for the last to be dealt out."""
-    monkeypatch.setattr(parallel, "places", lambda: ["a", "b"])
     last, given = threading.Event(), []
 
     def items():
@@ -238,7 +238,7 @@ def test_results_come_as_they_are_done_and_items_as_they_are_asked_for(monkeypat
             last.set()
         return last.wait(20) if item == 0 else True
 
-    dealt = parallel.deal(work, items())
+    dealt = parallel.deal(work, items(), ["a", "b"])
     first, _ = next(dealt)
     # One place is taken by the item that waits.
     assert first == 1 and len(given) <= 4
@@ -247,8 +247,7 @@ def test_results_come_as_they_are_done_and_items_as_they_are_asked_for(monkeypat
 
 
 @pytest.mark.parametrize("bad", [0, 3, 9])
-def test_what_goes_wrong_in_one_item_is_raised(bad, monkeypatch):
-    monkeypatch.setattr(parallel, "places", lambda: ["a", "b"])
+def test_what_goes_wrong_in_one_item_is_raised(bad):
     begun, ended = [], []
 
     def work(item, place):
@@ -260,7 +259,7 @@ def test_what_goes_wrong_in_one_item_is_raised(bad, monkeypatch):
 
     def all_dealt():
         with pytest.raises(RuntimeError, match=f"item {bad}"):
-            list(parallel.deal(work, range(10)))
+            list(parallel.deal(work, range(10), ["a", "b"]))
 
     # In a thread of its own, so that one that hangs is seen.
     thread = threading.Thread(target=all_dealt, daemon=True)

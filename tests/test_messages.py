@@ -200,7 +200,7 @@ SENSELESS = {
         FLOW, X, t1=1.0, events={"e": lambda x: None}
     ),
     "a switch at no time": lambda: fa.SwitchedFlow(FLOW, FLOW, at=10**400),
-    "then without a loss": lambda: fa.descend(_loss, X, then=3, **STEPS),
+    "a switch without a loss": lambda: fa.descend(_loss, X, switch=3, **STEPS),
     "progress that is no function": lambda: fa.solve(FLOW, X, t1=1.0, progress=3),
     "rtol of None": lambda: fa.solve(FLOW, X, t1=1.0, rtol=None),
     "drift of a name": lambda: fa.drift("law", None),
@@ -255,7 +255,7 @@ def test_counts_of_any_size_are_taken():
         every=10**30,
         patience=10**30,
         validation=_loss,
-        then=(10**30, _loss),
+        switch=fa.Switch(10.0**30, _loss),
         **STEPS,
     )
     assert run.outcome == "successful" and run.ts.shape == (2,)

@@ -257,5 +257,5 @@ def test_sharpness_along_runs_and_the_edge():
     beyond = np.asarray(traj.observed["sharpness"])[:, 0] > 5.0
     assert not beyond[0] and beyond[-1]
     assert float(gap.past_edge) == float(traj.ts[np.argmax(beyond)])
-    calm = dataclasses.replace(run, learning_rate=run.learning_rate / 10)
+    calm = dataclasses.replace(run, edge=run.edge * 10)
     assert np.isnan(fa.compare(traj, calm).past_edge)

@@ -80,10 +80,9 @@ def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_ends(tmp_path):
 
 
 def test_signs_of_life_renew_a_lease(folder, monkeypatch):
-    monkeypatch.setattr(owner, "_BEATS", owner.LEASE / 0.01)
     seen = []
     monkeypatch.setattr(folder, "refresh", lambda *claim: seen.append(claim))
-    with owned(folder) as mine:
+    with owned(folder, beat=0.01) as mine:
         while not seen:
             time.sleep(0.01)
     assert seen[0] == (CLAIM, mine.content)

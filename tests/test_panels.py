@@ -216,7 +216,7 @@ def test_a_survey_of_ones_own_is_drawn():
 
 def test_panels_need_no_matplotlib():
     program = (
-        "import sys, flowattn as fa, flowattn.runs.panels, flowattn.sweeps.panels; "
+        "import sys, flowattn as fa, flowattn.runs.panels; "
         "panel = fa.Panel('', 'x', 'y', [fa.Curve('a', [1, 2], [3, 4])]); "
         "assert flowattn.panels.numbers([panel])['a'][1].tolist() == [3, 4]; "
         "assert 'matplotlib' not in sys.modules\n"

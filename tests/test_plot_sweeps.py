@@ -11,7 +11,7 @@ import flowattn as fa
 from flowattn.cli.main import main
 from flowattn.errors import InputError
 from flowattn.plotting import draw_panel, plot_sweep
-from flowattn.sweeps.panels import sweep_panel
+from flowattn.plotting.sweep_panels import sweep_panel
 
 SCALES = np.array([1e-3, 1e-2, 1e-1, 1.0])
 WIDTHS = np.array([3, 1, 2])

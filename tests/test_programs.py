@@ -15,12 +15,17 @@ def test_options_are_given_where_xla_knows_them():
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
+def small(tmp_path):
     """Mappings of a process that may have few."""
     (tmp_path / "most").write_text("30\n")
-    mappings = programs.Mappings(most=tmp_path / "most")
-    monkeypatch.setattr(programs, "_MAPPINGS", mappings)
-    return mappings
+    return programs.Mappings(most=tmp_path / "most")
+
+
+@pytest.fixture
+def ours(small, monkeypatch):
+    """This process may have few."""
+    monkeypatch.setattr(programs, "_MAPPINGS", small)
+    return small
 
 
 def test_few_programs_stay():
@@ -32,22 +37,22 @@ def test_few_programs_stay():
 def test_many_programs_are_let_go(small, tmp_path):
     called = jax.jit(lambda x: x + 1)
     assert called(jnp.array(1)) == 2 and called._cache_size() == 1
-    assert programs.let_programs_go() and called._cache_size() == 0
+    assert programs.let_programs_go(mappings=small) and called._cache_size() == 0
     assert called(jnp.array(1)) == 2
     small.most = tmp_path / "absent"
-    assert not programs.let_programs_go()
+    assert not programs.let_programs_go(mappings=small)
 
 
 def test_mappings_of_others_do_not_have_the_caches_cleared_again(small):
     """Two thirds of the mappings are left after the first time: those are not ours."""
     small.most.write_text(f"{int(1.5 * small.count())}\n")
-    assert programs.let_programs_go()
-    assert not programs.let_programs_go()
+    assert programs.let_programs_go(mappings=small)
+    assert not programs.let_programs_go(mappings=small)
 
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("call", ["solve", "descend", "ensemble"])
-def test_each_call_clears_what_is_too_much(call, jit, small, monkeypatch):
+def test_each_call_clears_what_is_too_much(call, jit, ours, monkeypatch):
     """A loop over losses, each with programs of its own, does not end the process; nor
     does one over values that are static in a `jit`.
     """
@@ -71,11 +76,11 @@ def test_each_call_clears_what_is_too_much(call, jit, small, monkeypatch):
     assert cleared == [1] and jnp.all(found.params < 0.7)
 
 
-def test_a_sweep_of_many_programs_lets_them_go(small, monkeypatch):
+def test_a_sweep_of_many_programs_lets_them_go(ours, monkeypatch):
     """While the other core is at work; the numbers are what they were."""
     system, axes = fa.systems.Focus(reduced=True), {"segments": (3, 4, 5, 6)}
     held = fa.sweep(system, axes, t1=10.0)
-    monkeypatch.setattr(small, "many", lambda: True)
+    monkeypatch.setattr(ours, "many", lambda: True)
     times, clear = [], jax.clear_caches
     monkeypatch.setattr(jax, "clear_caches", lambda: times.append(1) or clear())
     assert fa.sweep(system, axes, t1=10.0).equals(held)

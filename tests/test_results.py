@@ -11,7 +11,7 @@ import flowattn as fa
 from flowattn import plotting
 from flowattn.disk import store
 from flowattn.errorbar import without_dips
-from flowattn.runs import summary as report
+from flowattn.runs.table import table
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ by task  right
 ──────────────
 easy     0.5 … 1
 hard     –"""
-    assert report.table(summary) == expected
+    assert table(summary) == expected
 
 
 def test_an_error_bar_does_not_vanish_where_two_solves_cross():

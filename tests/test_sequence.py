@@ -9,7 +9,7 @@ import pytest
 
 import flowattn as fa
 from flowattn.models.sequence import SequenceModel
-from flowattn.systems import copying_sequence
+from flowattn.systems.copying import sequence as copying_sequence
 from flowattn.systems.copying.sequence import (
     sequence_measures,
     sequence_start,

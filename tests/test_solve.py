@@ -1,6 +1,6 @@
 """solve, against closed forms and SciPy."""
 
-import sys
+import dataclasses
 
 import diffrax
 import equinox as eqx
@@ -11,6 +11,10 @@ import pytest
 import scipy.integrate
 
 import flowattn as fa
+from flowattn.numerics.integrate import Solve
+from flowattn.numerics.segments import in_segments
+from flowattn.numerics.solvers import methods
+from flowattn.observables import Recorder
 
 from .systems import Quadratic, identity, ripples, ripples_field
 
@@ -269,27 +273,35 @@ def test_single_precision_does_not_hang_at_the_end_of_a_long_stiff_run(rate, t1)
     np.testing.assert_array_equal(traj.observed["x"][:, 0], 1.0)
 
 
-def test_single_precision_segments_give_the_same_solution(monkeypatch):
-    """Many segments (cut where a step is below a tenth of local time) or one."""
-    module = sys.modules["flowattn.stepping"]
+class Cut(Solve):
+    """Ends a segment where a step is below a third of the local time."""
 
-    def run():
-        class New(Quadratic):
-            """Of a type of its own, so that it is traced anew."""
+    def control(self, left, first, max_steps, pause):
+        control = super().control(left, first, max_steps, pause)
+        cut = int(0.3 / np.finfo(np.float32).eps)
+        return dataclasses.replace(control, spacings=cut)
 
-        return fa.solve(
-            fa.GradientFlow(New(jnp.array([1.0, 3.0], jnp.float32))),
+
+def test_single_precision_segments_give_the_same_solution():
+    """Many segments or one."""
+
+    def run(kind):
+        rtol, reports = jnp.float32(1e-5), []
+        whole = kind(
+            fa.GradientFlow(Quadratic(jnp.array([1.0, 3.0], jnp.float32))),
             jnp.ones(2, jnp.float32),
-            t1=3.0,
-            rtol=1e-5,
-            observe={"x": identity},
-            save_params=True,
+            jnp.linspace(0, 3, 101, dtype=jnp.float32),
+            rtol,
+            rtol / 1000,
+            Recorder({"x": identity}, save_params=True),
+            methods("auto", rtol),
+            {},
         )
+        how = dict(limit=10**6, progress=reports.append, file=None, throw=True)
+        return in_segments(whole, **how), len(reports)
 
-    single = run()
-    monkeypatch.setattr(module, "_SPACINGS", 0.3 / float(np.finfo(np.float32).eps))
-    many = run()
-    monkeypatch.undo()
+    (single, one), (many, more) = run(Solve), run(Cut)
+    assert one == 1 and more > 3
     exact = np.exp(-np.outer(single.ts, [1.0, 3.0]))
     for traj in (single, many):
         assert traj.outcome == "successful" and traj.saved == 101

@@ -15,6 +15,7 @@ ROOT = Path(flowattn.__file__).parent
 
 # The root's files that know none of the folders: words for everyone.
 WORDS = {
+    "adapters",
     "errors",
     "fields",
     "precision",
@@ -23,6 +24,7 @@ WORDS = {
     "observables",
     "losses",
     "optimizers",
+    "schedules",
     "spectra",
     "panels",
 }
@@ -37,11 +39,12 @@ ORDER = [
     "laws",
     "numerics",
     "reductions",
+    "problem",
     "measures",
     "systems",
+    "plotting",
     "runs",
     "sweeps",
-    "plotting",
     "figures",
     "cli",
 ]
@@ -142,11 +145,12 @@ def named(path: Path) -> set[str]:
     "name, allowed",
     [
         ("diffeqsolve", "integrate.py"),
-        ("optax", "optimizers.py"),
+        ("optax", "optimizers.py updates.py"),
         # Of run.py, panels.py and plots.py the types alone.
         (
             "xarray",
-            "datasets.py store.py cellstore.py words.py run.py panels.py plots.py",
+            "datasets.py store.py cellstore.py words.py run.py sweep_panels.py "
+            "plots.py",
         ),
         ("matplotlib", "draw.py style.py"),
     ],

@@ -284,7 +284,7 @@ def test_axes_that_differ_inside_are_told_apart(tmp_path):
         (
             {"momentum": [0.0, 0.9]},
             {"descent": "adam:0.1"},
-            "momentum is of gradient descent",
+            "axis momentum is not of the descent, adam",
         ),
         ({}, {"descent": "sgd:10"}, "a later t1 or a smaller rate"),
     ],

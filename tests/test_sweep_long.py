@@ -139,30 +139,19 @@ def test_workers_of_this_machine(tmp_path):
     assert np.isnan(escape.sel(start=-1.0)) and escape.sel(start=1.0) > 0
 
 
-def test_a_scheduler_that_takes_connections_and_says_nothing(
-    tmp_path, monkeypatch, capsys
-):
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_scheduler_that_does_not_answer(listens):
+    """Nobody is there, or somebody takes connections and says nothing."""
     pytest.importorskip("distributed")
-    monkeypatch.setattr("flowattn.sweeps.cluster.TIMEOUT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
-        command = ["sweep", "focus", "--reduced", "--t1", "5", "--out"]
-        store = tmp_path / "a.zarr"
-        assert main([*command, str(store), "--scheduler", address]) == 2
-    told = capsys.readouterr().err
-    assert "no scheduler" in told and address in told and told.count("\n") == 1
-    assert not store.exists()
-
-
-def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("distributed")
-    monkeypatch.setattr(cluster, "TIMEOUT", 1.0)
-    command = ["sweep", "focus", "--reduced", "--t1", "5", "--out"]
-    command += [str(tmp_path / "a.zarr"), "--scheduler", "tcp://127.0.0.1:1"]
-    assert main(command) == 2
-    told = capsys.readouterr().err
-    assert "no scheduler" in told and "127.0.0.1:1" in told
-    assert not (tmp_path / "a.zarr").exists()
+        port = silent.getsockname()[1] if listens else 1
+        address = f"tcp://127.0.0.1:{port}"
+        patience = cluster.Patience(answer=1.0)
+        with (
+            pytest.raises(InputError, match=f"no scheduler answers at {address}"),
+            cluster.cluster(None, address, patience),
+        ):
+            pass
 
 
 def test_workers_need_a_place_to_write_to():

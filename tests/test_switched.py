@@ -1,5 +1,7 @@
 """Flows that switch, and descents that do: against exponentials and plain loops."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -185,8 +187,7 @@ def test_momentum_is_the_heavy_ball():
     run = fa.descend(
         bowl,
         jnp.asarray(START),
-        learning_rate=0.02,
-        momentum=0.8,
+        fa.SGD(0.02, momentum=0.8),
         steps=40,
         every=1,
         observe={"x": identity},
@@ -205,8 +206,7 @@ def test_momentum_lands_on_the_flow_as_the_rate_falls():
         run = fa.descend(
             bowl,
             jnp.asarray(START),
-            learning_rate=rate,
-            momentum=0.8,
+            fa.SGD(rate, momentum=0.8),
             steps=round(2.0 * (1 - 0.8) / rate),
         )
         np.testing.assert_allclose(run.t_end, 2.0, rtol=1e-12)
@@ -228,9 +228,8 @@ def test_a_descent_that_switches_begins_anew(momentum):
     run = fa.descend(
         bowl,
         jnp.asarray(START),
-        learning_rate=0.05,
-        momentum=momentum,
-        then=(7, hollow),
+        fa.SGD(0.05, momentum),
+        switch=fa.Switch(7 * 0.05 / (1 - momentum), hollow),
         steps=21,
         every=1,
         observe={"x": identity},
@@ -247,12 +246,15 @@ def parabola(x):
 
 
 def test_a_lost_loss_is_that_which_is_descended():
-    arguments = dict(learning_rate=0.5, steps=2, throw=False)
+    arguments, to = (
+        dict(learning_rate=0.5, steps=2, throw=False),
+        partial(fa.Switch, 0.5),
+    )
     # 1, 0.5, −0.5: the logarithm that is descended is lost by the last step.
-    run = fa.descend(parabola, jnp.ones(1), then=(1, logarithm), **arguments)
+    run = fa.descend(parabola, jnp.ones(1), switch=to(logarithm), **arguments)
     assert run.outcome == "loss_nonfinite" and run.t_end == 0.5
     # From 0.6 to −0.23 and −0.12: the logarithm is not descended there any more.
-    run = fa.descend(logarithm, jnp.full(1, 0.6), then=(1, parabola), **arguments)
+    run = fa.descend(logarithm, jnp.full(1, 0.6), switch=to(parabola), **arguments)
     assert run.outcome == "successful" and run.t_end == 1
 
 
@@ -300,7 +302,7 @@ def test_each_step_descends_its_batch_and_the_flow_the_whole():
         first,
         jnp.array(1.0),
         learning_rate=0.3,
-        then=(6, second),
+        switch=fa.Switch(1.8, second),
         steps=10,
         every=1,
         observe={"x": identity, "loss": first},

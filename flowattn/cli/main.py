@@ -7,17 +7,15 @@ import shutil
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 import tyro
 
-from ..disk.datasets import columns_dataset
 from ..disk.paths import is_there, path_of, require_folder
 from ..disk.provenance import provenance, version
-from ..disk.store import staged, write_json, write_runs
+from ..disk.store import staged, write_json
 from ..errors import InputError
 from ..figures import FIGURES, Runs, missing
 from ..figures import Figure as FigureOf
@@ -25,12 +23,13 @@ from ..numerics.programs import let_programs_go
 from ..panels import Picture, numbers
 from ..plotting import draw
 from ..precision import set_precision
-from ..runs.outcomes import finished, pictures_in, status, unfinished
-from ..runs.panels import run_panels
-from ..runs.run import Options, Result, execute, plan
-from ..runs.summary import heading, law_table, table
-from ..systems import SYSTEMS
-from ..tasks import WordTable
+from ..runs.options import Options
+from ..runs.outcomes import finished, status, unfinished
+from ..runs.plan import Plan, plan
+from ..runs.run import execute
+from ..runs.saved import earlier_files, write_run
+from ..runs.table import heading, law_table, table
+from ..systems import SYSTEMS, AbstractSystem
 from . import process
 from .console import (
     PathText,
@@ -40,11 +39,8 @@ from .console import (
     require_known,
     watch,
 )
+from .flags import OptimizerFlags, flag
 from .sweeps import Plot, Sweep
-
-# What a run writes, beside pictures.
-_FILES = ("summary.json", "trajectory.zarr")
-
 
 # Where a run in a folder keeps what it needs to resume.
 _CHECKPOINT = "checkpoint"
@@ -52,6 +48,27 @@ _UNFINISHED = "the run is unfinished: the same command with --resume resumes it"
 
 
 _Options = Annotated[Options, tyro.conf.arg(name="")]
+_OptimizerFlags = Annotated[OptimizerFlags, tyro.conf.arg(name="")]
+Precision = Literal["float64", "float32"] | None
+
+
+def _planned(
+    system: AbstractSystem, options: Options, flags: OptimizerFlags, precision: Any
+) -> Plan:
+    """What the flags ask for, settled, in the precision that they ask for.
+
+    Raises `InputError` for flags that make no sense.
+    """
+    set_precision(precision)
+    defaults = system.defaults
+    t1 = defaults.t1 if options.t1 is None else options.t1
+    steps = defaults.steps if options.t1 is None else None
+    steps = options.steps or steps or None
+    optimizer = flags.chosen(defaults.optimizer, t1, steps)
+    given = {"optimizer": ", ".join(flags.given)}
+    return plan(
+        system, optimizer, options, called=lambda name: given.get(name) or flag(name)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +102,9 @@ class Run:
     system: RunChoice  # pyright: ignore[reportInvalidTypeForm]
     """Which system; SYSTEM --help lists its fields."""
     options: _Options
+    optimizer: _OptimizerFlags
+    precision: Precision = None
+    """Precision of everything; None: float64, on a TPU float32."""
     out: PathText | None = None
     """Folder for results; files of ours are replaced, others stay."""
     resume: bool = False
@@ -100,7 +120,7 @@ class Run:
         if self.out is None and (self.resume or self.anew):
             given = "--resume" if self.resume else "--anew"
             raise InputError(f"{given} needs --out, the folder of the run")
-        planned = plan(self.system, self.options)
+        planned = _planned(self.system, self.options, self.optimizer, self.precision)
         if self.out is None:
             result = execute(planned, watch)
             print(table(result.summary))
@@ -124,14 +144,14 @@ class Run:
                 lost = ", ".join(done.lost)
                 process.say(f"{out} has lost {lost}: the run is made again")
         try:
-            with staged(out, {*_FILES, *pictures_in(out)}) as stage:
+            with staged(out, earlier_files(out)) as stage:
                 try:
                     with warnings.catch_warnings():
                         # Of a disk that is full one line is enough, and that is
                         # said where the results cannot be written either.
                         warnings.filterwarnings("ignore", r"cannot write .*\.state")
                         result = execute(planned, watch, checkpoint)
-                    _write(stage, result)
+                    write_run(result, stage)
                 finally:
                     with contextlib.suppress(OSError):  # unless it holds something
                         checkpoint.rmdir()
@@ -158,9 +178,13 @@ class Laws:
     system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
     """Which system; SYSTEM --help lists its fields."""
     options: _Options
+    optimizer: _OptimizerFlags
+    precision: Precision = None
+    """Precision of everything; None: float64, on a TPU float32."""
 
     def __call__(self) -> int:
-        result = execute(plan(self.system, self.options), watch)
+        planned = _planned(self.system, self.options, self.optimizer, self.precision)
+        result = execute(planned, watch)
         known = {} if result.problem is None else result.problem.laws
         print(heading(result.summary) + "\n")
         if not known:
@@ -232,32 +256,6 @@ def _as_data(figure: FigureOf, shown: Picture, paper: bool) -> dict[str, Any]:
 def _defined(values: np.ndarray) -> list[float | None]:
     """Numbers for JSON, which has none for what is undefined."""
     return [float(value) if np.isfinite(value) else None for value in values]
-
-
-def _write(stage: Path, result: Result) -> None:
-    runs = {"flow": result.flow, "descent": result.descent, **result.reductions}
-    datasets = {k: run.to_dataset() for k, run in runs.items() if run is not None}
-    summary, problem, survey = result.summary, result.problem, result.survey
-    corpus = None if problem is None else problem.corpus
-    if corpus is not None and corpus.words is not None:
-        datasets["words"] = WordTable.of(corpus).to_dataset()
-    pictures = {}
-    if survey is not None:
-        datasets["runs"] = columns_dataset(survey.columns, survey.coords)
-        pictures = result.system.survey_panels(survey)
-    write_runs(
-        stage / "trajectory.zarr",
-        datasets,
-        {"system": summary["system"], "config": summary["config"]}
-        | {"provenance": summary["provenance"]},
-    )
-    seen = any(run is not None and run.saved > 1 for run in runs.values())
-    if problem is not None and seen:
-        pictures = run_panels(result.system, result)
-    for name, panels in pictures.items():
-        draw(panels, columns=2 if len(panels) == 4 else 3).save(stage / f"{name}.png")
-    files = ["summary.json", *sorted(path.name for path in stage.iterdir())]
-    write_json(stage / "summary.json", {**summary, "files": files})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -155,7 +155,8 @@ class _Writer:
             if not (self.lead or prefix) and np.isfinite(t):
                 self.attrs[f"event {name}"] = float(t)
         if parameters:
-            for part, tree in (("params", run.params), ("params_best", run.best)):
+            trees = {"params": run.params, "params_best": run.best, "state": run.state}
+            for part, tree in trees.items():
                 for name, leaf in leaf_names(prefix + part, tree):
                     self.put(name, leaf, self.lead)
             for name, leaf in leaf_names(f"{prefix}params_path", run.path):
@@ -168,7 +169,7 @@ class _Writer:
         """How a run ended and what it took: attributes; of many runs, variables."""
         from_run = {"result": run.outcome, "t_end": run.t_end, "saved": run.saved}
         from_run |= dict(run.counts)
-        for name in ("sharpness", "learning_rate"):
+        for name in ("sharpness", "edge"):
             if getattr(run, name) is not None:
                 from_run[name] = getattr(run, name)
         for name, value in from_run.items():
@@ -205,7 +206,9 @@ def to_dataset(run: Any, parameters: bool) -> "xr.Dataset":
     return xr.Dataset(writer.variables, writer.coords, attrs)
 
 
-def from_dataset(dataset: Any, like: PyTree, words: tuple[str, ...]) -> dict[str, Any]:
+def from_dataset(
+    dataset: Any, like: PyTree, state: PyTree, words: tuple[str, ...]
+) -> dict[str, Any]:
     """The fields of the trajectory in a data set, `result` as places in `words`; see
     `Trajectory.from_dataset`.
     """
@@ -223,7 +226,7 @@ def from_dataset(dataset: Any, like: PyTree, words: tuple[str, ...]) -> dict[str
             "and no runs"
         )
     try:
-        return _Reader(dataset, words).run("", like)
+        return _Reader(dataset, words).run("", like, state)
     except InputError:
         raise
     except Exception as error:
@@ -273,10 +276,10 @@ class _Reader:
             if isinstance(name, str) and name.startswith(part):
                 yield name[len(part) :], name
 
-    def run(self, prefix: str, like: PyTree) -> dict[str, Any]:
+    def run(self, prefix: str, like: PyTree, state: PyTree) -> dict[str, Any]:
         """The fields of a run, under a prefix."""
         parts = ("params", "params_path", "params_best", "events", "scales", "stats")
-        parts = (*parts, "event_errors", "finer")
+        parts = (*parts, "event_errors", "finer", "state")
         seen = {k: v for k, v in self.named(prefix) if k.split(".")[0] not in parts}
         finer = {k for k, _ in self.named(f"{prefix}finer.")}
         seen = {
@@ -294,6 +297,7 @@ class _Reader:
             "labels": tuple((k, self._label(k, v)) for k, v in seen.items()),
             "params": self._tree(f"{prefix}params", like, self.lead),
             "best": self._tree(f"{prefix}params_best", like, self.lead, optional=True),
+            "state": self._tree(f"{prefix}state", state, self.lead, optional=True),
             "path": self._tree(f"{prefix}params_path", like, self.times, optional=True),
             **self._bookkeeping(prefix, ts.dtype),
         }
@@ -301,7 +305,7 @@ class _Reader:
             f"{prefix}finer.solver" in self.dataset.attrs
         )
         _require(not (has_finer and prefix), "a finer run has no finer one")
-        fields["finer"] = self.run("finer.", like) if has_finer else None
+        fields["finer"] = self.run("finer.", like, state) if has_finer else None
         return fields
 
     def _over(self, dims: tuple[str, ...], name: str) -> Any:
@@ -370,12 +374,12 @@ class _Reader:
             numbers = self._part(f"{prefix}stats.", self.lead)
         else:
             names = ("t_end", "saved", "steps", "rejected", "gradient_evaluations")
-            names = (*names, "hessian_vector_products", "sharpness", "learning_rate")
+            names = (*names, "hessian_vector_products", "sharpness", "edge")
             for name in names:
                 if prefix + name in attrs:
                     value = np.asarray(attrs[prefix + name])
                     _require(value.size == 1, f"its attribute {name!r} is no number")
-                    real = name in ("t_end", "sharpness", "learning_rate")
+                    real = name in ("t_end", "sharpness", "edge")
                     value = float(value.item()) if real else int(value.item())
                     numbers[name] = jnp.asarray(value, dtype if real else None)
         for name in ("t_end", "saved"):
@@ -388,7 +392,7 @@ class _Reader:
         choices = json.loads(str(attrs.get(f"{prefix}choices", "[]")))
         since = [float(one["since"]) for one in choices[1:]]
         numbers.pop("result", None)
-        reals = ("t_end", "sharpness", "learning_rate")
+        reals = ("t_end", "sharpness", "edge")
         return {
             **{name: numbers.pop(name, None) for name in reals},
             "saved": jnp.asarray(saved),

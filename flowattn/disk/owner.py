@@ -30,8 +30,8 @@ from .folders import Folder
 
 # Seconds without a sign of life after which an owner on another machine is dead.
 LEASE = 120.0
-# Signs of life in a lease.
-_BEATS = 8
+# Seconds between two signs of life, which a file system that is away may swallow.
+BEAT = LEASE / 8
 # The claim of a store, a file in it; those made in taking one over begin likewise.
 CLAIM = ".owner"
 
@@ -59,8 +59,8 @@ class Owner(NamedTuple):
 
 
 @contextlib.contextmanager
-def owned(folder: Folder) -> Iterator[Owner]:
-    """Own a store while the block runs.
+def owned(folder: Folder, beat: float = BEAT) -> Iterator[Owner]:
+    """Own a store while the block runs, with a sign of life every `beat` seconds.
 
     Raises `InputError` where another owns it and is alive, and where the folder cannot
     be written to.
@@ -80,7 +80,7 @@ def owned(folder: Folder) -> Iterator[Owner]:
     ended = threading.Event()
 
     def show_life() -> None:
-        while not ended.wait(LEASE / _BEATS):
+        while not ended.wait(beat):
             # A file system that is away for a while; the lease is longer.
             with contextlib.suppress(OSError):
                 folder.refresh(CLAIM, mine.content)

@@ -22,8 +22,10 @@ from ..measures.panels import TIME_UNITS
 from ..numerics.descend import descend
 from ..numerics.segments import Progress
 from ..numerics.solve import solve
+from ..optimizers import SGD, AbstractOptimizer
 from ..panels import Axis, Picture, Style
-from ..systems import AbstractSystem, Problem, Settings, Survey
+from ..problem import Problem
+from ..systems import AbstractSystem, Settings, Survey
 from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
 
@@ -159,29 +161,31 @@ class Runs:
     def descent(
         self,
         system: AbstractSystem,
-        rate: float,
+        optimizer: AbstractOptimizer | float,
         ts: np.ndarray,
         seed: int = 0,
         laws: bool = False,
-        momentum: float = 0.0,
     ) -> Trajectory:
-        """Gradient descent, observed at the steps next to some times."""
-        time_per_step = rate / (1 - momentum)
-        steps = np.unique(np.round(ts / time_per_step).astype(int))
-        key = ("descent", repr(system), rate, momentum, steps.tobytes(), seed, laws)
+        """A descent (by a number: plain gradient descent at that learning rate),
+        observed at the steps next to some times.
+        """
+        if not isinstance(optimizer, AbstractOptimizer):
+            optimizer = SGD(optimizer)
+        steps = np.unique(np.round(ts / optimizer.time_per_step).astype(int))
+        key = ("descent", repr(system), repr(optimizer), steps.tobytes(), seed, laws)
         if key not in self._made:
             problem = self.problem(system, seed)
             name = f"gradient descent of {described(system)}, seed {seed}"
-            self.tell(f"{name}, {steps[-1]} steps at {rate:g}")
+            self.tell(f"{name}, {steps[-1]} steps")
             made = descend(
                 problem.loss,
                 problem.params,
-                learning_rate=rate,
-                momentum=momentum,
-                **problem.descent(time_per_step),
+                optimizer,
                 steps=int(steps[-1]),
                 every=steps,
                 observe=_observed(problem, laws),
+                rates=problem.rates,
+                switch=problem.switch,
                 throw=False,
                 progress=self.go_on,
             )
@@ -229,7 +233,7 @@ class Runs:
             rtol,
             rtol / 1000,
             5000,
-            defaults.learning_rate,
+            defaults.optimizer,
             defaults.steps or 1,
             tell,
         )

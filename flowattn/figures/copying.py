@@ -303,8 +303,8 @@ def _heads(runs: Runs) -> Picture:
     return Picture(
         panels,
         "copying with several heads",
-        "Left: reduced flows, T the time of escape; a good head starts at s = w = 0.01,"
-        " a bad one at −0.01. "
+        "Left: reduced flows, T the time of escape; a good head starts at s = w = "
+        "0.01, a bad one at −0.01. "
         f"Right: {count:,} starts for each point; bars: Wilson intervals of 95 %.",
         columns=2,
         size=(4.2, 3.2),

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import wrightomega
 
 from ..numerics.solve import solve
+from ..optimizers import SGD
 from ..panels import Axis, Curve, Panel, Picture, Style, vertical
 from ..systems import Focus
 from ..systems.focus.reduced import Focus2D, Loss, closed_form, coordinates_by_class
@@ -44,7 +45,7 @@ def _dynamics(runs: Runs) -> Picture:
     panels, many = [], 5000 if runs.paper else 1000
     full = [Focus(loss=kind, mosaics=many) for kind in LOSSES]
     ts = np.append(0.0, np.geomspace(10, 1000, 25))
-    made = runs.each(lambda x: runs.descent(x, 0.1, ts, momentum=0.9), full)
+    made = runs.each(lambda x: runs.descent(x, SGD(0.1, momentum=0.9), ts), full)
     for text, t1, fields in sizes:
         flows = _of_each_loss(runs, t1, **fields)
         descents = {} if fields else dict(zip(LOSSES, made, strict=True))

@@ -29,17 +29,15 @@ def _system(**fields: Any) -> Focus:
 
 def _trained(runs: Runs) -> dict[str, list[Trajectory]]:
     """The digits learned by each loss, from several seeds."""
-    rate, momentum = _system().defaults.learning_rate, _system().defaults.momentum
-    t1 = (3000 if runs.paper else 800) * rate / (1 - momentum)
+    optimizer = _system().defaults.optimizer
+    t1 = optimizer.time(3000 if runs.paper else 800)
     # Closer together at the start, where most happens.
     ts = np.append(0.0, np.geomspace(5.0, t1, 20))
 
     def learned(kind):
         switch = 0.2 * t1 if kind == "hybrid" else None
         system = _system(loss=kind, switch_time=switch)
-        return [
-            runs.descent(system, rate, ts, n, momentum=momentum) for n in range(_SEEDS)
-        ]
+        return [runs.descent(system, optimizer, ts, n) for n in range(_SEEDS)]
 
     made = runs.each(learned, _KINDS)
     return dict(zip(_KINDS, made, strict=True))
@@ -98,8 +96,7 @@ def _table(runs: Runs) -> Picture:
 
 def _per_step() -> float:
     """The time that a step stands for."""
-    chosen = _system().defaults
-    return chosen.learning_rate / (1 - chosen.momentum)
+    return float(_system().defaults.optimizer.time(1))
 
 
 def _attention(runs: Runs) -> Picture:
@@ -132,8 +129,8 @@ def _attention(runs: Runs) -> Picture:
 def _signatures(runs: Runs) -> Picture:
     steps = 3000 if runs.paper else 1000
     every = np.unique(np.round(np.geomspace(10, steps, 20)).astype(int))
-    chosen = _system().defaults
-    ts = every * _per_step()
+    optimizer = _system().defaults.optimizer
+    ts = optimizer.time(every)
 
     def signature(kind):
         runs.tell(f"digits, {kind} at five fixed focuses, {steps} steps each")
@@ -145,8 +142,7 @@ def _signatures(runs: Runs) -> Picture:
             run = descend(
                 here,
                 problem.params,
-                learning_rate=chosen.learning_rate,
-                momentum=chosen.momentum,
+                optimizer,
                 steps=steps,
                 every=every,
                 observe={"here": here, **more},

@@ -4,6 +4,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
 
@@ -16,6 +17,23 @@ class AbstractFlow(eqx.Module):
     `params` is any PyTree. Its floating-point arrays move; every other leaf (an
     activation function, an integer) stays, and is `None` in what the flow returns.
     A flow is itself a PyTree: data it holds enters compiled code as arguments.
+
+    A flow may carry more than parameters, a momentum for instance: `start` then gives
+    the state that begins with some parameters, `params` the parameters of a state, and
+    the field is one of states. Solves integrate the state; observables, laws and events
+    are still functions of the parameters.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> class Spring(fa.AbstractFlow):
+    ...     def start(self, params):
+    ...         return {"x": params, "v": jnp.zeros_like(params)}
+    ...     def params(self, state):
+    ...         return state["x"]
+    ...     def __call__(self, state, t=0.0):
+    ...         return {"x": state["v"], "v": -state["x"]}
+    >>> traj = fa.solve(Spring(), jnp.array([1.0]), t1=jnp.pi / 2)
+    >>> bool(abs(traj.params[0]) < 1e-4), round(float(traj.state["v"][0]), 4)
+    (True, -1.0)
     """
 
     @property
@@ -27,21 +45,56 @@ class AbstractFlow(eqx.Module):
         """
         return ()
 
-    def moving(self, params: PyTree) -> PyTree:
-        """What moves of `params`, with None in place of all else."""
-        return eqx.filter(params, eqx.is_inexact_array)
+    @property
+    def descent(self) -> dict[str, Any] | None:
+        """The arguments of `descend` (`optimizer`, `rates`, `switch`) of the descent
+        that this flow shadows; None where it shadows none.
+        """
+        return None
+
+    @property
+    def order(self) -> int | None:
+        """With which power of the learning rate the gap to that descent falls; None
+        where nothing is claimed.
+        """
+        return None
+
+    @property
+    def real_spectrum(self) -> bool:
+        """Whether the eigenvalues of the Jacobian are real, as a gradient flow's are:
+        the stabilised solver `RKC` is made for these. Unless this says so "auto" never
+        takes it.
+        """
+        return False
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the state is more than the parameters."""
+        return type(self).start is not AbstractFlow.start
+
+    def start(self, params: PyTree) -> PyTree:
+        """The state that begins with some parameters; here the parameters."""
+        return params
+
+    def params(self, state: PyTree) -> PyTree:
+        """The parameters of a state; here the state."""
+        return state
+
+    def moving(self, state: PyTree) -> PyTree:
+        """What moves of a state, with None in place of all else."""
+        return eqx.filter(state, eqx.is_inexact_array)
 
     @abc.abstractmethod
-    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
-        """The velocity dθ/dt at `params` and time `t`."""
+    def __call__(self, state: PyTree, t: Scalar | float = 0.0) -> PyTree:
+        """The velocity at a state (here the parameters: dθ/dt) and time `t`."""
 
-    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
-        """Whether the field is defined at `params` and time `t`. `solve` asks at its
+    def defined(self, state: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+        """Whether the field is defined at a state and time `t`. `solve` asks at its
         output times, where it does not evaluate the velocity.
 
         Here always; a flow that can decide for less than the cost of a velocity should.
         """
-        del params, t
+        del state, t
         return jnp.array(True)
 
 
@@ -58,3 +111,22 @@ the gradient flow of a loss is GradientFlow(loss)
             f"{what} needs a flow, got a {type(flow).__name__}; the gradient flow of a "
             "loss is GradientFlow(loss)"
         )
+
+
+def velocity(moves: PyTree, given: PyTree) -> PyTree:
+    """What a flow gives, of all that moves; a plain number there (0.0, of what stays)
+    holds for all entries of an array.
+    """
+
+    def of(moved: Any, slope: Any) -> Any:
+        if moved is None or not isinstance(slope, int | float):
+            return None if moved is None else slope
+        return jnp.full(moved.shape, slope, moved.dtype)
+
+    try:
+        return jax.tree.map(of, moves, given, is_leaf=lambda x: x is None)
+    except ValueError:
+        raise InputError(
+            "a flow must give a velocity of the params' structure, "
+            f"{jax.tree.structure(moves)}, got {jax.tree.structure(given)}"
+        ) from None

@@ -84,12 +84,28 @@ class GradientFlow(AbstractFlow):
                 f"{type(self.loss).__name__}"
             )
 
-    def moving(self, params: PyTree) -> PyTree:
-        """The floating-point arrays, but for those that a rate of 0 freezes."""
-        return moving(params, self.rates)
+    @property
+    def descent(self) -> dict[str, Any]:
+        """Gradient descent with the same rates, by any learning rate and momentum."""
+        return {"rates": self.rates}
 
-    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
+    @property
+    def order(self) -> int:
+        """1: gradient descent is Euler's method for this flow."""
+        return 1
+
+    @property
+    def real_spectrum(self) -> bool:
+        """True: the Jacobian −r H is similar to the symmetric −√r H √r."""
+        return True
+
+    def moving(self, state: PyTree) -> PyTree:
+        """The floating-point arrays, but for those that a rate of 0 freezes."""
+        return moving(state, self.rates)
+
+    def __call__(self, state: PyTree, t: Scalar | float = 0.0) -> PyTree:
         del t
+        params = state
         require_real(params)
         if isinstance(self.loss, AbstractExplicitLoss):
             slope = self.loss.gradient(params)
@@ -104,14 +120,14 @@ class GradientFlow(AbstractFlow):
         still = jax.tree.map(jnp.zeros_like, eqx.filter(rest, eqx.is_inexact_array))
         return eqx.combine(scaled(self.rates, downhill), still)
 
-    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+    def defined(self, state: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
         """Whether the loss is finite; of a loss whose gradient is written out, whether
         that is.
         """
         if isinstance(self.loss, AbstractExplicitLoss):
-            each = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(self(params, t))]
+            each = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(self(state, t))]
             return jnp.all(jnp.stack(each))
-        return jnp.isfinite(self.loss(params))
+        return jnp.isfinite(self.loss(state))
 
 
 def number_of(value: Any) -> Scalar:
@@ -132,7 +148,7 @@ def number_of(value: Any) -> Scalar:
     return value
 
 
-def _freezes(rate: Any) -> bool:
+def freezes(rate: Any) -> bool:
     """Whether a rate is known to be 0, also inside compiled code."""
     return isinstance(rate, float) and rate == 0
 
@@ -158,7 +174,7 @@ def moving(params: PyTree, rates: PyTree | None) -> PyTree:
                     f"rates of shape {np.shape(rate)} do not fit params of shape "
                     f"{x.shape}: give one, or one for each entry"
                 )
-        return jax.tree.map(lambda x: None if _freezes(rate) else x, part)
+        return jax.tree.map(lambda x: None if freezes(rate) else x, part)
 
     try:
         return jax.tree.map(moves, rates, arrays)
@@ -212,7 +228,7 @@ def scaled(rates: PyTree | None, tree: PyTree) -> PyTree:
 
     def times(rate: Any, x: Array) -> Array:
         # What is frozen stays also where its gradient is not finite.
-        return jnp.zeros_like(x) if _freezes(rate) else jnp.asarray(rate, x.dtype) * x
+        return jnp.zeros_like(x) if freezes(rate) else jnp.asarray(rate, x.dtype) * x
 
     return jax.tree.map(
         lambda rate, part: jax.tree.map(lambda x: times(rate, x), part), rates, tree

@@ -11,19 +11,22 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..losses import AbstractBatchLoss
+from ..optimizers import AbstractOptimizer
 from .base import AbstractFlow
 from .gradient import GradientFlow
-from .switched import SwitchedFlow
+from .switched import Switch, SwitchedFlow
 
 
 class Source(NamedTuple):
-    """What a run followed: gradient flows of some losses, one after another.
+    """What a run followed: flows of some losses, one after another.
 
     - `losses`, `rates`: of each; the losses as weak references, so that results keep
       no data alive. `switches`: the flow times between them.
-    - `step`: the flow time of a step of a descent, None for a flow.
-    - `order`: with which power of the step a descent approaches that flow; `reason`:
-      why, or why none is claimed.
+    - `step`: the flow time of a (first) step of a descent, None for a flow.
+    - `order`: with which power of its rate a descent approaches the gradient flow, or
+      a flow claims to be approached by the descent that it shadows; `reason`: why, or
+      why none is claimed.
+    - `optimizer`: of a descent; of a flow that shadows one optimiser alone, that.
     """
 
     losses: tuple[Callable[[], Any], ...]
@@ -32,17 +35,40 @@ class Source(NamedTuple):
     step: float | None
     order: int | None
     reason: str
+    optimizer: AbstractOptimizer | None = None
 
 
 def source_of_flow(flow: AbstractFlow) -> Source:
     """What a solve of a flow follows."""
     legs, switches = _legs(flow)
+    if not legs and (shadow := _shadow(flow)) is not None:
+        return shadow
     if not legs or any(b <= a for a, b in zip(switches, switches[1:], strict=False)):
         reason = f"the flow is a {type(flow).__name__}, no gradient flow of losses"
         return Source((), (), (), None, None, reason)
     losses = tuple(_weak(leg.loss) for leg in legs)
     rates = tuple(leg.rates for leg in legs)
     return Source(losses, rates, switches, None, None, "")
+
+
+def _shadow(flow: AbstractFlow) -> Source | None:
+    """The source of a flow that says of itself which descent of its `loss` it shadows,
+    and to which order; None for any other.
+    """
+    descent, order, loss = flow.descent, flow.order, getattr(flow, "loss", None)
+    if not descent or "optimizer" not in descent or order is None or loss is None:
+        return None
+    switch = descent.get("switch")
+    losses = (loss,) if switch is None else (loss, switch.loss)
+    return Source(
+        tuple(_weak(one) for one in losses),
+        (descent.get("rates"),) * len(losses),
+        () if switch is None else (float(switch.at),),
+        None,
+        order,
+        "",
+        descent["optimizer"],
+    )
 
 
 def _legs(flow: AbstractFlow) -> tuple[tuple[GradientFlow, ...], tuple[float, ...]]:
@@ -52,66 +78,39 @@ def _legs(flow: AbstractFlow) -> tuple[tuple[GradientFlow, ...], tuple[float, ..
     if type(flow) is not SwitchedFlow or np.ndim(flow.at):
         return (), ()
     first, before = _legs(flow.first)
-    then, after = _legs(flow.then)
-    if not (first and then):
+    second, after = _legs(flow.second)
+    if not (first and second):
         return (), ()
-    return (*first, *then), (*before, float(flow.at), *after)
+    return (*first, *second), (*before, float(flow.at), *after)
 
 
 def source_of_descent(
     loss: Callable,
     rates: PyTree,
-    then: tuple[Any, Callable] | None,
-    optimizer: Any,
-    learning_rate: Any,
-    momentum: Any,
-    time_per_step: Any,
+    switch: Switch | None,
+    optimizer: AbstractOptimizer,
 ) -> Source:
-    """What a descent approaches as its steps become small.
-
-    A step of gradient descent, θ − η r ∇L, is one of Euler's method for the gradient
-    flow with step h = η, so at a fixed time the gap is O(η). Heavy-ball momentum β,
-    θ_{k+1} − θ_k = β (θ_k − θ_{k−1}) − η r ∇L, along a smooth θ(kh) with
-    h = η/(1 − β) is
-
-        θ' + h (1 + β)/(2 (1 − β)) θ'' + O(h²) = −r ∇L,
-
-    where plain descent has h/2 θ'': the same flow to the same order at fixed β, with
-    (1 + β)/(1 − β) times the constant. That it begins at rest puts it behind by
-    β/(1 − β) steps, which is O(h) too.
+    """What a descent approaches as its steps become small: the gradient flow of its
+    loss, with the order that its optimiser claims.
     """
-    losses = (loss,) if then is None else (loss, then[1])
-    one = np.ndim(time_per_step) == np.ndim(learning_rate) == 0
-    step, order, reason = float(time_per_step) if one else np.nan, 1, ""
-    if not isinstance(optimizer, str):
-        order, reason = None, "an optimizer of optax may follow another flow"
-    elif optimizer != "sgd":
-        order, reason = None, f"{optimizer} follows another flow than the gradient's"
-    elif not one:
+    losses = (loss,) if switch is None else (loss, switch.loss)
+    length = optimizer.time_per_step
+    one = callable(length) or np.ndim(length) == 0
+    order, reason = optimizer.order_reason
+    if order is not None and not one:
         order, reason = None, "its learning rate is not one number"
     elif any(isinstance(x, AbstractBatchLoss) and not x.whole for x in losses):
         order, reason = None, "its steps see batches, not the loss over all data"
-    elif not np.isclose(step, learning_rate / (1 - momentum), rtol=1e-6, atol=0):
-        order = None
-        reason = "its time per step is not learning rate/(1 - momentum)"
-    elif momentum == 0:
-        reason = (
-            "gradient descent is Euler's method for this flow, in steps of its rate"
-        )
-    else:
-        factor = float((1 + momentum) / (1 - momentum))
-        reason = (
-            f"gradient descent with momentum {float(momentum):g}, in steps of learning "
-            f"rate/(1 - momentum), follows this flow with some {factor:.3g} times the "
-            "constant of plain descent"
-        )
+    # Of a schedule, the longest of the first steps.
+    step = optimizer.time(1) if callable(length) else length
     return Source(
         tuple(_weak(one) for one in losses),
         (rates,) * len(losses),
-        () if then is None else (float(then[0]) * step,),
-        step,
+        () if switch is None else (float(switch.at),),
+        float(step) if one else np.nan,
         order,
         reason,
+        optimizer,
     )
 
 
@@ -124,13 +123,15 @@ def claim(
     order, reason = _order(flow, run, together)
     if order is None:
         return None, f"no order is claimed: {reason}"
-    return order, f"order {order}, the gap falls as the learning rate: {reason}"
+    power = "the learning rate" if order == 1 else f"its power {order}"
+    return order, f"order {order}, the gap falls as {power}: {reason}"
 
 
 def _order(flow, run, together) -> tuple[int | None, str]:
     if run is not None and run.step is None:
         return None, "the second run is a flow itself"
-    if run is not None and run.order is None:
+    shadows = None if flow is None else flow.optimizer
+    if run is not None and run.order is None and shadows is None:
         return None, run.reason
     if flow is not None and flow.step is not None:
         return None, "the first run is a descent itself"
@@ -159,7 +160,11 @@ def _order(flow, run, together) -> tuple[int | None, str]:
     for ours, theirs in zip(flow.rates, run.rates, strict=True):
         if not _equal(_plain(ours), _plain(theirs)):
             return None, "the two have different rates"
-    return run.order, run.reason
+    if shadows is None:
+        return run.order, run.reason
+    if not _equal(shadows, run.optimizer):
+        return None, "the flow shadows another optimizer"
+    return flow.order, "the flow was made for this optimizer"
 
 
 def _weak(loss: Any) -> Callable[[], Any]:

@@ -142,7 +142,7 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
         if finer is not None:
             apart = _distances(flow.path, finer.path, at_flow, at_flow)
             path_error = without_dips(apart)
-    edge = None if run.learning_rate is None else 2 / float(run.learning_rate)
+    edge = None if run.edge is None else float(run.edge)
     together = at_flow[0] == at_run[0] == 0 and _begin_together(flow, run, names)
     order, sentence = claim(sources[0], sources[1], together)
     return Gap(

@@ -3,11 +3,11 @@
 import math
 
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ..adapters import all_of_batch
 from ..tasks.sentences import Sentences
 from .classifiers import AbstractClassifier
 
@@ -96,7 +96,7 @@ def _in_range(scores) -> Bool[Array, ""]:
     """
     limits = jnp.finfo(scores.dtype)
     spread = jnp.max(scores) - jnp.min(scores)
-    return eqxi.unvmap_all(spread < math.log(limits.eps / limits.tiny))
+    return all_of_batch(spread < math.log(limits.eps / limits.tiny))
 
 
 def _exponentials(scores) -> Float[Array, "words 1"]:

@@ -17,16 +17,15 @@ from ..errors import (
     InputError,
     known_numbers,
     require_flags,
-    require_momentum,
-    require_positive,
     require_scalar,
+    shown,
     whole_number,
 )
-from ..flows import AbstractFlow, require_moving, settled_rates
+from ..flows import AbstractFlow, Switch, require_moving, settled_rates
 from ..flows.sources import source_of_descent
 from ..identity import by_identity, traced
 from ..observables import Recorder
-from ..optimizers import Optimizer, require_optimizer
+from ..optimizers import AbstractOptimizer, Optax, optimizer_of
 from ..precision import float_dtype, highest_precision, most_countable, warn_of_floats
 from ..trajectory import RESULTS, Trajectory
 from .descent import Descent
@@ -37,14 +36,12 @@ from .segments import Progress, in_segments, require_alone
 def descend(
     loss: Callable[[Any], Scalar],
     params: PyTree,
+    optimizer: AbstractOptimizer | None = None,
     *,
     steps: Any,
     learning_rate: float | Array | None = None,
-    momentum: float | Array = 0.0,
-    optimizer: Any = "sgd",
-    time_per_step: float | Array | None = None,
     rates: PyTree | None = None,
-    then: tuple[Any, Callable[[Any], Scalar]] | None = None,
+    switch: Switch | None = None,
     every: Any = None,
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     save_params: bool = False,
@@ -55,39 +52,45 @@ def descend(
     progress: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
 ) -> Trajectory:
-    """Run gradient descent, or any optax optimiser, on `loss` from `params`.
+    """Run gradient descent, or any other optimiser, on `loss` from `params`.
 
-    - `learning_rate`: of plain gradient descent, with heavy-ball `momentum` β if any,
-      or of `optimizer="adam"`; or `optimizer`, one of optax, instead. `time_per_step`:
-      the flow time that one of its steps stands for, so that runs compare with flows;
-      where there is a learning rate learning rate / (1 − β).
-      An optimiser that asks for them is given the `value` of the loss that the step
-      sees, its own gradient `grad`, and `value_fn`.
-    - `rates`: factors of the gradient, as those of `GradientFlow`; what a rate of 0
-      freezes is no part of what the optimiser moves.
-    - `then`: a step, and the loss that is descended from there on, by an optimiser
-      whose state is fresh, as a `SwitchedFlow` is flown.
-    - `steps`: how many; `every`: observe every N steps (default: about a
-      hundred times), or the increasing numbers of the steps to observe. Step 0 is
-      always observed, and so is the last one.
-    - `observe`, `save_params`, `throw`, `progress`, `checkpoint`: as for `solve`.
-    - `validation`: a loss to watch at every step; the parameters at which it was
-      lowest are `Trajectory.best`. `patience`: stop once it has not been lower for so
-      many steps. `validate_from`: the step from which it is watched, so that patience
-      outlasts a plateau at the start.
+    Its times are the optimiser's clock (`optimizer.time`), so that it compares with a
+    flow. It stops where the loss becomes non-finite; what came before is kept. Of an
+    `AbstractBatchLoss` each step descends its `batch(step)`.
 
-    Of an `AbstractBatchLoss` each step descends its `batch(step)`.
+    Args:
+        loss: maps parameters to a scalar.
+        params: the start, any PyTree; its floating-point arrays move but for those that
+            `rates` freeze.
+        optimizer: `fa.SGD(0.1)`, `fa.Adam(1e-3)`, `fa.Optax(rule, time_per_step)`, …
+        steps: how many.
+        learning_rate: short for `optimizer=fa.SGD(learning_rate)`.
+        rates: factors of the gradient, as those of `GradientFlow`; what a rate of 0
+            freezes is no part of what the optimiser moves.
+        switch: a time of that clock, and the loss that is descended from the first step
+            that begins there or later, with the optimiser's state made anew.
+        every: observe every N steps (default: about a hundred times), or the
+            increasing numbers of the steps to observe. Step 0 is always observed, and
+            so is the last one.
+        observe, save_params, throw, progress, checkpoint: as for `solve`.
+        validation: a loss to watch at every step; the parameters at which it was lowest
+            are `Trajectory.best`.
+        patience: stop after N steps in which it has not been lower.
+        validate_from: the step from which it is watched, so that patience outlasts a
+            plateau at the start.
 
-    Stops where the loss becomes non-finite; what came before is kept. Works under
-    `jit`, `vmap` and `grad` (in one piece, without `progress` and `checkpoint` there).
+    Returns:
+        The `Trajectory`. Works under `jit`, `vmap` and `grad` (in one piece, without
+        `progress` and `checkpoint` there).
 
-    Raises `InputError` for settings that make no sense, and an
-    `equinox.EquinoxRuntimeError` for a loss that becomes non-finite while `throw` is
-    set.
+    Raises:
+        InputError: for settings that make no sense.
+        equinox.EquinoxRuntimeError: for a loss that becomes non-finite while `throw` is
+            set.
 
     >>> import jax.numpy as jnp, flowattn as fa
-    >>> run = fa.descend(lambda x: 0.5 * jnp.sum(x**2), jnp.array([1.0]),
-    ...                  learning_rate=0.5, steps=2, observe={"x": lambda x: x[0]})
+    >>> run = fa.descend(lambda x: 0.5 * jnp.sum(x**2), jnp.array([1.0]), fa.SGD(0.5),
+    ...                  steps=2, observe={"x": lambda x: x[0]})
     >>> run.ts.tolist(), run.observed["x"].tolist()
     ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
     """
@@ -100,9 +103,7 @@ def descend(
     require_flags(throw=throw, save_params=save_params)
     dtype = float_dtype(params)
     warn_of_floats(params)
-    rate, momentum, time_per_step = _numbers(
-        optimizer, learning_rate, momentum, time_per_step
-    )
+    optimizer = optimizer_of(optimizer, learning_rate)
     steps = whole_number("steps", steps)
     if steps > most_countable():
         raise InputError(f"steps must be at most {most_countable()}, got {steps}")
@@ -122,20 +123,18 @@ def descend(
     whole = Descent(
         by_identity(loss),
         params,
-        None if rate is None else jnp.asarray(rate, dtype),
-        None if momentum is None else jnp.asarray(momentum, dtype),
-        optimizer,
-        jnp.asarray(time_per_step, dtype),
+        optimizer.settled(dtype),
         settled_rates(rates),
-        _settled_switch(then, steps),
+        _settled_switch(switch, optimizer, steps),
         Recorder(observe, save_params),
         by_identity(validation),
         patience,
         validate_from,
         jnp.asarray(observed),
+        _planned_times(optimizer, observed, dtype),
     )
     require_moving(whole.moving())
-    if not isinstance(optimizer, str):
+    if isinstance(optimizer, Optax):
         whole = whole.looked_at()
     in_trace = traced(whole, whole.computed)
     if in_trace:
@@ -151,90 +150,58 @@ def descend(
         run = run.raised(failed | (run.result == RESULTS.senseless_input))
     if in_trace:
         return run
-    inertia = 0.0 if momentum is None else momentum
-    how = optimizer, learning_rate, inertia, time_per_step
-    return run.of(source_of_descent(loss, rates, then, *how))
+    return run.of(source_of_descent(loss, rates, switch, optimizer))
 
 
-def _numbers(optimizer, rate, momentum, time_per_step) -> tuple[Any, Any, Any]:
-    """The learning rate and the momentum, None where there is none, and the time that
-    a step stands for.
+def _planned_times(
+    optimizer: AbstractOptimizer, steps: np.ndarray, dtype: Any
+) -> Array | None:
+    """The times of steps where these differ in length, else None.
 
-    Raises `InputError` for what is no such number.
+    A constant clock's are one product, made where its rate may be traced.
     """
-    require_optimizer(optimizer)
-    if isinstance(optimizer, str) == (rate is None):
-        raise InputError("give either learning_rate or an optimizer of optax")
-    if rate is not None:
-        if callable(rate):
-            raise InputError(
-                "learning_rate must be one number; a schedule is given as "
-                "optimizer=optax.sgd(schedule), time_per_step=..."
-            )
-        if np.ndim(rate) > 0:
-            raise InputError(
-                f"learning_rate must be one number, got an array of shape "
-                f"{np.shape(rate)}; parts that have learning rates of their own are "
-                "given by rates"
-            )
-        require_scalar(learning_rate=rate)
-        require_positive(learning_rate=rate)
-    require_momentum(momentum, optimizer)
-    if time_per_step is None:
-        if rate is None:
-            raise InputError(
-                "an optimizer needs time_per_step, the flow time of a step"
-            )
-        time_per_step = rate / (1 - momentum)
-    require_scalar(time_per_step=time_per_step)
-    require_positive(time_per_step=time_per_step)
-    has_momentum = isinstance(momentum, Tracer) or momentum != 0
-    return rate, momentum if has_momentum else None, time_per_step
+    return jnp.asarray(optimizer.time(steps), dtype) if optimizer.scheduled else None
 
 
-def _settled_switch(then: Any, steps: int) -> Any:
-    """The step from which another loss is descended, as an integer, and that loss."""
-    if then is None:
+def _settled_switch(switch: Any, optimizer: AbstractOptimizer, steps: int) -> Any:
+    """The step from which another loss is descended, and that loss."""
+    if switch is None:
         return None
-    if not (isinstance(then, tuple | list) and len(then) == 2 and callable(then[1])):
-        raise InputError(
-            f"then must be a step and the loss from there on, got {then!r}"
-        )
-    at, loss = then[0], by_identity(then[1])
-    known = not isinstance(at, Tracer) and at != 0
-    if known:
-        at = min(whole_number("the step of then", at), steps + 1)
-    return at, loss
+    if not (isinstance(switch, Switch) and callable(switch.loss)):
+        raise InputError(f"switch must be fa.Switch(at, loss), got {shown(switch)}")
+    require_scalar(**{"the time of the switch": switch.at})
+    numbers = known_numbers("the time of the switch", switch.at)
+    if numbers is not None and np.isnan(numbers):
+        raise InputError("the time of the switch must be a number, got nan")
+    at = optimizer.steps_before(switch.at)
+    return at if isinstance(at, Tracer) else min(at, steps + 1), by_identity(
+        switch.loss
+    )
 
 
 def descend_to(
     loss: Callable[[Any], Scalar],
     params: PyTree,
-    optimizer: Optimizer,
-    learning_rate: Any,
-    momentum: Any,
+    optimizer: AbstractOptimizer,
     planned: Int[Array, " record"],
     *,
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     rates: PyTree | None = None,
-    then: tuple[Any, Callable[[Any], Scalar]] | None = None,
+    switch: Switch | None = None,
 ) -> Trajectory:
     """`descend` where the steps to observe, from 0 to the last, are traced numbers as
     all others are: one program for learning rates that take as many steps as they like
     to the same time. For `jit` and `vmap`; not for `grad`.
     """
-    dtype = float_dtype(params)
-    rate, inertia = jnp.asarray(learning_rate, dtype), jnp.asarray(momentum, dtype)
-    has_momentum = isinstance(momentum, Tracer) or momentum != 0
+    later = None
+    if switch is not None:
+        later = optimizer.steps_before(switch.at), switch.loss
     whole = Descent(
         loss,
         params,
-        rate,
-        inertia if optimizer == "sgd" and has_momentum else None,
-        optimizer,
-        rate / (1 - inertia),
+        optimizer.settled(float_dtype(params)),
         settled_rates(rates),
-        then,
+        later,
         Recorder(observe, False),
         None,
         None,

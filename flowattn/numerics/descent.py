@@ -15,9 +15,12 @@ from ..flows import moving, number_of, others, scaled
 from ..identity import Computed
 from ..losses import AbstractBatchLoss
 from ..observables import Recorder, blank
-from ..optimizers import begun, moved, searches, transformation
+from ..optimizers import AbstractOptimizer
+from ..precision import float_dtype
+from ..schedules import rate_at
 from ..trajectory import RESULTS, Trajectory
 from .segments import AbstractRun, Progress, latest_loss
+from .updates import begun, moved, searches
 
 
 class DescentState(eqx.Module):
@@ -28,6 +31,7 @@ class DescentState(eqx.Module):
     best: PyTree
     best_loss: Array
     best_step: Array
+    elapsed: Array | None  # the time of the steps so far, where they differ
     record: Any
     reached: Array  # the step at which each record was made
     result: Any
@@ -38,39 +42,32 @@ class Descent(AbstractRun[DescentState]):
 
     loss: Callable[[Any], Scalar]
     params: PyTree
-    rate: Array | None
-    momentum: Array | None
-    how: Any
-    time_per_step: Array
+    optimizer: AbstractOptimizer
     rates: PyTree | None
-    then: tuple[int | Array, Callable[[Any], Scalar]] | None
+    switch: tuple[int | Array, Callable[[Any], Scalar]] | None
     recorder: Recorder
     validation: Callable[[Any], Scalar] | None
     patience: int | None
     validate_from: int
     planned: Array
+    times: Array | None = None  # of what is planned, where steps differ in length
     searching: bool = False  # the optimiser evaluates the loss itself
     identity: str = eqx.field(static=True, default="")
 
     @property
-    def optimizer(self) -> Any:
-        """Made here of its numbers, so that one program serves all of them."""
-        return transformation(self.how, self.rate, self.momentum)
+    def rule(self) -> Any:
+        """The update rule, made here of its numbers: one program serves all of them."""
+        return self.optimizer.transformation
 
     @property
     def name(self) -> str:
         """What is done, in results."""
-        if not isinstance(self.how, str):
-            return "optax"
-        if self.how == "adam":
-            return self.how
-        with_momentum = "" if self.momentum is None else " with momentum"
-        return f"gradient descent{with_momentum}"
+        return self.optimizer.name
 
     @property
-    def plain_rate(self) -> Array | None:
-        """The learning rate of plain gradient descent, None for all others."""
-        return self.rate if self.how == "sgd" and self.momentum is None else None
+    def dtype(self) -> Any:
+        """Of times and losses: that of the parameters."""
+        return float_dtype(self.params)
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -86,11 +83,11 @@ class Descent(AbstractRun[DescentState]):
         return {
             "the loss": Computed(self._slope, (self.moving(), jnp.array(0))),
             "the parameters": self.params,
-            "the learning rate": (self.rate, self.time_per_step, self.rates),
+            "the optimizer": (eqx.filter(self.optimizer, eqx.is_array), self.rates),
             "the steps": self.planned,
             "the observables": (
                 sorted(self.recorder.observe),
-                Computed(self.recorder, (self.params, self.time_per_step)),
+                Computed(self.recorder, (self.params, self._zero)),
             ),
             "the update": Computed(self.step, (eqx.filter_eval_shape(self.begin),)),
         }
@@ -114,7 +111,7 @@ class Descent(AbstractRun[DescentState]):
         Raises `InputError` where it does and there are rates.
         """
         first, arrays = jnp.array(0), self.moving()
-        if not searches(self.optimizer, arrays, self._seen_at(first)):
+        if not searches(self.rule, arrays, self._seen_at(first)):
             return self
         for rate in jax.tree.leaves(self.rates):
             if isinstance(rate, Tracer) or np.any((rate != 0) & (rate != 1)):
@@ -126,8 +123,7 @@ class Descent(AbstractRun[DescentState]):
 
     def begin(self) -> DescentState:
         """The state before the first step, observed."""
-        arrays = self.moving()
-        zero = jnp.zeros_like(self.time_per_step)
+        arrays, zero = self.moving(), self._zero
         first, rows = self.recorder(self.params, zero), self.planned.shape
         record = jax.tree.map(
             lambda x: jnp.zeros(rows + x.shape, x.dtype).at[0].set(x), first
@@ -138,8 +134,9 @@ class Descent(AbstractRun[DescentState]):
             self._begun(arrays, jnp.array(0)),
             jnp.array(0),
             None if self.validation is None else arrays,
-            jnp.asarray(jnp.inf, self.time_per_step.dtype),
+            jnp.asarray(jnp.inf, self.dtype),
             jnp.array(0),
+            zero if self.optimizer.scheduled else None,
             record,
             jnp.where(jnp.arange(rows[0]) == 0, 0, -1),
             RESULTS.successful,
@@ -151,11 +148,13 @@ class Descent(AbstractRun[DescentState]):
         whole = self.whole(state.params)
         value, gradient = self._slope(state.params, state.step)
         optimizer_state = state.optimizer
-        if self.then is not None:
+        if self.switch is not None:
             fresh = self._begun(state.params, state.step)
-            optimizer_state = _where(state.step == self.then[0], fresh, optimizer_state)
+            optimizer_state = _where(
+                state.step == self.switch[0], fresh, optimizer_state
+            )
         params, optimizer_state = moved(
-            self.optimizer,
+            self.rule,
             scaled(self.rates, gradient),
             optimizer_state,
             state.params,
@@ -186,6 +185,7 @@ class Descent(AbstractRun[DescentState]):
             best,
             best_loss,
             best_step,
+            self._later(state, moves),
             state.record,
             state.reached,
             result,
@@ -193,11 +193,8 @@ class Descent(AbstractRun[DescentState]):
 
     def _begun(self, arrays: PyTree, step: Array) -> PyTree:
         """The state of the optimiser before a step."""
-        if isinstance(self.how, str):
-            return self.optimizer.init(arrays)
-        value = jnp.zeros((), self.time_per_step.dtype)
-        seen = {"value": value, "grad": arrays, "value_fn": self._seen_at(step)}
-        return begun(self.optimizer, arrays, **seen)
+        seen = {"value": self._zero, "grad": arrays, "value_fn": self._seen_at(step)}
+        return begun(self.rule, arrays, **seen)
 
     def _slope(self, arrays: PyTree, step: Array) -> tuple[Scalar, PyTree]:
         """The value and the gradient of what a step descends."""
@@ -218,9 +215,9 @@ class Descent(AbstractRun[DescentState]):
 
     def _at(self, step: Array, of: Callable[[Any], Any]) -> Any:
         """A function of the loss that is descended at a step."""
-        if self.then is None:
+        if self.switch is None:
             return of(self.loss)
-        at, second = self.then
+        at, second = self.switch
         return jax.lax.cond(step < at, lambda: of(self.loss), lambda: of(second))
 
     def observe(self, state: DescentState, row: Array) -> DescentState:
@@ -228,16 +225,39 @@ class Descent(AbstractRun[DescentState]):
         record = jax.tree.map(
             lambda rows, x: rows.at[row].set(x, mode="drop"),
             state.record,
-            self.recorder(self.whole(state.params), self._time(state.step)),
+            self.recorder(self.whole(state.params), self._time(state, state.step)),
         )
         reached = state.reached.at[row].set(state.step, mode="drop")
         return eqx.tree_at(
             lambda state: (state.record, state.reached), state, (record, reached)
         )
 
-    def _time(self, steps: Array) -> Array:
-        """What these steps are in the time of the flow."""
-        return steps.astype(self.time_per_step.dtype) * self.time_per_step
+    @property
+    def _zero(self) -> Array:
+        return jnp.zeros((), self.dtype)
+
+    def _later(self, state: DescentState, moves: Array) -> Array | None:
+        """The time elapsed after a step, where steps differ."""
+        if state.elapsed is None:
+            return None
+        return state.elapsed + jnp.where(moves, self._length(state.step), 0)
+
+    def _time(self, state: DescentState, step: Array) -> Array:
+        """The flow time of a step: that of the state, or the one before it."""
+        if state.elapsed is None:
+            return self._times(step)
+        before = state.elapsed - self._length(step)
+        return jnp.where(step == state.step, state.elapsed, before)
+
+    def _length(self, step: Array) -> Array:
+        """The flow time of a step, where these differ."""
+        length = rate_at(self.optimizer.time_per_step, step)
+        return jnp.asarray(length, self.dtype)
+
+    def _times(self, steps: Array) -> Array:
+        """The flow times of steps of equal length."""
+        length = jnp.asarray(self.optimizer.time_per_step, self.dtype)
+        return steps.astype(self.dtype) * length
 
     def going(self, state: DescentState) -> Array:
         """Whether steps are left to take."""
@@ -257,10 +277,11 @@ class Descent(AbstractRun[DescentState]):
 
     def told(self, state: DescentState) -> Progress:
         """How far the run is."""
-        step, rate = int(state.step), float(self.time_per_step)
+        step = int(state.step)
+        time = float(self._time(state, state.step))
         done = step / int(self.planned[-1]) if self.going(state) else 1.0
         loss = latest_loss(state.record, int(np.sum(np.asarray(state.reached) >= 0)))
-        return Progress(done, step * rate, rate, self.name, loss)
+        return Progress(done, time, time / max(step, 1), self.name, loss)
 
     def advance(
         self, state: DescentState, number: int, limit: Any, length: Any
@@ -303,34 +324,30 @@ class Descent(AbstractRun[DescentState]):
         if not self.searching:
             evaluations = {"gradient_evaluations": state.step}
             counts = {**evaluations, "hessian_vector_products": none, **counts}
+        edge = self.optimizer.edge
+        edge = None if edge is None else jnp.asarray(edge, self.dtype)
         return Trajectory(
-            ts=self._time(self.planned),
+            ts=self._times(self.planned) if self.times is None else self.times,
             observed=records.values,
             scales=records.scales,
             params=self.whole(_where(back, state.previous, state.params)),
             path=records.params,
             best=None if state.best is None else self.whole(state.best),
             result=result,
-            t_end=self._time(last_step),
+            t_end=self._time(state, last_step),
             saved=jnp.sum(kept),
             counts=counts,
             finer=None,
             solver=self.name,
             labels=self.recorder.labels,
-            learning_rate=self.plain_rate,
+            edge=edge,
         )
 
     def _sensible(self) -> Array:
         """Whether numbers that were traced, and not looked at before, make sense."""
-        known = [self.time_per_step, *jax.tree.leaves(self.rates)]
-        known += [] if self.rate is None else [self.rate]
-        sensible = jnp.array(True)
-        for number in map(jnp.asarray, known):
+        sensible = self.optimizer.sensible()
+        for number in map(jnp.asarray, jax.tree.leaves(self.rates)):
             sensible &= jnp.all((number >= 0) & (number < jnp.inf))
-        for number in (self.time_per_step, self.rate):
-            sensible &= True if number is None else number > 0
-        if self.momentum is not None:
-            sensible &= (self.momentum >= 0) & (self.momentum < 1)
         return sensible
 
 

@@ -25,7 +25,7 @@ from .lanes.lane import Lanes
 from .lanes.pool import run_pool
 from .parallel import deal
 from .programs import known_options, make_room
-from .solve import judged, named_events, output_times
+from .solve import judged, named_events, output_times, started
 from .solvers import methods
 
 # Lanes of small problems: a few loops over this many numbers keep a core busy.
@@ -43,6 +43,7 @@ def ensemble(
     flow: AbstractFlow,
     params: PyTree,
     *,
+    state: PyTree = None,
     ts: Any = None,
     t1: Any = None,
     rtol: Any = 1e-6,
@@ -59,7 +60,8 @@ def ensemble(
     """Integrate a flow from many starts, each at its own pace: `vmap` of `solve`, but
     no member waits for the slowest.
 
-    - `params`: as in `solve`, every array with the members as its first axis.
+    - `params`: as in `solve`, every array with the members as its first axis; so is
+      `state`.
     - `flow`: one for all; or with `flow_axes` (a prefix PyTree of 0 and None, as for
       `vmap`) arrays of its own for each member.
     - `ts`, `t1`, `rtol`, `atol`: as in `solve`, or with the members as first axis;
@@ -92,11 +94,11 @@ def ensemble(
     dtype = float_dtype(params)
     warn_of_floats(params)
     count = members(params)
-    require_moving(flow.moving(params))
     max_steps = step_limit(max_steps)
     solves, own = _solves(
         flow,
         params,
+        state,
         flow_axes,
         ts,
         t1,
@@ -108,6 +110,7 @@ def ensemble(
         events,
         error,
     )
+    require_moving(flow.moving(solves.start))
     solves = judged(solves)
     if solves.sensible is not None:
         # Where one of them is each member's own, so is what was judged by it.
@@ -153,6 +156,7 @@ def members(params: PyTree) -> int:
 def _solves(
     flow,
     params,
+    state,
     flow_axes,
     ts,
     t1,
@@ -172,9 +176,11 @@ def _solves(
     atol = rtol / 1000 if atol is None else jnp.asarray(atol, dtype)
     name, count = "ts" if t1 is None else "t1", members(params)
     _require_members(count, {name: times[..., 0], "rtol": rtol, "atol": atol})
+    own_flow = _own(flow, flow_axes, count)
+    start = _starts(flow, own_flow, params, state)
     solves = Solve(
         flow,
-        params,
+        start,
         times,
         rtol,
         atol,
@@ -183,25 +189,45 @@ def _solves(
         named_events(events, jax.tree.map(_first, params)),
     )
     shared = jax.tree.map(lambda _: False, solves)
-    arrays = jax.tree.map(eqx.is_array, params)
-    own_flow = jax.tree.map(
+    arrays = jax.tree.map(eqx.is_array, start)
+    own = eqx.tree_at(
+        lambda s: (s.flow, s.start, s.times, s.rtol, s.atol),
+        shared,
+        (own_flow, arrays, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
+    )
+    return solves, own
+
+
+def _own(flow: AbstractFlow, flow_axes: PyTree, count: int) -> PyTree:
+    """Which arrays of a flow have the members as first axis."""
+    own = jax.tree.map(
         lambda axis, part: jax.tree.map(lambda x: axis == 0 and eqx.is_array(x), part),
         flow_axes,
         flow,
         is_leaf=_is_none,
     )
-    for x in jax.tree.leaves(eqx.filter(flow, own_flow)):
+    for x in jax.tree.leaves(eqx.filter(flow, own)):
         if np.shape(x)[:1] != (count,):
             raise InputError(
                 f"flow_axes: an array of the flow has shape {np.shape(x)}, whose first "
                 f"axis does not hold one entry for each of the {count} members"
             )
-    own = eqx.tree_at(
-        lambda s: (s.flow, s.params, s.times, s.rtol, s.atol),
-        shared,
-        (own_flow, arrays, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
+    return own
+
+
+def _starts(
+    flow: AbstractFlow, own_flow: PyTree, params: PyTree, state: PyTree
+) -> PyTree:
+    """The states that the members begin with."""
+    if not flow.has_state or state is not None:
+        first = None if state is None else jax.tree.map(_first, state)
+        started(flow, jax.tree.map(_first, params), first)  # which looks at it
+        return params if state is None else state
+    axes = jax.tree.map(lambda own: 0 if own else None, own_flow)
+    starts = eqx.filter_vmap(
+        lambda flow, params: flow.start(params), in_axes=(axes, eqx.if_array(0))
     )
-    return solves, own
+    return starts(flow, params)
 
 
 def _is_none(leaf: Any) -> bool:
@@ -246,13 +272,19 @@ def together(
     axis: the trajectories, and the share of the lanes' steps that were of use.
     """
     mine, shared = eqx.partition(solves, own)
-    width = min(count, lanes_for(float_count(mine.params) // count, width))
+    width = min(count, lanes_for(float_count(mine.start) // count, width))
     rule = Lanes(shared, jnp.asarray(max_steps), width, solves.times.shape[-1] - 2)
-    still = others(solves.params, solves.flow.moving(solves.params))
+    flow = solves.flow
+    still = others(solves.start, flow.moving(solves.start))
 
     def whole(found: Trajectory) -> Trajectory:
-        params = eqx.combine(found.params, still)
-        return eqx.tree_at(lambda traj: traj.params, found, params)
+        if not flow.has_state:
+            params = eqx.combine(found.params, still)
+            return eqx.tree_at(lambda traj: traj.params, found, params)
+        one = flow.params(jax.tree.map(_first, solves.start))
+        rest = eqx.filter(one, eqx.is_array, inverse=True)
+        both = eqx.combine(found.params, rest), eqx.combine(found.state, still)
+        return eqx.tree_at(lambda traj: (traj.params, traj.state), found, both)
 
     first = eqx.combine(jax.tree.map(lambda x: x[0], mine), shared)
     if traced(solves, *first.computed.values()):

@@ -12,18 +12,15 @@ import optimistix as optx
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..errors import InputError
-from ..flows import AbstractFlow, others
+from ..flows import AbstractFlow, others, velocity
 from ..identity import ByFields, Computed
-from ..observables import Recorder, blank, packed, unpacked
+from ..observables import Record, Recorder, blank, packed, unpacked
 from ..trajectory import RESULTS, Trajectory
+from .adapters import ENDED, outcome_of
 from .segments import AbstractRun, Progress, latest_loss
 from .solvers import RKC, Method, Watch
 from .stepping import ControlState, StepControl, Time
 
-# How a segment ends that another follows.
-ENDED = diffrax.RESULTS.event_occurred
-DONE = diffrax.RESULTS.successful
 # The tolerances of a finer solve, as a share. At a tenth, one in twenty losses with
 # kinks has an error bar too small by ten at some time.
 _FINER = 0.01
@@ -56,7 +53,7 @@ class Solve(AbstractRun[SolveState]):
     """
 
     flow: AbstractFlow
-    params: PyTree
+    start: PyTree  # the state at the first output time
     times: Float[Array, "... time"]
     rtol: Float[Array, "..."]
     atol: Float[Array, "..."]
@@ -99,13 +96,13 @@ class Solve(AbstractRun[SolveState]):
 
     def read(self) -> PyTree:
         """What an evaluation of the field reads."""
-        return self.flow, self.params
+        return self.flow, self.start
 
     def parts(self) -> dict[str, Any]:
         """Everything that determines the solution, by name."""
         return {
             "the flow": self.computed["the flow"],
-            "the parameters": self.params,
+            "the start": self.start,
             "the output times": (self.times, self.flow.jumps),
             "the tolerances": (self.rtol, self.atol),
             "the solver": [self._identity(method) for method in self.methods],
@@ -120,21 +117,26 @@ class Solve(AbstractRun[SolveState]):
     def computed(self) -> dict[str, Computed]:
         """What functions of the user's compute, by name."""
 
-        def events(params):
+        def events(state):
+            params = self.flow.params(state)
             return {name: event(params) for name, event in self.events.items()}
 
         return {
-            "the flow": Computed(self._slope, (self.params, self.times[0])),
-            "the observables": Computed(self.recorder, (self.params, self.times[0])),
-            "the events": Computed(events, (self.params,)),
+            "the flow": Computed(self._slope, (self.start, self.times[0])),
+            "the observables": Computed(self._seen, (self.start, self.times[0])),
+            "the events": Computed(events, (self.start,)),
         }
 
-    def _slope(self, params: PyTree, t: Float[Array, ""]) -> PyTree:
+    def _seen(self, state: PyTree, t: Float[Array, ""]) -> Record:
+        """What is observed of a state."""
+        return self.recorder(self.flow.params(state), t)
+
+    def _slope(self, state: PyTree, t: Float[Array, ""]) -> PyTree:
         """The field, and a product of its Jacobian where a method takes those."""
         if all(isinstance(m.solver, diffrax.AbstractERK) for m in self.methods):
-            return self.flow(params, t)
-        y = self.flow.moving(params)
-        rest = others(params, y)
+            return self.flow(state, t)
+        y = self.flow.moving(state)
+        rest = others(state, y)
 
         def field(y):
             return self.flow.moving(self.flow(eqx.combine(y, rest), t))
@@ -156,17 +158,17 @@ class Solve(AbstractRun[SolveState]):
         return Computed(step, (self.state(),))
 
     def static(self) -> PyTree:
-        """What does not move of the parameters."""
-        return others(self.params, self.flow.moving(self.params))
+        """What does not move of the state."""
+        return others(self.start, self.flow.moving(self.start))
 
     def state(self) -> PyTree:
-        """What moves, as a solver's state: in a tuple, since parameters may have an
+        """What moves, as diffrax has it: in a tuple, since parameters may have an
         arithmetic of their own (sparse matrices), which diffrax would meet.
         """
-        return (self.flow.moving(self.params),)
+        return (self.flow.moving(self.start),)
 
     def whole(self, state: PyTree) -> PyTree:
-        """The parameters of a state."""
+        """The state of the flow, from what moves of it."""
         return eqx.combine(state[0], self.static())
 
     @property
@@ -181,12 +183,12 @@ class Solve(AbstractRun[SolveState]):
         """
 
         def field(t, y, before):
-            return (_velocity(y[0], self.flow(*self._place(t, y, before))),)
+            return (velocity(y[0], self.flow(*self._place(t, y, before))),)
 
         return diffrax.ODETerm(field)
 
     def _place(self, t, y, before) -> tuple[PyTree, Float[Array, ""]]:
-        """Parameters and time of a state in local time."""
+        """The state of the flow, and its time, from what moves and the local time."""
         elapsed, since, until = before
         now = self.times[0] + elapsed + t
         if self.flow.jumps:
@@ -202,7 +204,7 @@ class Solve(AbstractRun[SolveState]):
     def record(self, t, y, before) -> PyTree:
         """What is written at an output time; `before` begins with the time elapsed."""
         now = self.times[0] + before[0] + t
-        return jax.tree.map(packed, self.recorder(self.whole(y), now))
+        return jax.tree.map(packed, self._seen(self.whole(y), now))
 
     def control(self, left, first, max_steps, pause) -> StepControl:
         """Step size control for a segment."""
@@ -222,8 +224,10 @@ class Solve(AbstractRun[SolveState]):
 
     @property
     def watched(self) -> tuple[Callable[[PyTree], Any], ...]:
-        """The events as functions of the parameters' arrays."""
-        return tuple(Partial(_at_state, f, self.static()) for f in self.events.values())
+        """The events as functions of what moves."""
+        place = Partial(_params_of, self.flow if self.flow.has_state else None)
+        rest = self.static()
+        return tuple(Partial(_at_state, f, place, rest) for f in self.events.values())
 
     def watching(self, number: int, before: Any, outputs: Any) -> Method:
         """The method of that number, watching in a segment."""
@@ -353,7 +357,7 @@ class Solve(AbstractRun[SolveState]):
         assert isinstance(control, ControlState)
         new = jnp.sum(jnp.isfinite(wrote) & within).astype(state.saved.dtype)
         new = jnp.minimum(new, count - state.saved)
-        result = RESULTS.promote(solution.result)
+        result = outcome_of(solution.result)
         jumps &= result == RESULTS.successful
         elapsed = state.elapsed + ended[-1]
         following = SolveState(
@@ -373,7 +377,7 @@ class Solve(AbstractRun[SolveState]):
             jax.tree.map(_append(state.saved, new), state.record, records),
             state.saved + new,
             state.changes,
-            RESULTS.where(jumps, RESULTS.promote(ENDED), result),
+            RESULTS.where(jumps, outcome_of(ENDED), result),
         )
         return following if len(self.methods) == 1 else self._change(following)
 
@@ -418,7 +422,7 @@ class Solve(AbstractRun[SolveState]):
             times = jnp.where(self.sensible, times, jnp.nan)
             crossed = jnp.where(self.sensible, crossed, jnp.inf)
         kept = jnp.arange(times.shape[0]) < saved
-        like = eqx.filter_eval_shape(self.recorder, self.params, times[0])
+        like = eqx.filter_eval_shape(self._seen, self.start, times[0])
         written = jax.tree.map(
             lambda x, like: blank(unpacked(x, like.dtype), kept), state.record, like
         )
@@ -430,12 +434,12 @@ class Solve(AbstractRun[SolveState]):
         }
         if not all(method.counted for method in self.methods):
             counts = {k: counts[k] for k in ("steps", "rejected")}
-        names = tuple(method.name for method in self.methods)
+        names, whole = tuple(m.name for m in self.methods), self.whole(state.y)
         return Trajectory(
             ts=times,
             observed=written.values,
             scales=written.scales,
-            params=self.whole(state.y),
+            params=self.flow.params(whole),
             path=written.params,
             best=None,
             result=result,
@@ -449,31 +453,18 @@ class Solve(AbstractRun[SolveState]):
             sharpness=_sharpness(self.methods, state.solver),
             labels=self.recorder.labels,
             events=dict(zip(self.events, times[0] + crossed, strict=True)),
+            state=whole if self.flow.has_state else None,
         )
 
 
-def _velocity(moves: PyTree, given: PyTree) -> PyTree:
-    """What a flow gives, of all that moves; a plain number there (0.0, of what stays)
-    holds for all entries of an array.
-    """
-
-    def of(moved: Any, slope: Any) -> Any:
-        if moved is None or not isinstance(slope, int | float):
-            return None if moved is None else slope
-        return jnp.full(moved.shape, slope, moved.dtype)
-
-    try:
-        return jax.tree.map(of, moves, given, is_leaf=lambda x: x is None)
-    except ValueError:
-        raise InputError(
-            "a flow must give a velocity of the params' structure, "
-            f"{jax.tree.structure(moves)}, got {jax.tree.structure(given)}"
-        ) from None
+def _params_of(flow: AbstractFlow | None, state: PyTree) -> PyTree:
+    """The parameters of a state; the state where a flow (None) has no other."""
+    return state if flow is None else flow.params(state)
 
 
-def _at_state(event, static, y):
-    """An event of the parameters, given their arrays."""
-    return event(eqx.combine(y[0], static))
+def _at_state(event, params_of, static, y):
+    """An event of the parameters, given what moves."""
+    return event(params_of(eqx.combine(y[0], static)))
 
 
 def _zeros(shapes: PyTree) -> PyTree:

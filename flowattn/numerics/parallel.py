@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -30,14 +30,17 @@ def places() -> list[Any]:
 
 
 def deal(
-    work: Callable[[Item, Any], Result], items: Iterable[Item]
+    work: Callable[[Item, Any], Result],
+    items: Iterable[Item],
+    at: Sequence[Any] | None = None,
 ) -> Iterator[tuple[Item, Result]]:
     """`work(item, device)` of every item, each with its result as it is done: one
-    thread for each place, and no item is begun before one is free.
+    thread for each of the devices `at` which there is work (None: `places()`), and no
+    item is begun before one is free.
 
     What goes wrong in one is raised here, after those under way have ended.
     """
-    free, waiting = threading.local(), places()
+    free, waiting = threading.local(), list(places() if at is None else at)
     count = len(waiting)
     lock, queue = threading.Lock(), iter(items)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from ..adapters import while_loop
 from ..disk.paths import path_of
 from ..errors import (
     InputError,
@@ -45,6 +45,7 @@ def solve(
     flow: AbstractFlow,
     params: PyTree,
     *,
+    state: PyTree = None,
     ts: Any = None,
     t1: float | Array | None = None,
     rtol: float | Array = 1e-6,
@@ -63,6 +64,8 @@ def solve(
 
     - `flow`: the vector field; `params`: any PyTree, its floating-point arrays move
       but for those that the flow's rates freeze.
+    - `state`: of a flow with a state, the one to begin with, `Trajectory.state` of an
+      earlier solve for instance; default: `flow.start(params)`.
     - `ts`: increasing output times, `params` holding at `ts[0]`; or `t1`, short for
       101 times from 0 to `t1`.
     - `rtol`, `atol` (default rtol/1000): tolerances of the local error, in the root
@@ -129,7 +132,8 @@ def solve(
     require_flags(error=error, throw=throw, save_params=save_params)
     dtype = float_dtype(params)
     warn_of_floats(params)
-    require_moving(flow.moving(params))
+    start = started(flow, params, state)
+    require_moving(flow.moving(start))
     for jump in flow.jumps:
         require_scalar(**{"the time of a switch": jump})
     times = output_times(ts, t1, dtype)
@@ -147,11 +151,12 @@ def solve(
     recorder = Recorder(observe, save_params, error)
     watched = named_events(events, params)
     tolerances = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
-    whole = Solve(flow, params, times, *tolerances, recorder, (), watched)
+    whole = Solve(flow, start, times, *tolerances, recorder, (), watched)
     in_trace = traced(whole, *whole.computed.values())
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
-    whole = judged(dataclasses.replace(whole, methods=methods(solver, rtol)))
+    chosen = methods(solver, rtol, flow.real_spectrum)
+    whole = judged(dataclasses.replace(whole, methods=chosen))
     folder = None if checkpoint is None else path_of("checkpoint", checkpoint)
 
     def run(whole: Solve, name: str) -> Trajectory:
@@ -178,6 +183,31 @@ def solve(
             finer = finer.raised(finer.result != RESULTS.successful)
             trajectory = trajectory.with_finer(finer)
     return trajectory if in_trace else trajectory.of(source_of_flow(flow))
+
+
+def started(flow: AbstractFlow, params: PyTree, state: PyTree) -> PyTree:
+    """The state that a solve begins with: the one that is given, or the flow's own.
+
+    Raises `InputError` for one that is not of the flow, or not of these parameters.
+    """
+    if state is None:
+        return flow.start(params)
+    if not flow.has_state:
+        raise InputError(
+            f"state is of flows that have one; of a {type(flow).__name__} it is params"
+        )
+    own, given = (
+        jax.tree.map(
+            lambda x: (x.shape, x.dtype) if hasattr(x, "dtype") else x,
+            eqx.filter_eval_shape(lambda tree: tree, tree),
+        )
+        for tree in (eqx.filter_eval_shape(flow.start, params), state)
+    )
+    if not eqx.tree_equal(own, given):
+        raise InputError(
+            "state is not one of this flow: it must be shaped as flow.start(params)"
+        )
+    return state
 
 
 def _given_up(result) -> bool:
@@ -286,11 +316,10 @@ def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
 
     with highest_precision():
         # Nearly always one segment; more where a step is far below the time reached.
-        state = eqxi.while_loop(
+        state = while_loop(
             whole.going,
             segment,
             whole.begin(),
-            kind="checkpointed",
             checkpoints=32,
         )
         return whole.finish(state, RESULTS.interrupted)

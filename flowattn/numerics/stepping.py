@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .solvers import SHORTENED, remembered, turns
+from .adapters import ROUNDED_SPACINGS, pid_state, report_in
+from .solvers import SHORTENED, Tried, remembered, turns
 
 # A segment of local time ends where a step falls below this many spacings of the
-# local time. Diffrax 0.7.2 rounds a step that ends within 100 spacings of the end of
-# its interval to the end, and after a rejection tries half of what is left, again
-# and again; a step above 200 spacings never meets that.
-_SPACINGS = 200
+# local time: one above it is never rounded by diffrax.
+_SPACINGS = 2 * ROUNDED_SPACINGS
 # A place that is not finite is found to this share of the time reached: closer to it
 # where it lies is a matter of rounding.
 _PLACED = 1e-14
@@ -83,8 +82,9 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     `span` is the time of the whole solve, `reach` (at most 1) scales the steps that no
     tolerance limits: the first, those that grow from it, and the longest, which is the
     span. `left` is the time from the start of the segment, `first` the steps tried
-    before it, `events` how many are looked for. The field's arguments begin with the
-    time that has elapsed before the segment.
+    before it, `events` how many are looked for, `spacings` those of the local time
+    that a step must span. The field's arguments begin with the time that has elapsed
+    before the segment.
     """
 
     rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -98,6 +98,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     pause: Int[Array, ""] | None
     changeable: bool = eqx.field(static=True)
     events: int = eqx.field(static=True)
+    spacings: int = eqx.field(static=True, default=_SPACINGS)
 
     @property
     def pid(self) -> diffrax.PIDController:
@@ -125,7 +126,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         none = jnp.array(0)
         # Choosing the first step takes two evaluations.
         state = ControlState(
-            pid=(*pid[:2], jnp.array(pid[2])),
+            pid=pid_state(pid),
             step=step,
             tried=none,
             accepted=none,
@@ -143,8 +144,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
     ):
         """Keep a step or not, choose the next one, and say whether to go on."""
-        state, made = controller_state, y_error
-        assert made is not None
+        state, made = controller_state, report_in(y_error, Tried)
         evaluations, products = (
             count.astype(state.tried.dtype)
             for count in (made.evaluations, made.products)
@@ -164,7 +164,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         unfit = jnp.maximum(state.unfit + jnp.where(made.unfit > 0, 1, -1), 0)
 
         codes, going = diffrax.RESULTS, start < self.left
-        unresolved = step < _SPACINGS * jnp.finfo(start.dtype).eps * start
+        unresolved = step < self.spacings * jnp.finfo(start.dtype).eps * start
         ends = unresolved
         if self.pause is not None:
             ends |= tried >= self.first + self.pause
@@ -178,7 +178,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         stop = going & (tried >= self.max_steps)
         result = codes.where(stop, codes.max_steps_reached, result)
         state = ControlState(
-            (*pid[:2], jnp.asarray(pid[2])),
+            pid_state(pid),
             step,
             tried,
             state.accepted + jnp.where(keep, 1, 0),

@@ -12,10 +12,10 @@ from ..measures.panels import (
     sharpness_panel,
     training_panels,
 )
-from ..sweeps.panels import sweep_panel
 from ..trajectory import Trajectory
 from .draw import draw
 from .style import Drawing
+from .sweep_panels import sweep_panel
 
 if TYPE_CHECKING:
     from xarray import Dataset

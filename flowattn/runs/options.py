@@ -1,20 +1,25 @@
-"""Options: how a system is run from the command line, and which of them say nothing."""
+"""Options: how a problem is run, and which of them do nothing."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
-from ..fields import require_acting
+from ..errors import InputError, quoted, require_positive
+from ..fields import require_acting, require_fields
 from ..measures.gap import Scale
 from ..numerics.solvers import SOLVERS
-from ..systems import AbstractSystem
+
+MOST_STEPS = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """How a system is run."""
+class Settings:
+    """How flows are solved and when they are observed: the same record, with the same
+    defaults, for runs, the command line and sweeps.
+    """
 
     t1: float | None = None
-    """End of the flow; None: the paper's."""
+    """End of the flow; None: the system's own, without a system that of the steps."""
     rtol: float = 1e-6
     """Relative tolerance of the flow's local error."""
     atol: float | None = None
@@ -23,20 +28,22 @@ class Options:
     """Solver of the flow; auto: Tsit5 or Dopri8, and RKC where the flow is stiff."""
     max_steps: int = 5000
     """Largest number of steps the flow may try before it is given up as stuck."""
+    outputs: int | None = None
+    """Number of output times after the start; None: the system's own, 100 as a rule."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Settings):
+    """How a problem is run: its flow, its descent, and what is observed."""
+
     spacing: Literal["linear", "log"] = "linear"
-    """Spacing of the output times; log: from one learning rate on."""
+    """Spacing of the output times; log: from one step of the descent on."""
     sharpness: int = 0
     """Observe the N largest Hessian eigenvalues (from 26 products each time)."""
     seed: int = 0
     """Seed of the data and of the start."""
-    precision: Literal["float64", "float32"] | None = None
-    """Precision of everything; None: float64, on a TPU float32."""
-    learning_rate: float | None = None
-    """Learning rate of gradient descent; None: the paper's."""
-    momentum: float | None = None
-    """Momentum of gradient descent, below 1; None: the paper's."""
     steps: int | None = None
-    """Steps of gradient descent; None: t1 (1 - momentum) / learning rate."""
+    """Steps of the descent; None: as many as lead to t1."""
     patience: int | None = None
     """Stop after N steps without a lower validation loss; None: never."""
     validate_from: int = 0
@@ -47,50 +54,80 @@ class Options:
     flow: bool = True
     """Run the flow."""
     descent: bool = True
-    """Run gradient descent."""
+    """Run the descent."""
     data: str | None = None
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 
 
+def require_sensible(options: Options, called: Callable[[str], str] = str) -> None:
+    """Raises `InputError` for an option that makes no sense; `called` gives the name of
+    an option as it was given.
+    """
+    require_fields(options)
+    counts = ("max_steps", "steps", "patience", "validate_from", "sharpness", "outputs")
+    for name in counts:
+        if (getattr(options, name) or 0) > MOST_STEPS:
+            value = quoted(getattr(options, name))
+            raise InputError(
+                f"{called(name)} must be at most {MOST_STEPS}, got {value}"
+            )
+    for name in ("t1", "rtol", "atol", "max_steps", "steps", "patience", "outputs"):
+        if getattr(options, name) is not None:
+            require_positive(**{name: getattr(options, name)})
+    if options.patience is None and options.validate_from:
+        raise InputError(f"{called('validate_from')} needs {called('patience')}")
+    for name in ("validate_from", "sharpness"):
+        if getattr(options, name) < 0:
+            value = quoted(getattr(options, name))
+            raise InputError(f"{name} must be 0 or more, got {value}")
+    if not (options.flow or options.descent):
+        parts = f"{called('flow')} and {called('descent')}"
+        raise InputError(f"{parts} are both off: nothing is left to run")
+    if not 0 <= options.seed < 2**32:
+        raise InputError(
+            f"seed must be from 0 to {2**32 - 1}, got {quoted(options.seed)}"
+        )
+
+
 _FLOW = ("rtol", "atol", "solver", "max_steps")
-_DESCENT = ("learning_rate", "momentum", "steps", "patience", "validate_from")
-_BOTH = ("spacing", "scale", "sharpness", "flow", "descent")
+_DESCENT = ("steps", "patience", "validate_from")
+_BOTH = ("spacing", "scale", "sharpness", "flow", "descent", "outputs")
 
 
-def require_of_survey(system: AbstractSystem, options: Options) -> None:
-    """Raises `InputError` for options that say nothing to the runs of a survey."""
-    idle = {*_BOTH, "solver", "momentum", "patience", "validate_from"}
-    if system.defaults.t1 is None:
+def require_of_survey(
+    trained: bool, options: Options, called: Callable[[str], str] = str
+) -> None:
+    """Raises `InputError` for options that say nothing to the runs of a survey: of
+    networks that are `trained`, or of flows from many starts.
+    """
+    idle = {*_BOTH, "solver", "patience", "validate_from"}
+    if trained:
         idle, kind = idle | {"t1", *_FLOW}, "networks that are trained"
     else:
-        idle, kind = idle | {"steps", "learning_rate"}, "flows from many starts"
+        idle, kind = idle | {"steps"}, "flows from many starts"
     require_acting(
-        options, dict.fromkeys(idle, f"says nothing here: these are {kind}"), _flag
+        options, dict.fromkeys(idle, f"does nothing here: these are {kind}"), called
     )
 
 
-def require_of_run(options: Options, flow: bool, descent: bool) -> None:
+def require_of_run(
+    options: Options, flow: bool, descent: bool, called: Callable[[str], str] = str
+) -> None:
     """Raises `InputError` for options of a flow or a descent that is not run."""
     idle = {}
     if not flow:
         why = "is of the flow, which is not run"
-        why += " unless --t1 is given" if options.flow and options.t1 is None else ""
+        if options.flow and options.t1 is None:
+            why += f" unless {called('t1')} is given"
         idle |= dict.fromkeys(_FLOW, why)
         if options.steps is not None:
-            idle["t1"] = "says nothing beside --steps where there is no flow"
+            steps = called("steps")
+            idle["t1"] = f"does nothing together with {steps} where there is no flow"
     if not descent:
-        why = "is of gradient descent, which is not run"
-        why += " unless --steps is given" if options.descent else ""
+        why = "is of the descent, which is not run"
+        if options.descent:
+            why += f" unless {called('steps')} is given"
         idle |= dict.fromkeys(_DESCENT, why)
-        # Of a flow alone, too, they say where its edge is, and its first time.
-        if options.sharpness or options.spacing == "log":
-            del idle["learning_rate"], idle["momentum"]
     if not (flow and descent):
         idle["scale"] = "is of the gap between flow and descent, of which one is run"
-    require_acting(options, idle, _flag)
-
-
-def _flag(name: str) -> str:
-    """An option as it is given; those that are on by themselves can be taken away."""
-    off = "no-" if name in ("flow", "descent") else ""
-    return f"--{off}{name.replace('_', '-')}"
+    require_acting(options, idle, called)

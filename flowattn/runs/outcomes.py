@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..disk.store import runs_are_whole
 from ..trajectory import Trajectory
-from .summary import table
+from .table import table
 
 NOT_BEGUN, SUCCESSFUL, UNDEFINED = "not begun", "successful", "undefined"
 # Ends of a part that can be resumed.
@@ -59,17 +59,6 @@ class Done(NamedTuple):
     text: str
     outcomes: dict[str, str]
     lost: list[str]
-
-
-def pictures_in(folder: Path) -> list[str]:
-    """The pictures that the run in a folder left, by its summary; none where that
-    cannot be read.
-    """
-    try:
-        files = json.loads((folder / "summary.json").read_text())["files"]
-        return [name for name in files if Path(name).name == name and ".png" in name]
-    except Exception:  # a file of any shape fails in any way
-        return []
 
 
 def finished(config: dict[str, Any], folder: Path) -> Done | None:

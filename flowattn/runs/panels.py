@@ -4,17 +4,26 @@ from collections.abc import Sequence
 
 from ..measures.panels import drift_panel, gap_panel, sharpness_panel
 from ..panels import Panel
-from ..systems import AbstractSystem, AnyRun
+from ..systems import AbstractSystem, AnyRun, default_panels
 
 
-def run_panels(system: AbstractSystem, run: AnyRun) -> dict[str, Sequence[Panel]]:
+def run_panels(
+    system: AbstractSystem | None, run: AnyRun
+) -> dict[str, Sequence[Panel]]:
     """The pictures of a run by name, each as panels.
 
     Args:
-        system: what was run; its own pictures come first.
+        system: what was run, whose own pictures come first; None for a problem.
         run: its `problem`, `flow`, `descent`, `gap`, `reductions` and `edge`.
+
+    Returns:
+        The panels of each picture; nothing where no run has two times.
     """
-    return {**system.panels(run), **common_panels(run)}
+    runs = (run.flow, run.descent, *run.reductions.values())
+    if not any(one is not None and one.saved > 1 for one in runs):
+        return {}
+    own = default_panels(run) if system is None else system.panels(run)
+    return {**own, **common_panels(run)}
 
 
 def common_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:

@@ -1,205 +1,70 @@
-"""Experiment: the flow and the descent of one system, and the report of both."""
+"""Run: the flow and the descent of one problem, and all that is asked of them."""
 
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array
 
 from ..disk.checkpoint import kept
-from ..disk.paths import require_folder
+from ..disk.paths import path_of
 from ..disk.provenance import provenance
-from ..errors import InputError, quoted, require_momentum, require_positive
-from ..flows import AbstractFlow, moving
+from ..disk.store import staged
+from ..errors import InputError, unknown
+from ..flows import moving
 from ..measures.compare import compare
 from ..measures.gap import Gap
 from ..measures.sharpness import require_modes, sharpness
-from ..numerics.descend import descend
-from ..numerics.solve import solve
-from ..precision import require_resolved, set_precision, settled_precision
-from ..systems import AbstractSystem, Problem, Settings, Survey
+from ..optimizers import AbstractOptimizer
+from ..panels import Panel
+from ..problem import Problem
+from ..systems import AbstractSystem, Settings, Survey
 from ..trajectory import Trajectory
-from .options import Options, require_of_run, require_of_survey
+from .options import Options
 from .outcomes import SUCCESSFUL, Outcomes
+from .panels import run_panels
+from .plan import Plan, fields_of, plan
+from .saved import earlier_files, write_run
 from .summary import stability, summarise, summarise_survey
+from .table import table
 
-_MOST_STEPS = 10**9
-
-# Told of a run by its name, gives a context whose value is called with how far it is
-# (a `Progress`, or a survey's `Part`).
+# `watch(name)` returns a context manager that yields a progress callback, called with a
+# `Progress` (of a survey's runs, with a `Part`).
 Watch = Callable[[str], AbstractContextManager[Callable[[Any], None]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A system and options whose numbers are settled and make sense."""
-
-    system: AbstractSystem
-    options: Options
-    t1: float
-    learning_rate: float
-    momentum: float
-    steps: int
-    flow: bool
-    descent: bool
-    atol: float
-    precision: str
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Everything that was chosen, ready for JSON."""
-        config = {**_fields(self.system), **_fields(self.options)}
-        settled = ("t1", "learning_rate", "momentum", "steps", "flow", "descent")
-        settled += ("atol", "precision")
-        return config | {name: getattr(self, name) for name in settled}
-
-    @property
-    def time_per_step(self) -> float:
-        """The flow time that a step of the descent stands for."""
-        return self.learning_rate / (1 - self.momentum)
-
-    @property
-    def outputs(self) -> int:
-        """At how many times the runs are observed, after the start."""
-        return self.system.defaults.outputs
-
-    @property
-    def observed_steps(self) -> np.ndarray:
-        """The steps of the descent at which it is observed."""
-        if self.options.spacing == "log":
-            chosen = np.geomspace(1, self.steps, self.outputs)
-            return np.unique(np.round(chosen).astype(int))
-        # Enough of the records lie on the time that flow and descent have in common.
-        common = self.steps
-        if self.flow:
-            common = int(min(self.steps, self.t1 / self.time_per_step))
-        most = 100 * self.outputs
-        every = max(1, common // self.outputs, self.steps // most)
-        return np.append(np.arange(0, self.steps, every), self.steps)
-
-    def output_times(self, run: Trajectory | None) -> np.ndarray:
-        """The flow's output times: the descent's, and its own beyond them."""
-        t1 = self.t1
-        own = np.linspace(0, t1, self.outputs + 1)
-        if self.options.spacing == "log":
-            first = min(self.time_per_step, t1 / 10)
-            own = np.append(0.0, np.geomspace(first, t1, self.outputs))
-        if run is None:
-            return own
-        shared = np.asarray(run.ts, np.float64)
-        spacing = 1e-6 * t1
-        shared = shared[shared <= t1 + spacing]
-        if abs(shared[-1] - t1) <= spacing:
-            shared[-1] = t1
-        beyond = own[own > shared[-1] + spacing]
-        return np.concatenate([shared, beyond])
+@contextmanager
+def silent(name: str) -> Iterator[Callable[[Any], None]]:
+    """A `Watch` that shows nothing."""
+    del name
+    yield lambda progress: None
 
 
-def plan(system: AbstractSystem, options: Options) -> Plan:
-    """Settle what the options leave open, and set the precision.
+@dataclasses.dataclass(frozen=True, repr=False)
+class Run:
+    """The flow and the descent of one problem, and all that is asked of them.
 
-    Raises `InputError` for options that make no sense.
+    Printed, it is the table of the command line.
+
+    Args:
+        plan: what was run, and how.
+        summary: all numbers, ready for JSON (`docs/design.md` lists the keys).
+        problem: the instance that was run; None for a survey.
+        flow, descent: the two trajectories, None where not run.
+        gap: where the descent leaves the flow, None where that is not known.
+        reductions: the solutions of the theories in fewer numbers, by name.
+        survey: of a system of many runs, what they gave.
     """
-    if system.surveys:
-        require_of_survey(system, options)
-    defaults, rate, momentum = system.defaults, options.learning_rate, options.momentum
-    rate = defaults.learning_rate if rate is None else rate
-    momentum = defaults.momentum if momentum is None else momentum
-    atol = options.rtol / 1000 if options.atol is None else options.atol
-    _require_sensible(options, rate, momentum, atol)
-    t1, steps, flow = _lengths(system, options, rate / (1 - momentum))
-    descent = options.descent and steps > 0
-    if not system.surveys:
-        require_of_run(options, flow, descent)
-    precision = settled_precision(options.precision)
-    require_resolved(options.rtol, precision)
-    set_precision(precision)
-    settled = rate, momentum, max(1, steps), flow, descent, atol, precision
-    return Plan(system, options, t1, *settled)
 
-
-def _require_sensible(options: Options, rate: Any, momentum: float, atol: Any) -> None:
-    for name in ("max_steps", "steps", "patience", "validate_from", "sharpness"):
-        if (getattr(options, name) or 0) > _MOST_STEPS:
-            value = quoted(getattr(options, name))
-            raise InputError(f"{name} must be at most {_MOST_STEPS}, got {value}")
-    require_positive(learning_rate=rate, rtol=options.rtol, atol=atol)
-    require_positive(max_steps=options.max_steps)
-    require_momentum(momentum)
-    if options.t1 is not None:
-        require_positive(t1=options.t1)
-    if options.steps is not None:
-        require_positive(steps=options.steps)
-    if options.patience is not None:
-        require_positive(patience=options.patience)
-    elif options.validate_from:
-        raise InputError("--validate-from needs --patience")
-    if options.validate_from < 0:
-        value = quoted(options.validate_from)
-        raise InputError(f"validate_from must be 0 or more, got {value}")
-    if options.sharpness < 0:
-        raise InputError(f"sharpness must be 0 or more, got {options.sharpness}")
-    if not (options.flow or options.descent):
-        raise InputError("--no-flow and --no-descent together leave nothing to run")
-    if not 0 <= options.seed < 2**32:
-        raise InputError(
-            f"seed must be from 0 to {2**32 - 1}, got {quoted(options.seed)}"
-        )
-    if options.data is not None:
-        require_folder("--data", options.data)
-
-
-def _lengths(
-    system: AbstractSystem, options: Options, step: float
-) -> tuple[float, int, bool]:
-    """The end of the flow, the steps of the descent (0: none), whether there is a flow;
-    `step` is the flow time of a step.
-    """
-    defaults = system.defaults
-    t1 = defaults.t1 if options.t1 is None else options.t1
-    steps = defaults.steps if options.steps is None else options.steps
-    if options.t1 is not None and options.steps is None and steps != 0:
-        steps = None  # as many as lead to what was asked for
-    if steps is None:
-        assert t1 is not None
-        steps = round(min(t1 / step, 1e18))
-        if options.descent and steps == 0:
-            raise InputError(f"t1 {t1} is shorter than a step of the descent, {step}")
-    descent, flow = options.descent and steps > 0, options.flow and t1 is not None
-    if not (flow or descent):
-        lacks, asks = ("descent", "--steps") if options.descent else ("flow", "--t1")
-        raise InputError(
-            f"nothing to run: {system.name} like this has no {lacks} unless {asks} is "
-            "given"
-        )
-    if descent and steps > _MOST_STEPS:
-        raise InputError(f"steps must be at most {_MOST_STEPS}, got {steps}")
-    # A system without a flow of its own is run as long as its descent.
-    t1 = steps * step if t1 is None else t1
-    system.require_within(t1 if flow else min(t1, steps * step))
-    return t1, steps, flow
-
-
-def _fields(instance: Any) -> dict[str, Any]:
-    """The fields of a system or of options, ready for JSON."""
-    values = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """One run of a system from the command line, or one survey."""
-
+    plan: Plan
     summary: dict[str, Any]
-    system: AbstractSystem
     problem: Problem | None = None
     flow: Trajectory | None = None
     descent: Trajectory | None = None
@@ -208,44 +73,150 @@ class Result:
     survey: Survey | None = None
 
     @property
-    def edge(self) -> float | None:
-        """The largest stable sharpness."""
-        return self.summary["sharpness"]["edge"]
+    def system(self) -> AbstractSystem | None:
+        """The system that was run, None for a problem of one's own."""
+        return self.plan.system
 
     @property
     def outcomes(self) -> dict[str, str]:
         """How each part ended, by its name."""
         return self.summary["outcomes"]
 
+    @property
+    def laws(self) -> dict[str, dict[str, Any]]:
+        """What was found of each law: its kind, and how far flow (`max_drift`) and
+        descent (`descent_drift`) leave it.
+        """
+        return {law["name"]: law for law in self.summary["laws"]}
 
-def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
-    """Run the flow and gradient descent of a system, and put the numbers together.
+    @property
+    def closed_forms(self) -> dict[str, dict[str, Any]]:
+        """How far flow and descent are from each closed form, by observable."""
+        return {form["name"]: form for form in self.summary["closed_forms"]}
 
-    `watch` gives, for the name of each, a context to run it in, whose value is called
-    with its progress. What Ctrl-C leaves is reported like any other result.
+    @property
+    def sharpness(self) -> dict[str, Any]:
+        """The largest Hessian eigenvalue at the start, and the descent's edge."""
+        return self.summary["sharpness"]
+
+    @property
+    def edge(self) -> float | None:
+        """The largest sharpness at which the descent is stable, where there is one."""
+        return self.sharpness["edge"]
+
+    def __repr__(self) -> str:
+        return table(self.summary)
+
+    def panels(self) -> dict[str, Sequence[Panel]]:
+        """The pictures of this run as data, by name."""
+        if self.survey is not None:
+            assert self.system is not None
+            return self.system.survey_panels(self.survey)
+        return {} if self.problem is None else run_panels(self.system, self)
+
+    def plot(self) -> dict[str, Any]:
+        """Draw the pictures of this run, by name: `plot()["gap"].figure` is one of
+        matplotlib's.
+        """
+        from ..plotting import draw
+
+        return {
+            name: draw(panels, columns=2 if len(panels) == 4 else 3)
+            for name, panels in self.panels().items()
+        }
+
+    def save(self, out: str | Path) -> Path:
+        """Write `summary.json`, `trajectory.zarr` and the pictures to a folder.
+
+        Args:
+            out: the folder; what an earlier run has left there is replaced, other
+                files stay.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: for what can be no folder, or cannot be written to.
+        """
+        folder = path_of("out", out)
+        with staged(folder, earlier_files(folder)) as stage:
+            write_run(self, stage)
+        return folder
+
+
+def run(
+    what: AbstractSystem | Problem,
+    *,
+    optimizer: AbstractOptimizer | None = None,
+    ts: Any = None,
+    watch: Watch = silent,
+    checkpoint: str | Path | None = None,
+    **options: Any,
+) -> Run:
+    """Run the flow and a descent of a system or of a problem of your own, and report
+    the gap with its error bar, the laws, the reductions and the sharpness.
+
+    Args:
+        what: a system, as `fa.systems.Focus()`, or `fa.Problem(params, loss)`.
+        optimizer: of the descent; None: the system's, of a problem `fa.SGD(0.1)`.
+        ts: output times of the flow, instead of `t1` and `outputs`.
+        watch: called with the name of each part, returns a context manager that yields
+            a progress callback.
+        checkpoint: a folder to keep unfinished work in; the same call resumes from it.
+        options: the flow's `t1`, `rtol`, `atol`, `solver`, `max_steps`; `outputs` and
+            their `spacing` ("linear", "log"); `steps`, `patience` and `validate_from`
+            of the descent; `sharpness`, the number of Hessian eigenvalues to observe;
+            the `scale` of the gap; `flow=False` or `descent=False` to leave one out; of
+            a system the `seed`, and the `data` folder of named corpora.
+
+    Returns:
+        A `Run`. What a failed or interrupted part leaves is reported like any result.
+
+    Raises:
+        InputError: for options that make no sense, or that do nothing.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> problem = fa.Problem(jnp.array([2.0]), lambda x: 0.5 * jnp.sum(x**2))
+    >>> run = fa.run(problem, optimizer=fa.SGD(0.1), t1=2.0)
+    >>> run.gap.order, run.gap.resolved, round(run.sharpness["start"], 6)
+    (1, True, 1.0)
     """
-    if plan.system.surveys:
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in options:
+        if name not in known:
+            named = ("optimizer", "ts", "watch", "checkpoint")
+            raise unknown("argument", name, [*named, *known])
+    planned = plan(what, optimizer, Options(**options), ts)
+    folder = None if checkpoint is None else path_of("checkpoint", checkpoint)
+    return execute(planned, watch, folder)
+
+
+def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
+    """Make the parts of a run one after another, and put the numbers together."""
+    if plan.system is not None and plan.system.surveys:
         return _survey(plan, watch, checkpoint)
-    options, rate = plan.options, plan.learning_rate
-    problem = plan.system.problem(jr.key(options.seed), options.data)
-    observe = {**problem.observables, **problem.laws}
+    options = plan.options
+    problem = plan.given
+    if problem is None:
+        assert plan.system is not None
+        problem = plan.system.problem(jr.key(options.seed), options.data)
+    extra = {}
     if options.sharpness:
         require_modes(options.sharpness, moving(problem.params, problem.rates))
-        observe["sharpness"] = sharpness(problem.loss, options.sharpness, problem.rates)
+        top = sharpness(problem.loss, options.sharpness, problem.rates)
+        extra = {"sharpness": top}
+    if options.patience and problem.validation is None:
+        raise InputError("patience needs a validation loss, Problem(validation=...)")
 
     run = traj = gap = top = None
     outcomes, begin, seconds = Outcomes(), time.perf_counter(), {}
     if plan.descent:
         with watch("descent") as progress:
-            run = descend(
-                problem.loss,
-                problem.params,
-                learning_rate=rate,
-                momentum=plan.momentum,
-                **problem.descent(plan.time_per_step),
+            run = problem.descend(
+                plan.optimizer,
                 steps=plan.steps,
                 every=plan.observed_steps,
-                observe=observe,
+                observe=extra,
                 validation=problem.validation if options.patience else None,
                 patience=options.patience,
                 validate_from=options.validate_from,
@@ -257,68 +228,49 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Result:
         seconds["gradient descent"] = time.perf_counter() - begin
     if plan.flow:
         if not outcomes.stopped:
-            traj = _solved(
-                plan,
-                problem.flow,
-                problem.params,
-                plan.output_times(run),
-                observe,
-                problem.events,
-                watch("flow"),
-                checkpoint,
-            )
+            with watch("flow") as progress:
+                traj = problem.solve(
+                    ts=plan.output_times(run),
+                    observe=extra,
+                    progress=progress,
+                    checkpoint=checkpoint,
+                    **_solved_by(plan),
+                )
             seconds["flow"] = time.perf_counter() - begin - sum(seconds.values())
         outcomes.add("flow", traj, finer=True)
     if traj is not None and run is not None and min(traj.saved, run.saved) > 1:
         if run.ts[1] <= plan.t1 * (1 + 1e-6):
             gap = compare(traj, run, options.scale)
-    beside = {}
+    reductions = {}
     if plan.flow:
-        beside = _beside(plan, problem, traj, outcomes, watch, checkpoint)
+        reductions = _reductions(plan, problem, traj, outcomes, watch, checkpoint)
     if plan.descent and problem.has_edge:
         if not outcomes.stopped:
             top = _sharpest(plan, problem, checkpoint)
         outcomes.add_numbers("sharpness", [] if top is None else [top])
-    summary = summarise(plan.system, problem, traj, run, gap, beside)
+    summary = summarise(plan, problem, traj, run, gap, reductions)
     for form in summary["closed_forms"]:
         found = [form[kind] for kind in ("flow", "descent") if kind in form]
         outcomes.add_numbers(f"closed form of {form['name']}", found)
     summary["outcomes"] = dict(outcomes)
-    summary["sharpness"] = stability(traj, run, gap, top, rate, plan.momentum)
+    summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer)
     summary |= _origin(plan, seconds)
-    return Result(summary, plan.system, problem, traj, run, gap, beside)
+    return Run(plan, summary, problem, traj, run, gap, reductions)
 
 
-def _solved(
-    plan: Plan,
-    flow: AbstractFlow,
-    params: Any,
-    ts: Any,
-    observe: dict[str, Any],
-    events: dict[str, Any],
-    watched: AbstractContextManager[Callable[[Any], None]],
-    checkpoint: Path | None,
-) -> Trajectory:
-    """A flow, full or reduced, as the plan has flows solved."""
-    with watched as progress:
-        return solve(
-            flow,
-            params,
-            ts=ts,
-            rtol=plan.options.rtol,
-            atol=plan.atol,
-            solver=plan.options.solver,
-            max_steps=plan.options.max_steps,
-            observe=observe,
-            events=events,
-            error=True,
-            throw=False,
-            progress=progress,
-            checkpoint=checkpoint,
-        )
+def _solved_by(plan: Plan) -> dict[str, Any]:
+    """How flows, full or reduced, are solved."""
+    return {
+        "rtol": plan.options.rtol,
+        "atol": plan.atol,
+        "solver": plan.options.solver,
+        "max_steps": plan.options.max_steps,
+        "error": True,
+        "throw": False,
+    }
 
 
-def _beside(
+def _reductions(
     plan: Plan,
     problem: Problem,
     flow: Trajectory | None,
@@ -326,25 +278,21 @@ def _beside(
     watch: Watch,
     checkpoint: Path | None,
 ) -> dict[str, Trajectory]:
-    """The reductions that can be observed as the full model is, solved beside it, with
-    how they ended.
-    """
+    """The reductions that are observed as the full model is, solved at its times."""
     found = {}
     for name, reduction in problem.reductions.items():
         if not reduction.observables:
             continue
         part, place = f"reduction {name}", quote(name, safe="")
         if flow is not None and not outcomes.stopped:
-            found[name] = _solved(
-                plan,
-                reduction.flow,
-                reduction.project(problem.params),
-                flow.ts,
-                reduction.observables,
-                reduction.events,
-                watch(part),
-                None if checkpoint is None else checkpoint / f"reduction-{place}",
-            )
+            with watch(part) as progress:
+                found[name] = reduction.solve(
+                    problem.params,
+                    ts=flow.ts,
+                    progress=progress,
+                    checkpoint=checkpoint and checkpoint / f"reduction-{place}",
+                    **_solved_by(plan),
+                )
         outcomes.add(part, found.get(name), finer=True)
     return found
 
@@ -355,10 +303,10 @@ def _sharpest(plan: Plan, problem: Problem, checkpoint: Path | None) -> float:
     def largest() -> Array:
         return sharpness(problem.loss, rates=problem.rates)(problem.params)
 
-    if checkpoint is None:
+    if checkpoint is None or plan.system is None:
         return float(largest()[0])
     drawn = {"seed": plan.options.seed, "data": plan.options.data}
-    drawn |= {"precision": plan.precision, **_fields(plan.system)}
+    drawn |= {"precision": plan.precision, **fields_of(plan.system)}
     parts = {"the settings": json.dumps(drawn, sort_keys=True)}
     return float(kept(checkpoint / "sharpness.state", parts, largest)[0])
 
@@ -370,13 +318,15 @@ def _origin(plan: Plan, seconds: dict[str, float]) -> dict[str, Any]:
     return {"config": plan.config, "provenance": origin}
 
 
-def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Result:
+def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Run:
     """Make the many runs of a system, and put their numbers together."""
+    system = plan.system
+    assert system is not None
 
     def keep(name: str, make: Callable[[], Any]) -> Any:
         if checkpoint is None:
             return make()
-        kind = type(plan.system)
+        kind = type(system)
         parts = {
             "the system": f"{kind.__module__}.{kind.__qualname__}",
             "the settings": json.dumps(plan.config, sort_keys=True),
@@ -390,15 +340,15 @@ def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Result:
             options.rtol,
             plan.atol,
             options.max_steps,
-            plan.learning_rate,
+            plan.optimizer,
             plan.steps,
             progress,
             keep,
         )
-        survey = plan.system.survey(jr.key(options.seed), options.data, settings)
-    summary = summarise_survey(plan.system, survey)
-    none = stability(None, None, None, None, plan.learning_rate, plan.momentum)
+        survey = system.survey(jr.key(options.seed), options.data, settings)
+    summary = summarise_survey(plan, survey)
     seconds = {"runs": time.perf_counter() - begin}
-    summary |= {"sharpness": none, **_origin(plan, seconds)}
+    summary["sharpness"] = stability(None, None, None, None, plan.optimizer)
+    summary |= _origin(plan, seconds)
     summary["outcomes"] = {"runs": SUCCESSFUL}
-    return Result(summary, plan.system, survey=survey)
+    return Run(plan, summary, survey=survey)

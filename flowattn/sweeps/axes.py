@@ -12,8 +12,6 @@ from ..errors import InputError, cut, instead, quoted, unknown
 from ..fields import alternatives, in_words, kinds
 from ..systems import AbstractSystem
 
-# What can be varied of the descent.
-DESCENT = ("learning_rate", "momentum")
 # Values of one axis: they are kept in the attributes of the store.
 _MOST = 10**6
 

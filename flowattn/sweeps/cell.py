@@ -10,23 +10,20 @@ import jax.random as jr
 from jaxtyping import Array
 
 from ..errors import unknown
-from ..numerics.descend import Optimizer
 from ..numerics.ensemble import explicit
 from ..numerics.integrate import Solve
 from ..observables import Recorder
+from ..optimizers import AbstractOptimizer
 from ..precision import float_dtype
-from ..systems import AbstractSystem, Problem
+from ..problem import Problem
+from ..systems import AbstractSystem
 
 # Longer observables are left out of a sweep unless they are asked for.
 _LONGEST = 100
 
 
-class Descent(NamedTuple):
-    """A discrete run beside each flow: optimiser, learning rate, momentum."""
-
-    optimizer: Optimizer
-    learning_rate: float
-    momentum: float = 0.0
+# Axes that are of the descent.
+OF_DESCENT = ("learning_rate", "momentum")
 
 
 class How(NamedTuple):
@@ -43,7 +40,7 @@ class How(NamedTuple):
     outputs: int
     observe: tuple[str, ...] | None
     error: bool
-    descent: Descent | None
+    descent: AbstractOptimizer | None
 
 
 class Cell(NamedTuple):
@@ -51,7 +48,7 @@ class Cell(NamedTuple):
 
     solve: Solve
     problem: Problem
-    descent: Descent | None
+    descent: AbstractOptimizer | None
 
 
 def cell_of(
@@ -75,14 +72,14 @@ def cell_of(
     atol = jnp.asarray(numbers.get("atol", atol), dtype)
     descent, times = how.descent, end * jnp.linspace(0, 1, how.outputs + 2, dtype=dtype)
     if descent is not None:
-        given = {k: v for k, v in numbers.items() if k in Descent._fields}
-        descent = descent._replace(**given)
+        given = {k: v for k, v in numbers.items() if k in OF_DESCENT}
+        descent = dataclasses.replace(descent, **given)
         steps = planned_steps(descent, end, how.outputs)
-        times = steps.astype(dtype) * time_per_step(descent)
+        times = steps.astype(dtype) * descent.time_per_step
     observe = {**_observed(problem, how), **problem.laws}
     solve = Solve(
         problem.flow,
-        problem.params,
+        problem.flow.start(problem.params),
         times,
         rtol,
         atol,
@@ -93,14 +90,9 @@ def cell_of(
     return Cell(solve, problem, descent)
 
 
-def time_per_step(descent: Descent) -> Any:
-    """The flow time that a step of the descent stands for."""
-    return descent.learning_rate / (1 - descent.momentum)
-
-
-def planned_steps(descent: Descent, end: Any, outputs: int) -> Array:
+def planned_steps(descent: AbstractOptimizer, end: Any, outputs: int) -> Array:
     """The steps of the descent to observe, equally far apart but for rounding."""
-    steps = jnp.round(end / time_per_step(descent))
+    steps = jnp.round(end / descent.time_per_step)
     shares = jnp.linspace(0, 1, outputs + 2, dtype=steps.dtype)
     return jnp.round(steps * shares).astype(int)
 

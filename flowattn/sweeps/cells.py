@@ -25,7 +25,7 @@ from ..numerics.solve import in_one_piece
 from ..numerics.solvers import RKC, Method
 from ..precision import step_limit
 from ..trajectory import OUTCOMES, Trajectory, outcome_codes
-from .cell import Cell, How, planned_steps, time_per_step
+from .cell import Cell, How, planned_steps
 from .rows import SOLVED_BY, of_descents, of_flow
 
 
@@ -51,7 +51,7 @@ def run_cells(
     padded = jax.tree.map(lambda x: np.asarray(x)[index], cells)
     own, shared = spread(make, padded, room)
     solves, rest = own.solve, shared.solve
-    width = min(room, lanes_for(float_count(solves.params) // room))
+    width = min(room, lanes_for(float_count(solves.start) // room))
     most = jnp.asarray(step_limit(how.max_steps))
 
     def run(mine: Solve, others: Solve) -> Trajectory:
@@ -69,7 +69,7 @@ def run_cells(
     values |= _drifts(own, shared, trajectory, every, device)
     stuck = np.flatnonzero(values["result"] == OUTCOMES.index("max_steps_reached"))
     flows = [(trajectory, int(row)) for row in every]
-    if stuck.size:
+    if stuck.size and rest.flow.real_spectrum:
         # Where steps run out stability may have held them up: once more, by RKC.
         again = _by_rkc(rest, solves, stuck, how, device)
         used[stuck] = SOLVED_BY.index("rkc")
@@ -102,19 +102,19 @@ def spread(
     own = jax.vmap(traced_part, axis_size=count)(cells)
     rest = shared[-1]
     # What moves is each cell's own, also where all begin alike.
-    moves = eqx.filter(rest.solve.params, eqx.is_inexact_array)
+    moves = eqx.filter(rest.solve.start, eqx.is_inexact_array)
     spread_out = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), moves)
-    params = eqx.combine(own.solve.params, spread_out)
-    fixed = eqx.filter(rest.solve.params, eqx.is_inexact_array, inverse=True)
+    start = eqx.combine(own.solve.start, spread_out)
+    fixed = eqx.filter(rest.solve.start, eqx.is_inexact_array, inverse=True)
 
     def none(x):
         return x is None
 
     own = own._replace(
-        solve=eqx.tree_at(lambda s: s.params, own.solve, params, is_leaf=none)
+        solve=eqx.tree_at(lambda s: s.start, own.solve, start, is_leaf=none)
     )
     rest = rest._replace(
-        solve=eqx.tree_at(lambda s: s.params, rest.solve, fixed, is_leaf=none)
+        solve=eqx.tree_at(lambda s: s.start, rest.solve, fixed, is_leaf=none)
     )
     return own, rest
 
@@ -172,7 +172,10 @@ def _drifts(own, shared, runs: Trajectory, index, device) -> dict[str, np.ndarra
     mine = _rows(mine, index)
     # What is looked at of a run is not its parameters.
     seen = eqx.tree_at(
-        lambda t: (t.params, t.finer), runs, (None, None), is_leaf=lambda x: x is None
+        lambda t: (t.params, t.state, t.finer),
+        runs,
+        (None, None, None),
+        is_leaf=lambda x: x is None,
     )
     found = compiled_once(_drift, on_device(device, (laws, mine, seen)))
     ended = outcome_codes(runs.result) == OUTCOMES.index("successful")
@@ -211,17 +214,14 @@ def _descend(cells: tuple[Cell, PyTree], outputs: int) -> Trajectory:
         cell: Cell = eqx.combine(own, shared)
         problem, descent, solve = cell.problem, cell.descent, cell.solve
         assert descent is not None
-        end = solve.times[-1]
-        arguments = problem.descent(time_per_step(descent))
+        end, followed = solve.times[-1], problem.flow.descent or {}
         return descend_to(
             problem.loss,
-            solve.params,
-            descent.optimizer,
-            descent.learning_rate,
-            descent.momentum,
+            problem.params,
+            descent,
             planned_steps(descent, end, outputs),
             observe=solve.recorder.observe,
-            **arguments,
+            **{k: x for k, x in followed.items() if k != "optimizer"},
         )
 
     return jax.vmap(one, in_axes=-1)(own)

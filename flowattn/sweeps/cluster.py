@@ -26,18 +26,26 @@ from ..errors import InputError, require_positive
 from .chunks import Done, write_chunk
 from .settings import Sweep
 
-# How long a scheduler may take to answer.
-TIMEOUT = 30.0
-# How long a sweep waits for a worker once some have died of it and none is left.
-ALONE = 60.0
-# How often it is looked whether there are workers, and a scheduler.
-_LOOK = 1.0
 # How often a chunk that raises is tried again (a file system that was away). Of workers
 # that die Dask counts as many by itself.
 _RETRIES = 3
 # What a task evaluates: text, which schedulers and workers can read that lack this
 # package, or have another version of it or of Python, and can then say so.
 _TASK = f"__import__('importlib').import_module({__name__!r}).at_worker(number, work)"
+
+
+class Patience(NamedTuple):
+    """How long a sweep waits, in seconds: for an answer of the scheduler, for a worker
+    once all have gone, and between two looks at whether there is either.
+    """
+
+    answer: float = 30.0
+    alone: float = 60.0
+    look: float = 1.0
+
+
+_PATIENCE = Patience()
+
 
 Dealer = Callable[[Sweep, CellStore, list[int]], Iterator[tuple[Any, Done]]]
 
@@ -54,7 +62,9 @@ class _Work(NamedTuple):
 
 
 @contextlib.contextmanager
-def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
+def cluster(
+    workers: int | None, scheduler: str | None, patience: Patience = _PATIENCE
+) -> Iterator[Dealer]:
     """What hands the chunks of a sweep to `workers` processes of this machine, or to
     the workers of the scheduler at an address.
 
@@ -97,14 +107,14 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Dealer]:
         futures = client.map(
             eval, tasks, names, key="chunk", retries=_RETRIES, pure=False
         )
-        yield from _gathered(client, futures, where)
+        yield from _gathered(client, futures, where, patience)
 
-    with _unlogged(), _client(distributed, workers, scheduler) as client:
+    with _unlogged(), _client(distributed, workers, scheduler, patience) as client:
         yield deal_out
 
 
 def _gathered(
-    client: Any, futures: list[Any], where: str
+    client: Any, futures: list[Any], where: str, patience: Patience
 ) -> Iterator[tuple[Any, Done]]:
     """What tasks give, each as it is done.
 
@@ -114,25 +124,25 @@ def _gathered(
     for future in futures:
         future.add_done_callback(ended.put)
     left, seen = len(futures), time.monotonic()
-    there = bool(_workers(client, where))
+    there = bool(_workers(client, where, patience))
     while left:
         try:
-            future = ended.get(timeout=_LOOK)
+            future = ended.get(timeout=patience.look)
         except queue.Empty:
-            if _workers(client, where):
+            if _workers(client, where, patience):
                 there, seen = True, time.monotonic()
-            elif there and time.monotonic() - seen > ALONE:
+            elif there and time.monotonic() - seen > patience.alone:
                 raise InputError(
                     f"all workers of {where} have gone, and none has come for "
-                    f"{ALONE:g} s; the same command resumes"
+                    f"{patience.alone:g} s; the same command resumes"
                 ) from None
             continue
-        yield future.key, _result(client, future, where)
+        yield future.key, _result(client, future, where, patience)
         future.release()
         left -= 1
 
 
-def _result(client: Any, future: Any, where: str) -> Done:
+def _result(client: Any, future: Any, where: str, patience: Patience) -> Done:
     """What a task gave.
 
     Raises `InputError` where its worker could not run it, or died of it.
@@ -150,7 +160,7 @@ def _result(client: Any, future: Any, where: str) -> Done:
     except CommClosedError:
         raise _gone(where) from None
     except CancelledError:
-        _workers(client, where)
+        _workers(client, where, patience)
         raise InputError(
             f"{where} has dropped the chunks of this sweep; the same command resumes"
         ) from None
@@ -161,14 +171,14 @@ def _result(client: Any, future: Any, where: str) -> Done:
         ) from None
 
 
-def _workers(client: Any, where: str) -> Any:
+def _workers(client: Any, where: str, patience: Patience) -> Any:
     """The workers that there are.
 
     Raises `InputError` where the scheduler is gone. A client that has lost it and found
     it again has lost its tasks as well.
     """
     if client.status == "running":
-        answer = _within(TIMEOUT, lambda: client.scheduler_info()["workers"])
+        answer = _within(patience.answer, lambda: client.scheduler_info()["workers"])
         if not isinstance(answer, Exception):
             return answer
     raise _gone(where)
@@ -258,7 +268,9 @@ def _require_address(address: Any) -> None:
         ) from None
 
 
-def _client(distributed: Any, workers: int | None, address: str | None):
+def _client(
+    distributed: Any, workers: int | None, address: str | None, patience: Patience
+):
     """A client of a cluster of its own, or of the scheduler at an address.
 
     Raises `InputError` where none answers in time.
@@ -273,10 +285,11 @@ def _client(distributed: Any, workers: int | None, address: str | None):
         )
     # Distributed's own time-out does not end where something takes the connection and
     # says nothing.
-    client = _within(TIMEOUT + 1, lambda: distributed.Client(address, timeout=TIMEOUT))
+    wait = patience.answer
+    client = _within(wait + 1, lambda: distributed.Client(address, timeout=wait))
     if isinstance(client, Exception):
         raise InputError(
-            f"no scheduler answers at {address} within {TIMEOUT:g} s: "
+            f"no scheduler answers at {address} within {wait:g} s: "
             f"{_first_line(client) or type(client).__name__}"
         ) from None
     if not client.scheduler_info()["workers"]:

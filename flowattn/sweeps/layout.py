@@ -12,8 +12,7 @@ import numpy as np
 from ..disk.description import MARKER, Array, Grid
 from ..errors import InputError
 from ..numerics.ensemble import float_count, lanes_for
-from .axes import DESCENT
-from .cell import Cell, cell_of
+from .cell import OF_DESCENT, Cell, cell_of
 from .rows import Variable, variables_of
 from .settings import Sweep
 
@@ -40,7 +39,7 @@ def planned(sweep: Sweep) -> tuple[Grid, dict[str, Array]]:
     left_out, coords, numbers, in_lanes = set(), {}, 1, True
     for static in sweep.statics:
         cell = _one_cell(sweep, static)
-        numbers = max(numbers, float_count(cell.solve.params))
+        numbers = max(numbers, float_count(cell.solve.start))
         in_lanes &= _seeds_are_lanes(sweep, static)
         for name, variable in variables_of(cell, sweep.how).items():
             if found.setdefault(name, variable)[:2] != variable[:2]:
@@ -91,7 +90,9 @@ def _time(sweep: Sweep) -> Array:
 
 def _grid(sweep: Sweep, lanes: int, in_lanes: bool) -> Grid:
     """Chunks that cut axes of one program as evenly as they can."""
-    cut = [axis.traced and axis.name not in DESCENT for axis in sweep.axes] + [in_lanes]
+    cut = [axis.traced and axis.name not in OF_DESCENT for axis in sweep.axes] + [
+        in_lanes
+    ]
     chunk = [n if c else 1 for n, c in zip(sweep.shape, cut, strict=True)]
     total = math.prod(sweep.shape)
     least = min(_LEAST * lanes, _SMALL)

@@ -32,7 +32,7 @@ class Variable(NamedTuple):
 def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
     """The data variables of a cell, by name."""
     recorder, found = cell.solve.recorder, _Named()
-    record = eqx.filter_eval_shape(recorder, cell.solve.params, 0.0)
+    record = eqx.filter_eval_shape(recorder, cell.problem.params, 0.0)
     real = str(cell.solve.times.dtype)
     time = (("time",), (how.outputs + 2,)) if how.outputs else ((), ())
 

@@ -224,8 +224,8 @@ def sweep(
       at the end, beside a descent 19. `observe`: names of observables; None: all that
       are not long. `error`: solve again at a hundredth of the tolerances; None: only
       beside a descent.
-    - `descent`: "sgd:RATE", "sgd:RATE:MOMENTUM" or "adam:RATE": a discrete run beside
-      each flow, and the gap.
+    - `descent`: an optimiser (`fa.SGD(0.1)`), or "sgd:RATE", "sgd:RATE:MOMENTUM" or
+      "adam:RATE": a descent from each start, and its gap to the flow.
     - `out`: a zarr store, a path or any URL that fsspec knows; None: in memory. Chunks
       are written as they are done, and the same call again resumes from there; what
       has been damaged is computed again, and a warning says so. One call at a time

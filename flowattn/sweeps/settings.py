@@ -15,17 +15,17 @@ import numpy as np
 from ..errors import (
     InputError,
     quoted,
-    require_momentum,
     require_positive,
     require_scalar,
     whole_number,
 )
 from ..fields import require_kind
 from ..numerics.ensemble import explicit
+from ..optimizers import SGD, AbstractOptimizer, Adam
 from ..precision import require_resolved
 from ..systems import AbstractSystem
-from .axes import DESCENT, Axis, axes_of, require_few
-from .cell import Descent, How, time_per_step
+from .axes import Axis, axes_of, require_few
+from .cell import OF_DESCENT, How
 
 # Hours at 10⁵ cells a second.
 _MOST_CELLS = 10**9
@@ -61,9 +61,9 @@ class Sweep:
         """Everything that determines the numbers, ready for JSON."""
         system = {f.name: _plain(getattr(self.system, f.name)) for f in _fields(self)}
         vary = {axis.name: list(axis.values) for axis in self.axes}
-        how = {**self.how._asdict(), "descent": None}
-        if self.how.descent is not None:
-            how["descent"] = self.how.descent._asdict()
+        optimizer = self.how.descent
+        descent = None if optimizer is None else optimizer.config
+        how = {**self.how._asdict(), "descent": descent}
         whole = {
             "system": {"name": self.system.name, **system},
             "vary": vary,
@@ -108,7 +108,7 @@ def settled(
     outputs: int | None = None,
     observe: str | Sequence[str] | None = None,
     error: bool | None = None,
-    descent: str | None = None,
+    descent: str | AbstractOptimizer | None = None,
     data: str | None = None,
 ) -> Sweep:
     """A sweep with all that is left open settled.
@@ -116,7 +116,6 @@ def settled(
     Raises `InputError` for settings that make no sense, and for cells that make no
     system.
     """
-    require_kind("descent", descent, str | None)
     require_kind("data", data, str | None)
     require_kind("error", error, bool | None)
     if system.surveys:
@@ -144,9 +143,11 @@ def settled(
     if not isinstance(observe, Sequence | None):
         raise InputError(f"observe must be a list of names, got {quoted(observe)}")
     optimizer = None if descent is None else descent_of(system, descent)
-    for name in set(names) & set(DESCENT):
+    for name in set(names) & set(OF_DESCENT):
         if optimizer is None:
             raise InputError(f"axis {name} is of a descent; give one, as sgd:0.1")
+        if not hasattr(optimizer, name):
+            raise InputError(f"axis {name} is not of the descent, {optimizer.name}")
     if outputs is None:
         outputs = 0 if optimizer is None else 19
     require_scalar(outputs=outputs)
@@ -212,31 +213,37 @@ def _solver(solver: Any) -> str:
     return "tsit5" if solver == "auto" else solver
 
 
-def descent_of(system: AbstractSystem, text: str) -> Descent:
-    """A descent from text: optimiser, and learning rate, of sgd by default the
-    paper's.
+def descent_of(
+    system: AbstractSystem, given: str | AbstractOptimizer
+) -> AbstractOptimizer:
+    """A descent: an optimiser, or text of its name and learning rate, of sgd by default
+    the paper's.
 
     >>> from flowattn.systems import Focus
     >>> descent_of(Focus(), "sgd:0.5").learning_rate
     0.5
     """
-    name, *rest = text.split(":")
-    rate, momentum = system.defaults.learning_rate, 0.0
+    if isinstance(given, AbstractOptimizer):
+        if given.scheduled:
+            raise InputError(
+                "a sweep's descent has a constant learning rate, not a schedule"
+            )
+        return given
+    require_kind("descent", given, str)
+    name, *rest = given.split(":")
     try:
-        if name not in ("sgd", "adam") or len(rest) > 2:
-            raise ValueError
-        if name == "adam" and not rest:  # the paper's rate is gradient descent's
-            raise ValueError
-        rate = float(rest[0]) if rest else rate
-        momentum = float(rest[1]) if len(rest) > 1 else momentum
-    except ValueError:
+        numbers = [float(text) for text in rest]
+        if name == "sgd" and not numbers:
+            return system.defaults.optimizer
+        kinds = {("sgd", 1): SGD, ("sgd", 2): SGD, ("adam", 1): Adam}
+        return kinds[name, len(numbers)](*numbers)
+    except (KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"descent {text!r} is unknown; write sgd, sgd:RATE, sgd:RATE:MOMENTUM or "
-            "adam:RATE"
+            f"descent {given!r} is unknown; write sgd, sgd:RATE, sgd:RATE:MOMENTUM or "
+            "adam:RATE, or give an optimizer"
         ) from None
-    require_positive(learning_rate=rate)
-    require_momentum(momentum, name)
-    return Descent(name, rate, momentum)
 
 
 def _require_finite_work(sweep: Sweep) -> None:
@@ -281,29 +288,30 @@ def _require_sensible(sweep: Sweep) -> None:
             for value in axis.values:
                 require_positive(**{axis.name: value})
     if sweep.how.descent is not None:
-        for momentum in next(
-            (a.values for a in sweep.axes if a.name == "momentum"), ()
-        ):
-            require_momentum(momentum, sweep.how.descent.optimizer)
         _require_steps(sweep)
     rtols = next((a.values for a in sweep.axes if a.name == "rtol"), (sweep.how.rtol,))
     require_resolved(rtols, dtype)
 
 
 def _require_steps(sweep: Sweep) -> None:
-    """Raises `InputError` where a descent has fewer steps than are to be observed."""
+    """Raises `InputError` where a descent makes no sense for some value of an axis, or
+    has fewer steps than are to be observed.
+    """
     known = {axis.name: axis.values for axis in sweep.axes}
-    descent = sweep.how.descent
+    descent, outputs = sweep.how.descent, sweep.how.outputs
     assert descent is not None
     end = min(known.get("t1", (sweep.how.t1,)))
-    rate = max(known.get("learning_rate", (descent.learning_rate,)))
-    momentum = max(known.get("momentum", (descent.momentum,)))
-    steps = round(end / time_per_step(Descent(descent.optimizer, rate, momentum)))
-    if steps < sweep.how.outputs + 1:
+    varied = {name: known[name] for name in OF_DESCENT if name in known}
+    for name, values in varied.items():
+        for value in values:
+            dataclasses.replace(descent, **{name: value})
+    largest = {name: max(values) for name, values in varied.items()}
+    steps = dataclasses.replace(descent, **largest).steps(end)
+    if steps < outputs + 1:
         raise InputError(
-            f"learning_rate {rate:g} takes {steps} steps to t = {end:g}, of which "
-            f"{sweep.how.outputs + 1} are to be observed; choose fewer outputs, a "
-            "later t1 or a smaller rate"
+            f"a descent ({_named(largest) or descent.name}) takes {steps} steps to "
+            f"t = {end:g}, of which {outputs + 1} are to be observed; choose fewer "
+            "outputs, a later t1 or a smaller rate"
         )
 
 

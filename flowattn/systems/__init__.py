@@ -4,10 +4,10 @@ from .base import AbstractSystem as AbstractSystem
 from .base import AnyRun as AnyRun
 from .base import Defaults as Defaults
 from .base import Part as Part
-from .base import Problem as Problem
 from .base import Settings as Settings
 from .base import Survey as Survey
-from .base import Then as Then
+from .base import default_panels as default_panels
+from .base import final_values as final_values
 from .copying.system import Copying as Copying
 from .focus.system import Focus as Focus
 from .keyword import Keyword as Keyword

@@ -1,36 +1,23 @@
-"""System and Problem: one paper's setting, and one instance of it."""
+"""System: one paper's setting; and Survey, many runs of one."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from ..errors import InputError
 from ..fields import Checked, require_acting
-from ..flows import AbstractFlow, GradientFlow, SwitchedFlow
-from ..laws import Law
-from ..losses import AbstractBatchLoss
 from ..measures.gap import Gap
 from ..measures.panels import first_of, training_panels
-from ..observables import Observable
+from ..optimizers import SGD, AbstractOptimizer
 from ..panels import Axis, Curve, Panel
-from ..reductions import Reduction
-from ..tasks import Corpus
+from ..problem import Problem
 from ..trajectory import Trajectory
 
 # Longer observables are in the data set, not in the summary.
 _LONGEST_IN_SUMMARY = 100
-
-
-class Then(NamedTuple):
-    """A loss that is trained on from a time on."""
-
-    at: Any
-    loss: Any
 
 
 class Defaults(NamedTuple):
@@ -41,8 +28,7 @@ class Defaults(NamedTuple):
     """
 
     t1: float | None = 500.0
-    learning_rate: float = 0.1
-    momentum: float = 0.0
+    optimizer: AbstractOptimizer = SGD(0.1)
     steps: int | None = None
     outputs: int = 100
 
@@ -66,10 +52,21 @@ class Settings(NamedTuple):
     rtol: float
     atol: float
     max_steps: int
-    learning_rate: float
+    optimizer: AbstractOptimizer
     steps: int
     progress: Callable[["Part"], None] = _unwatched
     keep: Callable[[str, Callable[[], Any]], Any] = _unkept
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimiser, which has one that is constant.
+
+        Raises `InputError` for any other.
+        """
+        rate = getattr(self.optimizer, "learning_rate", None)
+        if rate is None or callable(rate):
+            raise InputError("these networks are trained at a constant learning rate")
+        return float(rate)
 
 
 class Part(NamedTuple):
@@ -101,66 +98,6 @@ class Survey(NamedTuple):
     coords: dict[str, Any]
 
 
-class Problem(eqx.Module):
-    """One instance of a system: drawn data and initial parameters.
-
-    `loss` and `validation` map parameters (shaped as `params`) to a scalar; both carry
-    their data. `observables`, `laws` and `reductions` are by name. `model` gives the
-    whole model for parameters, `corpus` the sentences, where there are any. `rates`
-    are factors of the gradient (see `GradientFlow`), `then` a loss that takes over at
-    a time. `closed_forms`: observables by name as functions of time, where they are
-    known. `events` are what `solve` should look for.
-
-    `flow` is what `solve` integrates; `descent` what `descend` needs beside a learning
-    rate and steps to follow it.
-    """
-
-    params: PyTree
-    loss: Any
-    validation: Any
-    observables: dict[str, Observable]
-    laws: dict[str, Law]
-    reductions: dict[str, Reduction]
-    model: Callable[[PyTree], Any]
-    corpus: Corpus | None = None
-    rates: PyTree | None = None
-    then: Then | None = None
-    closed_forms: dict[str, Callable[[Any], Any]] = eqx.field(default_factory=dict)
-    events: dict[str, Callable[[Any], Any]] = eqx.field(default_factory=dict)
-
-    @property
-    def flow(self) -> AbstractFlow:
-        """The gradient flow of the loss, and from its time on of the next one."""
-        return flow_of(self.loss, self.rates, self.then)
-
-    @property
-    def has_edge(self) -> bool:
-        """Whether the whole gradient is descended, which has a stability edge."""
-        loss = self.loss
-        return not isinstance(loss, AbstractBatchLoss) or loss.whole
-
-    def descent(self, time_per_step: Any) -> dict[str, Any]:
-        """The arguments `rates` and `then` of `descend`."""
-        if self.then is None:
-            return {"rates": self.rates}
-        # The step that begins at the switch, or is the first to begin after it.
-        first = jnp.ceil(jnp.asarray(self.then.at) / time_per_step - 1e-6)
-        return {"rates": self.rates, "then": (first.astype(int), self.then.loss)}
-
-
-def itself(params: PyTree) -> PyTree:
-    """The model of parameters that are all of it."""
-    return params
-
-
-def flow_of(loss: Any, rates: PyTree | None, then: Then | None) -> AbstractFlow:
-    """The gradient flow of a loss, and from a time on of another."""
-    first = GradientFlow(loss, rates)
-    if then is None:
-        return first
-    return SwitchedFlow(first, GradientFlow(then.loss, rates), then.at)
-
-
 @runtime_checkable
 class AnyRun(Protocol):
     """What pictures need of a run: its problem, the flow and the descent, the gap
@@ -181,7 +118,7 @@ class AnyRun(Protocol):
     def edge(self) -> float | None: ...
 
 
-# So many observables are drawn where a system does not choose.
+# This many observables are drawn where a system does not choose.
 _SHOWN = 4
 
 
@@ -240,9 +177,7 @@ class AbstractSystem(Checked):
         """The pictures of a run by name, each as panels: the first four observables
         over time with reductions and closed forms, unless a system has its own.
         """
-        first = first_of(run.flow, run.descent)
-        known = [name for name in run.problem.observables if name in first.observed]
-        return {"training": theory_panels(run, known[:_SHOWN])}
+        return default_panels(run)
 
     def survey_panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
         """The pictures of a survey by name, each as panels: every array of one dim,
@@ -270,19 +205,34 @@ class AbstractSystem(Checked):
 
         None where nothing was reached or a value is undefined.
         """
-        last = int(trajectory.saved) - 1
-        values = {}
-        for name, label in trajectory.labels:
-            array = np.asarray(trajectory.observed[name])
-            if name in trajectory.scales or array[0].size > _LONGEST_IN_SUMMARY:
-                continue
-            value = array[last] if last >= 0 else np.full(array.shape[1:], np.nan)
-            if label.dims == ("split",):
-                splits = dict(label.coords)["split"]
-                values[name] = dict(zip(splits, value.tolist(), strict=True))
-            else:
-                values[name] = value.tolist()
-        return values
+        return final_values(trajectory)
+
+
+def final_values(trajectory: Trajectory) -> dict[str, Any]:
+    """The last observed values: numbers, by split where they are, else lists.
+
+    None where nothing was reached or a value is undefined.
+    """
+    last = int(trajectory.saved) - 1
+    values = {}
+    for name, label in trajectory.labels:
+        array = np.asarray(trajectory.observed[name])
+        if name in trajectory.scales or array[0].size > _LONGEST_IN_SUMMARY:
+            continue
+        value = array[last] if last >= 0 else np.full(array.shape[1:], np.nan)
+        if label.dims == ("split",):
+            splits = dict(label.coords)["split"]
+            values[name] = dict(zip(splits, value.tolist(), strict=True))
+        else:
+            values[name] = value.tolist()
+    return values
+
+
+def default_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
+    """The first four observables over time with reductions and closed forms."""
+    first = first_of(run.flow, run.descent)
+    known = [name for name in run.problem.observables if name in first.observed]
+    return {"training": theory_panels(run, known[:_SHOWN])}
 
 
 def theory_panels(run: AnyRun, names: Sequence[str]) -> list[Panel]:

@@ -17,8 +17,9 @@ from .. import laws
 from ..errors import InputError
 from ..observables import Observable
 from ..panels import Panel
+from ..problem import Problem
 from ..trajectory import Trajectory
-from .base import AbstractSystem, AnyRun, Defaults, Problem, itself, theory_panels
+from .base import AbstractSystem, AnyRun, Defaults, theory_panels
 
 _ROOT2 = math.sqrt(2)
 
@@ -124,11 +125,9 @@ class Keyword(AbstractSystem):
         return Problem(
             start,
             keyword_loss,
-            keyword_loss,
-            _observables(start),
-            {law.name: law for law in known},
-            {},
-            itself,
+            validation=keyword_loss,
+            observables=_observables(start),
+            laws=known,
             rates=rates,
             events={"time_to_attend": event},
             closed_forms=_closed_forms(start) if start.logit is None else {},

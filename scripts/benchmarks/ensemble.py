@@ -18,6 +18,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 import flowattn as fa
+from flowattn.numerics.adapters import tableau_of
 from flowattn.numerics.ensemble import (
     explicit,
     float_count,
@@ -28,7 +29,6 @@ from flowattn.numerics.ensemble import (
 from flowattn.numerics.integrate import Solve
 from flowattn.numerics.lanes.lane import Lanes
 from flowattn.numerics.parallel import deal, places
-from flowattn.numerics.solvers import tableau_of
 from flowattn.observables import Recorder
 from flowattn.sweeps.cell import Cell, cell_of
 from flowattn.sweeps.cells import spread
@@ -295,10 +295,10 @@ def numba_solver() -> Callable[..., tuple[np.ndarray, np.ndarray]] | None:
     except ImportError:
         return None
     tableau = tableau_of(diffrax.Tsit5)
-    rows = [tuple(float(x) for x in row) for row in tableau.a_lower]
+    rows = [tuple(map(float, row[:n])) for n, row in enumerate(tableau.a)][1:]
     (a21,), (a31, a32), (a41, a42, a43), (a51, a52, a53, a54) = rows[:4]
     (a61, a62, a63, a64, a65), (a71, a72, a73, a74, a75, a76) = rows[4:]
-    e1, e2, e3, e4, e5, e6, e7 = (float(x) for x in tableau.b_error)
+    e1, e2, e3, e4, e5, e6, e7 = map(float, tableau.error)
     # As NumPy divides: without it each division looks for a zero.
     compiled = numba.njit(error_model="numpy", fastmath=False)
     field = compiled(_field)

@@ -116,7 +116,7 @@ def sst2_stiff(long: bool) -> dict[str, Any]:
     t1 = 500.0 if long else 55.0
     system = fa.systems.TopicWords(corpus="sst2", padding="attend")
     problem = system.problem(jr.key(0))
-    flow, observe = fa.GradientFlow(problem.loss), {"loss": problem.loss}
+    flow, observe = problem.flow, {"loss": problem.loss}
     cases = [(explicit, rtol) for explicit in ("tsit5", "dopri8") for rtol in _COARSE]
     cases += [("rkc", 1e-3), ("rkc", 1e-4), ("rkc", 1e-5), ("rkc", 1e-6)]
     cases += [("auto", 1e-3), ("auto", 1e-4), ("auto", 1e-5), ("auto", 1e-6)]

@@ -30,11 +30,11 @@ def topic_words_flow(long: bool) -> dict[str, Any]:
     counts = []
     for seed in range(40 if long else 5):
         problem = fa.systems.TopicWords().problem(jr.key(seed))
-        traj = fa.solve(fa.GradientFlow(problem.loss), problem.params, t1=t1)
+        traj = fa.solve(problem.flow, problem.params, t1=t1)
         counts.append(int(traj.stats["gradient_evaluations"]))
 
     problem = fa.systems.TopicWords().problem(jr.key(0))
-    flow = fa.GradientFlow(problem.loss)
+    flow = problem.flow
 
     def solve():
         return jax.block_until_ready(fa.solve(flow, problem.params, t1=t1).params)

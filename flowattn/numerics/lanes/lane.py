@@ -10,7 +10,6 @@ are long in the direction that is vectorised.
 import dataclasses
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,16 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ...flows import others
 from ...trajectory import RESULTS
-from ..integrate import DONE, ENDED, Solve, SolveState
+from ..adapters import (
+    DONE,
+    ENDED,
+    Tableau,
+    explicit_path,
+    outcome_of,
+    pid_state_unread,
+    tableau_of,
+)
+from ..integrate import Solve, SolveState
 from ..solvers import (
     SHORTENED,
     ExplicitStep,
@@ -28,7 +36,6 @@ from ..solvers import (
     remembered,
     sign_of,
     stuck,
-    tableau_of,
     turns,
 )
 from ..stepping import ControlState, Time
@@ -61,9 +68,9 @@ class Pace(eqx.Module):
 
     def state(self, evaluations: Int[Array, ""]) -> ControlState:
         """The state of control; what it lacks has no say in its decisions."""
-        one, none = jnp.ones_like(self.step), jnp.zeros_like(self.tried)
+        none = jnp.zeros_like(self.tried)
         return ControlState(
-            (one, one, jnp.array(False)),
+            pid_state_unread(self.step),
             self.step,
             self.tried,
             self.accepted,
@@ -132,7 +139,7 @@ class Lanes(eqx.Module):
     outputs: int = eqx.field(static=True)
 
     @property
-    def tableau(self) -> diffrax.ButcherTableau:
+    def tableau(self) -> Tableau:
         """The method's."""
         return tableau_of(self.solver)
 
@@ -167,9 +174,9 @@ class Lanes(eqx.Module):
             slope = whole.term().vf(jnp.zeros_like(whole.span), state.y, before)
         # What moves is in `y` from here on.
         fixed = eqx.tree_at(
-            lambda solve: solve.params,
+            lambda solve: solve.start,
             own,
-            others(own.params, whole.flow.moving(own.params)),
+            others(own.start, whole.flow.moving(own.start)),
             is_leaf=lambda x: x is None,
         )
         return Start(fixed, state.y, slope, state.phase, state.control.step)
@@ -188,7 +195,7 @@ class Lanes(eqx.Module):
             Time(zero, zero),
             start.phase,
             Pace(start.step, none, none, jnp.array(False), crossed),
-            RESULTS.promote(ENDED),
+            outcome_of(ENDED),
             none,
             signs,
             jnp.zeros(events, bool),
@@ -199,7 +206,7 @@ class Lanes(eqx.Module):
         """How often the field was evaluated in N steps: two for the length of
         the first, and one for its slope where that is not part of it.
         """
-        stages = self.tableau.num_stages - int(self.goes_on)
+        stages = self.tableau.stages - int(self.goes_on)
         return tried * stages + 2 + int(self.goes_on)
 
     def _signs(self, whole: Solve, y: PyTree) -> Float[Array, " event"]:
@@ -209,7 +216,7 @@ class Lanes(eqx.Module):
     def _no_dense(self, y: PyTree, zero: Float[Array, ""]) -> Dense | None:
         if not self.reads:
             return None
-        stages = self.tableau.num_stages
+        stages = self.tableau.stages
         k = jax.tree.map(lambda x: jnp.zeros((stages, *x.shape), x.dtype), y)
         return Dense(zero, zero, y, y, k)
 
@@ -259,9 +266,10 @@ class Lanes(eqx.Module):
             undefined.astype(h.dtype),
             zero,
         )
-        # The controller raises 1/error to the power 1/order. XLA's power is a call for
-        # each number in double precision, dearer than a gradient; so the norm is the
-        # root already, and the order is 1.
+        # The controller raises 1/error to the power 1/order and reads no state of its
+        # own (see `pid_state_unread`). XLA's power is a call for each number in double
+        # precision, dearer than a gradient; so the norm is the root already, and the
+        # order is 1.
         order: Any = method.error_order(whole.term())
         control = dataclasses.replace(
             whole.control(left, jnp.array(0), self.max_steps, None),
@@ -283,10 +291,10 @@ class Lanes(eqx.Module):
         ends = lands & (to_end <= to_jump)
         elapsed = lane.elapsed + jnp.where(keep, h, 0)
         bound = jnp.where(ends, whole.span, before[2] - whole.times[0])
-        result = RESULTS.promote(result)
+        result = outcome_of(result)
         failed = (result != RESULTS.successful) & (result != RESULTS.event_occurred)
-        result = RESULTS.where(failed, result, RESULTS.promote(ENDED))
-        result = RESULTS.where(ends, RESULTS.promote(DONE), result)
+        result = RESULTS.where(failed, result, outcome_of(ENDED))
+        result = RESULTS.where(ends, outcome_of(DONE), result)
         y = _where(keep, made.y1, lane.y)
         signs, dense = lane.signs, lane.dense
         crosses: Any = lane.crosses
@@ -376,10 +384,7 @@ class Lanes(eqx.Module):
         )
 
     def _path(self, dense: Dense) -> Any:
-        zero = jnp.zeros_like(dense.h)
-        return self.solver.interpolation_cls(
-            t0=zero, t1=dense.h, y0=dense.y0, y1=dense.y1, k=dense.k
-        )
+        return explicit_path(self.solver, dense.h, dense.y0, dense.y1, dense.k)
 
     def output(self, lane: Lane) -> PyTree:
         """What is observed at the next output time, which the last step has passed."""
@@ -421,8 +426,11 @@ class Lanes(eqx.Module):
         )
         found = whole.finish(state, RESULTS.interrupted)
         # What does not move is known outside, and need not come out of a program.
-        moved = whole.flow.moving(found.params)
-        return eqx.tree_at(lambda traj: traj.params, found, moved)
+        if not whole.flow.has_state:
+            moved = whole.flow.moving(found.params)
+            return eqx.tree_at(lambda traj: traj.params, found, moved)
+        moved = eqx.filter(found.params, eqx.is_array), whole.flow.moving(found.state)
+        return eqx.tree_at(lambda traj: (traj.params, traj.state), found, moved)
 
 
 def _root_of_norm(order: float, tree: PyTree) -> Float[Array, ""]:

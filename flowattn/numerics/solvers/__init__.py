@@ -6,7 +6,6 @@ from .crossing import sign_of as sign_of
 from .crossing import turns as turns
 from .explicit import ExplicitStep as ExplicitStep
 from .explicit import explicit_step as explicit_step
-from .explicit import tableau_of as tableau_of
 from .finite import SHORTENED as SHORTENED
 from .finite import all_finite as all_finite
 from .finite import stuck as stuck

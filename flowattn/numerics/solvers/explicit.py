@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
+
+from ..adapters import Tableau
 
 
 class ExplicitStep(NamedTuple):
@@ -25,24 +26,8 @@ class ExplicitStep(NamedTuple):
         return jax.tree.map(lambda k: k[-1], self.slopes)
 
 
-def tableau_of(
-    solver: diffrax.AbstractERK | type[diffrax.AbstractERK],
-) -> diffrax.ButcherTableau:
-    """The tableau of an explicit method."""
-    assert isinstance(solver.tableau, diffrax.ButcherTableau)
-    return solver.tableau
-
-
-def matrix_of(tableau: diffrax.ButcherTableau) -> np.ndarray:
-    """The whole matrix A, with its first row and its zeros."""
-    a = np.zeros((tableau.num_stages, tableau.num_stages))
-    for row, entries in enumerate(tableau.a_lower):
-        a[row + 1, : row + 1] = entries
-    return a
-
-
 def explicit_step(
-    tableau: diffrax.ButcherTableau,
+    tableau: Tableau,
     field: Callable[[Any, PyTree], PyTree],
     y: PyTree,
     h: Float[Array, " lane"],
@@ -56,15 +41,17 @@ def explicit_step(
     The stages are a loop, whose body is compiled once. It also keeps the compiler from
     fusing a stage into all that use it, which would compute each slope many times.
 
+    >>> import diffrax
+    >>> from flowattn.numerics.adapters import tableau_of
     >>> one = jnp.ones(1)
     >>> step = explicit_step(tableau_of(diffrax.Tsit5()), lambda t, y: -y, one,
     ...                      0.1 * one, -one)
     >>> bool(abs(step.y1[0] - jnp.exp(-0.1)) < 1e-8)
     True
     """
-    stages, dtype = tableau.num_stages, h.dtype
-    a = jnp.asarray(matrix_of(tableau), dtype)
-    c = jnp.asarray([0.0, *tableau.c], dtype)
+    stages, dtype = tableau.stages, h.dtype
+    a = jnp.asarray(tableau.a, dtype)
+    c = jnp.asarray(tableau.c, dtype)
 
     def rise(weights, slopes):
         def of(k):
@@ -96,8 +83,8 @@ def explicit_step(
     bounds = jnp.uint32(1), jnp.uint32(stages)
     slopes, y1 = jax.lax.fori_loop(*bounds, stage, (empty, y))
     if not tableau.ssal:
-        y1 = jax.tree.map(jnp.add, y, rise(_weights(tableau.b_sol), slopes))
-    return ExplicitStep(y1, rise(_weights(tableau.b_error), slopes), slopes)
+        y1 = jax.tree.map(jnp.add, y, rise(_weights(tableau.b), slopes))
+    return ExplicitStep(y1, rise(_weights(tableau.error), slopes), slopes)
 
 
 def _weights(row: np.ndarray) -> list[float | None]:

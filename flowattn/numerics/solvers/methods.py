@@ -15,8 +15,14 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ...errors import unknown
+from ..adapters import (
+    as_error,
+    evaluates_first,
+    explicit_dense,
+    first_rise,
+    tableau_of,
+)
 from .crossing import crossing, sign_of
-from .explicit import matrix_of, tableau_of
 from .finite import all_finite, stuck
 from .rkc import RKC, RKCState
 
@@ -31,8 +37,9 @@ _HELD_UP = 0.75
 _CHEAP = 1.8
 
 
-def methods(solver: Any, rtol: Any) -> tuple["Method", ...]:
-    """The methods that a solver's name stands for: two for "auto", else one.
+def methods(solver: Any, rtol: Any, real_spectrum: bool = True) -> tuple["Method", ...]:
+    """The methods that a solver's name stands for: two for "auto", else one. RKC is for
+    a `real_spectrum`: of any other flow "auto" leaves it out.
 
     Raises `InputError` for a name that is unknown, or a solver without error control.
     """
@@ -45,7 +52,8 @@ def methods(solver: Any, rtol: Any) -> tuple["Method", ...]:
         # Under trace the tolerance has no number to look at.
         tight = not isinstance(rtol, Tracer) and rtol < _TIGHT
         explicit = diffrax.Dopri8() if tight else diffrax.Tsit5()
-        return (Method(explicit), Method(RKC()))
+        explicit = Method(explicit)
+        return (explicit, Method(RKC())) if real_spectrum else (explicit,)
     if solver == "kvaerno5":
         return (Method(_implicit()),)
     known = {"tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8, "rkc": RKC}
@@ -69,7 +77,7 @@ class Tried(eqx.Module):
     and when within it they changed, whether (1 or 0) it met something that is not
     finite, and is `stuck` there.
 
-    All of it floats: diffrax puts inf for any nan in what a step gives for its error.
+    All of it floats, since `as_error` sends it.
     """
 
     error: PyTree
@@ -118,7 +126,7 @@ class Method(diffrax.AbstractWrappedSolver):
         """Evaluations of a step, or a guess at them where steps differ."""
         if isinstance(self.solver, diffrax.AbstractERK):
             tableau = tableau_of(self.solver)
-            return tableau.num_stages - int(tableau.fsal)
+            return tableau.stages - int(tableau.fsal)
         return 20
 
     @property
@@ -171,7 +179,7 @@ class Method(diffrax.AbstractWrappedSolver):
             evaluations = self.stages
             if tableau_of(self.solver).fsal:
                 # The first stage is the last of the step before, if there is one.
-                evaluations += jnp.where(solver_state[0] | made_jump, 1, 0)
+                evaluations += jnp.where(evaluates_first(solver_state, made_jump), 1, 0)
             held_up = _HELD_UP * stability_limit(type(self.solver))
             unfit = _stiffness(self.solver, y0, dense) > held_up
         elif isinstance(state, RKCState):
@@ -200,18 +208,15 @@ class Method(diffrax.AbstractWrappedSolver):
             lost.astype(dtype),
             caught.astype(dtype),
         )
-        return y1, tried, dense, state, result
+        return y1, as_error(tried), dense, state, result
 
     @staticmethod
     def _stuck(lost, y0, dense: dict[str, Any], h, watch: Watch):
         """Whether no step gets through from where one was lost; False where a method
         does not keep its first slope.
         """
-        if "k0" in dense:
-            first = dense["k0"]
-        elif "k" in dense:
-            first = jax.tree.map(lambda k: k[0], dense["k"])
-        else:
+        first = first_rise(dense)
+        if first is None:
             return jnp.array(False)
         return jax.lax.cond(
             lost, lambda: stuck(y0, first, h, watch.atol), lambda: jnp.array(False)
@@ -260,9 +265,9 @@ def _stiffness(solver, y0, dense) -> Float[Array, ""]:
     tableau = tableau_of(solver)
     if not (tableau.fsal and tableau.ssal and tableau.c[-2] == tableau.c[-1]):
         return jnp.array(0.0)
-    row = tableau.a_lower[-2]
+    row = tableau.a[-2, :-2]
     rise = run = 0.0
-    trees = (y0, dense["y1"], dense["k"])
+    trees = (y0, *explicit_dense(dense))
     for y, y1, k in zip(*map(jax.tree.leaves, trees), strict=True):
         before = jnp.tensordot(jnp.asarray(row, y.dtype), k[: len(row)], axes=1)
         rise += jnp.sum((k[-1] - k[-2]) ** 2)
@@ -281,11 +286,9 @@ def stability_limit(solver: type[diffrax.AbstractERK]) -> float:
     3.51
     """
     tableau = tableau_of(solver)
-    stages, a = tableau.num_stages, matrix_of(tableau)
-    b = np.asarray(tableau.b_sol)
     x = np.arange(1, 40_000) * 1e-3
-    systems = np.eye(stages) + x[:, None, None] * a
-    solved = np.linalg.solve(systems, np.ones((len(x), stages, 1)))[..., 0]
-    growth = np.abs(1 - x * (solved @ b))
+    systems = np.eye(tableau.stages) + x[:, None, None] * tableau.a
+    solved = np.linalg.solve(systems, np.ones((len(x), tableau.stages, 1)))[..., 0]
+    growth = np.abs(1 - x * (solved @ tableau.b))
     beyond = growth > 1 + 1e-9
     return float(x[np.argmax(beyond)]) if beyond.any() else float(x[-1])

@@ -6,14 +6,15 @@ from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ...adapters import any_of_batch, while_loop
 from ...errors import InputError, shown
+from ..adapters import hermite_dense
 
 MOST_STAGES = 200
 # Damping of the stability polynomial: |R| ≤ 1 − ε/3 inside the stability interval.
@@ -128,7 +129,7 @@ class RKC(diffrax.AbstractAdaptiveSolver):
         size = jnp.abs(h)
         # Where the field jumps, its value from before the jump is of no use.
         velocity = jax.lax.cond(
-            eqxi.unvmap_any(made_jump),
+            any_of_batch(made_jump),
             lambda: terms.vf(t0, y0, args),
             lambda: state.velocity,
         )
@@ -175,7 +176,7 @@ class RKC(diffrax.AbstractAdaptiveSolver):
             evaluations=evaluations + jnp.where(possible, stages, 1),
             products=state.products + products,
         )
-        dense = dict(y0=y0, y1=y1, k0=_scale(h, velocity), k1=_scale(h, after))
+        dense = hermite_dense(y0, y1, _scale(h, velocity), _scale(h, after))
         return y1, y_error, dense, following, diffrax.RESULTS.successful
 
 
@@ -264,13 +265,7 @@ def _chebyshev(terms, t0, t1, y0, args, h, velocity, stages, run) -> PyTree:
         _scale(b * w1 * h, velocity),
         jax.tree.map(jnp.zeros_like, y0),
     )
-    end = eqxi.while_loop(
-        lambda last: last.j <= run,
-        stage,
-        start,
-        max_steps=MOST_STAGES,
-        kind="checkpointed",
-    )
+    end = while_loop(lambda last: last.j <= run, stage, start, max_steps=MOST_STAGES)
     return end.increment
 
 
@@ -336,7 +331,7 @@ def _spectral_radius(terms, t, y, args, radius, direction, wanted: Bool[Array, "
     def keep():
         return radius, direction, jnp.array(0)
 
-    found = jax.lax.cond(eqxi.unvmap_any(wanted), estimate, keep)
+    found = jax.lax.cond(any_of_batch(wanted), estimate, keep)
     return jax.tree.map(lambda new, old: jnp.where(wanted, new, old), found, keep())
 
 

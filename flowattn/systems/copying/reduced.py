@@ -41,7 +41,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from ...observables import Observable
-from ..base import itself
+from ...problem import itself
 
 
 class CopyingPoint(eqx.Module):

@@ -12,6 +12,7 @@ from ...errors import require_positive
 from ...losses import AbstractBatchLoss, accuracy, cross_entropy
 from ...models.sequence import SequenceModel
 from ...numerics.descend import descend
+from ...optimizers import Adam
 from ...tasks.copying import CopyingTask
 
 # A share of the words of this many sequences is known to a percent.
@@ -145,15 +146,13 @@ def _train(task, width, batch, steps, learning_rate, keys, every):
         run = descend(
             loss,
             params,
+            Adam(learning_rate),
             steps=steps,
-            learning_rate=learning_rate,
-            optimizer="adam",
-            time_per_step=1.0,
             every=every,
             observe={"measures": loss.measures},
             throw=False,
         )
-        return run.ts, run.observed["measures"]
+        return jnp.round(run.ts / learning_rate), run.observed["measures"]
 
     times, measures = jax.lax.map(one, keys) if one_by_one() else jax.vmap(one)(keys)
     return times[0].astype(int), measures

@@ -19,11 +19,13 @@ from ...flows import GradientFlow
 from ...laws import Law
 from ...models import FactorisedScores, PositionalHeads
 from ...observables import Observable
+from ...optimizers import SGD, Adam
 from ...panels import Panel
+from ...problem import Problem
 from ...reductions import Reduction
 from ...tasks import CopyingTask
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, AnyRun, Defaults, Problem, Settings, Survey, itself
+from ..base import AbstractSystem, AnyRun, Defaults, Settings, Survey
 from ..keyword import Keyword
 from .full import CopyingLoss, coordinates, full_observables, lifted
 from .models import SIZES, sequence_survey
@@ -174,8 +176,8 @@ class Copying(AbstractSystem):
         """
         if self.model == "lstm":
             size = SIZES[self.size or "quick"]
-            return Defaults(None, size.learning_rate, steps=size.steps)
-        return Defaults(self._long_enough(), learning_rate=1.0, steps=0)
+            return Defaults(None, Adam(size.learning_rate), steps=size.steps)
+        return Defaults(self._long_enough(), SGD(1.0), steps=0)
 
     def _long_enough(self) -> float:
         """Twice what the leading order of theory expects, and 10 n² at least."""
@@ -251,11 +253,9 @@ class Copying(AbstractSystem):
             return Problem(
                 self.point(),
                 small,
-                small,
-                observables,
-                self._laws(_factors_of_point),
-                {},
-                itself,
+                validation=small,
+                observables=observables,
+                laws=self._laws(_factors_of_point),
                 rates=rates,
                 events=_escape(observables),
             )
@@ -282,15 +282,14 @@ class Copying(AbstractSystem):
         return Problem(
             self.drawn(start_key) if random else lifted(n, m, self.point()),
             loss,
-            loss,
-            observables,
-            self._laws(_factors),
-            {} if random else {"copying": reduction},
-            itself,
+            validation=loss,
+            observables=observables,
+            laws=self._laws(_factors),
+            reductions={} if random else {"copying": reduction},
             events=_escape(observables),
         )
 
-    def _laws(self, factors: Any) -> dict[str, Law]:
+    def _laws(self, factors: Any) -> list[Law]:
         known = []
         if self.factorised:
             known.append(laws.factor_balance(factors))
@@ -298,7 +297,7 @@ class Copying(AbstractSystem):
             known.append(laws.score_sum(_score_matrix))
         if not self.reduced:
             known.append(laws.logit_sum(_values))
-        return {law.name: law for law in known}
+        return known
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
         """The time of escape as theory counts it, and the first slope of w."""

@@ -14,10 +14,13 @@ from jaxtyping import PRNGKeyArray
 
 from ... import laws
 from ...errors import InputError, require_positive
+from ...flows import Switch, gradient_flow
 from ...laws import Law
 from ...models import AbstractFocusModel, ImageFocus, LinearFocus, Network
 from ...observables import Observable
+from ...optimizers import SGD
 from ...panels import Panel
+from ...problem import Problem
 from ...reductions import Reduction
 from ...tasks import (
     ImageMosaicsTask,
@@ -27,7 +30,7 @@ from ...tasks import (
     digits,
 )
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, AnyRun, Defaults, Problem, Then, flow_of
+from ..base import AbstractSystem, AnyRun, Defaults
 from .observables import MEASURES, FocusLoss, linear_observables, selection
 from .panels import focus_panels
 from .reduced import (
@@ -165,8 +168,7 @@ class Focus(AbstractSystem):
 
     @property
     def _image_time(self) -> float:
-        rate, momentum = self.defaults.learning_rate, self.defaults.momentum
-        return _IMAGE_STEPS * rate / (1 - momentum)
+        return self.defaults.optimizer.time(_IMAGE_STEPS)
 
     @property
     def defaults(self) -> Defaults:
@@ -174,8 +176,8 @@ class Focus(AbstractSystem):
         asked for; no descent of the reduced equations unless it is.
         """
         if self.images:
-            return Defaults(None, 0.05, 0.9, _IMAGE_STEPS, outputs=20)
-        return Defaults(_LINEAR_T1, 1.0, steps=0 if self.reduced else None)
+            return Defaults(None, SGD(0.05, momentum=0.9), _IMAGE_STEPS, outputs=20)
+        return Defaults(_LINEAR_T1, SGD(1.0), steps=0 if self.reduced else None)
 
     def require_within(self, t1: float) -> None:
         """Raises `InputError` where the switch is not before the end."""
@@ -218,29 +220,30 @@ class Focus(AbstractSystem):
         held = jnp.log(self._count - 1.0) + jnp.log(alpha) - jnp.log1p(-alpha)
         return Focus2D(mu, None), Focus2D(None, held)
 
-    def _trained_on(self, make: Callable[[Loss], Any]) -> tuple[Any, Then | None]:
+    def _trained_on(self, make: Callable[[Loss], Any]) -> tuple[Any, Switch | None]:
         """The loss, and the one that takes over, each made by its kind."""
         first, second = self.kinds
-        return make(first), None if second is None else Then(self.switch, make(second))
+        return make(first), None if second is None else Switch(
+            self.switch, make(second)
+        )
 
-    def _reduced_losses(self, frozen: Focus2D) -> tuple[ReducedLoss, Then | None]:
+    def _reduced_losses(self, frozen: Focus2D) -> tuple[ReducedLoss, Switch | None]:
         sizes = self._count, self.classes
         return self._trained_on(lambda kind: ReducedLoss(frozen, kind, *sizes))
 
     def _reduced_problem(self) -> Problem:
         start, frozen = self._start()
-        loss, then = self._reduced_losses(frozen)
+        loss, switch = self._reduced_losses(frozen)
         whole = Partial(eqx.combine, frozen)
         return Problem(
             start,
             loss,
-            _last(loss, then),
-            reduced_observables(_last(loss, then), whole),
-            self._laws(whole, "exact"),
-            {},
-            whole,
+            validation=_last(loss, switch),
+            observables=reduced_observables(_last(loss, switch), whole),
+            laws=self._laws(whole, "exact"),
+            model=whole,
             rates=self._rates(),
-            then=then,
+            switch=switch,
             closed_forms=self._closed_forms(),
         )
 
@@ -254,9 +257,9 @@ class Focus(AbstractSystem):
         alpha = jnp.asarray(self.fixed_focus, float)
         return {"mu": Partial(_mu_at, kind, self.classes, alpha, start)}
 
-    def _laws(self, coordinates_of, kind) -> dict[str, Law]:
+    def _laws(self, coordinates_of, kind) -> list[Law]:
         if self.fixed_focus is not None:
-            return {}
+            return []
         make = {
             "soft": laws.soft_focus,
             "hard": laws.hard_focus,
@@ -272,7 +275,7 @@ class Focus(AbstractSystem):
                 make[first](*sizes, until=switch, regime="before the switch"),
                 make[second](*sizes, since=switch, regime="from the switch on"),
             ]
-        return {law.name: law for law in found}
+        return found
 
     def _linear_problem(self, key: PRNGKeyArray) -> Problem:
         task = self._linear_task()
@@ -283,49 +286,49 @@ class Focus(AbstractSystem):
         model = lifted(self.classes, eqx.combine(start, Focus2D(None, jnp.zeros(()))))
         spec = self._spec(model)
         params, frozen = eqx.partition(model, spec)
-        loss, then, validation = self._losses(frozen, splits, batch_key)
+        loss, switch, validation = self._losses(frozen, splits, batch_key)
         exact = task.noiseless and self.balanced
         kind = "exact" if exact else "approximate"
         project = Partial(coordinates, frozen, fixed)
-        small, small_then = self._reduced_losses(held)
+        small, small_switch = self._reduced_losses(held)
         reduction = Reduction(
-            flow_of(small, self._rates(), small_then),
-            flow_of(loss, None, then),
+            gradient_flow(small, self._rates(), small_switch),
+            gradient_flow(loss, None, switch),
             project,
             Partial(_trained, spec, self.classes),
             kind,
             scaling="" if exact else _SCALING,
             citation=self.citation,
             observables=reduced_observables(
-                _last(small, small_then), Partial(eqx.combine, held)
+                _last(small, small_switch), Partial(eqx.combine, held)
             ),
         )
         return Problem(
             params,
             loss,
-            validation,
-            linear_observables(_last(loss, then), project, held),
-            self._laws(project, kind),
-            {"focus": reduction},
-            Partial(eqx.combine, frozen),
-            then=then,
+            validation=validation,
+            observables=linear_observables(_last(loss, switch), project, held),
+            laws=self._laws(project, kind),
+            reductions={"focus": reduction},
+            model=Partial(eqx.combine, frozen),
+            switch=switch,
             closed_forms=self._closed_forms(),
         )
 
     def _losses(
         self, frozen: AbstractFocusModel, splits: MosaicSplits, key: PRNGKeyArray
-    ) -> tuple[FocusLoss, Then | None, FocusLoss]:
+    ) -> tuple[FocusLoss, Switch | None, FocusLoss]:
         """The loss, the one that takes over, and the one to watch."""
         alpha = self.fixed_focus
         alpha = None if alpha is None else jnp.asarray(alpha, float)
         batch = 256 if self.batch is None and self.images else self.batch
         seen = jr.key_data(key)
-        loss, then = self._trained_on(
+        loss, switch = self._trained_on(
             lambda kind: FocusLoss(frozen, splits.train, alpha, kind, batch, seen)
         )
-        last = _last(loss, then).kind
+        last = _last(loss, switch).kind
         validation = FocusLoss(frozen, splits.validation, alpha, last, None, seen)
-        return loss, then, validation
+        return loss, switch, validation
 
     def _spec(self, model: LinearFocus | ImageFocus) -> Any:
         """What of a model is trained: all, but for a focus that is held."""
@@ -358,10 +361,10 @@ class Focus(AbstractSystem):
             make(shape, 1, key=keys[0]), make(shape, task.foreground, key=keys[1])
         )
         params, frozen = eqx.partition(model, self._spec(model))
-        loss, then, validation = self._losses(frozen, splits, batch_key)
+        loss, switch, validation = self._losses(frozen, splits, batch_key)
         observables = {
             "selection": Observable(
-                Partial(selection, _last(loss, then), splits),
+                Partial(selection, _last(loss, switch), splits),
                 ("split", "measure"),
                 "1",
                 "loss, accuracy, shares of focus and prediction, attention",
@@ -371,12 +374,10 @@ class Focus(AbstractSystem):
         return Problem(
             params,
             loss,
-            validation,
-            observables,
-            {},
-            {},
-            Partial(eqx.combine, frozen),
-            then=then,
+            validation=validation,
+            observables=observables,
+            model=Partial(eqx.combine, frozen),
+            switch=switch,
         )
 
     def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
@@ -394,9 +395,9 @@ class Focus(AbstractSystem):
         return values
 
 
-def _last(loss: Any, then: Then | None) -> Any:
+def _last(loss: Any, switch: Switch | None) -> Any:
     """The loss that is trained on at the end."""
-    return loss if then is None else then.loss
+    return loss if switch is None else switch.loss
 
 
 def _mu_at(kind, classes, alpha, start, ts):

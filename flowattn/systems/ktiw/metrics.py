@@ -213,7 +213,7 @@ def measure(
             "kendall_tau": float(tau[defined].mean()) if defined.any() else None,
             "undefined": int(np.sum(~defined)),
             "xi": xi(agree, followed, performance),
-            "step": int(of.run.ts[number]),
+            "step": int(of.steps[number]),
         }
 
     rows = {
@@ -235,7 +235,7 @@ def measure(
 def _best(of: Checkpoints) -> dict[str, Any]:
     found = {split: of.accuracy(split) for split in ("validation", "test")}
     best = {split: float(values[of.best]) for split, values in found.items()}
-    return {**best, "step": int(of.run.ts[of.best])}
+    return {**best, "step": int(of.steps[of.best])}
 
 
 def _agreements(a, of: Checkpoints, what, test, real) -> np.ndarray:

@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from ...errors import InputError
+from ...optimizers import Adam
 from ...panels import Panel
+from ...problem import Problem
 from ...tasks import Corpus, KeywordTask, TextTask
-from ..base import AbstractSystem, Column, Defaults, Part, Problem, Settings, Survey
+from ..base import AbstractSystem, Column, Defaults, Part, Settings, Survey
 from ..keyword import Keyword
 from .metrics import measure
 from .panels import agreement_panels
@@ -61,7 +63,7 @@ class KTIW(AbstractSystem):
     @property
     def defaults(self) -> Defaults:
         """Steps of Adam; no flow."""
-        return Defaults(None, _TRAINING.learning_rate, steps=_TRAINING.steps)
+        return Defaults(None, Adam(_TRAINING.learning_rate), steps=_TRAINING.steps)
 
     @property
     def surveys(self) -> bool:

@@ -22,6 +22,7 @@ from ...errors import InputError, require_choice, require_positive
 from ...fields import Checked
 from ...models import AffineClassifier, AttentionClassifier, LinearClassifier
 from ...numerics.descend import descend
+from ...optimizers import Adam
 from ...tasks import Corpus
 from ...trajectory import Trajectory
 from ..topic_words.observables import run_observables
@@ -34,11 +35,12 @@ NETWORKS = ("standard", "uniform", "proxy")
 class Checkpoints(eqx.Module):
     """A network at some steps of its training, from the first to the last.
 
-    `run.ts` holds the steps, `run.observed` loss and accuracies.
+    `steps` are these, `run.observed` holds loss and accuracies.
     """
 
     run: Trajectory
     frozen: AttentionClassifier
+    steps: np.ndarray
 
     def network(self, number: Any) -> AttentionClassifier:
         """The network at one of the checkpoints."""
@@ -74,8 +76,8 @@ class KTIWTraining(Checked):
     >>> corpus = KeywordTask(sentences=100).sample(jr.key(0))
     >>> training = KTIWTraining(steps=20, checkpoints=4)
     >>> trained = training.train("uniform", corpus, jr.key(1))
-    >>> trained.run.ts.tolist(), float(abs(trained.network(4).scores).max())
-    ([0.0, 1.0, 5.0, 11.0, 20.0], 0.0)
+    >>> trained.steps.tolist(), float(abs(trained.network(4).scores).max())
+    ([0, 1, 5, 11, 20], 0.0)
     """
 
     dimension: int = eqx.field(static=True, default=50)
@@ -153,12 +155,10 @@ class KTIWTraining(Checked):
         run = descend(
             loss,
             params,
-            optimizer="adam",
-            learning_rate=self.learning_rate,
-            time_per_step=1.0,
+            Adam(self.learning_rate),
             steps=self.steps,
             every=steps,
             observe=run_observables(corpus, Partial(join, frozen), loss),
             save_params=True,
         )
-        return Checkpoints(run, frozen)
+        return Checkpoints(run, frozen, steps)

@@ -17,10 +17,11 @@ from ...errors import InputError, cut, require_positive
 from ...laws import Law
 from ...models import AttentionClassifier, LinearClassifier, TwoLayerClassifier
 from ...panels import Panel
+from ...problem import Problem
 from ...reductions import Reduction
 from ...tasks import Corpus, TextTask, TopicWordsTask, WordTable
 from ...trajectory import Trajectory
-from ..base import AbstractSystem, AnyRun, Problem
+from ..base import AbstractSystem, AnyRun
 from .observables import (
     observed_words,
     run_observables,
@@ -205,12 +206,12 @@ class TopicWords(AbstractSystem):
         return Problem(
             params,
             loss,
-            SentenceLoss(loss.frozen, corpus.validation),
-            observables,
-            self._laws(full_of, sen_args, dim),
-            reductions,
-            full_of,
-            corpus,
+            validation=SentenceLoss(loss.frozen, corpus.validation),
+            observables=observables,
+            laws=self._laws(full_of, sen_args, dim),
+            reductions=reductions,
+            model=full_of,
+            corpus=corpus,
         )
 
     def _reductions(self, loss, start, params, task) -> dict[str, Reduction]:
@@ -246,7 +247,7 @@ class TopicWords(AbstractSystem):
             make(dimension, classes, key=classifier_key),
         )
 
-    def _laws(self, model_of, sen_args, dim) -> dict[str, Law]:
+    def _laws(self, model_of, sen_args, dim) -> list[Law]:
         parts = set(self.parts)
         found = []
         if {"keys", "embeddings"} <= parts and "query" not in parts:
@@ -260,7 +261,7 @@ class TopicWords(AbstractSystem):
             found.append(laws.embedding_output_balance(model_of))
         if "classifier" in parts and self.classifier == "two-layer":
             found.append(laws.hidden_unit_balance(model_of))
-        return {law.name: law for law in found}
+        return found
 
     def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
         """Training, and the SEN relation."""

@@ -1,0 +1,103 @@
+"""Adapters: what the package knows of JAX and Equinox beyond their public interfaces.
+
+Each part names the version it was read in and what fails where that changes;
+`tests/test_adapters.py` has a test for each. Of diffrax see `numerics.adapters`.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox.internal as eqxi
+import jax.extend.core as jex
+
+# Of `jax.extend.core` (JAX 0.10), whose names may change in any version: the parts of
+# a jaxpr that `identity` reads. Without them nothing can be imported.
+from jax.extend.core import ClosedJaxpr as ClosedJaxpr
+from jax.extend.core import Jaxpr as Jaxpr
+from jax.extend.core import Literal as Literal
+from jaxtyping import Array, Bool
+
+Carry = TypeVar("Carry")
+
+
+def any_of_batch(condition: Any) -> Bool[Array, ""]:
+    """Whether a condition holds anywhere in a batch: one answer for all of a `vmap`,
+    so that `cond` stays a branch.
+
+    `unvmap_any` of `equinox.internal` (0.13). If it gave an answer for each, `cond`
+    would become a select: the same numbers at the cost of both branches.
+
+    >>> import jax, jax.numpy as jnp
+    >>> jax.vmap(any_of_batch, out_axes=None)(jnp.array([True, False])).tolist()
+    True
+    """
+    return eqxi.unvmap_any(condition)
+
+
+def all_of_batch(condition: Any) -> Bool[Array, ""]:
+    """Whether a condition holds everywhere in a batch; see `any_of_batch`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> jax.vmap(all_of_batch, out_axes=None)(jnp.array([True, False])).tolist()
+    False
+    """
+    return eqxi.unvmap_all(condition)
+
+
+def while_loop(
+    going: Callable[[Carry], Any],
+    body: Callable[[Carry], Carry],
+    start: Carry,
+    *,
+    max_steps: int | None = None,
+    checkpoints: int | None = None,
+) -> Carry:
+    """A while loop with a reverse-mode derivative, computed from checkpoints: a given
+    number of them, or what `max_steps` needs; one of the two must be given.
+
+    The "checkpointed" loop of `equinox.internal` (0.13). Without it solves have no
+    gradient; `jax.lax.while_loop` gives the same numbers.
+
+    >>> import jax
+    >>> def power(x):
+    ...     return while_loop(lambda y: y < 9, lambda y: y * y, x, checkpoints=2)
+    >>> jax.grad(power)(2.0).item()
+    32.0
+    """
+    return eqxi.while_loop(
+        going,
+        body,
+        start,
+        max_steps=max_steps,
+        kind="checkpointed",
+        checkpoints=checkpoints,
+    )
+
+
+def under_transformation() -> bool:
+    """Whether a transformation of JAX's (`jit`, `vmap`, `grad`) is under way.
+
+    JAX's opaque state of tracing (`jax.extend.core`, JAX 0.10) compared with that of a
+    thread of its own, where none is. If the two always differed, runs would look for
+    tracers in vain; if they never did, a run that closes over a tracer would be taken
+    for a concrete one, and fail.
+
+    >>> import jax
+    >>> seen = []
+    >>> _ = jax.jit(lambda x: (seen.append(under_transformation()), x)[1])(1.0)
+    >>> under_transformation(), seen
+    (False, [True])
+    """
+    return jex.get_opaque_trace_state() != _untransformed()
+
+
+@functools.cache
+def _untransformed() -> Any:
+    """JAX's state where no transformation is under way."""
+    found = []
+    look = threading.Thread(target=lambda: found.append(jex.get_opaque_trace_state()))
+    look.start()
+    look.join()
+    return found[0]

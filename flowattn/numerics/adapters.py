@@ -1,0 +1,164 @@
+"""Adapters: what the package knows of diffrax beyond its public interface.
+
+Each part was read in diffrax 0.7.2 and names what fails where that changes;
+`tests/test_adapters.py` has a test for each. Of JAX and Equinox see `adapters`.
+"""
+
+from typing import Any, NamedTuple, TypeVar
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..trajectory import RESULTS
+
+# A step size control that gives a result other than "successful" ends the solve after
+# the step at hand, which counts if it was kept, and the solve has that result; here
+# "event occurred" ends a segment that another follows. If such a step were dropped, its
+# outputs would be written twice; if the code were altered, a run would end there.
+ENDED = diffrax.RESULTS.event_occurred
+DONE = diffrax.RESULTS.successful
+
+# diffrax rounds a step that ends within this many spacings of the end of its interval
+# to that end, and after a rejection tries half of what is left, again and again. If
+# they became more than `stepping` allows for, a segment could stop advancing.
+ROUNDED_SPACINGS = 100
+
+Report = TypeVar("Report")
+
+
+def outcome_of(result: Any) -> Any:
+    """A result of diffrax's as one of the package's.
+
+    `RESULTS` of the package extends that of diffrax, which Equinox's enumerations
+    provide for; a result that diffrax no longer gave as one of them would be refused
+    while tracing.
+    """
+    return RESULTS.promote(result)
+
+
+def pid_state(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Array]:
+    """The state of diffrax's `PIDController` as arrays only, to be carried by a loop.
+
+    It is a tuple: the inverses of the last two scaled errors, and whether the step is
+    the smallest allowed, which begins as Python's False. Another layout fails here or
+    at the first loop.
+    """
+    last, before, smallest = state
+    return last, before, jnp.asarray(smallest)
+
+
+def pid_state_unread(like: Array) -> tuple[Array, Array, Array]:
+    """A state of diffrax's `PIDController` for lanes, which carry none.
+
+    With its default coefficients, 0 1 0, and without a smallest step, it reads nothing
+    of its state: a step changes by 0.9 error^(−1/order), within its limits. Lanes
+    also rely on this for giving it the root of the norm and order 1. If it read its
+    state, the steps of lanes would differ from those of `solve`.
+    """
+    one = jnp.ones_like(like)
+    return one, one, jnp.array(False)
+
+
+def as_error(report: Report) -> Report:
+    """What a solver gives for its error, to report more of a step than that.
+
+    diffrax hands it to the step size control as it is, but for nan, of which it makes
+    inf: so all of it must be arrays of numbers. If diffrax read it, or gave the control
+    a part of it, every solve would fail while tracing.
+    """
+    assert all(hasattr(x, "dtype") for x in jax.tree.leaves(report))
+    return report
+
+
+def report_in(error: Any, kind: type[Report]) -> Report:
+    """The report that `as_error` sent."""
+    assert isinstance(error, kind), f"not a {kind.__name__} but a {type(error)}"
+    return error
+
+
+class Tableau(NamedTuple):
+    """The tableau of an explicit method: full matrix A and times c, weights b of the
+    solution and of the error; whether the last stage is the first of the next step
+    (`fsal`), and whether it lies at the solution (`ssal`).
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    error: np.ndarray
+    c: np.ndarray
+    fsal: bool
+    ssal: bool
+
+    @property
+    def stages(self) -> int:
+        """How many there are."""
+        return len(self.b)
+
+
+def tableau_of(
+    solver: diffrax.AbstractERK | type[diffrax.AbstractERK],
+) -> Tableau:
+    """The tableau of an explicit method of diffrax's.
+
+    diffrax leaves out of A and c the row of the first stage, and of A what is not
+    below the diagonal; its weights of the error give it directly, not as those of a
+    second solution. Methods with another kind of tableau are refused.
+    """
+    held = solver.tableau
+    assert isinstance(held, diffrax.ButcherTableau)
+    a = np.zeros((held.num_stages, held.num_stages))
+    for row, entries in enumerate(held.a_lower):
+        a[row + 1, : row + 1] = entries
+    c = np.array([0.0, *held.c])
+    return Tableau(a, held.b_sol, held.b_error, c, held.fsal, held.ssal)
+
+
+def evaluates_first(solver_state: Any, made_jump: Any) -> Bool[Array, ""] | bool:
+    """Whether a step of an explicit method that is `fsal` evaluates its first stage.
+
+    The state of such a method is a pair: whether this is its first step, and the slope
+    at the end of the last one. Of another layout evaluations would be miscounted.
+    """
+    first, _ = solver_state
+    return first | made_jump
+
+
+def explicit_dense(dense: dict[str, Any]) -> tuple[PyTree, PyTree]:
+    """Where a step of an explicit method ends, and its stages' slopes times its length
+    (first axis): from the dictionary of what the method's interpolation needs.
+    """
+    return dense["y1"], dense["k"]
+
+
+def first_rise(dense: dict[str, Any]) -> PyTree | None:
+    """The slope at a step's start times its length, from what the interpolation needs;
+    None where that does not hold it.
+
+    It is `k0` for interpolations that know the two ends, and the first of `k` for those
+    of Runge-Kutta methods. By other names it would be taken for absent, and a run that
+    is stuck would go on to its limit of steps.
+    """
+    if "k0" in dense:
+        return dense["k0"]
+    if "k" in dense:
+        return jax.tree.map(lambda k: k[0], dense["k"])
+    return None
+
+
+def explicit_path(
+    solver: Any, h: Float[Array, ""], y0: PyTree, y1: PyTree, k: PyTree
+) -> diffrax.AbstractPath:
+    """The interpolation of a step from local time 0 to h that the package has made by
+    an explicit method of diffrax's; `k` as in `explicit_dense`.
+    """
+    return solver.interpolation_cls(t0=jnp.zeros_like(h), t1=h, y0=y0, y1=y1, k=k)
+
+
+def hermite_dense(y0: PyTree, y1: PyTree, k0: PyTree, k1: PyTree) -> dict[str, Any]:
+    """What diffrax's cubic Hermite interpolation needs: the two ends of a step and the
+    slopes there, times its length.
+    """
+    return dict(y0=y0, y1=y1, k0=k0, k1=k1)

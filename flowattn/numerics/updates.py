@@ -1,0 +1,71 @@
+"""Updates: steps of optax's rules, each given what it asks for. The only file that runs
+them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree, Scalar
+
+from ..errors import InputError, shown
+
+
+def moved(
+    optimizer: optax.GradientTransformationExtraArgs,
+    gradient: PyTree,
+    state: PyTree,
+    params: PyTree,
+    **seen: Any,
+) -> tuple[PyTree, PyTree]:
+    """Parameters and state after a step; `seen` is what a step knows beside the
+    gradient: `value`, `grad`, `value_fn`.
+    """
+    # Optax counts steps in integers and multiplies them with floats.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, state = optimizer.update(gradient, state, params, **seen)
+    return optax.apply_updates(params, updates), state
+
+
+def searches(
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: PyTree,
+    loss: Callable[[PyTree], Scalar],
+) -> bool:
+    """Whether an optimiser evaluates the loss itself, as a line search does.
+
+    Raises `InputError` for one that asks for more than a step of a descent knows.
+    """
+    asked, value = [], jax.eval_shape(loss, params)
+
+    def value_fn(params: PyTree) -> Scalar:
+        asked.append(True)
+        return loss(params)
+
+    def step(params: PyTree, value: Scalar) -> PyTree:
+        seen = {"value": value, "grad": params, "value_fn": value_fn}
+        return moved(optimizer, params, optimizer.init(params), params, **seen)
+
+    try:
+        jax.eval_shape(step, params, value)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "the optimizer makes no step of gradient, value, grad and value_fn: "
+            f"{shown(error, 200)}"
+        ) from error
+    return bool(asked)
+
+
+def begun(
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: PyTree,
+    **seen: Any,
+) -> PyTree:
+    """The state before the first step, in the dtypes that it has after one."""
+    state = optimizer.init(params)
+    _, after = jax.eval_shape(
+        lambda state: moved(optimizer, params, state, params, **seen), state
+    )
+    return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, after)

@@ -1,0 +1,222 @@
+"""Problem: a loss from a start, with all that is asked of its training."""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import PyTree
+
+from .errors import InputError, quoted, unknown
+from .flows import AbstractFlow, Switch, gradient_flow, require_flow
+from .laws import Law
+from .losses import AbstractBatchLoss
+from .numerics.descend import descend
+from .numerics.solve import solve
+from .observables import Observable
+from .optimizers import AbstractOptimizer
+from .reductions import Reduction
+from .tasks import Corpus
+from .trajectory import Trajectory
+
+
+def itself(params: PyTree) -> PyTree:
+    """The model of parameters that are all of it."""
+    return params
+
+
+def _laws_by_name(laws: Any) -> dict[str, Law]:
+    """Laws by their names, from a collection of them or a dictionary."""
+    found = laws.values() if isinstance(laws, Mapping) else laws
+    if isinstance(found, Law) or not isinstance(found, Iterable):
+        raise InputError(f"laws must be a list of laws, got {quoted(laws)}")
+    by_name: dict[str, Law] = {}
+    for law in found:
+        if not isinstance(law, Law):
+            raise InputError(f"laws must hold fa.Law, got a {type(law).__name__}")
+        if law.name in by_name:
+            raise InputError(f"two laws are named {law.name!r}")
+        by_name[law.name] = law
+    return by_name
+
+
+def _by_name(what: str, given: Any) -> dict[str, Any]:
+    """Things by name; `InputError` for what is no dictionary."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"{what} must be a dictionary by name, got {quoted(given)}")
+    return dict(given)
+
+
+class Problem(eqx.Module):
+    """A loss, a start, and what is to be observed and checked of training from it.
+
+    Args:
+        params: the start, any PyTree; its floating-point arrays move.
+        loss: maps parameters (shaped as `params`) to a scalar; it carries its data.
+        observables: what is observed along a run, by name: `params -> array`. The loss
+            is observed always, as "loss" unless that name is given to another.
+        laws: what the gradient flow conserves; a list of `Law`, or a dictionary.
+        reductions: theories in fewer numbers, `Reduction` by name.
+        events: `params -> number` by name; a solve finds when each changes sign.
+        closed_forms: observables by name as functions of an array of times.
+        validation: a loss to stop a descent by (`patience`).
+        rates: factors of the gradient, as those of `GradientFlow`.
+        switch: a loss that takes over at a time.
+        flow: the flow to solve; None: the gradient flow of the loss, with these rates
+            and this switch.
+        model: gives the full model for parameters; None: they are it.
+        corpus: the sentences that the loss is of, where it is of any.
+        outputs: gives the model's outputs on its data for parameters, and
+        outer: the loss of these outputs, where the loss is `outer(outputs(params))`.
+
+    Raises:
+        InputError: for what is none of these.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> problem = fa.Problem(jnp.array([2.0]), lambda x: 0.5 * jnp.sum(x**2))
+    >>> traj = problem.solve(t1=1.0)
+    >>> round(float(traj.observed["loss"][-1]), 4)  # 2/e²
+    0.2707
+    """
+
+    params: PyTree
+    loss: Any
+    observables: dict[str, Callable[[PyTree], Any]]
+    laws: dict[str, Law]
+    reductions: dict[str, Reduction]
+    events: dict[str, Callable[[PyTree], Any]]
+    closed_forms: dict[str, Callable[[Any], Any]]
+    validation: Any
+    rates: PyTree | None
+    switch: Switch | None
+    own_flow: AbstractFlow | None
+    model: Callable[[PyTree], Any]
+    corpus: Corpus | None
+    outputs: Callable[[PyTree], Any] | None
+    outer: Callable[[Any], Any] | None
+
+    def __init__(
+        self,
+        params: PyTree,
+        loss: Callable[[PyTree], Any],
+        *,
+        observables: Mapping[str, Callable[[PyTree], Any]] = MappingProxyType({}),
+        laws: Iterable[Law] | Mapping[str, Law] = (),
+        reductions: Mapping[str, Reduction] = MappingProxyType({}),
+        events: Mapping[str, Callable[[PyTree], Any]] = MappingProxyType({}),
+        closed_forms: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+        validation: Callable[[PyTree], Any] | None = None,
+        rates: PyTree | None = None,
+        switch: Switch | None = None,
+        flow: AbstractFlow | None = None,
+        model: Callable[[PyTree], Any] | None = None,
+        corpus: Corpus | None = None,
+        outputs: Callable[[PyTree], Any] | None = None,
+        outer: Callable[[Any], Any] | None = None,
+    ):
+        if isinstance(loss, AbstractFlow) or not callable(loss):
+            raise InputError(
+                "Problem needs a loss, a function of the parameters, got a "
+                f"{type(loss).__name__}"
+            )
+        functions = {"validation": validation, "model": model}
+        functions |= {"outputs": outputs, "outer": outer}
+        for name, value in functions.items():
+            if value is not None and not callable(value):
+                raise InputError(f"{name} must be a function, got {quoted(value)}")
+        if (outputs is None) != (outer is None):
+            raise InputError("outputs and outer are given together")
+        if not isinstance(switch, Switch | None):
+            raise InputError(
+                f"switch must be fa.Switch(at, loss), got {quoted(switch)}"
+            )
+        if flow is not None:
+            require_flow("Problem", flow)
+            if rates is not None or switch is not None:
+                raise InputError(
+                    "rates and switch are of the gradient flow: a flow of your own has "
+                    "its own"
+                )
+        self.own_flow = flow
+        self.params, self.loss, self.validation = params, loss, validation
+        self.observables = _by_name("observables", observables)
+        if "loss" not in self.observables:
+            seen = Observable(loss, (), "1", "loss")
+            self.observables = {"loss": seen, **self.observables}
+        self.laws = _laws_by_name(laws)
+        if clash := self.laws.keys() & self.observables.keys():
+            raise InputError(f"a law and an observable are both named {min(clash)!r}")
+        self.reductions = _by_name("reductions", reductions)
+        for name, reduction in self.reductions.items():
+            if not isinstance(reduction, Reduction):
+                kind = type(reduction).__name__
+                raise InputError(f"reduction {name!r} must be a Reduction, got {kind}")
+        self.events = _by_name("events", events)
+        self.closed_forms = _by_name("closed_forms", closed_forms)
+        for name in self.closed_forms:
+            if name not in self.observables:
+                raise unknown("closed form of", name, self.observables)
+        self.rates, self.switch, self.corpus = rates, switch, corpus
+        self.model = itself if model is None else model
+        self.outputs, self.outer = outputs, outer
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """All that is observed along a run: the observables, and the laws."""
+        return self.observables | self.laws
+
+    @property
+    def flow(self) -> AbstractFlow:
+        """The flow of its own; or the gradient flow of the loss, and from the time of a
+        switch on of the next one.
+        """
+        if self.own_flow is not None:
+            return self.own_flow
+        return gradient_flow(self.loss, self.rates, self.switch)
+
+    @property
+    def has_edge(self) -> bool:
+        """Whether the full gradient is descended, which has a stability edge."""
+        loss = self.loss
+        return not isinstance(loss, AbstractBatchLoss) or loss.whole
+
+    def solve(self, **settings: Any) -> Trajectory:
+        """The flow from the start, with everything observed and every event looked for.
+
+        Args:
+            settings: as for `fa.solve`: `t1` or `ts`, tolerances, solver, …; an
+                `observe` or `events` of your own comes on top.
+
+        Returns:
+            The `Trajectory`.
+
+        Raises:
+            InputError: as `fa.solve`.
+        """
+        observe = self.observed | dict(settings.pop("observe", None) or {})
+        events = self.events | dict(settings.pop("events", None) or {})
+        return solve(self.flow, self.params, observe=observe, events=events, **settings)
+
+    def descend(
+        self, optimizer: AbstractOptimizer | None = None, **settings: Any
+    ) -> Trajectory:
+        """The descent from the start by an optimiser, with everything observed.
+
+        Args:
+            optimizer: an optimiser, `fa.SGD(0.1)` for instance; None: the one that the
+                flow was made for, or that of `learning_rate`.
+            settings: as for `fa.descend`: `steps`, `every`, …; an `observe` of your own
+                comes on top.
+
+        Returns:
+            The `Trajectory`.
+
+        Raises:
+            InputError: as `fa.descend`.
+        """
+        observe = self.observed | dict(settings.pop("observe", None) or {})
+        followed = {**(self.flow.descent or {}), **settings}
+        shadowed = followed.pop("optimizer", None)
+        if optimizer is None and "learning_rate" not in followed:
+            optimizer = shadowed
+        return descend(self.loss, self.params, optimizer, observe=observe, **followed)

@@ -1,0 +1,266 @@
+"""Plan: a problem, an optimiser and options, all settled and sensible."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from ..disk.paths import require_folder
+from ..errors import InputError, known_numbers
+from ..optimizers import SGD, AbstractOptimizer
+from ..precision import float_dtype, require_resolved
+from ..problem import Problem
+from ..systems import AbstractSystem, Defaults
+from ..trajectory import Trajectory
+from .options import (
+    MOST_STEPS,
+    Options,
+    require_of_run,
+    require_of_survey,
+    require_sensible,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is run, from when to when, and how."""
+
+    system: AbstractSystem | None
+    given: Problem | None
+    options: Options
+    optimizer: AbstractOptimizer
+    ts: np.ndarray | None
+    t1: float
+    steps: int
+    flow: bool
+    descent: bool
+    atol: float
+    outputs: int
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """What is run, in results."""
+        return "problem" if self.system is None else self.system.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that was chosen, ready for JSON."""
+        system = {} if self.system is None else fields_of(self.system)
+        config = {**system, **fields_of(self.options)}
+        settled = ("t1", "steps", "flow", "descent", "atol", "outputs", "precision")
+        config |= {name: getattr(self, name) for name in settled}
+        optimizer = self.optimizer.config
+        for name in ("learning_rate", "momentum"):
+            config[name] = optimizer.get(name)
+        if self.ts is not None:
+            config["ts"] = self.ts.tolist()
+        return config | {"optimizer": optimizer}
+
+    @property
+    def observed_steps(self) -> np.ndarray:
+        """The steps of the descent at which it is observed."""
+        if self.ts is not None:
+            nearest = [self.optimizer.steps(t - self.ts[0]) for t in self.ts]
+            return np.unique(np.clip(nearest, 0, self.steps))
+        if self.options.spacing == "log":
+            chosen = np.geomspace(1, self.steps, self.outputs)
+            return np.unique(np.round(chosen).astype(int))
+        # Enough of the records lie on the time that flow and descent have in common.
+        common = self.steps
+        if self.flow:
+            common = min(self.steps, _steps_within(self.optimizer, self.t1))
+        most = 100 * self.outputs
+        every = max(1, common // self.outputs, self.steps // most)
+        return np.append(np.arange(0, self.steps, every), self.steps)
+
+    def output_times(self, run: Trajectory | None) -> np.ndarray:
+        """The flow's output times: the descent's, and its own beyond them."""
+        t1 = self.t1
+        if self.ts is not None:
+            own = self.ts
+        elif self.options.spacing == "log":
+            first = min(float(self.optimizer.time(1)) or t1 / 10, t1 / 10)
+            own = np.append(0.0, np.geomspace(first, t1, self.outputs))
+        else:
+            own = np.linspace(0, t1, self.outputs + 1)
+        if run is None or own[0] != 0:
+            return own
+        shared = np.asarray(run.ts, np.float64)
+        spacing = 1e-6 * t1
+        # The first rate of a warm-up may be 0: its step takes no time.
+        shared = shared[(shared <= t1 + spacing) & (np.diff(shared, prepend=-1.0) > 0)]
+        if abs(shared[-1] - t1) <= spacing:
+            shared[-1] = t1
+        beyond = own[own > shared[-1] + spacing]
+        return np.concatenate([shared, beyond])
+
+
+def plan(
+    what: AbstractSystem | Problem,
+    optimizer: AbstractOptimizer | None,
+    options: Options,
+    ts: Any = None,
+    called: Callable[[str], str] = str,
+) -> Plan:
+    """Settle what is left open. `called` gives the name of an option as it was given.
+
+    Raises `InputError` for options that make no sense.
+    """
+    system = what if isinstance(what, AbstractSystem) else None
+    given = what if isinstance(what, Problem) else None
+    if system is None and given is None:
+        raise InputError(
+            "run needs a system or a problem, fa.systems.Focus() or fa.Problem(params, "
+            f"loss) for instance, got a {type(what).__name__}"
+        )
+    if not isinstance(optimizer, AbstractOptimizer | None):
+        raise InputError(
+            f"optimizer must be fa.SGD(0.1) or the like, got {type(optimizer).__name__}"
+        )
+    require_sensible(options, called)
+    times = _times(ts, options)
+    defaults = _of_problem(times) if system is None else system.defaults
+    if system is None and (options.seed or options.data is not None):
+        name = "seed" if options.seed else "data"
+        raise InputError(f"{name} is of a system: a problem has its data and start")
+    if options.data is not None:
+        require_folder(called("data"), options.data)
+    surveys = system is not None and system.surveys
+    if surveys:
+        require_of_survey(defaults.t1 is None, options, called)
+        if optimizer is not None:
+            _require_of_survey(optimizer, defaults, called)
+    chosen = optimizer
+    if chosen is None and given is not None:
+        chosen = (given.flow.descent or {}).get("optimizer")
+    chosen = defaults.optimizer if chosen is None else chosen
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(chosen)):
+        raise InputError("run needs an optimizer whose numbers are known, not traced")
+    if optimizer is not None and defaults.steps == 0:
+        defaults = defaults._replace(steps=None)  # an optimiser asks for a descent
+    t1, steps, flow = _lengths(system, defaults, options, times, chosen, called)
+    descent = options.descent and steps > 0
+    if not surveys:
+        require_of_run(options, flow, descent, called)
+        useful = descent or options.sharpness or options.spacing == "log"
+        if optimizer is not None and not useful:
+            raise InputError(
+                f"{called('optimizer')} is of the descent, which is not run"
+            )
+    atol = options.rtol / 1000 if options.atol is None else options.atol
+    outputs = defaults.outputs if options.outputs is None else options.outputs
+    precision = str(np.dtype(_dtype_of(given)))
+    require_resolved(options.rtol, precision)
+    settled = t1, max(1, steps), flow, descent, atol, outputs, precision
+    return Plan(system, given, options, chosen, times, *settled)
+
+
+def _require_of_survey(
+    optimizer: AbstractOptimizer, defaults: Defaults, called: Callable[[str], str]
+) -> None:
+    """Raises `InputError` for an optimiser of which a survey takes no notice."""
+    name = called("optimizer")
+    if defaults.t1 is not None:
+        raise InputError(f"{name} does nothing here: these are flows from many starts")
+    ours, theirs = (
+        {**vars(one), "learning_rate": None} for one in (defaults.optimizer, optimizer)
+    )
+    if type(optimizer) is not type(defaults.optimizer) or ours != theirs:
+        raise InputError(
+            f"{name} can differ in its learning rate alone here: these are networks "
+            f"that are trained by {defaults.optimizer.name}"
+        )
+
+
+def _of_problem(times: np.ndarray | None) -> Defaults:
+    """How a problem that is of no system is run where nothing is asked."""
+    return Defaults(None if times is None else float(times[-1]), SGD(0.1))
+
+
+def _dtype_of(problem: Problem | None) -> Any:
+    return jnp.zeros(()).dtype if problem is None else float_dtype(problem.params)
+
+
+def _times(ts: Any, options: Options) -> np.ndarray | None:
+    """The output times that were given."""
+    if ts is None:
+        return None
+    for name in ("t1", "outputs"):
+        if getattr(options, name) is not None:
+            raise InputError(f"give either ts or {name}")
+    if options.spacing != "linear":
+        raise InputError("give either ts or spacing")
+    times = known_numbers("ts", ts)
+    if times is None or times.ndim != 1 or times.size < 2:
+        raise InputError("ts must hold at least two times")
+    if not (np.all(np.isfinite(times)) and np.all(np.diff(times) > 0)):
+        raise InputError("ts must be finite and increase")
+    return np.asarray(times, np.float64)
+
+
+def _lengths(
+    system: AbstractSystem | None,
+    defaults: Defaults,
+    options: Options,
+    times: np.ndarray | None,
+    optimizer: AbstractOptimizer,
+    called: Callable[[str], str],
+) -> tuple[float, int, bool]:
+    """The flow's end, the descent's steps (0: none), and whether there is a flow."""
+    asked = options.t1 if times is None else float(times[-1])
+    t1 = defaults.t1 if asked is None else asked
+    steps = defaults.steps if options.steps is None else options.steps
+    if asked is not None and options.steps is None and steps != 0:
+        steps = None  # as many as lead to what was asked for
+    if system is None and t1 is None:
+        if steps is None:
+            raise InputError(
+                f"give {called('t1')}, the end of the flow, or {called('steps')}"
+            )
+        t1 = float(optimizer.time(steps))  # a problem's flow is as long as its descent
+    if steps is None:
+        assert t1 is not None
+        begin = 0.0 if times is None else float(times[0])
+        steps = optimizer.steps(t1 - begin) if options.descent else 0
+        if options.descent and steps == 0:
+            step = float(optimizer.time(1))
+            raise InputError(f"t1 {t1} is shorter than a step of the descent, {step}")
+    descent, flow = options.descent and steps > 0, options.flow and t1 is not None
+    if not (flow or descent):
+        lacks, asks = ("descent", "steps") if options.descent else ("flow", "t1")
+        name = "this" if system is None else f"{system.name} like this"
+        raise InputError(
+            f"nothing to run: {name} has no {lacks} unless {called(asks)} is given"
+        )
+    if descent and steps > MOST_STEPS:
+        raise InputError(f"steps must be at most {MOST_STEPS}, got {steps}")
+    # A system without a flow of its own is run as long as its descent.
+    end = float(optimizer.time(steps)) if descent else t1
+    t1 = end if t1 is None else t1
+    if system is not None:
+        assert t1 is not None and end is not None
+        system.require_within(t1 if flow else min(t1, end))
+    assert t1 is not None
+    return t1, steps, flow
+
+
+def _steps_within(optimizer: AbstractOptimizer, t1: float) -> int:
+    """How many steps end by a time; all where a schedule never gets there."""
+    if not optimizer.scheduled:
+        return int(t1 / float(optimizer.time_per_step))
+    try:
+        return optimizer.steps_before(t1)
+    except InputError:
+        return MOST_STEPS
+
+
+def fields_of(instance: PyTree) -> dict[str, Any]:
+    """The fields of a system or of options, ready for JSON."""
+    values = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

@@ -1,0 +1,49 @@
+"""Saved: what a run leaves in a folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..disk.datasets import columns_dataset
+from ..disk.store import write_json, write_runs
+from ..tasks import WordTable
+
+SUMMARY, STORE = "summary.json", "trajectory.zarr"
+
+
+def earlier_files(folder: Path) -> set[str]:
+    """The files that an earlier run has left in a folder: a later one's would stand
+    next to what is out of date.
+    """
+    found = {SUMMARY, STORE}
+    try:
+        listed = json.loads((folder / SUMMARY).read_text())["files"]
+        named = {name for name in listed if isinstance(name, str)}
+    except Exception:  # no summary of ours, or a damaged one
+        return found
+    # A summary may come from elsewhere: nothing but pictures, and none outside.
+    return found | {n for n in named if Path(n).name == n and n.endswith(".png")}
+
+
+def write_run(run: Any, stage: Path) -> None:
+    """Write the summary, the trajectories and the pictures of a `Run` to a folder."""
+    runs = {"flow": run.flow, "descent": run.descent, **run.reductions}
+    datasets: dict[str, Any] = {
+        name: each.to_dataset() for name, each in runs.items() if each is not None
+    }
+    summary, problem, survey = run.summary, run.problem, run.survey
+    corpus = None if problem is None else problem.corpus
+    if corpus is not None and corpus.words is not None:
+        datasets["words"] = WordTable.of(corpus).to_dataset()
+    if survey is not None:
+        datasets["runs"] = columns_dataset(survey.columns, survey.coords)
+    write_runs(
+        stage / STORE,
+        datasets,
+        {"system": summary["system"], "config": summary["config"]}
+        | {"provenance": summary["provenance"]},
+    )
+    for name, drawing in run.plot().items():
+        drawing.save(stage / f"{name}.png")
+    files = [SUMMARY, *sorted(path.name for path in stage.iterdir())]
+    write_json(stage / SUMMARY, {**summary, "files": files})

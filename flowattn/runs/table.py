@@ -1,0 +1,270 @@
+"""Table: the summary of a run, as lines for a terminal."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as lines for a terminal."""
+    parts = [heading(summary)]
+    if summary["flow"] or summary["descent"]:
+        parts += [
+            rows for rows in (_observable_rows(summary), _splits(summary)) if rows
+        ]
+    if summary["laws"]:
+        parts.append(law_table(summary))
+    parts += _metrics(summary["metrics"])
+    return "\n\n".join(parts)
+
+
+_UNITS = {
+    "largest": "of the largest value",
+    "local": "of the value at the time",
+    "log": "in the logarithm",
+}
+
+
+def heading(summary: dict[str, Any]) -> str:
+    """What was run, and how it ended, as lines for a terminal."""
+    config = summary["config"]
+    lines = [f"{summary['system']} · seed {config['seed']} · {config['precision']}"]
+    for kind in ("flow", "descent"):
+        run = summary[kind]
+        if run is None:
+            continue
+        lines += [f"{kind:8} {_cost(run)}{_ending(run)}", *_estimated(run)]
+    gap = summary["gap"]
+    if gap is not None:
+        error = gap["numerical_error"]
+        known = "unknown" if error is None else f"{error:.1e}"
+        unit = _UNITS[gap.get("scale", "largest")]
+        most = gap["max_relative"]
+        at_most = "unbounded (of a value that is 0 or changes sign)"
+        at_most = at_most if most is None else f"{most:.1e} {unit} at most"
+        line = f"gap      {at_most}, numerical error {known}"
+        left = gap["departure"]
+        if left["time"] is not None:
+            line += f"; beyond {left['fraction']:.0%} from t = {left['time']:g}"
+        lines.append(line)
+        if gap.get("claim"):
+            lines.append(f"         {gap['claim']}")
+    if summary["flow"] is not None:
+        lines += _event_lines(summary["flow"], "event")
+    lines += _theory(summary)
+    later = [part for part, end in summary["outcomes"].items() if end == "not begun"]
+    if later:
+        lines.append(f"not run  {'; '.join(later)}")
+    sharp = summary["sharpness"]
+    rate, edge = sharp["learning_rate"], sharp["largest_stable_learning_rate"]
+    if edge is not None:
+        line = f"edge     sharpness at the start {sharp['start']:.3g}: learning rate "
+        line += f"{rate:g} is " + ("past" if sharp["past_edge"] else "within")
+        line += f" gradient descent's stability edge {edge:.3g}"
+        if sharp["past_edge"]:
+            smaller = 10 ** math.floor(math.log10(edge))
+            line += f" ({smaller:g} is not): it must leave the flow"
+        lines.append(line)
+    for kind, top in sharp["largest"].items():
+        line = f"         largest sharpness of the {kind} {top:.4g}, "
+        line += f"the descent's edge {sharp['edge']:.4g}"
+        since = sharp["past_edge_since"]
+        if kind == "flow" and since is not None:
+            line += f": past the edge from t = {since:g}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _event_lines(run, lead: str) -> list[str]:
+    """When the events of a flow, or of a reduction, were."""
+    lines = []
+    for name, t in run["events"].items():
+        words, error = name.replace("_", " "), run["event_errors"].get(name)
+        when = "never" if t is None else f"t = {t:.8g}"
+        known = "" if t is None or error is None else f", error {error:.1e}"
+        lines.append(f"{lead:9}{words}: {when}{known}")
+    return lines
+
+
+def _metrics(metrics: dict[str, Any]) -> list[str]:
+    """Numbers by name, then tables of those that come in groups of the same names."""
+    single = {k: v for k, v in metrics.items() if not isinstance(v, dict)}
+    rows = [(k.replace("_", " "), _show(v)) for k, v in single.items()]
+    found = [_columns([("metric", "value"), *rows])] if rows else []
+    for name, group in metrics.items():
+        if isinstance(group, dict):
+            columns = list(next(iter(group.values())))
+            head = (name.replace("_", " "), *(c.replace("_", " ") for c in columns))
+            body = [
+                (k.replace("_", " "), *(_show(row.get(c)) for c in columns))
+                for k, row in group.items()
+            ]
+            found.append(_columns([head, *body]))
+    return found
+
+
+def _theory(summary) -> list[str]:
+    """Reductions and closed forms beside the full model."""
+    lines = []
+    for one in summary["reductions"]:
+        line = f"theory   {one['name']} ({one['kind']}, defect {one['defect']:.1e})"
+        if one["max_relative"] is not None:
+            line += f": {one['max_relative']:.1e} of the largest value at most from the"
+            line += (
+                f" full flow, numerical error {_number(one['numerical_error'], '.1e')}"
+            )
+        lines += [line + _ending(one), *_event_lines(one, ""), *_estimated(one)]
+    for one in summary["closed_forms"]:
+        apart = ", ".join(
+            f"{kind} {one[kind]:.1e}" for kind in ("flow", "descent") if kind in one
+        )
+        lines.append(f"theory   closed form of {one['name']}: {apart} from it")
+    return lines
+
+
+def _cost(run) -> str:
+    """What a run took, in words."""
+    stats = run["stats"]
+    parts = []
+    if "gradient_evaluations" in stats:
+        parts.append(f"{stats['gradient_evaluations']} gradients")
+    if stats.get("hessian_vector_products"):
+        parts.append(f"{stats['hessian_vector_products']} Hessian products")
+    solver = stats["solver"]
+    if "choices" in stats:
+        first, *others = stats["choices"]
+        used = [first["solver"]]
+        used += [f"{one['solver']} from t = {one['since']:.3g}" for one in others[:3]]
+        used += [f"{len(others) - 3} more changes"] if len(others) > 3 else []
+        solver = ", ".join(used)
+    text = " and ".join(parts) + f" to t = {run['t_end']:g} ({solver}"
+    text += f", {stats['steps']} steps"
+    return text + (f", {stats['rejected']} rejected)" if stats["rejected"] else ")")
+
+
+def _estimated(run) -> list[str]:
+    """How far the error of a run is known, where it is not to the end."""
+    finer = run["error_stats"]
+    if finer is None or finer["result"] == "successful":
+        return []
+    return [f"error    estimated to t = {finer['t_end']:g} alone{_ending(finer)}"]
+
+
+def _ending(run) -> str:
+    found = _ENDINGS.get(run["result"], f"; {run['result']}")
+    return found.format(t_end=run["t_end"]) if "t_end" in found else found
+
+
+_ENDINGS = {
+    "successful": "",
+    "out_of_patience": "; stopped, out of patience",
+    "interrupted": "; interrupted",
+    "max_steps_reached": "; out of steps (stiff, or sliding on a kink?), "
+    "--max-steps allows more",
+    "loss_nonfinite": "; the loss became non-finite after t = {t_end:g}",
+    "blow_up": "; the flow blows up or stalls after t = {t_end:g}",
+}
+
+
+_OBSERVABLE_HEADS: tuple[str, ...] = (
+    "observable",
+    "flow",
+    "descent",
+    "gap",
+    "relative",
+    "at the end",
+    "numerical error",
+)
+
+
+def _observable_rows(summary) -> str:
+    flow, descent = summary["flow"], summary["descent"]
+    gap = (summary["gap"] or {}).get("observables", {})
+    errors = (flow or {}).get("errors", {})
+    rows = [_OBSERVABLE_HEADS]
+    ours = {} if flow is None else _whole(flow["final"])
+    theirs = {} if descent is None else _whole(descent["final"])
+    for name in {**(ours or theirs), **gap}:
+        one = gap.get(name, {})
+        rows.append(
+            (
+                name,
+                _show(ours.get(name)),
+                _show(theirs.get(name)),
+                _number(one.get("absolute"), ".1e"),
+                _number(one.get("relative"), ".1e"),
+                _number(one.get("absolute_at_end"), ".1e"),
+                _number(one.get("absolute_error", errors.get(name)), ".1e"),
+            )
+        )
+    return _columns(rows) if len(rows) > 1 else ""
+
+
+def _whole(final: dict[str, Any]) -> dict[str, Any]:
+    """The values that are not by split."""
+    return {name: v for name, v in final.items() if not isinstance(v, dict)}
+
+
+def _splits(summary) -> str:
+    """What has a value for each split, as a table; empty where nothing has."""
+    rows = []
+    for kind in ("flow", "descent"):
+        final = {} if summary[kind] is None else summary[kind]["final"]
+        for name, value in final.items():
+            if isinstance(value, dict):
+                if not rows:
+                    rows.append(("by split", "run", *value))
+                rows.append((name, kind, *(_number(item) for item in value.values())))
+    return _columns(rows) if rows else ""
+
+
+def law_table(summary: dict[str, Any]) -> str:
+    """The laws of a summary and their drifts, as lines for a terminal."""
+    rows = [("law", "kind", "flow's drift", "descent's drift", "regime")]
+    for law in summary["laws"]:
+        drift_text = _number(law["max_drift"], ".1e")
+        if law.get("smooth_until") is not None:
+            smooth = _number(law["max_drift_while_smooth"], ".1e")
+            drift_text += f" ({smooth} to the first kink, t = {law['smooth_until']:g})"
+        rows.append(
+            (
+                law["name"],
+                law["kind"],
+                drift_text,
+                _number(law["descent_drift"], ".1e"),
+                law["regime"] or "",
+            )
+        )
+    return _columns(rows)
+
+
+_UNKNOWN = "–"
+
+
+def _columns(rows) -> str:
+    """Rows as lines, their heads the first, without columns where nothing is known."""
+    head, *body = zip(*rows, strict=True)
+    columns = [head, *(x for x in body if set(x[1:]) != {_UNKNOWN})]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [
+        "  ".join(map(str.ljust, row, widths)).rstrip()
+        for row in zip(*columns, strict=True)
+    ]
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+
+
+def _number(value: float | None, form: str = ".4g") -> str:
+    return _UNKNOWN if value is None else format(value, form)
+
+
+def _show(value: Any) -> str:
+    """A number, or the range of several."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        known = [v for v in np.ravel(value) if v is not None]
+        return f"{min(known):.4g} … {max(known):.4g}" if known else _UNKNOWN
+    return _number(value)

@@ -14,7 +14,8 @@ from ..errors import InputError
 from ..figures import FIGURES, Runs, missing
 from ..figures import Figure as FigureOf
 from ..numerics.programs import let_programs_go
-from ..plotting import Drawing
+from ..panels import Picture, numbers
+from ..plotting import draw
 from ..precision import set_precision
 from . import process
 from .console import PathText
@@ -52,24 +53,26 @@ class Figure:
                 process.say(f"{figure.name}: skipped, {absent}")
                 continue
             pictures = f"{figure.name}.png", f"{figure.name}.pdf"
-            numbers = f"{figure.name}.json"
-            with staged(out, (*pictures, numbers)) as stage:
-                drawing = figure.draw(runs)
+            data_file = f"{figure.name}.json"
+            with staged(out, (*pictures, data_file)) as stage:
+                shown = figure.picture(runs)
+                drawing = draw(shown)
                 for picture in pictures:
                     drawing.save(stage / picture)
-                write_json(stage / numbers, _as_data(figure, drawing, self.paper))
+                write_json(stage / data_file, _as_data(figure, shown, self.paper))
             print(out / pictures[0], flush=True)
             let_programs_go()
         return 0
 
 
-def _as_data(figure: FigureOf, drawing: Drawing, paper: bool) -> dict[str, Any]:
+def _as_data(figure: FigureOf, shown: Picture, paper: bool) -> dict[str, Any]:
     """The numbers of a figure, and where they come from."""
     curves = {
         name: {"x": _defined(x), "y": _defined(y)}
-        for name, (x, y) in drawing.curves.items()
+        for name, (x, y) in numbers(shown.panels).items()
     }
     about = {"name": figure.name, "title": figure.title, "source": figure.source}
+    about["caption"] = shown.caption
     precision = "float64" if jax.config.read("jax_enable_x64") else "float32"
     origin = {"paper_size": paper, "provenance": provenance(precision)}
     return {**about, **origin, "curves": curves}

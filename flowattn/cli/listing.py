@@ -16,9 +16,8 @@ class List:
     def __call__(self) -> int:
         for name, line in known().items():
             print(f"{name}: {line.citation}")
-        print(
-            "\nflowattn run NAME --help lists the fields and options of each.\n\nfigures:"
-        )
+        print("\nflowattn run NAME --help lists the fields and options of each.")
+        print("\nfigures:")
         for figure in FIGURES.values():
             print(f"    {figure.name:26}{figure.title} ({figure.source})")
         return 0

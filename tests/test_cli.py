@@ -269,7 +269,7 @@ def test_examples_of_systems_are_shown_and_can_be_run(name, monkeypatch, capsys)
     system, planned = load(name), []
     assert (system.name, system.citation) == (name, REGISTRY[name].citation)
 
-    def only_planned(plan, watch):
+    def only_planned(plan, watch, checkpoint=None):
         planned.append(plan)
         raise fa.InputError("planned")
 

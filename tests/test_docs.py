@@ -63,7 +63,7 @@ def place(page: Path) -> str:
 
 def programs():
     """The pages with Python that runs, each as one program, and what it prints."""
-    for page in [*PAGES, ROOT / "README.md"]:
+    for page in PAGES:
         if page.name == "design.md":  # calls, not a program
             continue
         code, printed = [], []

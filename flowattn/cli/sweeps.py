@@ -49,7 +49,7 @@ class Sweep:
     atol: float | None = None
     """Absolute tolerance; None: rtol / 1000."""
     solver: Literal["auto", "tsit5", "dopri8"] = "auto"
-    """Solver of the flows; auto: Tsit5. What runs out of steps is tried by RKC."""
+    """Solver of the flows; auto: Tsit5. What runs out of steps is solved by RKC."""
     max_steps: int = 5000
     """Largest number of steps that a flow may try."""
     outputs: int | None = None

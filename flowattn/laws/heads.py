@@ -15,7 +15,13 @@ _MARCOTTE = "Marcotte, Gribonval & Peyré 2023 (arXiv 2307.00144)"
 
 def score_sum(scores_of: Callable[[Any], Array]) -> Law:
     """The sum of every row of a matrix of scores is constant: softmax does not see a
-    shift of a row. `scores_of` gives the scores, heads × targets × sources.
+    shift of a row.
+
+    Args:
+        scores_of: parameters ↦ the scores, heads × targets × sources.
+
+    Returns:
+        The `Law`, heads × targets.
     """
     return Law(
         Partial(_row_terms, scores_of),
@@ -29,7 +35,13 @@ def score_sum(scores_of: Callable[[Any], Array]) -> Law:
 
 def logit_sum(values_of: Callable[[Any], Array]) -> Law:
     """The sum of every row of word-to-word logits is constant, since the cross-entropy
-    does not see a shift of all logits. `values_of` gives heads × words × words.
+    does not see a shift of all logits.
+
+    Args:
+        values_of: parameters ↦ the logits, heads × words × words.
+
+    Returns:
+        The `Law`, heads × words.
     """
     return Law(
         Partial(_row_terms, values_of),
@@ -45,7 +57,12 @@ def factor_balance(factors_of: Callable[[Any], tuple[Array, Array]]) -> Law:
     """QᵀQ − KᵀK is constant for scores S = QKᵀ, head by head.
 
     With G = ∂L/∂S, Q' = −GK and K' = −GᵀQ, so (QᵀQ)' = −(KᵀGᵀQ + QᵀGK) = (KᵀK)'.
-    `factors_of` gives Q and K, heads × positions × dimension.
+
+    Args:
+        factors_of: parameters ↦ Q and K, each heads × positions × dimension.
+
+    Returns:
+        The `Law`, heads × dimension × dimension.
     """
     return Law(
         Partial(_factor_terms, factors_of),

@@ -117,8 +117,10 @@ class Run:
         return run_panels(self.system, self)
 
     def plot(self) -> dict[str, Any]:
-        """Draw the pictures of this run, by name: `plot()["gap"].figure` is one of
-        matplotlib's.
+        """Draw the pictures of this run.
+
+        Returns:
+            Drawings by name; `plot()["gap"].figure` is a figure of matplotlib's.
         """
         from ..plotting import draw
 

@@ -77,7 +77,7 @@ def _row(tiles: np.ndarray, place: np.ndarray, name: str, weights: np.ndarray) -
     return Panel(
         "",
         Axis("attention on the foreground", names=[f"{front:.2f}" for front in fronts]),
-        Axis(names=[name]),
+        Axis(name, names=[""]),
         frames,
         Image(across, up, canvas),
         Scale(low=0.0, high=1.0, colours="grey"),

@@ -1,10 +1,4 @@
-"""Optimizers: what a descent moves by, and the clock by which it compares with flows.
-
-
-Clock. A step of gradient descent, θ − η ∇L, is one of Euler's method for the gradient
-flow with step η. Heavy-ball momentum, m' = β m + ∇L and θ' = θ − η m', moves a constant
-gradient by η/(1 − β) a step once it is under way. So N steps stand for the flow time
-Σ_{k<N} η_k/(1 − β), which a schedule η_k bends.
+"""Rules: gradient descent, Adam and RMSProp, with a rate, momentum and weight decay.
 
 Edge. On a quadratic of curvature h, with (decoupled) weight decay λ, modes z^k obey
 z − 1 + ηλ = −η h G(z), where G(z) = 1 for plain descent, z/(z − β) with momentum and
@@ -14,169 +8,24 @@ which happens at z = −1: h = (2/η − λ)/G(−1), with 1/G(−1) = 1, 1 + β
 """
 
 import abc
-from functools import partial
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array
 
-from .errors import (
+from ..errors import (
     InputError,
     known_zero,
     require_flags,
     require_from_0,
     require_positive,
     require_scalar,
-    shown,
 )
-from .schedules import (
-    SLACK,
-    described,
-    require_schedule,
-    steps_until,
-    sum_of,
-    sums_of,
-)
-
-
-class AbstractOptimizer(eqx.Module):
-    """What a descent moves by: an update rule, its clock and its stability edge.
-
-    Numbers may be arrays, and are then traced: one compiled program serves all of them.
-    `time_per_step` is a function of the step's number where there is a schedule.
-    """
-
-    @property
-    @abc.abstractmethod
-    def time_per_step(self) -> Any:
-        """The flow time of a step."""
-
-    @property
-    @abc.abstractmethod
-    def transformation(self) -> optax.GradientTransformationExtraArgs:
-        """The update rule as optax has it."""
-
-    @property
-    @abc.abstractmethod
-    def name(self) -> str:
-        """What it is called in results."""
-
-    @property
-    @abc.abstractmethod
-    def config(self) -> dict[str, Any]:
-        """What it is, ready for JSON."""
-
-    @property
-    def edge(self) -> Any:
-        """The largest sharpness at which a descent is stable; None where there is no
-        such statement.
-        """
-        return None
-
-    @property
-    def order_reason(self) -> tuple[int | None, str]:
-        """With which power of its rate a descent approaches the gradient flow, and why;
-        or None, and why none is claimed.
-        """
-        return None, f"{self.name} follows another flow than the gradient's"
-
-    @property
-    def scheduled(self) -> bool:
-        """Whether steps differ in length."""
-        return callable(self.time_per_step)
-
-    def time(self, steps: Any) -> Any:
-        """The flow time of N steps, by the clock of `GradientFlow`.
-
-        Args:
-            steps: N, or an array of such.
-
-        Returns:
-            The time, in the shape of `steps`.
-
-        >>> import optax, flowattn as fa
-        >>> fa.SGD(0.1, momentum=0.5).time(10)
-        2.0
-        >>> halving = optax.exponential_decay(1.0, 1, 0.5)
-        >>> float(fa.SGD(halving).time(3))
-        1.75
-        """
-        rate = self.time_per_step
-        if not callable(rate):
-            return steps * rate
-        if isinstance(steps, Tracer):
-            return jnp.vectorize(partial(sum_of, rate))(steps)
-        counts = np.asarray(steps)
-        order = np.argsort(counts, axis=None)
-        sums = np.empty(counts.size)
-        sums[order] = sums_of(rate, counts.reshape(-1)[order])
-        return sums.reshape(counts.shape)[()]
-
-    def steps(self, t1: Any) -> int:
-        """The number of steps whose time is nearest to `t1`.
-
-        Args:
-            t1: a flow time.
-
-        Returns:
-            N, at least 0.
-
-        Raises:
-            InputError: for a time that a schedule never reaches.
-
-        >>> import flowattn as fa
-        >>> fa.SGD(0.1, momentum=0.9).steps(20.0)
-        20
-        """
-        if self.scheduled:
-            after = self.steps_before(t1)
-            times = self.time(np.array([max(after - 1, 0), after]))
-            return after - int(after > 0 and t1 - times[0] < times[1] - t1)
-        return round(min(float(t1) / float(self.time_per_step), 1e18))
-
-    def steps_before(self, t: Any) -> Any:
-        """How many steps begin before a flow time: the number of the first that does
-        not.
-
-        Args:
-            t: a flow time, which may be traced where there is no schedule.
-
-        Returns:
-            N; an array where anything is traced.
-
-        Raises:
-            InputError: for a time that a schedule never reaches.
-        """
-        rate = self.time_per_step
-        if not callable(rate):
-            count = jnp.ceil(jnp.asarray(t) / rate - SLACK)
-            traced = isinstance(count, Tracer)
-            return count.astype(int) if traced else int(min(float(count), 1e18))
-        if isinstance(t, Tracer):
-            raise InputError("with a schedule a time must be known, not traced")
-        return steps_until(rate, float(t))
-
-    def settled(self, dtype: Any) -> "AbstractOptimizer":
-        """The same with its numbers as arrays of a dtype, so that one program serves
-        all of them; those that are known to be 0 stay, and leave their part out.
-        """
-
-        def number(x: Any) -> Any:
-            known_0 = isinstance(x, int | float) and x == 0
-            is_number = isinstance(x, int | float) and not isinstance(x, bool)
-            is_number |= eqx.is_inexact_array(x) or isinstance(x, np.number)
-            return jnp.asarray(x, dtype) if is_number and not known_0 else x
-
-        return jax.tree.map(number, self)
-
-    def sensible(self) -> Array:
-        """Whether numbers that are traced, and not looked at before, make sense."""
-        return jnp.array(True)
+from ..schedules import described, require_schedule
+from .base import AbstractOptimizer
 
 
 class _Rated(AbstractOptimizer):
@@ -412,89 +261,3 @@ class RMSProp(_Rated):
     @property
     def _direction(self) -> optax.GradientTransformation:
         return optax.scale_by_rms(self.decay, self.eps)
-
-
-class Optax(AbstractOptimizer):
-    """Any optimiser of optax's.
-
-    It is given what it asks for: the `value` of the loss that a step sees, its own
-    gradient `grad`, and `value_fn`.
-
-    Args:
-        transformation: the optimiser, `optax.adamw(1e-3)` for instance.
-        time_per_step: the flow time that one of its steps stands for.
-
-    Raises:
-        InputError: for what is no optimiser of optax's, or no time.
-
-    >>> import jax.numpy as jnp, optax, flowattn as fa
-    >>> run = fa.descend(jnp.sum, jnp.ones(2), fa.Optax(optax.lion(0.1), 0.1), steps=5)
-    >>> [round(float(x), 3) for x in run.params]
-    [0.5, 0.5]
-    """
-
-    rule: Any
-    step: Any
-
-    def __init__(self, transformation: Any, time_per_step: Any):
-        parts = (getattr(transformation, name, None) for name in ("init", "update"))
-        if not all(map(callable, parts)):
-            raise InputError(
-                "fa.Optax needs an optimizer of optax, as optax.adamw(1e-3), got "
-                + shown(transformation)
-            )
-        require_scalar(time_per_step=time_per_step)
-        require_positive(time_per_step=time_per_step)
-        self.rule, self.step = transformation, time_per_step
-
-    @property
-    def time_per_step(self) -> Any:
-        """The flow time of a step."""
-        return self.step
-
-    @property
-    def transformation(self) -> optax.GradientTransformationExtraArgs:
-        """The update rule, which takes all there is to know of a step and looks at what
-        it needs.
-        """
-        if isinstance(self.rule, optax.MultiSteps):
-            update: Any = self.rule.update
-            return optax.GradientTransformationExtraArgs(self.rule.init, update)
-        return optax.with_extra_args_support(self.rule)
-
-    @property
-    def name(self) -> str:
-        """What it is called in results."""
-        return "optax"
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Its clock; optax does not say what it is."""
-        return {"name": "optax", "time_per_step": float(self.time_per_step)}
-
-    @property
-    def order_reason(self) -> tuple[None, str]:
-        """None: optax does not say what it is."""
-        return None, "an optimizer of optax may follow another flow"
-
-    def sensible(self) -> Array:
-        """Whether its time, where that is traced, makes sense."""
-        time = jnp.asarray(self.time_per_step)
-        return (time > 0) & (time < jnp.inf)
-
-
-def optimizer_of(optimizer: Any, learning_rate: Any) -> AbstractOptimizer:
-    """The optimiser that was given, or `SGD` of a learning rate.
-
-    Raises `InputError` where it is not one of the two.
-    """
-    if (optimizer is None) == (learning_rate is None):
-        raise InputError("give either an optimizer or learning_rate, short for SGD")
-    if optimizer is None:
-        return SGD(learning_rate)
-    if isinstance(optimizer, AbstractOptimizer):
-        return optimizer
-    named = "as fa.SGD(0.1), fa.Adam(0.01) or fa.Optax(rule, time_per_step)"
-    raise InputError(
-        f"optimizer must be one of flowattn's, {named}, got {shown(optimizer)}"
-    )

@@ -254,7 +254,7 @@ def _columns(rows) -> str:
     return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
 
 
-def _number(value: float | None, form: str = ".4g") -> str:
+def _number(value: float | int | None, form: str = ".4g") -> str:
     return _UNKNOWN if value is None else format(value, form)
 
 

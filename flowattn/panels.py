@@ -214,8 +214,9 @@ def numbers(panels: Sequence[Panel]) -> dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def _numbers(panel: Panel) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    if panel.image is not None:
-        what = "" if panel.scale is None else panel.scale.label
+    # A picture whose colours have no scale, as a photograph, has no numbers either.
+    what = "" if panel.scale is None else panel.scale.label
+    if panel.image is not None and what:
         names = panel.y.names or [f"{place:.6g}" for place in panel.image.y]
         for name, row in zip(names, panel.image.values, strict=True):
             yield f"{what} at {panel.y.label}={name}", panel.image.x, row

@@ -36,6 +36,7 @@ import jax.random as jr
 import matplotlib.pyplot as plt
 import numpy as np
 from flowattn import plotting
+from flowattn.systems.topic_words.panels import sen_panels
 
 # %matplotlib inline
 precision = fa.set_precision()  # float64 where the device has it
@@ -182,7 +183,7 @@ for name, law in problem.laws.items():
     runs = (traj, found[0][2], found[2][2])
     drifts = "".join(f"{float(fa.drift(law, each)):>13.1e}" for each in runs)
     print(f"{name:26}{law.kind:12}{drifts}")
-plotting.plot_sen(traj, run, "topic", words).figure
+plotting.draw(sen_panels(traj, run, "topic", words)).figure
 
 # %% [markdown]
 # The quadratic law drifts under descent in proportion to the learning rate and not along

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from flowattn.cli import main as cli
+from flowattn.cli import figures as cli
 from flowattn.cli.main import main
 from flowattn.errors import InputError
 from flowattn.figures import FIGURES, Figure, Runs, corpora, missing

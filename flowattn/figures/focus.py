@@ -205,7 +205,7 @@ def _level(kind: Loss, mu: float, nu: float, grid: np.ndarray) -> np.ndarray:
 
 
 # To here the gap is still small against μ and ν, and so linear in what causes it.
-_DEFECT_TIME = 1000.0
+_DEFECT_TIME = 300.0
 
 
 def _defects(runs: Runs) -> Picture:
@@ -219,17 +219,20 @@ def _defects(runs: Runs) -> Picture:
         Panel(
             title,
             Axis(xlabel, log=True),
-            Axis(f"largest |full − reduced| to t = {_DEFECT_TIME:g}", log=True),
+            Axis(
+                f"largest |full − reduced| to t = {_DEFECT_TIME:g}", log=True, high=top
+            ),
             _defect_curves(runs, systems, x, seeds, guides),
             columns=2,
         )
-        for title, xlabel, systems, x, guides in (
+        for title, xlabel, systems, x, guides, top in (
             (
                 f"balanced classes, {size:,} mosaics with noise",
                 "noise, in units of the paper's",
                 noisy,
                 noises,
                 {"∝ noise²": ("ν", 2.0)},
+                None,
             ),
             (
                 "drawn classes, no noise",
@@ -237,6 +240,7 @@ def _defects(runs: Runs) -> Picture:
                 uneven,
                 counts,
                 {"∝ 1/mosaics": ("ν", -1.0), "∝ 1/√mosaics": ("ν, worst class", -0.5)},
+                30.0,  # room for the legend
             ),
         )
     ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..numerics.descend import descend
 from ..panels import Axis, Curve, Image, Panel, Picture, Scale
-from ..systems import Focus
+from ..systems import FocusImages
 from ..systems.focus.observables import MEASURES, FocusLoss
 from ..systems.focus.panels import attention_panels
 from ..trajectory import Trajectory
@@ -23,8 +23,8 @@ _TIME = Axis("time t", "learning rate × steps / (1 − momentum)", log=True)
 _TEST = 2  # the number of the test split
 
 
-def _system(**fields: Any) -> Focus:
-    return Focus(task="digits", segments=9, **fields)
+def _system(**fields: Any) -> FocusImages:
+    return FocusImages(segments=9, **fields)
 
 
 def _trained(runs: Runs) -> dict[str, list[Trajectory]]:

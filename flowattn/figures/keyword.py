@@ -25,7 +25,7 @@ def _phase(runs: Runs) -> Picture:
         for p in (0.1, 0.5, 0.9)
     ]
     soft = [(margin, p) for margin in (-3.0, -1.5, 0.0, 1.5) for p in (0.1, 0.5, 0.9)]
-    line = np.array([-2.5, 0.2])
+    line = np.array([-2.5, 0.0])
     saddle = Curve("separatrix D = −√2 p", line, -line / np.sqrt(2), "theory")
     panels = [
         Panel(
@@ -36,7 +36,7 @@ def _phase(runs: Runs) -> Picture:
             legend="the flow",
         ),
         Panel(
-            "softmax of one logit: one basin; dashed: its law",
+            "softmax of one logit: one basin",
             Axis(_MARGIN, low=-3.4, high=4.1),
             Axis(_ATTENTION, low=0.0, high=1.0),
             [*_paths("softmax", soft, 1000.0, 4.0, 1.0, "_"), *_levels(soft, 4.0)],

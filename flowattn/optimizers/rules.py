@@ -14,7 +14,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array
 
 from ..errors import (
@@ -24,7 +23,6 @@ from ..errors import (
     require_from_0,
     require_positive,
     require_scalar,
-    shown,
 )
 from ..schedules import described, require_schedule
 from .base import AbstractOptimizer
@@ -263,5 +261,3 @@ class RMSProp(_Rated):
     @property
     def _direction(self) -> optax.GradientTransformation:
         return optax.scale_by_rms(self.decay, self.eps)
-
-

@@ -7,7 +7,6 @@ from .draw import draw_panel as draw_panel
 from .plots import plot_drift as plot_drift
 from .plots import plot_gap as plot_gap
 from .plots import plot_observable as plot_observable
-from .plots import plot_sen as plot_sen
 from .plots import plot_sharpness as plot_sharpness
 from .plots import plot_sweep as plot_sweep
 from .plots import plot_training as plot_training

@@ -216,9 +216,9 @@ def _arrow(axes: Axes, curve: Curve, colour: Any) -> None:
 
 
 def _first_places(panel: Panel) -> np.ndarray | None:
-    """The places of the first curve's points."""
-    first = next(iter(panel.curves), None)
-    return None if first is None or first.style == "steps" else first.x
+    """The places of the first measured curve's points."""
+    measured = ("line", "points", "both")
+    return next((c.x for c in panel.curves if c.style in measured), None)
 
 
 def _scaled(axes: Axes, which: str, axis: Axis, places: np.ndarray | None) -> None:
@@ -226,12 +226,16 @@ def _scaled(axes: Axes, which: str, axis: Axis, places: np.ndarray | None) -> No
     one.set_label_text(axis.text)
     if axis.names:
         one.set_ticks(range(len(axis.names)), list(axis.names))
-        if which == "x" and sum(map(len, axis.names)) > 50:
+        # Formulas are shorter than their source.
+        letters = sum(len(name) for name in axis.names if "$" not in name)
+        if which == "x" and letters > 50:
             axes.tick_params(axis="x", rotation=25, labelsize=7)
     elif axis.log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         if places is not None and _far_apart(places):
             one.set_ticks(places, [f"{place:g}" for place in places])
+            one.set_minor_formatter(NullFormatter())
+        elif which == "x" and np.log10(np.divide(*axes.get_xlim()[::-1])) > 1:
             one.set_minor_formatter(NullFormatter())
     elif places is not None and _whole(places):
         one.set_ticks(places, [f"{place:g}" for place in places])

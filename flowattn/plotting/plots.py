@@ -12,7 +12,6 @@ from ..measures.panels import (
     sharpness_panel,
     training_panels,
 )
-from ..systems.topic_words.panels import sen_panels
 from ..trajectory import Trajectory
 from .draw import draw
 from .style import Drawing
@@ -81,22 +80,6 @@ def plot_sharpness(
     Raises `InputError` where there is no run, or none that observed it.
     """
     return draw(sharpness_panel(flow, descent, edge))
-
-
-def plot_sen(
-    flow: Trajectory | None,
-    descent: Trajectory | None,
-    prefix: str,
-    entries: Sequence[int],
-) -> Drawing:
-    """Norm against score of chosen words on the curve of SEN, and its relative error.
-
-    Args:
-        flow, descent: runs of topic words; either may be None.
-        prefix: "topic", or "word" for real text.
-        entries: which of the words.
-    """
-    return draw(sen_panels(flow, descent, prefix, entries))
 
 
 def plot_sweep(

@@ -95,10 +95,10 @@ _DESCENT = ("steps", "patience", "validate_from")
 _BOTH = ("spacing", "scale", "sharpness", "flow", "descent", "outputs")
 
 
-def require_of_survey(
+def require_of_study(
     trained: bool, options: Options, called: Callable[[str], str] = str
 ) -> None:
-    """Raises `InputError` for options that say nothing to the runs of a survey: of
+    """Raises `InputError` for options that say nothing to the runs of a study: of
     networks that are `trained`, or of flows from many starts.
     """
     idle = {*_BOTH, "solver", "patience", "validate_from"}

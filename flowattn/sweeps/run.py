@@ -18,7 +18,7 @@ from ..disk.provenance import code_hash, provenance, source_hash
 from ..errors import InputError, require_progress, unknown, whole_number
 from ..fields import require_kind
 from ..numerics.parallel import deal
-from ..systems import AbstractSystem
+from ..systems import AbstractStudy, AbstractSystem
 from .chunks import write_chunk
 from .cluster import cluster
 from .layout import planned
@@ -255,6 +255,10 @@ def sweep(
     >>> ends.mu.dims, bool((ends.result == 0).all())
     (('start_nu', 'seed'), True)
     """
+    if isinstance(system, AbstractStudy):
+        raise InputError(
+            f"{system.name} is a study, many runs in itself, and not swept; use run"
+        )
     if not isinstance(system, AbstractSystem):
         raise InputError(
             f"sweep needs a system, got a {type(system).__name__}: "

@@ -119,11 +119,6 @@ def settled(
     """
     require_kind("data", data, str | None)
     require_kind("error", error, bool | None)
-    if system.surveys:
-        raise InputError(
-            f"{system.name} like this is a survey, many runs in itself, and not swept; "
-            "use run"
-        )
     axes = axes_of(system, vary)
     names = [axis.name for axis in axes]
     given = {"t1": t1, "rtol": rtol, "atol": atol, "solver": solver}
@@ -274,8 +269,6 @@ def _require_sensible(sweep: Sweep) -> None:
     for static in sweep.statics:
         mine = {name: value for name, value in static.items() if name in fields}
         system = dataclasses.replace(sweep.system, **mine)
-        if system.surveys:
-            raise InputError(f"{_named(mine)} is a survey, and not swept")
         solver = static.get("solver", sweep.how.solver)
         explicit(solver, sweep.how.rtol)
         for axis in sweep.axes:

@@ -31,7 +31,8 @@ def things():
     """Public functions and classes, and the methods of classes, by their paths."""
     found = {}
     for module in PUBLIC:
-        for thing in vars(import_module(f"flowattn{module}")).values():
+        home = import_module(f"flowattn{module}")
+        for thing in (getattr(home, name) for name in dir(home) if name[0] != "_"):
             thing = inspect.unwrap(thing) if callable(thing) else thing
             path = (
                 f"{getattr(thing, '__module__', '')}.{getattr(thing, '__name__', '')}"

@@ -108,7 +108,11 @@ class Run:
         return table(self.summary)
 
     def panels(self) -> dict[str, Sequence[Panel]]:
-        """The pictures of this run as data, by name."""
+        """The pictures of this run as data.
+
+        Returns:
+            The panels of each picture, by name.
+        """
         if self.survey is not None:
             assert isinstance(self.system, AbstractStudy)
             return self.system.panels(self.survey)

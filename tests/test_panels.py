@@ -153,14 +153,10 @@ class Half(fa.systems.AbstractSystem):
         """From 1."""
         loss = fa.Observable(lambda x: 0.5 * x**2, (), "nat", "loss")
         at = fa.Observable(lambda x: x, (), "m", "place")
-        return fa.systems.Problem(
+        return fa.Problem(
             jnp.ones(()),
             loss,
-            loss,
-            {"loss": loss, "x": at},
-            {},
-            {},
-            lambda x: x,
+            observables={"loss": loss, "x": at},
             closed_forms={"x": lambda t: np.exp(-np.asarray(t))},
         )
 

@@ -47,7 +47,7 @@ with jaxtyping.install_import_hook("flowattn", "beartype.beartype"):
     for _package in (flowattn, flowattn.systems):
         for _name in dir(_package):
             getattr(_package, _name)
-    from flowattn.numerics.programs import let_programs_go
+    from flowattn.numerics.programs import clear_caches_if_many
 
 # Pictures are looked at elsewhere.
 flowattn.plotting.STYLE |= {
@@ -80,7 +80,7 @@ def _compile_what_computes_with_optimizations(request):
 def _few_mappings():
     """A worker runs hundreds of tests."""
     yield
-    let_programs_go()
+    clear_caches_if_many()
 
 
 @pytest.fixture(autouse=True)

@@ -48,10 +48,11 @@ class Trajectory(eqx.Module):
     - `scales[name]`: for each observed law its largest absolute term at each time.
     - `params`: parameters at `t_end`; `path`: parameters at every time, if saved.
     - `best`: parameters with the lowest validation loss, if a descent looked.
+    - `n_reached`: how many of the output times the run reached.
     - `result`: how the run ended; `t_end`: the last time that it reached.
-    - `finer`: the solve at a hundredth of the tolerances, if an error was asked for.
+    - `refined`: the solve at a hundredth of the tolerances, if an error was asked for.
     - `solver`: what the run was asked to use; `methods`: those that it could choose
-      among; `changes`: the times at which it took the next of them, inf beyond.
+      among; `switches`: the times at which it took the next of them, inf beyond.
     - `sharpness`: the last estimate of the Jacobian's spectral radius, where a solver
       made one: the largest Hessian eigenvalue in size, for a gradient flow.
     - `edge`: of a descent the largest sharpness at which it is stable, where its
@@ -70,13 +71,13 @@ class Trajectory(eqx.Module):
     best: PyTree | None
     result: Any
     t_end: Float[Array, "*member"]
-    saved: Int[Array, "*member"]
+    n_reached: Int[Array, "*member"]
     counts: dict[str, Int[Array, "*member"]]
-    finer: "Trajectory | None"
+    refined: "Trajectory | None"
     solver: str = eqx.field(static=True)
     labels: tuple[tuple[str, Label], ...] = eqx.field(static=True)
     methods: tuple[str, ...] = eqx.field(static=True, default=())
-    changes: Float[Array, "*member change"] | None = None
+    switches: Float[Array, "*member change"] | None = None
     sharpness: Float[Array, "*member"] | None = None
     edge: Float[Array, "..."] | None = None
     events: dict[str, Float[Array, "*member"]] = eqx.field(default_factory=dict)
@@ -121,35 +122,35 @@ class Trajectory(eqx.Module):
         stats = {**self.counts, "solver": self.solver}
         if self.sharpness is not None:
             stats["sharpness"] = self.sharpness
-        if self.choices is not None:
-            stats["choices"] = self.choices
+        if self.solver_log is not None:
+            stats["choices"] = self.solver_log
         return stats
 
     @property
-    def choices(self) -> list[dict[str, Any]] | None:
+    def solver_log(self) -> list[dict[str, Any]] | None:
         """The solvers that worked, in order, each with the time `since` it did.
 
         None where there was nothing to choose, or the run is one of a batch.
         """
-        changes = self.changes
-        if len(self.methods) < 2 or changes is None:
+        switches = self.switches
+        if len(self.methods) < 2 or switches is None:
             return None
-        if isinstance(changes, Tracer) or changes.ndim != 1:
+        if isinstance(switches, Tracer) or switches.ndim != 1:
             return None
-        times = [float(self.ts[0]), *(float(t) for t in changes if np.isfinite(t))]
+        times = [float(self.ts[0]), *(float(t) for t in switches if np.isfinite(t))]
         names = (self.methods[i % len(self.methods)] for i in range(len(times)))
         return [{"solver": n, "since": t} for n, t in zip(names, times, strict=True)]
 
-    def with_finer(self, finer: "Trajectory | None") -> "Trajectory":
+    def with_refined(self, finer: "Trajectory | None") -> "Trajectory":
         """The same run beside one at a hundredth of the tolerances."""
         return eqx.tree_at(
-            lambda run: run.finer, self, finer, is_leaf=lambda x: x is None
+            lambda run: run.refined, self, finer, is_leaf=lambda x: x is None
         )
 
     @property
     def error_stats(self) -> dict[str, Any] | None:
         """The statistics of the finer solve, None without `error=True`."""
-        return None if self.finer is None else self.finer.stats
+        return None if self.refined is None else self.refined.stats
 
     @property
     def error(self) -> dict[str, Array] | None:
@@ -160,10 +161,10 @@ class Trajectory(eqx.Module):
         two cross the difference says nothing, so its dips are filled (`errorbar`). None
         without `error=True`.
         """
-        if self.finer is None:
+        if self.refined is None:
             return None
-        finer, both = self.finer.observed, self.reached & self.finer.reached
-        time = jnp.ndim(self.saved)
+        finer, both = self.refined.observed, self.reached & self.refined.reached
+        time = jnp.ndim(self.n_reached)
         return {
             name: without_dips(_apart(x, finer[name], both), time)
             for name, x in self.observed.items()
@@ -172,15 +173,15 @@ class Trajectory(eqx.Module):
     @property
     def event_error(self) -> dict[str, Array] | None:
         """Estimated error of the time of each event; None without `error=True`."""
-        if self.finer is None:
+        if self.refined is None:
             return None
-        finer = self.finer.events
+        finer = self.refined.events
         return {name: _between(t, finer[name]) for name, t in self.events.items()}
 
     @property
     def reached(self) -> Bool[Array, "*member time"]:
         """Which of the output times the run reached."""
-        saved = jnp.expand_dims(self.saved, -1)
+        saved = jnp.expand_dims(self.n_reached, -1)
         rows = jnp.arange(self.ts.shape[-1])
         return jnp.expand_dims(rows, tuple(range(saved.ndim - 1))) < saved
 
@@ -287,18 +288,18 @@ class Trajectory(eqx.Module):
 
     @classmethod
     def _of_fields(cls, fields: dict[str, Any]) -> "Trajectory":
-        finer, place = fields["finer"], jnp.asarray(fields["result"])
+        finer, place = fields["refined"], jnp.asarray(fields["result"])
         results = (getattr(RESULTS, name) for name in OUTCOMES)
         result = jax.tree.map(lambda *codes: jnp.stack(codes)[place], *results)
         made = None if finer is None else cls._of_fields(finer)
-        return cls(**{**fields, "result": result, "finer": made})
+        return cls(**{**fields, "result": result, "refined": made})
 
     @property
     def outcome(self) -> Any:
         """One word for how the run ended, `successful` where nothing went wrong; of an
         ensemble a list of them, one for each member.
         """
-        if np.ndim(self.saved) == 0:
+        if np.ndim(self.n_reached) == 0:
             return outcome_name(self.result)
         words = np.array([*OUTCOMES, "unknown"])
         return words[outcome_codes(self.result)].tolist()

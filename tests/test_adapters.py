@@ -29,7 +29,7 @@ DECAY = diffrax.ODETerm(lambda t, y, args: -y)
 
 @contextlib.contextmanager
 def layout(library: str, adapter: str):
-    """Whatever fails inside is reported as a change of the library."""
+    """Whatever fails inside is shown as a change of the library."""
     try:
         yield
     except Exception as error:
@@ -257,7 +257,7 @@ class Reporting(diffrax.AbstractWrappedSolver):
 
 
 class Reading(Proposing):
-    """A step size control that keeps what was reported."""
+    """A step size control that keeps what was shown."""
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         return jnp.asarray(self.first), jnp.zeros(2)

@@ -61,8 +61,8 @@ def test_wrong_inputs_are_refused(section, place, monkeypatch, capsys):
             status = exit.code
         except Exception as error:
             status = repr(error)
-        told = capsys.readouterr()
-        lines = (told.out + told.err).splitlines()
+        shown = capsys.readouterr()
+        lines = (shown.out + shown.err).splitlines()
         one = len(lines) == 1 and lines[0].startswith("flowattn: ")
         parsed = any("For full helptext" in text for text in lines)
         if status != 2 or not (one or parsed) or files(place) != before:
@@ -104,16 +104,16 @@ def test_what_may_have_been_meant(line, named, place, monkeypatch, capsys):
     except SystemExit as exit:
         status = exit.code
     assert status == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert f" (did you mean {named}?); choose from: " in told and len(told) < 260
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert f" (did you mean {named}?); choose from: " in shown and len(shown) < 260
 
 
 def test_a_choice_of_any_length_is_cut(capsys):
     with pytest.raises(SystemExit):
         main(["run", "focus", "--loss", "x" * 10_000])
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.endswith("… is unknown; choose from: soft, hard, marginal, hybrid")
-    assert len(told) < 200
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert shown.endswith("… is unknown; choose from: soft, hard, marginal, hybrid")
+    assert len(shown) < 200
 
 
 def test_a_flag_that_may_have_been_meant(capsys):

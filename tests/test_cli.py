@@ -259,9 +259,9 @@ def test_help_is_for_users(command, capsys):
     """An example, and no comment that is meant for a type checker."""
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
-    told = capsys.readouterr().out
-    assert f"Example: flowattn {command}" in told
-    assert "pyright" not in told and "ignore[" not in told
+    shown = capsys.readouterr().out
+    assert f"Example: flowattn {command}" in shown
+    assert "pyright" not in shown and "ignore[" not in shown
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -279,8 +279,8 @@ def test_examples_of_systems_are_shown_and_can_be_run(name, monkeypatch, capsys)
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["run", system.name, "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"Example: flowattn run {system.name} {system.example}" in told
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Example: flowattn run {system.name} {system.example}" in shown
 
 
 def test_an_output_folder_that_is_a_file(tmp_path, capsys):

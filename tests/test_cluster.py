@@ -37,8 +37,8 @@ def work(tmp_path):
     grid, arrays = planned(sweep)
     folder = folder_at(tmp_path / "a.zarr")
     with owned(folder) as owner:
-        told = {"config": sweep.config, "chunk": list(grid.chunk)}
-        CellStore(folder, grid, owner).create(arrays, told, {})
+        shown = {"config": sweep.config, "chunk": list(grid.chunk)}
+        CellStore(folder, grid, owner).create(arrays, shown, {})
         yield cluster._Work(sweep, folder, grid, owner, True, cluster._proof(sweep))
     cluster._settings.cache_clear()
 
@@ -83,7 +83,7 @@ def test_workers_of_an_owner_that_lost_its_store_write_nothing(work):
 
 
 @pytest.mark.parametrize(
-    "address, told",
+    "address, shown",
     [
         ("", "missing port number"),
         ("nothing", "missing port number"),
@@ -96,9 +96,9 @@ def test_workers_of_an_owner_that_lost_its_store_write_nothing(work):
         ("127.0.0.1:0", "ports are numbers from 1 to 65535"),
     ],
 )
-def test_what_is_no_address_is_refused_at_once(tmp_path, monkeypatch, address, told):
+def test_what_is_no_address_is_refused_at_once(tmp_path, monkeypatch, address, shown):
     monkeypatch.setattr(distributed, "Client", None)  # none is asked
-    with pytest.raises(InputError, match=f"is no address of a scheduler, as .*{told}"):
+    with pytest.raises(InputError, match=f"is no address of a scheduler, as .*{shown}"):
         fa.sweep(Ends(), out=tmp_path / "a.zarr", scheduler=address)
     assert not (tmp_path / "a.zarr").exists()
 
@@ -149,7 +149,7 @@ def test_results_are_gathered():
 
 
 @pytest.mark.parametrize(
-    "ending, told",
+    "ending, shown",
     [
         (ImportError("No module named 'flowattn'"), "or none: ImportError: No module"),
         (
@@ -168,8 +168,8 @@ def test_results_are_gathered():
         (InputError("cannot write to a: No space left"), "No space left"),
     ],
 )
-def test_what_ends_a_chunk_is_one_line(ending, told):
-    with pytest.raises(InputError, match=told) as raised:
+def test_what_ends_a_chunk_is_one_line(ending, shown):
+    with pytest.raises(InputError, match=shown) as raised:
         gathered([Future(ending)])
     assert "\n" not in str(raised.value)
 

@@ -148,5 +148,5 @@ def test_only_times_that_both_reached_count():
     )
     flow = fa.solve(fa.GradientFlow(loss), jnp.ones(1), ts=run.ts, observe=observe)
     gap = fa.compare(flow, run)
-    assert len(gap.ts) == run.saved < len(run.ts)
+    assert len(gap.ts) == run.n_reached < len(run.ts)
     assert np.all(np.isfinite(gap.observables["x"].absolute))

@@ -155,7 +155,7 @@ def test_permutations_teach_nothing_before_attention_forms():
     values = jr.normal(jr.key(1), (1, 4, 4))
     params = eqx.tree_at(lambda p: p.values, made.params, values)
     rows = made.flow(params).values[0]
-    # Whatever the logits: all rows are equal, so no word is told from another.
+    # Whatever the logits: all rows are equal, so no word is shown from another.
     np.testing.assert_allclose(rows, jnp.broadcast_to(rows[:1], rows.shape), atol=1e-15)
     assert float(jnp.abs(rows).max()) > 1e-2
     # And at the origin nothing moves, sequence by sequence.

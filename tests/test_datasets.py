@@ -98,10 +98,10 @@ def assert_run(found, wanted):
     for part in ("t_end", "saved", "counts", "edge"):
         assert_same(getattr(found, part), getattr(wanted, part))
     assert found.outcome == wanted.outcome and found.solver == wanted.solver
-    assert found.choices == wanted.choices
-    assert (found.finer is None) == (wanted.finer is None)
-    if wanted.finer is not None:
-        assert_run(found.finer, wanted.finer)
+    assert found.solver_log == wanted.solver_log
+    assert (found.refined is None) == (wanted.refined is None)
+    if wanted.refined is not None:
+        assert_run(found.refined, wanted.refined)
 
 
 def strict(path):
@@ -236,7 +236,10 @@ def attributed(data, **attrs):
         (lambda d: attributed(d, result="splendid"), "result 'splendid' is unknown"),
         (lambda d: attributed(d, saved=4), "it has saved more or fewer times"),
         (lambda d: attributed(d, saved=-1), "it has saved more or fewer times"),
-        (lambda d: attributed(d, saved=[1, 2]), "its attribute 'saved' is no number"),
+        (
+            lambda d: attributed(d, saved=[1, 2]),
+            "its attribute 'saved' is no number",
+        ),
         (lambda d: attributed(d, t_end="soon"), "could not convert string to float"),
         (lambda d: attributed(d, methods="[" * 10**5), "holds no sound run"),
         (lambda d: attributed(d, choices='[1, {"a": 2}]'), "holds no sound run"),

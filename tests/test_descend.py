@@ -38,7 +38,7 @@ def test_gradient_descent_is_the_plain_loop():
     np.testing.assert_allclose(run.observed["x"], np.array(path)[steps], rtol=1e-13)
     np.testing.assert_array_equal(run.path, run.observed["x"])
     np.testing.assert_allclose(run.params, path[50], rtol=1e-13)
-    assert run.stats["gradient_evaluations"] == 50 and run.saved == 9
+    assert run.stats["gradient_evaluations"] == 50 and run.n_reached == 9
 
 
 def test_times_are_the_optimizer_s_clock():
@@ -85,7 +85,7 @@ def test_patience_stops_and_best_is_the_best():
     assert run.outcome == "out_of_patience"
     np.testing.assert_allclose(run.best, 0.9**best_step, rtol=1e-12)
     assert run.stats["steps"] == best_step + 20
-    assert run.saved == 4 and np.all(np.isnan(run.observed["x"][4:]))
+    assert run.n_reached == 4 and np.all(np.isnan(run.observed["x"][4:]))
 
 
 def test_patience_begins_where_validation_does():
@@ -122,9 +122,9 @@ def test_divergence_keeps_what_came_before_and_says_when():
     assert run.outcome == "loss_nonfinite"
     last = int(round(float(run.t_end) / 3))
     assert np.isfinite(0.5 * 4.0**last) and 2 * last + 1 >= 1023
-    assert run.saved == last // 10 + 1
+    assert run.n_reached == last // 10 + 1
     np.testing.assert_array_equal(run.observed["x"][:3], [1.0, 2.0**10, 2.0**20])
-    assert np.all(np.isnan(run.observed["x"][run.saved :]))
+    assert np.all(np.isnan(run.observed["x"][run.n_reached :]))
     with pytest.raises(RuntimeError, match="non-finite"):
         fa.descend(lambda x: 0.5 * x[0] ** 2, jnp.ones(1), **arguments)
 
@@ -138,7 +138,7 @@ def test_a_loss_lost_by_the_very_last_step():
         throw=False,
         observe={"x": jnp.sum},
     )
-    assert run.outcome == "loss_nonfinite" and run.t_end == 0 and run.saved == 1
+    assert run.outcome == "loss_nonfinite" and run.t_end == 0 and run.n_reached == 1
     assert run.params == 1.0
 
 

@@ -21,7 +21,7 @@ LATER = {
     "flowattn.trajectory.Trajectory.of",
     "flowattn.trajectory.Trajectory.raised",
     "flowattn.trajectory.Trajectory.to_dataset",
-    "flowattn.trajectory.Trajectory.with_finer",
+    "flowattn.trajectory.Trajectory.with_refined",
 }
 # The interface of another library, which describes these methods.
 OTHERS = ("flowattn.numerics.solvers.",)

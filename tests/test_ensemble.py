@@ -195,7 +195,7 @@ def test_observables_events_and_errors_are_those_of_solve():
         for name in ("x", "sum"):
             for mine, theirs in (
                 (ours.observed, one.observed),
-                (ours.finer.observed, one.finer.observed),
+                (ours.refined.observed, one.refined.observed),
             ):
                 # The same steps: see above.
                 assert_near(mine[name], theirs[name], 1e-9)
@@ -254,7 +254,7 @@ def test_each_member_has_its_own_fate(dtype):
         flow = fa.GradientFlow(Mixed(numbers[i]))
         args = dict(ts=ts[i], solver="tsit5", throw=False, **run)
         alone, ours = fa.solve(flow, starts[i], **args), member(many, i)
-        # A blow-up is told by what is met first: infinity, in single precision.
+        # A blow-up is shown by what is met first: infinity, in single precision.
         either = {"blow_up", "loss_nonfinite"} if fate == "blow_up" else {fate}
         assert found[i] == outcome_name(alone.result) and found[i] in either
         # Beyond stability steps are chaotic, and rounding is seen.
@@ -263,7 +263,7 @@ def test_each_member_has_its_own_fate(dtype):
             # Local errors of 1e-5 add up.
             allowed = 1e-5 * (1 + int(alone.counts["steps"]))
             np.testing.assert_allclose(ours.t_end, alone.t_end, rtol=allowed)
-        assert ours.saved == alone.saved
+        assert ours.n_reached == alone.n_reached
         reached = np.asarray(alone.reached)
         np.testing.assert_array_equal(ours.reached, reached)
         np.testing.assert_array_equal(np.isnan(ours.observed["x"]), ~reached)

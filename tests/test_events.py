@@ -188,7 +188,7 @@ def test_an_event_has_no_sign_where_it_is_not_finite(together):
     run = {"t1": 5.0, "rtol": 1e-8, "events": events}
     if together:
         many = fa.ensemble(DECAY, jnp.ones((3, 1)), lanes=2, **run)
-        np.testing.assert_array_equal(many.saved, 2)
+        np.testing.assert_array_equal(many.n_reached, 2)
         found = {name: t[2] for name, t in many.events.items()}
     else:
         found = fa.solve(DECAY, jnp.ones(1), **run).events

@@ -67,9 +67,9 @@ def _no_types(monkeypatch):
 def test_values_of_another_type(cls, fields, message):
     with pytest.raises(fa.InputError) as caught:
         cls(**fields)
-    told = str(caught.value)
-    assert told.startswith(next(iter(fields))) and message in told
-    assert "\n" not in told and len(told) < 250
+    shown = str(caught.value)
+    assert shown.startswith(next(iter(fields))) and message in shown
+    assert "\n" not in shown and len(shown) < 250
 
 
 @pytest.mark.filterwarnings("ignore:A JAX array is being set as static")

@@ -46,9 +46,9 @@ def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
     assert main(["figure", "topic-words-sen", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.out.strip() == str(tmp_path / "topic-words-sen.png")
-    # Each run is told of once; they begin side by side.
-    told = sorted(line.split(" of ")[0] for line in said.err.splitlines())
-    assert told == ["flow", "gradient descent"]
+    # Each run is shown of once; they begin side by side.
+    shown = sorted(line.split(" of ")[0] for line in said.err.splitlines())
+    assert shown == ["flow", "gradient descent"]
     names = {path.name for path in tmp_path.iterdir()}
     drawn = {f"topic-words-sen.{suffix}" for suffix in ("png", "pdf", "json")}
     assert names == drawn | {"other.txt"}
@@ -180,10 +180,10 @@ def test_what_ctrl_c_left_is_no_figure(monkeypatch):
 
 
 def test_a_flow_that_ends_early_is_told_of():
-    told = []
-    runs = Runs(tell=told.append)
+    shown = []
+    runs = Runs(tell=shown.append)
     runs.flow(small(), np.linspace(0, 100.0, 3), max_steps=3)
-    assert "max_steps_reached at t = " in told[-1]
+    assert "max_steps_reached at t = " in shown[-1]
 
 
 def test_curves_of_one_name_are_refused():

@@ -194,7 +194,7 @@ def test_a_million_times_are_matched_in_linear_memory():
     here, there = _matching(times, np.arange(1_000_001) * 1e-6)
     np.testing.assert_array_equal(here, there)
     assert len(here) == len(times)
-    # Neighbours that are nearer than the tolerance are still told apart.
+    # Neighbours that are nearer than the tolerance are still shown apart.
     here, there = _matching(times, times[::7])
     np.testing.assert_array_equal(here, 7 * there)
 
@@ -256,7 +256,7 @@ def test_an_ensemble_of_flows_beside_descents():
     np.testing.assert_array_equal(until == drifts, [False, False, True])
     with pytest.raises(fa.InputError, match="two ensembles .* got 3 runs and one"):
         fa.compare(flows, descend(starts[0]))
-    short = eqx.tree_at(lambda t: t.saved, flows, flows.saved.at[1].set(1))
+    short = eqx.tree_at(lambda t: t.n_reached, flows, flows.n_reached.at[1].set(1))
     partly = fa.compare(short, runs)
     assert partly.members[1] is None and np.isnan(partly.max_relative[1])
     assert not partly.resolved[1] and np.isfinite(partly.mean["x"]).all()

@@ -26,7 +26,7 @@ def test_a_keyword_run(tmp_path, capsys):
     assert run("keyword", *start, "--rtol", 1e-8, "--out", tmp_path) == 0
     found = summary(tmp_path)
     flow = found["flow"]
-    # Without a descent there is no gap, but the flow's own error is reported.
+    # Without a descent there is no gap, but the flow's own error is shown.
     assert found["descent"] is None and found["gap"] is None
     assert 0 < flow["errors"]["p"] < 1e-4
     assert flow["event_errors"]["time_to_attend"] < 1e-6

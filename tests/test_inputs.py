@@ -68,24 +68,24 @@ def test_the_error_of_counts_is_a_number():
         for name, x in run.observed.items()
     }
     finer = eqx.tree_at(
-        lambda run: (run.observed, run.saved), run, (less, jnp.array(50))
+        lambda run: (run.observed, run.n_reached), run, (less, jnp.array(50))
     )
-    error = run.with_finer(finer).error
+    error = run.with_refined(finer).error
     for name, values in error.items():
         assert jnp.issubdtype(values.dtype, jnp.floating), name
         np.testing.assert_allclose(values[:50], 1.0, rtol=1e-6)
     assert np.all(np.isnan(error["small"][50:]))
     # Of many runs at once, too.
-    many = jax.tree.map(lambda x: jnp.stack([x, x]), run.with_finer(finer))
+    many = jax.tree.map(lambda x: jnp.stack([x, x]), run.with_refined(finer))
     np.testing.assert_array_equal(many.error["small"][1], error["small"])
     np.testing.assert_array_equal(many.reached, np.ones((2, 101), bool))
 
 
 def test_what_was_not_reached_of_a_count_is_0():
     run = segments(jnp.ones(1), observe=OBSERVE, max_steps=2, throw=False)
-    assert 0 < run.saved < 101
-    assert np.all(run.observed["count"][run.saved :] == 0)
-    assert np.all(np.isnan(run.observed["plane"][run.saved :]))
+    assert 0 < run.n_reached < 101
+    assert np.all(run.observed["count"][run.n_reached :] == 0)
+    assert np.all(np.isnan(run.observed["plane"][run.n_reached :]))
 
 
 def test_keys_that_are_observed_are_refused():
@@ -264,7 +264,7 @@ def test_traced_times_that_make_no_sense_are_never_successful(run):
     successful = np.asarray(runs.result == fa.RESULTS.successful)
     senseless = np.asarray(runs.result == fa.RESULTS.senseless_input)
     assert successful.tolist() == sensible.tolist() == (~senseless).tolist()
-    assert runs.saved.tolist() == np.where(sensible, 3, 0).tolist()
+    assert runs.n_reached.tolist() == np.where(sensible, 3, 0).tolist()
     expected = np.where(sensible[:, None], np.exp(times[:, :1] - times), np.nan)
     np.testing.assert_allclose(runs.observed["x"], expected, atol=1e-5)
     found = np.where(sensible & (times[:, -1] > 1), np.log(2), np.nan)

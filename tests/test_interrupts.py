@@ -105,9 +105,9 @@ def test_each_part_has_its_outcome_and_is_resumed(
     assert {ends[part] for part in before} <= {"successful"}
     assert ends[PARTS[number]] == "interrupted"
     assert {ends[part] for part in rest} == {"not begun"}
-    told = capsys.readouterr().out
-    assert "; interrupted" in told and "the same command with --resume" in told
-    assert f"not run  {'; '.join(rest)}" in told
+    shown = capsys.readouterr().out
+    assert "; interrupted" in shown and "the same command with --resume" in shown
+    assert f"not run  {'; '.join(rest)}" in shown
 
     begun = interrupted_at(len(PARTS))
     assert run(tmp_path, "--resume") == 0

@@ -217,11 +217,11 @@ def test_every_item_is_dealt_once_with_its_result():
             at_work.remove(place)
         return item**2
 
-    found = list(parallel.deal(work, iter(range(50)), at))
+    found = list(parallel.parallel_map(work, iter(range(50)), at))
     assert sorted(found) == [(item, item**2) for item in range(50)]
     assert max(most) <= 3 and set(threads) <= {"a", "b", "c"}
-    assert list(parallel.deal(work, [], at)) == []
-    assert list(parallel.deal(work, [7], at)) == [(7, 49)]
+    assert list(parallel.parallel_map(work, [], at)) == []
+    assert list(parallel.parallel_map(work, [7], at)) == [(7, 49)]
 
 
 def test_results_come_as_they_are_done_and_items_as_they_are_asked_for():
@@ -238,7 +238,7 @@ def test_results_come_as_they_are_done_and_items_as_they_are_asked_for():
             last.set()
         return last.wait(20) if item == 0 else True
 
-    dealt = parallel.deal(work, items(), ["a", "b"])
+    dealt = parallel.parallel_map(work, items(), ["a", "b"])
     first, _ = next(dealt)
     # One place is taken by the item that waits.
     assert first == 1 and len(given) <= 4
@@ -259,7 +259,7 @@ def test_what_goes_wrong_in_one_item_is_raised(bad):
 
     def all_dealt():
         with pytest.raises(RuntimeError, match=f"item {bad}"):
-            list(parallel.deal(work, range(10), ["a", "b"]))
+            list(parallel.parallel_map(work, range(10), ["a", "b"]))
 
     # In a thread of its own, so that one that hangs is seen.
     thread = threading.Thread(target=all_dealt, daemon=True)

@@ -73,9 +73,9 @@ def test_interrupted_and_resumed_bit_for_bit(dtype, tmp_path):
         parts[1].observed["x"][kept], whole.observed["x"][kept]
     )
     assert np.all(np.isnan(parts[1].observed["x"][~kept]))
-    told = []
-    same(run(dtype, checkpoint=tmp_path, progress=told.append), whole)
-    assert told[0].t > parts[1].t_end  # gone on with, not begun again
+    shown = []
+    same(run(dtype, checkpoint=tmp_path, progress=shown.append), whole)
+    assert shown[0].t > parts[1].t_end  # resumed, not begun again
 
 
 @pytest.mark.slow
@@ -113,10 +113,10 @@ def test_descent_interrupted_and_resumed_bit_for_bit(dtype, tmp_path):
     whole = descend()
     part = descend(progress=Stop(3), checkpoint=tmp_path)
     assert part.outcome == "interrupted" and part.stats["steps"] == 180
-    assert part.saved == 1 + 180 // 7
-    told = []
-    same(descend(checkpoint=tmp_path, progress=told.append), whole)
-    assert told[0].t > part.t_end
+    assert part.n_reached == 1 + 180 // 7
+    shown = []
+    same(descend(checkpoint=tmp_path, progress=shown.append), whole)
+    assert shown[0].t > part.t_end
     in_one_piece = jax.jit(descend)()
     np.testing.assert_allclose(
         in_one_piece.observed["loss"], whole.observed["loss"], rtol=1e-5
@@ -219,9 +219,9 @@ def test_what_a_function_closes_over_belongs_to_the_run(tmp_path):
 
 
 def test_progress_of_a_run_that_is_out_of_steps():
-    told = []
-    run(jnp.float64, error=False, max_steps=30, progress=told.append)
-    assert told[-1].done == told[-1].t / 3 < 1
+    shown = []
+    run(jnp.float64, error=False, max_steps=30, progress=shown.append)
+    assert shown[-1].done == shown[-1].t / 3 < 1
 
 
 def test_a_checkpoint_of_other_versions(tmp_path, monkeypatch):
@@ -242,9 +242,9 @@ def test_a_checkpoint_of_other_versions(tmp_path, monkeypatch):
 
 def test_a_finished_run_is_not_computed_again(tmp_path):
     first = run(jnp.float64, checkpoint=tmp_path)
-    told = []
-    same(run(jnp.float64, checkpoint=tmp_path, progress=told.append), first)
-    assert not told
+    shown = []
+    same(run(jnp.float64, checkpoint=tmp_path, progress=shown.append), first)
+    assert not shown
     with pytest.raises(fa.InputError, match="of another run, finished"):
         run(jnp.float64, rtol=1e-6, checkpoint=tmp_path)
 
@@ -296,7 +296,7 @@ def test_segments_do_not_change_the_solution():
 
 @pytest.mark.parametrize("kind", ["flow", "descent"])
 def test_segments_share_one_compiled_program(kind):
-    traced, told = [], []
+    traced, shown = [], []
 
     def loss(x):
         traced.append(x)
@@ -304,7 +304,7 @@ def test_segments_share_one_compiled_program(kind):
 
     def note(progress):
         # What the loss was traced for by the end of each segment.
-        told.append(len(traced))
+        shown.append(len(traced))
 
     begin, watch = jnp.ones(3), dict(observe={"x": jnp.sum}, progress=note)
     if kind == "flow":
@@ -312,17 +312,17 @@ def test_segments_share_one_compiled_program(kind):
         fa.solve(fa.GradientFlow(loss), begin, **settings, **watch)
     else:
         fa.descend(loss, begin, learning_rate=0.1, steps=250, **watch)
-    assert len(told) > 2 and told[0] == told[-1] > 0
+    assert len(shown) > 2 and shown[0] == shown[-1] > 0
 
 
 def test_progress_says_where_the_run_is():
-    told = []
-    traj = run(jnp.float64, error=False, progress=told.append)
-    assert len(told) > 3 and told[-1].done == 1
-    assert [p.t for p in told] == sorted(p.t for p in told)
-    assert told[0].solver == "tsit5" and told[-1].solver == "rkc"
-    assert told[-1].loss == float(traj.observed["loss"][-1])
-    assert all(0 < p.step < 3 for p in told)
+    shown = []
+    traj = run(jnp.float64, error=False, progress=shown.append)
+    assert len(shown) > 3 and shown[-1].done == 1
+    assert [p.t for p in shown] == sorted(p.t for p in shown)
+    assert shown[0].solver == "tsit5" and shown[-1].solver == "rkc"
+    assert shown[-1].loss == float(traj.observed["loss"][-1])
+    assert all(0 < p.step < 3 for p in shown)
 
 
 def test_progress_and_checkpoints_are_refused_under_jit(tmp_path):

@@ -161,7 +161,7 @@ def test_auto_under_jit_and_vmap():
 
     batch = jax.jit(jax.vmap(run))(jnp.array([2.0, 2e3]), jnp.ones(2))
     np.testing.assert_allclose(batch.observed["x"][:, -1, 0], np.exp(-1), rtol=1e-4)
-    assert np.isinf(batch.changes[0]).all() and np.isfinite(batch.changes[1, 0])
+    assert np.isinf(batch.switches[0]).all() and np.isfinite(batch.switches[1, 0])
     assert "choices" not in batch.stats
     one = run(jnp.array(2e3), jnp.array(1.0))
     assert used(one) == ["tsit5", "rkc"]
@@ -208,7 +208,7 @@ def test_gradients_through_auto():
         traj = fa.solve(
             flow, start, ts=[0, 0.1, 1], rtol=1e-6, solver="auto", max_steps=500
         )
-        return jnp.sum(traj.params), jnp.isfinite(traj.changes[0])
+        return jnp.sum(traj.params), jnp.isfinite(traj.switches[0])
 
     slope, changed = jax.grad(total, has_aux=True)(jnp.ones(2))
     assert changed

@@ -252,10 +252,10 @@ def test_digits_are_those_of_scikit_learn():
     assert ours.pixels.dtype == np.uint8
     np.testing.assert_array_equal(ours.pixels[..., 0], held.images)
     np.testing.assert_array_equal(ours.labels, held.target)
-    dealt = ours.deal(jr.key(0))
-    everything = np.concatenate([rows for split in dealt for rows in split])
+    numbers = ours.split(jr.key(0))
+    everything = np.concatenate([rows for split in numbers for rows in split])
     np.testing.assert_array_equal(np.sort(everything), np.arange(1797))
-    for split, share in zip(dealt, (0.7, 0.1, 0.2), strict=True):
+    for split, share in zip(numbers, (0.7, 0.1, 0.2), strict=True):
         for label, rows in enumerate(split):
             assert np.all(ours.labels[rows] == label)
             # Two roundings, of at most a half.

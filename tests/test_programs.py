@@ -31,23 +31,23 @@ def ours(small, monkeypatch):
 def test_few_programs_stay():
     called = jax.jit(lambda x: x + 1)
     assert called(jnp.array(1)) == 2
-    assert not programs.let_programs_go() and called._cache_size() == 1
+    assert not programs.clear_caches_if_many() and called._cache_size() == 1
 
 
 def test_many_programs_are_let_go(small, tmp_path):
     called = jax.jit(lambda x: x + 1)
     assert called(jnp.array(1)) == 2 and called._cache_size() == 1
-    assert programs.let_programs_go(mappings=small) and called._cache_size() == 0
+    assert programs.clear_caches_if_many(mappings=small) and called._cache_size() == 0
     assert called(jnp.array(1)) == 2
     small.most = tmp_path / "absent"
-    assert not programs.let_programs_go(mappings=small)
+    assert not programs.clear_caches_if_many(mappings=small)
 
 
 def test_mappings_of_others_do_not_have_the_caches_cleared_again(small):
     """Two thirds of the mappings are left after the first time: those are not ours."""
     small.most.write_text(f"{int(1.5 * small.count())}\n")
-    assert programs.let_programs_go(mappings=small)
-    assert not programs.let_programs_go(mappings=small)
+    assert programs.clear_caches_if_many(mappings=small)
+    assert not programs.clear_caches_if_many(mappings=small)
 
 
 @pytest.mark.parametrize("jit", [False, True])

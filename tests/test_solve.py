@@ -127,7 +127,7 @@ def test_max_steps_keeps_what_came_before():
     assert traj.outcome == "max_steps_reached"
     assert int(traj.stats["steps"]) + int(traj.stats["rejected"]) == 50
     reached = np.asarray(traj.reached)
-    assert 1 < reached.sum() < 101 and reached.sum() == traj.saved
+    assert 1 < reached.sum() < 101 and reached.sum() == traj.n_reached
     seen = np.asarray(traj.observed["x"])
     assert np.all(np.isfinite(seen[reached])) and np.all(np.isnan(seen[~reached]))
     assert traj.ts[reached][-1] <= traj.t_end < 10
@@ -155,7 +155,9 @@ def test_finite_time_blow_up_ends_at_its_time(dtype):
     assert traj.outcome in ("blow_up", "loss_nonfinite")
     # The solution's time of blow-up moves with the solver's relative error.
     assert abs(float(traj.t_end) - 1) < 1e-4
-    assert traj.saved == 51  # every output time below 1, and 1 itself by rounding up
+    assert (
+        traj.n_reached == 51
+    )  # every output time below 1, and 1 itself by rounding up
     x = np.asarray(traj.observed["x"])[:50]
     np.testing.assert_allclose(x, 1 / (1 - np.asarray(traj.ts)[:50]), rtol=1e-3)
 
@@ -174,7 +176,7 @@ def test_a_loss_that_becomes_undefined_ends_at_its_time():
 def test_a_loss_undefined_at_the_start_says_so():
     flow = fa.GradientFlow(lambda x: jnp.log(x[0]))
     traj = fa.solve(flow, -jnp.ones(1), t1=2.0, throw=False)
-    assert traj.outcome == "loss_nonfinite" and traj.t_end == 0 and traj.saved == 0
+    assert traj.outcome == "loss_nonfinite" and traj.t_end == 0 and traj.n_reached == 0
 
 
 def test_jit_vmap_and_grad():
@@ -304,7 +306,7 @@ def test_single_precision_segments_give_the_same_solution():
     assert one == 1 and more > 3
     exact = np.exp(-np.outer(single.ts, [1.0, 3.0]))
     for traj in (single, many):
-        assert traj.outcome == "successful" and traj.saved == 101
+        assert traj.outcome == "successful" and traj.n_reached == 101
         assert np.abs(np.asarray(traj.observed["x"]) - exact).max() < 1e-4
         np.testing.assert_array_equal(traj.path, traj.observed["x"])
     # Steps are the same but for rounding: the cuts carry the solver's state over.
@@ -328,10 +330,10 @@ def test_time_dependent_flow_sees_absolute_time():
 
 
 def test_progress_reaches_the_end():
-    told = []
+    shown = []
     flow = fa.GradientFlow(Quadratic(jnp.ones(1)))
-    fa.solve(flow, jnp.ones(1), t1=1.0, progress=told.append)
-    done = [one.done for one in told]
+    fa.solve(flow, jnp.ones(1), t1=1.0, progress=shown.append)
+    done = [one.done for one in shown]
     assert done == sorted(done) and done[-1] == 1.0
 
 
@@ -365,7 +367,7 @@ def test_tolerances_below_the_precision():
     # The finer solve of an error estimate stays within it.
     with pytest.warns(UserWarning, match="2e-07 is below what float32 can give"):
         traj = fa.solve(flow, start, t1=1.0, rtol=2e-7, error=True)
-    assert traj.finer.outcome == "successful"
+    assert traj.refined.outcome == "successful"
     for call in (fa.solve, fa.ensemble):
         with pytest.raises(fa.InputError, match="rtol must be below 1, got 2"):
             call(flow, start, t1=1.0, rtol=2.0)

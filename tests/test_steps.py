@@ -103,7 +103,7 @@ def test_a_place_where_the_loss_is_undefined_is_seen_at_outputs(call):
     assert abs(float(traj.t_end) - 0.45) < 1e-9
     assert abs(float(traj.params[0]) - 0.55) < 1e-9
     # Outputs up to there, and none beyond.
-    assert int(traj.saved) == 23
+    assert int(traj.n_reached) == 23
     assert int(traj.counts["steps"] + traj.counts["rejected"]) < 300
 
 

@@ -161,10 +161,13 @@ def test_what_has_gone_since_a_data_set_was_opened_is_not_nan(place):
 def test_damaged_coordinates_are_refused(place, name, spoil):
     """By all in the same words: no command mends them."""
     spoil(place / name / "c.0")
-    cells, told = existing(folder_at(place)), f"use another: its coordinate {name} is"
-    with pytest.raises(DamagedError, match=told):
+    cells, shown = (
+        existing(folder_at(place)),
+        f"use another: its coordinate {name} is",
+    )
+    with pytest.raises(DamagedError, match=shown):
         cells.damaged()
-    with pytest.raises(DamagedError, match=told):
+    with pytest.raises(DamagedError, match=shown):
         cells.dataset().load()
 
 

@@ -180,19 +180,19 @@ def test_a_store_that_is_moved_or_removed_in_mid_sweep(sweep, swept, tmp_path):
 
 def test_a_second_sweep_at_once_is_refused(sweep, swept, monkeypatch):
     # One chunk after the other: of four, two have not been begun at the first word.
-    monkeypatch.setattr(parallel, "places", lambda: jax.devices()[:1])
+    monkeypatch.setattr(parallel, "worker_devices", lambda: jax.devices()[:1])
     shutil.rmtree(sweep)
-    told = []
+    shown = []
 
     def second(_):
-        if told:
+        if shown:
             return
         with pytest.raises(InputError, match="is being written by process") as raised:
             again(sweep, None)
-        told.append(str(raised.value))
+        shown.append(str(raised.value))
 
     found = again(sweep, second)
-    assert str(sweep) in told[0]
+    assert str(sweep) in shown[0]
     xr.testing.assert_equal(found.load(), swept[1])
     assert not (sweep / ".owner").exists()
 

@@ -225,7 +225,7 @@ def test_stores_of_other_sweeps_are_refused(tmp_path, capsys):
     command = ["sweep", "focus", "--reduced", "--t1", "5", "--out", str(store)]
     assert main([*command, "--vary", "start_mu=0:1:3"]) == 0
     capsys.readouterr()
-    for change, told in (
+    for change, shown in (
         (["--vary", "start_mu=0:1:3", "--rtol", "1e-8"], "rtol is 1e-06 there, 1e-08"),
         (["--vary", "start_mu=0:1:4"], "start_mu is"),
         (["--vary", "start_nu=0:1:3"], "start_nu is absent there"),
@@ -234,7 +234,7 @@ def test_stores_of_other_sweeps_are_refused(tmp_path, capsys):
     ):
         assert main([*command, *change]) == 2
         line = capsys.readouterr().err
-        assert told in line and "is of another sweep" in line and line.count("\n") == 1
+        assert shown in line and "is of another sweep" in line and line.count("\n") == 1
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x").write_text("x")
@@ -271,7 +271,7 @@ def test_axes_that_differ_inside_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "vary, how, told",
+    "vary, how, shown",
     [
         ({}, {"seeds": (0.5,)}, "seeds must be whole numbers, got 0.5"),
         ({"start_mu": 0.5}, {}, "axis start_mu must be a list of values, got 0.5"),
@@ -289,8 +289,8 @@ def test_axes_that_differ_inside_are_told_apart(tmp_path):
         ({}, {"descent": "sgd:10"}, "a later t1 or a smaller rate"),
     ],
 )
-def test_what_makes_no_sweep_in_python(vary, how, told):
-    with pytest.raises(InputError, match=re.escape(told)):
+def test_what_makes_no_sweep_in_python(vary, how, shown):
+    with pytest.raises(InputError, match=re.escape(shown)):
         fa.sweep(fa.systems.Focus(reduced=True), vary, t1=5.0, **how)
 
 
@@ -302,7 +302,7 @@ def test_axes_and_seeds_of_any_sequence():
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, shown",
     [
         (["--vary", "speed=1:2:3"], "axis 'speed' is unknown; choose from: loss,"),
         (["--vary", "start_mu=1:2"], "write lo:hi:n, lo:hi:n:log or a,b,c"),
@@ -329,12 +329,12 @@ def test_axes_and_seeds_of_any_sequence():
         ),
     ],
 )
-def test_what_makes_no_sweep_is_one_line(tmp_path, capsys, arguments, told):
+def test_what_makes_no_sweep_is_one_line(tmp_path, capsys, arguments, shown):
     store = tmp_path / "a.zarr"
     command = ["sweep", "focus", "--reduced", "--t1", "5", "--out", str(store)]
     assert main([*command, *arguments]) == 2
     line = capsys.readouterr().err
-    assert told in line and line.count("\n") == 1
+    assert shown in line and line.count("\n") == 1
     assert not store.exists()
 
 

@@ -185,5 +185,5 @@ def test_a_million_lanes_fit():
     run = subprocess.run(
         [sys.executable, "-c", MILLION], check=True, capture_output=True, text=True
     )
-    told = json.loads(run.stdout)
-    assert told["grown"] - told["results"] < 2 * 2**30
+    shown = json.loads(run.stdout)
+    assert shown["grown"] - shown["results"] < 2 * 2**30

@@ -51,7 +51,7 @@ class Unannounced(fa.SwitchedFlow):
 def test_a_switched_decay_to_the_tolerance(solver):
     for rtol in (1e-6, 1e-8):
         traj = solved(switched(0.7), rtol=rtol, solver=solver)
-        assert traj.outcome == "successful" and traj.saved == len(TS)
+        assert traj.outcome == "successful" and traj.n_reached == len(TS)
         # Local errors of rtol of the value add up, and decay with it.
         assert np.abs(traj.observed["x"] - exact(TS, 0.7)).max() < 10 * rtol
 

@@ -402,5 +402,5 @@ def test_paper_tolerances_and_global_error():
     fine = fa.solve(flow, problem.params, t1=500.0, rtol=1e-10)
     true = distance(coarse.params, fine.params)
     assert true < 1e-6
-    estimate = distance(coarse.params, coarse.finer.params)
+    estimate = distance(coarse.params, coarse.refined.params)
     assert 0.1 * true < estimate < 10 * true

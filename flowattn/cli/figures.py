@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..figures.base import Runs, missing
 from ..figures.registry import FIGURES
 from ..figures.registry import Figure as FigureOf
-from ..numerics.programs import let_programs_go
+from ..numerics.programs import clear_caches_if_many
 from ..panels import Picture, numbers
 from ..plotting import draw
 from ..precision import set_precision
@@ -62,7 +62,7 @@ class Figure:
                     drawing.save(stage / picture)
                 write_json(stage / data_file, _as_data(figure, shown, self.paper))
             print(out / pictures[0], flush=True)
-            let_programs_go()
+            clear_caches_if_many()
         return 0
 
 

@@ -111,7 +111,7 @@ class _Writer:
         self.variables: dict[str, Any] = {}
         self.coords: dict[str, Any] = {}
         self.attrs: dict[str, Any] = {}
-        self.lead = ("member",) * np.ndim(run.saved)
+        self.lead = ("member",) * np.ndim(run.n_reached)
         ts, about = np.asarray(run.ts), {"long_name": "flow time"}
         if np.ndim(ts) == 2 and (ts == ts[:1]).all():
             ts = ts[0]
@@ -143,14 +143,14 @@ class _Writer:
             self.put(prefix + name, values, (*times, *dims), **about)
             for dim, entries in label.coords:
                 self.coords[dim] = (dim, np.asarray(entries))
-            if not prefix and run.finer is not None:
+            if not prefix and run.refined is not None:
                 about["long_name"] = f"estimated error of {name}"
                 self.put(f"{name}_error", run.error[name], (*times, *dims), **about)
         for name, scale in run.scales.items():
             self.put(f"{prefix}scales.{name}", scale, times)
         for name, t in run.events.items():
             self.put(f"{prefix}events.{name}", t, self.lead)
-            if not prefix and run.finer is not None:
+            if not prefix and run.refined is not None:
                 self.put(f"event_errors.{name}", run.event_error[name], self.lead)
             if not (self.lead or prefix) and np.isfinite(t):
                 self.attrs[f"event {name}"] = float(t)
@@ -162,12 +162,12 @@ class _Writer:
             for name, leaf in leaf_names(f"{prefix}params_path", run.path):
                 self.put(name, leaf, times)
         self.bookkeeping(run, prefix)
-        if run.finer is not None:
-            self.run(run.finer, f"{prefix}finer.", parameters)
+        if run.refined is not None:
+            self.run(run.refined, f"{prefix}finer.", parameters)
 
     def bookkeeping(self, run: Any, prefix: str) -> None:
         """How a run ended and what it took: attributes; of many runs, variables."""
-        from_run = {"result": run.outcome, "t_end": run.t_end, "saved": run.saved}
+        from_run = {"result": run.outcome, "t_end": run.t_end, "saved": run.n_reached}
         from_run |= dict(run.counts)
         for name in ("sharpness", "edge"):
             if getattr(run, name) is not None:
@@ -184,8 +184,8 @@ class _Writer:
                 self.attrs[prefix + name] = _attribute(value)
         self.attrs[f"{prefix}solver"] = run.solver
         self.attrs[f"{prefix}methods"] = json.dumps(run.methods)
-        if run.choices is not None:
-            self.attrs[f"{prefix}choices"] = json.dumps(run.choices)
+        if run.solver_log is not None:
+            self.attrs[f"{prefix}choices"] = json.dumps(run.solver_log)
 
 
 def _attribute(value: Any) -> Any:
@@ -305,7 +305,7 @@ class _Reader:
             f"{prefix}finer.solver" in self.dataset.attrs
         )
         _require(not (has_finer and prefix), "a finer run has no finer one")
-        fields["finer"] = self.run("finer.", like, state) if has_finer else None
+        fields["refined"] = self.run("finer.", like, state) if has_finer else None
         return fields
 
     def _over(self, dims: tuple[str, ...], name: str) -> Any:
@@ -395,12 +395,12 @@ class _Reader:
         reals = ("t_end", "sharpness", "edge")
         return {
             **{name: numbers.pop(name, None) for name in reals},
-            "saved": jnp.asarray(saved),
+            "n_reached": jnp.asarray(saved),
             "counts": numbers,
             "result": self._result(prefix),
             "solver": str(attrs.get(f"{prefix}solver", "")),
             "methods": tuple(str(method) for method in methods),
-            "changes": jnp.asarray([*since, math.inf], dtype) if choices else None,
+            "switches": jnp.asarray([*since, math.inf], dtype) if choices else None,
         }
 
     def _result(self, prefix: str) -> np.ndarray:

@@ -105,13 +105,13 @@ class Array(NamedTuple):
 class Description(NamedTuple):
     """The sweep in a store, and its arrays.
 
-    `told` is the sweep as the store has it, its "config" and "chunk"; `origin` what
+    `sweep` is the sweep as the store has it, its "config" and "chunk"; `origin` what
     it was computed with. `summed`: the arrays whose chunks carry checksums; `sums`:
     those of coordinates, by their files; `hash`: of the metadata, "" where there is
     none.
     """
 
-    told: dict[str, Any]
+    sweep: dict[str, Any]
     origin: dict[str, Any]
     grid: Grid
     arrays: dict[str, Array]
@@ -258,8 +258,8 @@ def _understood(root: Any, attrs: dict[str, Any]) -> Description:
     Raises `ValueError` with what does not fit, and any other error for what has not
     the form.
     """
-    told = attrs["sweep"]
-    config, chunk = told["config"], told["chunk"]
+    sweep = attrs["sweep"]
+    config, chunk = sweep["config"], sweep["chunk"]
     vary, seeds = config["vary"], config["seeds"]
     _require(isinstance(vary, dict) and isinstance(seeds, list), "it has no axes")
     axes = {**vary, "seed": seeds}
@@ -300,7 +300,7 @@ def _understood(root: Any, attrs: dict[str, Any]) -> Description:
     sums, known = attrs.get(_SUMS, {}), attrs.get(_HASH, "")
     _require(isinstance(sums, dict), "it has no checksums of coordinates")
     return Description(
-        told, origin, grid, arrays, chunks, frozenset(summed), sums, known
+        sweep, origin, grid, arrays, chunks, frozenset(summed), sums, known
     )
 
 

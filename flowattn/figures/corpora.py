@@ -78,7 +78,7 @@ def _sen(runs: Runs, corpus: str) -> Picture:
         pair = _trained(runs, corpus, classifier)
         how = _setting(runs, corpus, classifier)
         rates.append(f"{how.rate:g} ({classifier})")
-        kept = slice(int(pair.flow.saved))
+        kept = slice(int(pair.flow.n_reached))
         scores, norms, theory = (
             np.asarray(pair.flow.observed[f"word_{name}"])[kept]
             for name in ("score", "norm", "sen_norm")
@@ -113,7 +113,7 @@ def _sen_errors(pair: Pair, chosen: np.ndarray, which: str, time: Axis) -> Panel
     for colour, (run, kind) in enumerate(
         ((pair.flow, "flow"), (pair.descent, "gradient descent"))
     ):
-        kept = slice(1, int(run.saved))
+        kept = slice(1, int(run.n_reached))
         norms, theory = (
             np.asarray(run.observed[f"word_{name}"])[kept][:, chosen]
             for name in ("norm", "sen_norm")
@@ -152,7 +152,7 @@ def _purity(runs: Runs) -> Picture:
         words = dict(label.coords)["traced_word"]
         curves = []
         for run, style in pair.styled:
-            kept = slice(int(run.saved))
+            kept = slice(int(run.n_reached))
             values = np.asarray(run.observed["top_purity"])[kept]
             for number, word in enumerate(words):
                 name = word if style == "line" else f"_{word}, descent"
@@ -176,7 +176,7 @@ def _sentence(runs: Runs) -> Picture:
     rate = _setting(runs, "sst2", "linear").rate
     words = dict(dict(pair.flow.labels)["sentence_score"].coords)["token"]
     last = np.asarray(pair.flow.observed["sentence_attention"])[
-        int(pair.flow.saved) - 1
+        int(pair.flow.n_reached) - 1
     ]
     chosen = np.argsort(-last)[[0, len(last) - 1]]
     panels = []
@@ -187,7 +187,7 @@ def _sentence(runs: Runs) -> Picture:
     ):
         curves = []
         for run, style in pair.styled:
-            kept = slice(int(run.saved))
+            kept = slice(int(run.n_reached))
             values = np.asarray(run.observed[f"sentence_{name}"])[kept]
             for colour, token in enumerate(chosen):
                 label = words[token] if style == "line" else f"_{words[token]}, descent"
@@ -227,8 +227,8 @@ def _accuracy(runs: Runs) -> Picture:
             stop = {}
         found = runs.seeds(system, rate, steps, _SEEDS, **stop)
         curves = []
-        accuracy = np.asarray(flow.observed["accuracy"])[: int(flow.saved)]
-        times = np.asarray(flow.ts)[: int(flow.saved)]
+        accuracy = np.asarray(flow.observed["accuracy"])[: int(flow.n_reached)]
+        times = np.asarray(flow.ts)[: int(flow.n_reached)]
         for number, split in enumerate(("train", "validation", "test")):
             curves.append(Curve(split, times, accuracy[:, number], "line", number))
             for seed, (ts, values) in enumerate(
@@ -276,7 +276,7 @@ def _edge(runs: Runs) -> Picture:
         shared = ts[np.isclose(np.round(ts / rate) * rate, ts, atol=1e-9)]
         pair = Pair(problem, flow, runs.descent(system, rate, shared))
         run = pair.descent
-        kept = slice(int(run.saved))
+        kept = slice(int(run.n_reached))
         loss = np.asarray(run.observed["loss"])[kept]
         reached = np.asarray(run.ts)[kept]
         losses.append(Curve(f"η = {rate:g}", reached, loss, "line", colour, width=0.9))

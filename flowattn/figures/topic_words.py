@@ -167,7 +167,7 @@ def _ablations(runs: Runs) -> Picture:
 def _over_time(pairs: dict[str, Pair], observable: str) -> Iterator[Curve]:
     for colour, (text, pair) in enumerate(pairs.items()):
         for run, style in pair.styled:
-            kept = slice(int(run.saved))
+            kept = slice(int(run.n_reached))
             values = np.asarray(run.observed[observable])[kept]
             values = values.reshape(len(values), -1).mean(axis=1)
             label = text if style == "line" else f"_{text}, descent"

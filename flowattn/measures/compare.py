@@ -71,7 +71,7 @@ def compare(flow: Trajectory, run: Trajectory, scale: str = "largest") -> Any:
     require_choice("scale", scale, get_args(Scale))
     names = _names(flow, run)
     sources = flow.source, run.source
-    many = np.shape(flow.saved), np.shape(run.saved)
+    many = np.shape(flow.n_reached), np.shape(run.n_reached)
     if many == ((), ()):
         return _gap(flow, run, names, sources, scale)
     if many[0] != many[1] or len(many[0]) > 1:
@@ -82,7 +82,7 @@ def compare(flow: Trajectory, run: Trajectory, scale: str = "largest") -> Any:
         )
     flow, run = (jax.tree.map(_held, one) for one in (flow, run))
     gaps = []
-    for row in range(len(flow.saved)):
+    for row in range(len(flow.n_reached)):
         ours, theirs = flow.member(row), run.member(row)
         try:
             gaps.append(_gap(ours, theirs, names, sources, scale))
@@ -126,7 +126,7 @@ def _names(flow: Trajectory, run: Trajectory) -> list[str]:
 def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
     """The gap of one pair of runs."""
     at_flow, at_run = _common(flow, run)
-    finer = flow.finer
+    finer = flow.refined
     gaps = {}
     for name in names:
         ours, theirs, finest = (
@@ -245,7 +245,7 @@ def _begin_together(flow: Trajectory, run: Trajectory, names: list[str]) -> bool
     first = np.array([0])
     for name in names:
         ours, theirs = (_values(one.observed[name], first) for one in (flow, run))
-        size = np.abs(_values(flow.observed[name], np.arange(int(flow.saved))))
+        size = np.abs(_values(flow.observed[name], np.arange(int(flow.n_reached))))
         size = np.max(size, initial=0.0, where=np.isfinite(size))
         eps = np.finfo(np.result_type(ours, theirs)).eps
         if np.any(_apart(ours, theirs) > np.sqrt(eps) * size):
@@ -264,7 +264,7 @@ def _past_edge(flow: Trajectory, edge: float) -> float | None:
 
 def _common(flow, run) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the times that both runs observed and reached."""
-    ours, theirs = (np.asarray(x.ts)[: int(x.saved)] for x in (flow, run))
+    ours, theirs = (np.asarray(x.ts)[: int(x.n_reached)] for x in (flow, run))
     at_flow, at_run = _matching(ours, theirs)
     if len(at_flow) < 2:
         raise _NothingInCommon(

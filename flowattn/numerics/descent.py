@@ -275,7 +275,7 @@ class Descent(AbstractRun[DescentState]):
         del state
         return 0
 
-    def told(self, state: DescentState) -> Progress:
+    def progress_of(self, state: DescentState) -> Progress:
         """How far the run is."""
         step = int(state.step)
         time = float(self._time(state, state.step))
@@ -335,9 +335,9 @@ class Descent(AbstractRun[DescentState]):
             best=None if state.best is None else self.whole(state.best),
             result=result,
             t_end=self._time(state, last_step),
-            saved=jnp.sum(kept),
+            n_reached=jnp.sum(kept),
             counts=counts,
-            finer=None,
+            refined=None,
             solver=self.name,
             labels=self.recorder.labels,
             edge=edge,

@@ -23,7 +23,7 @@ from ..trajectory import Trajectory
 from .integrate import Solve
 from .lanes.lane import Lanes
 from .lanes.pool import run_pool
-from .parallel import deal
+from .parallel import parallel_map
 from .programs import known_options, make_room
 from .solve import judged, named_events, output_times, started
 from .solvers import methods
@@ -129,9 +129,9 @@ def ensemble(
     def run(solves: Solve) -> Trajectory:
         return together(solves, own, count, max_steps, lanes)[0]
 
-    found = run(solves).with_finer(run(solves.finer()) if error else None)
+    found = run(solves).with_refined(run(solves.refined()) if error else None)
     # Flows that differ from member to member are not one source.
-    known = flow_axes is None and not isinstance(found.saved, Tracer)
+    known = flow_axes is None and not isinstance(found.n_reached, Tracer)
     return found.of(source_of_flow(flow)) if known else found
 
 
@@ -301,7 +301,7 @@ def together(
         real = min(size, count - number * size)
         return run_block(rule, part, real, device)
 
-    found = sorted(deal(block, range(blocks)))
+    found = sorted(parallel_map(block, range(blocks)))
     parts = [trajectories for _, (trajectories, _) in found]
     all_of = jax.tree.map(lambda *xs: jax.device_put(np.concatenate(xs)), *parts)
     return whole(all_of), float(np.mean([busy for _, (_, busy) in found]))
@@ -364,7 +364,7 @@ def compiled_once(fn: Any, *arguments: Any) -> Any:
 _COMPILING = threading.Lock()
 
 
-# XLA makes vectors of 256 bits, unless told, also where the processor has 512: with
+# XLA makes vectors of 256 bits by default, also where the processor has 512: with
 # these a step of many lanes takes two thirds of the time.
 _LONG_VECTORS = {"xla_cpu_prefer_vector_width": 512}
 

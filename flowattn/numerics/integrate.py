@@ -42,7 +42,7 @@ class SolveState(eqx.Module):
     solver: tuple[Any, ...]  # a state for each method
     control: ControlState
     record: Any
-    saved: Int[Array, ""]
+    n_reached: Int[Array, ""]
     changes: Float[Array, " change"]  # the times at which the method changed
     result: Any
 
@@ -66,7 +66,7 @@ class Solve(AbstractRun[SolveState]):
     # Scales the steps that no tolerance limits.
     reach: Float[Array, ""] = eqx.field(default_factory=lambda: jnp.float32(1))
 
-    def finer(self) -> "Solve":
+    def refined(self) -> "Solve":
         """The same solve, or what is here of it, at a hundredth of the tolerances (the
         relative one not below what the dtype resolves) and in other steps where no
         tolerance limits them.
@@ -287,7 +287,7 @@ class Solve(AbstractRun[SolveState]):
         """The number of the method at work."""
         return int(state.method)
 
-    def told(self, state: SolveState) -> Progress:
+    def progress_of(self, state: SolveState) -> Progress:
         """How far the solve is."""
         t, left = float(state.elapsed.high), state.result != RESULTS.successful
         return Progress(
@@ -295,7 +295,7 @@ class Solve(AbstractRun[SolveState]):
             t=float(self.times[0]) + t,
             step=float(state.control.step),
             solver=self.methods[self.method(state)].name,
-            loss=latest_loss(state.record, int(state.saved)),
+            loss=latest_loss(state.record, int(state.n_reached)),
         )
 
     def advance(
@@ -310,7 +310,7 @@ class Solve(AbstractRun[SolveState]):
         dt0 = jnp.minimum(state.control.step, left)
         # Each output time is asked for once: those already written are shifted out.
         count = self.times.shape[0]
-        todo = jnp.minimum(jnp.arange(count) + state.saved, count - 1)
+        todo = jnp.minimum(jnp.arange(count) + state.n_reached, count - 1)
         wanted = state.elapsed.until((self.times - self.times[0])[todo])
         within = ~jumps | (wanted <= left)
         wanted = jnp.clip(wanted, 0, left)
@@ -355,8 +355,8 @@ class Solve(AbstractRun[SolveState]):
         (wrote, ended), (records, y) = solution.ts, solution.ys
         control = solution.controller_state
         assert isinstance(control, ControlState)
-        new = jnp.sum(jnp.isfinite(wrote) & within).astype(state.saved.dtype)
-        new = jnp.minimum(new, count - state.saved)
+        new = jnp.sum(jnp.isfinite(wrote) & within).astype(state.n_reached.dtype)
+        new = jnp.minimum(new, count - state.n_reached)
         result = outcome_of(solution.result)
         jumps &= result == RESULTS.successful
         elapsed = state.elapsed + ended[-1]
@@ -374,8 +374,8 @@ class Solve(AbstractRun[SolveState]):
                 for other, kept in enumerate(state.solver)
             ),
             control,
-            jax.tree.map(_append(state.saved, new), state.record, records),
-            state.saved + new,
+            jax.tree.map(_append(state.n_reached, new), state.record, records),
+            state.n_reached + new,
             state.changes,
             RESULTS.where(jumps, outcome_of(ENDED), result),
         )
@@ -414,7 +414,7 @@ class Solve(AbstractRun[SolveState]):
         lost = small & control.nonfinite
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, result)
         result = RESULTS.where(self.going(state), stopped, result)
-        done, saved = result == RESULTS.successful, state.saved
+        done, saved = result == RESULTS.successful, state.n_reached
         crossed = control.crossed
         if self.sensible is not None:
             result = RESULTS.where(self.sensible, result, RESULTS.senseless_input)
@@ -444,12 +444,12 @@ class Solve(AbstractRun[SolveState]):
             best=None,
             result=result,
             t_end=jnp.where(done, times[-1], times[0] + state.elapsed.high),
-            saved=saved,
+            n_reached=saved,
             counts=counts,
-            finer=None,
+            refined=None,
             solver=names[0] if len(names) == 1 else "auto",
             methods=names,
-            changes=times[0] + state.changes,
+            switches=times[0] + state.changes,
             sharpness=_sharpness(self.methods, state.solver),
             labels=self.recorder.labels,
             events=dict(zip(self.events, times[0] + crossed, strict=True)),

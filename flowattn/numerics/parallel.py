@@ -14,11 +14,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def places() -> list[Any]:
+def worker_devices() -> list[Any]:
     """A device for every loop that can run at once: each device, and each core of
     processors (compiled loops of small arrays use one).
 
-    >>> len(places()) >= len(jax.local_devices())
+    >>> len(worker_devices()) >= len(jax.local_devices())
     True
     """
     devices = list(jax.local_devices())  # JAX's own list, which is not ours to change
@@ -29,18 +29,18 @@ def places() -> list[Any]:
     return devices * max(1, cores // len(devices))
 
 
-def deal(
+def parallel_map(
     work: Callable[[Item, Any], Result],
     items: Iterable[Item],
     at: Sequence[Any] | None = None,
 ) -> Iterator[tuple[Item, Result]]:
     """`work(item, device)` of every item, each with its result as it is done: one
-    thread for each of the devices `at` which there is work (None: `places()`), and no
-    item is begun before one is free.
+    thread for each of the devices `at` (None: `worker_devices()`), and no item is begun
+    before one is free.
 
     What goes wrong in one is raised here, after those under way have ended.
     """
-    free, waiting = threading.local(), list(places() if at is None else at)
+    free, waiting = threading.local(), list(worker_devices() if at is None else at)
     count = len(waiting)
     lock, queue = threading.Lock(), iter(items)
 

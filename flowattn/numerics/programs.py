@@ -41,7 +41,7 @@ class Mappings:
 _MAPPINGS = Mappings()
 
 
-def let_programs_go(every: float = 0.0, mappings: Mappings | None = None) -> bool:
+def clear_caches_if_many(every: float = 0.0, mappings: Mappings | None = None) -> bool:
     """Clear JAX's caches of compiled programs where they are many; whether they were.
 
     A program holds some hundred memory mappings, of which Linux grants a process
@@ -51,7 +51,7 @@ def let_programs_go(every: float = 0.0, mappings: Mappings | None = None) -> boo
     done. Within `every` seconds of the last look none is taken, since it costs some
     milliseconds. `mappings`: those looked at; None: those of this process.
 
-    >>> let_programs_go()
+    >>> clear_caches_if_many()
     False
     """
     mappings, now = mappings or _MAPPINGS, time.monotonic()
@@ -66,8 +66,8 @@ def let_programs_go(every: float = 0.0, mappings: Mappings | None = None) -> boo
 
 
 def make_room() -> None:
-    """What each call that may compile does first: `let_programs_go`, now and then."""
-    let_programs_go(_EVERY)
+    """Called first by whatever may compile: `clear_caches_if_many`, now and then."""
+    clear_caches_if_many(_EVERY)
 
 
 @functools.cache

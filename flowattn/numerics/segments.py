@@ -115,7 +115,7 @@ class AbstractRun(eqx.Module, Generic[State]):
         """The number of the method at work."""
 
     @abc.abstractmethod
-    def told(self, state: State) -> Progress:
+    def progress_of(self, state: State) -> Progress:
         """How far the run is."""
 
     @abc.abstractmethod
@@ -221,7 +221,7 @@ def _drive(
             while run.going(latest) and not interrupt.seen:
                 latest = jax.block_until_ready(advance(latest))
                 if progress is not None:
-                    progress(run.told(latest))
+                    progress(run.progress_of(latest))
                 if checkpoint is not None and run.going(latest) and checkpoint.due():
                     checkpoint.save(latest)
     except KeyboardInterrupt:

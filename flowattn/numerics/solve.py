@@ -175,13 +175,13 @@ def solve(
     # A solve that did not get through is not tried again with smaller steps.
     failed = trajectory.result != RESULTS.successful
     if error and (isinstance(failed, Tracer) or not _given_up(trajectory.result)):
-        trajectory = trajectory.with_finer(run(whole.finer(), "flow-finer.state"))
+        trajectory = trajectory.with_refined(run(whole.refined(), "flow-finer.state"))
     if throw:
         trajectory = trajectory.raised(failed)
-        finer = trajectory.finer
+        finer = trajectory.refined
         if finer is not None:
             finer = finer.raised(finer.result != RESULTS.successful)
-            trajectory = trajectory.with_finer(finer)
+            trajectory = trajectory.with_refined(finer)
     return trajectory if in_trace else trajectory.of(source_of_flow(flow))
 
 

@@ -235,7 +235,7 @@ def _scaled(axes: Axes, which: str, axis: Axis, places: np.ndarray | None) -> No
         if places is not None and _far_apart(places):
             one.set_ticks(places, [f"{place:g}" for place in places])
             one.set_minor_formatter(NullFormatter())
-        elif which == "x" and np.log10(np.divide(*axes.get_xlim()[::-1])) > 1:
+        elif which == "x" and axes.get_xlim()[1] > 10 * axes.get_xlim()[0]:
             one.set_minor_formatter(NullFormatter())
     elif places is not None and _whole(places):
         one.set_ticks(places, [f"{place:g}" for place in places])

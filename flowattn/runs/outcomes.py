@@ -24,13 +24,13 @@ class Outcomes(dict[str, str]):
         """Whether a part was interrupted: those after it are not begun."""
         return "interrupted" in self.values()
 
-    def add(self, part: str, run: Trajectory | None, finer: bool = False) -> None:
+    def add(self, part: str, run: Trajectory | None, refined: bool = False) -> None:
         """A part that was run, or was to be run, and its error estimate."""
         self[part] = NOT_BEGUN if run is None else run.outcome
-        if finer:
-            known = run is not None and run.finer is not None
+        if refined:
+            known = run is not None and run.refined is not None
             self[f"{part}, error estimate"] = (
-                run.finer.outcome  # pyright: ignore[reportOptionalMemberAccess]
+                run.refined.outcome  # pyright: ignore[reportOptionalMemberAccess]
                 if known
                 else NOT_BEGUN
             )

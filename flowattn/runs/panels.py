@@ -20,7 +20,7 @@ def run_panels(
         The panels of each picture; nothing where no run has two times.
     """
     runs = (run.flow, run.descent, *run.reductions.values())
-    if not any(one is not None and one.saved > 1 for one in runs):
+    if not any(one is not None and one.n_reached > 1 for one in runs):
         return {}
     own = default_panels(run) if system is None else system.panels(run)
     return {**own, **common_panels(run)}

@@ -246,8 +246,8 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
                     **_solved_by(plan),
                 )
             seconds["flow"] = time.perf_counter() - begin - sum(seconds.values())
-        outcomes.add("flow", traj, finer=True)
-    if traj is not None and run is not None and min(traj.saved, run.saved) > 1:
+        outcomes.add("flow", traj, refined=True)
+    if traj is not None and run is not None and min(traj.n_reached, run.n_reached) > 1:
         if run.ts[1] <= plan.t1 * (1 + 1e-6):
             gap = compare(traj, run, options.scale)
     reductions = {}
@@ -302,7 +302,7 @@ def _reductions(
                     checkpoint=checkpoint and checkpoint / f"reduction-{place}",
                     **_solved_by(plan),
                 )
-        outcomes.add(part, found.get(name), finer=True)
+        outcomes.add(part, found.get(name), refined=True)
     return found
 
 

@@ -77,7 +77,7 @@ def _events(run: Trajectory) -> dict[str, Any]:
 def _reduction(problem, name, flow, small) -> dict[str, Any]:
     """How far the full model is from a reduction of it."""
     reduction, gap = problem.reductions[name], None
-    if min(flow.saved, small.saved) > 1:
+    if min(flow.n_reached, small.n_reached) > 1:
         gap = compare(flow, small)
     start = reduction.project(problem.params)
     return {
@@ -90,9 +90,9 @@ def _reduction(problem, name, flow, small) -> dict[str, Any]:
         "numerical_error": None if gap is None else gap.numerical_error,
         **_statistics(small),
         "final": {
-            key: np.asarray(values[int(small.saved) - 1]).tolist()
+            key: np.asarray(values[int(small.n_reached) - 1]).tolist()
             for key, values in small.observed.items()
-            if small.saved > 0
+            if small.n_reached > 0
         },
         **_events(small),
     }
@@ -104,7 +104,7 @@ def _closed_form(name, of_time, runs) -> dict[str, Any]:
     for kind, run in runs.items():
         if run is None:
             continue
-        kept = slice(int(run.saved))
+        kept = slice(int(run.n_reached))
         theory = np.asarray(of_time(run.ts[kept]))
         apart = np.abs(np.asarray(run.observed[name])[kept] - theory)
         size = np.abs(theory).max(initial=0.0)
@@ -133,9 +133,9 @@ def stability(
         ),
         "past_edge": None if top is None or edge is None else top > float(edge),
         "largest": {
-            name: float(np.nanmax(run.observed["sharpness"][: int(run.saved)]))
+            name: float(np.nanmax(run.observed["sharpness"][: int(run.n_reached)]))
             for name, run in (("flow", flow), ("descent", descent))
-            if run is not None and "sharpness" in run.observed and run.saved > 0
+            if run is not None and "sharpness" in run.observed and run.n_reached > 0
         },
         "past_edge_since": (
             None if gap is None or gap.past_edge is None else float(gap.past_edge)
@@ -158,14 +158,14 @@ def _largest_stable(optimizer: Any, top: float) -> float | None:
 def _run(system, run) -> dict[str, Any]:
     return {
         **_statistics(run),
-        "final_time": float(run.ts[max(int(run.saved) - 1, 0)]),
+        "final_time": float(run.ts[max(int(run.n_reached) - 1, 0)]),
         "final": final_values(run) if system is None else system.final(run),
     }
 
 
 def _statistics(run: Trajectory) -> dict[str, Any]:
     """How a run ended and what it took, and its finer solve."""
-    finer = run.finer
+    finer = run.refined
     return {
         **_ended(run),
         "stats": _stats(run),

@@ -58,8 +58,8 @@ def run_cells(
         rule = Lanes(others, most, width, how.outputs)
         return run_block(rule, mine, count, device)[0]
 
-    finer = run(solves.finer(), rest.finer()) if how.error else None
-    trajectory = run(solves, rest).with_finer(finer)
+    finer = run(solves.refined(), rest.refined()) if how.error else None
+    trajectory = run(solves, rest).with_refined(finer)
     counts = [one.counts for one in (trajectory, finer) if one is not None]
     steps = sum(int(np.sum(each["steps"] + each["rejected"])) for each in counts)
     [method] = eqx.combine(solves, rest).methods
@@ -142,8 +142,8 @@ def _by_rkc(rest, solves, stuck, how: How, device) -> Trajectory:
             found = compiled_once(_rkc, on_device(device, pair), how.max_steps)
             return found.marked()
 
-        finer = run(rest.finer(), own.finer()) if how.error else None
-        found = run(rest, own).with_finer(finer)
+        finer = run(rest.refined(), own.refined()) if how.error else None
+        found = run(rest, own).with_refined(finer)
         parts.append(_rows(found, np.arange(min(_TOGETHER, len(stuck) - first))))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
@@ -172,7 +172,7 @@ def _drifts(own, shared, runs: Trajectory, index, device) -> dict[str, np.ndarra
     mine = _rows(mine, index)
     # What is looked at of a run is not its parameters.
     seen = eqx.tree_at(
-        lambda t: (t.params, t.state, t.finer),
+        lambda t: (t.params, t.state, t.refined),
         runs,
         (None, None, None),
         is_leaf=lambda x: x is None,

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..disk.cellstore import CellStore
 from ..disk.description import MARKER, Grid
-from ..numerics.programs import let_programs_go
+from ..numerics.programs import clear_caches_if_many
 from .cell import Cell, cell_of
 from .cells import Rows, run_cells
 from .settings import Sweep
@@ -57,5 +57,5 @@ def write_chunk(
         rows = run_chunk(sweep, store.grid, number, device)
         store.write(number, rows.values)
         results, steps = rows.values[MARKER], rows.steps
-        let_programs_go()
+        clear_caches_if_many()
     return Done(results.size, int(np.sum(results != 0)), steps)

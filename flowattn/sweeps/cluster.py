@@ -208,22 +208,22 @@ def _settings(work: bytes) -> tuple[Sweep, CellStore]:
     """
     host = platform.node()
     try:
-        told = pickle.loads(work)
+        received = pickle.loads(work)
     except Exception as error:  # a module that is not there, or another class in it
         raise InputError(
             f"a worker on {host} cannot read the sweep: "
             f"{type(error).__name__}: {_first_line(error)}"
         ) from None
-    jax.config.update("jax_enable_x64", told.wide)
-    mine = _proof(told.sweep)
-    for name, wanted in told.proof.items():
+    jax.config.update("jax_enable_x64", received.wide)
+    mine = _proof(received.sweep)
+    for name, wanted in received.proof.items():
         if mine[name] != wanted:
             there, here = (str(value)[:12] for value in (mine[name], wanted))
             raise InputError(
                 f"a worker on {host} would compute other numbers: {name} is {there} "
                 f"there, {here} here; install the same and start it anew"
             )
-    return told.sweep, CellStore(told.folder, told.grid, told.owner)
+    return received.sweep, CellStore(received.folder, received.grid, received.owner)
 
 
 def _proof(sweep: Sweep) -> dict[str, Any]:

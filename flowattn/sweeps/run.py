@@ -17,7 +17,7 @@ from ..disk.owner import CLAIM, Owner, owned
 from ..disk.provenance import code_hash, provenance, source_hash
 from ..errors import InputError, require_progress, unknown, whole_number
 from ..fields import require_kind
-from ..numerics.parallel import deal
+from ..numerics.parallel import parallel_map
 from ..systems import AbstractStudy, AbstractSystem
 from .chunks import write_chunk
 from .cluster import cluster
@@ -103,7 +103,7 @@ def _found(
     store = existing(folder, owner)
     if store is None:
         return None
-    differs = _difference(store.known.told["config"], sweep.config)
+    differs = _difference(store.known.sweep["config"], sweep.config)
     if differs:
         raise InputError(f"{folder.place} is of another sweep: {differs}")
     return store
@@ -111,11 +111,11 @@ def _found(
 
 def _made(sweep: Sweep, store: CellStore, arrays: Mapping[str, Array]) -> CellStore:
     """The store of a sweep, with nothing in it yet."""
-    told = {"config": sweep.config, "chunk": list(store.grid.chunk)}
+    described = {"config": sweep.config, "chunk": list(store.grid.chunk)}
     attrs = {"title": f"sweep of {sweep.system.name}"}
     attrs |= {"source": sweep.system.citation, "provenance": _origin(sweep)}
     attrs["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    store.create(arrays, told, attrs)
+    store.create(arrays, described, attrs)
     return store
 
 
@@ -180,7 +180,7 @@ def execute(
     if dealer is None:
         if todo:
             store.open()
-        found = deal(
+        found = parallel_map(
             lambda number, device: write_chunk(sweep, store, number, device), todo
         )
     else:

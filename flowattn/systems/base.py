@@ -247,7 +247,7 @@ def final_values(trajectory: Trajectory) -> dict[str, Any]:
 
     None where nothing was reached or a value is undefined.
     """
-    last = int(trajectory.saved) - 1
+    last = int(trajectory.n_reached) - 1
     values = {}
     for name, label in trajectory.labels:
         array = np.asarray(trajectory.observed[name])

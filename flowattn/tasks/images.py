@@ -26,7 +26,7 @@ class ImageSet(eqx.Module):
     labels: Int[np.ndarray, " images"]
     tested: int = eqx.field(static=True, default=0)
 
-    def deal(self, key: PRNGKeyArray) -> list[list[Int[Array, " rows"]]]:
+    def split(self, key: PRNGKeyArray) -> list[list[Int[Array, " rows"]]]:
         """Assign the images to the splits, class by class.
 
         Args:
@@ -50,7 +50,7 @@ class ImageSet(eqx.Module):
 
     @property
     def counts(self) -> Int[np.ndarray, "split label"]:
-        """How many images of each class `deal` gives to each split."""
+        """How many images of each class `split` gives to each split."""
         first = len(self.labels) - self.tested
         classes = int(self.labels.max()) + 1
         own, kept = (

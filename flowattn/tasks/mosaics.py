@@ -257,7 +257,7 @@ class ImageMosaicsTask(Checked):
             The `MosaicSplits`.
         """
         deal_key, *keys = jr.split(key, 4)
-        dealt = self.images.deal(deal_key)
+        dealt = self.images.split(deal_key)
         pixels = self.images.standardised(jnp.concatenate(dealt[0]))
         parts = zip(keys, dealt, self.sizes, strict=True)
         return MosaicSplits(*(self._draw(k, pixels, *part) for k, *part in parts))

@@ -28,7 +28,7 @@ from flowattn.numerics.ensemble import (
 )
 from flowattn.numerics.integrate import Solve
 from flowattn.numerics.lanes.lane import Lanes
-from flowattn.numerics.parallel import deal, places
+from flowattn.numerics.parallel import parallel_map, worker_devices
 from flowattn.observables import Recorder
 from flowattn.sweeps.cell import Cell, cell_of
 from flowattn.sweeps.cells import spread
@@ -234,7 +234,7 @@ def _lanes_of(flow: fa.AbstractFlow, starts: Focus2D) -> dict[str, Any]:
     steps, rejected = found.counts["steps"], found.counts["rejected"]
     return {
         "lanes_busy": busy,
-        "loops_at_once": len(places()),
+        "loops_at_once": len(worker_devices()),
         "steps": _steps(steps + rejected),
         "rejected": float(np.mean(rejected)),
         "all_ended": bool(np.all(outcome_codes(found.result) == 0)),
@@ -443,7 +443,7 @@ def sweep_of(count: int, t1: float) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def in_chunks():
-        done = deal(lambda part, device: part.run(device), parts)
+        done = parallel_map(lambda part, device: part.run(device), parts)
         ends = sorted(((part.first, end) for part, end in done), key=lambda x: x[0])
         found["ours"] = _joined([trajectory for _, (trajectory, _) in ends])
         found["busy"] = [busy for _, (_, busy) in ends]
@@ -472,7 +472,7 @@ def sweep_of(count: int, t1: float) -> dict[str, Any]:
         "lanes_busy_of_each_chunk": found["busy"],
         "lanes": parts[0].rule.width,
         "cells_of_each_chunk": [part.cells for part in parts],
-        "loops_at_once": len(places()),
+        "loops_at_once": len(worker_devices()),
         "seconds_of_making": dict(zip(("first", "again"), making, strict=True)),
         "all_ended": bool(np.all(outcome_codes(ours.result) == 0)),
     }

@@ -420,7 +420,7 @@ class Lanes(eqx.Module):
             solver=(None,),
             control=end.pace.state(self._evaluations(end.pace.tried)),
             record=rows,
-            saved=jnp.where(done, self.outputs + 2, begun * (1 + end.written)),
+            n_reached=jnp.where(done, self.outputs + 2, begun * (1 + end.written)),
             changes=jnp.zeros(0, whole.times.dtype),
             result=end.result,
         )

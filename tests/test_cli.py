@@ -252,6 +252,15 @@ def test_help_and_version(capsys):
     assert capsys.readouterr().out.startswith("flowattn 0.")
 
 
+def test_completions_know_all_flags(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--tyro-print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert not exit.value.code
+    for word in ("--beta0", "--networks", "--vary", "copying-starts"):
+        assert word in script
+
+
 @pytest.mark.parametrize(
     "command", ["list", "run", "laws", "sweep", "plot", "figure", "run ktiw"]
 )

@@ -304,7 +304,7 @@ def test_a_sample_leaves_the_reduction_as_one_over_its_size():
 
 
 def settings(t1, rtol=1e-6):
-    return fa.systems.Settings(t1, rtol, rtol / 1000, 5000, fa.SGD(1.0), 1)
+    return fa.systems.StudySettings(t1, rtol, rtol / 1000, 5000, fa.SGD(1.0), 1)
 
 
 @pytest.mark.slow

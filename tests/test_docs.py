@@ -32,7 +32,16 @@ _BLOCK = re.compile(
 )
 _NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?")
 # Words of a command that stand for something.
-_OPEN = {"SYSTEM", "NAME", "…", "ADDRESS", "[--paper]", "[--out", "NAME|all"}
+_OPEN = {
+    "SYSTEM",
+    "NAME",
+    "mymodule:MySystem",
+    "…",
+    "ADDRESS",
+    "[--paper]",
+    "[--out",
+    "NAME|all",
+}
 
 
 def public_names():

@@ -25,17 +25,18 @@ def parsed(arguments: Sequence[str]) -> Any:
     its choices, with what may have been meant; `SystemExit` for all else that is
     wrong, in the parser's own words.
     """
-    name, *words = arguments
-    if name in COMMANDS:
-        classes = {name: command_of(name)}
-    else:  # tyro's own flags are of all commands
-        classes = {name: command_of(name) for name in COMMANDS}
+    first, *words = arguments
+    every = first not in COMMANDS  # tyro's own flags are of all commands
     # A union of one would be no choice to tyro; the suppressed None makes two.
     commands: Any = Annotated[None, tyro.conf.Suppress]
-    for name, command in classes.items():
-        about, systems = command.__doc__, _chosen(name, words, command)
-        _require_choices(words, command, systems)
-        if _takes_system(command):
+    for name in COMMANDS if every else [first]:
+        command, systems = command_of(name), {}
+        about, takes_system = command.__doc__, "system" in kinds(command)
+        if takes_system:
+            systems = _all_of(name) if every else _chosen(name, words)
+        if not every:
+            _require_choices(words, command, systems)
+        if takes_system:
             command = _with_systems(name, command, systems)
         named = tyro.conf.subcommand(name, description=about)
         commands = commands | Annotated[command, named]
@@ -56,18 +57,22 @@ def parsed(arguments: Sequence[str]) -> Any:
     )
 
 
-def _takes_system(command: Any) -> bool:
-    return "system" in kinds(command)
+def _names(command: str) -> dict[str, str]:
+    """The systems that a command takes, each with its paper."""
+    lines = known().items()
+    return {k: line.citation for k, line in lines if command == _RUN or not line.study}
 
 
-def _chosen(name: str, words: Sequence[str], command: Any) -> dict[str, Any]:
+def _all_of(command: str) -> dict[str, Any]:
+    return {name: load(name) for name in _names(command)}
+
+
+def _chosen(name: str, words: Sequence[str]) -> dict[str, Any]:
     """The class of the system that a command is given, by the word that names it; where
     options come first, of each word that may be it.
 
     Raises `InputError` for a word that names no system that the command takes.
     """
-    if not _takes_system(command):
-        return {}
     if words and not words[0].startswith("-"):
         return {words[0]: _system(name, words[0])}
     every = known()
@@ -101,10 +106,9 @@ def _with_systems(name: str, command: Any, chosen: dict[str, Any]) -> Any:
             about += f"\n\nExample: flowattn run {word} {system.example}"
         named = tyro.conf.subcommand(word, description=about)
         union = union | Annotated[system, named]
-    for word, line in {} if chosen else known().items():
-        if name == _RUN or not line.study:
-            named = tyro.conf.subcommand(word, description=line.citation)
-            union = union | Annotated[dataclasses.make_dataclass("NoFields", []), named]
+    for word, citation in {} if chosen else _names(name).items():
+        named = tyro.conf.subcommand(word, description=citation)
+        union = union | Annotated[dataclasses.make_dataclass("NoFields", []), named]
     choice = Annotated[union, tyro.conf.arg(name="")]
     return dataclasses.make_dataclass(
         command.__name__, [("system", choice)], bases=(command,), frozen=True

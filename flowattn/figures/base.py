@@ -29,7 +29,7 @@ from ..systems import (
     AbstractSetting,
     AbstractStudy,
     AbstractSystem,
-    Settings,
+    StudySettings,
     Survey,
 )
 from ..tasks import NAMED_CORPORA, TextTask
@@ -233,7 +233,7 @@ class Runs:
         def tell(part):
             self.tell(f"{described(study)}: {part}")
 
-        how = Settings(
+        how = StudySettings(
             defaults.t1 or 1.0,
             rtol,
             rtol / 1000,

@@ -25,7 +25,13 @@ from ..measures.sharpness import require_modes, sharpness
 from ..optimizers import AbstractOptimizer
 from ..panels import Panel
 from ..problem import Problem
-from ..systems import AbstractSetting, AbstractStudy, AbstractSystem, Settings, Survey
+from ..systems import (
+    AbstractSetting,
+    AbstractStudy,
+    AbstractSystem,
+    StudySettings,
+    Survey,
+)
 from ..trajectory import Trajectory
 from .options import Options
 from .outcomes import SUCCESSFUL, Outcomes
@@ -344,7 +350,7 @@ def _studied(
 
     options, begin = plan.options, time.perf_counter()
     with watch("runs") as progress:
-        settings = Settings(
+        settings = StudySettings(
             plan.t1,
             options.rtol,
             plan.atol,

@@ -5,7 +5,7 @@ from .base import AnyRun as AnyRun
 from .base import Column as Column
 from .base import Defaults as Defaults
 from .base import Part as Part
-from .base import Settings as Settings
+from .base import StudySettings as StudySettings
 from .base import Survey as Survey
 from .base import default_panels as default_panels
 from .base import final_values as final_values

@@ -53,7 +53,7 @@ def _unkept(name: str, make: Callable[[], Any]) -> Any:
     return make()
 
 
-class Settings(NamedTuple):
+class StudySettings(NamedTuple):
     """How the runs of a study are made; `progress` is called with how far they are.
     `keep` is given each piece of the work by name, so that an interrupted study can
     resume: it calls the function, or has its result from before.
@@ -177,7 +177,9 @@ class AbstractStudy(AbstractSetting):
     """
 
     @abc.abstractmethod
-    def run(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+    def run(
+        self, key: PRNGKeyArray, data: str | None, settings: StudySettings
+    ) -> Survey:
         """Make all runs.
 
         Args:

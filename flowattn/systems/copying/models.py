@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...optimizers import Adam
 from ...panels import Panel
 from ...tasks import CopyingTask
-from ..base import AbstractStudy, Column, Defaults, Part, Settings, Survey
+from ..base import AbstractStudy, Column, Defaults, Part, StudySettings, Survey
 from ..registry import REGISTRY
 from .panels import accuracy_panels
 from .sequence import one_by_one, train
@@ -77,7 +77,9 @@ class CopyingModels(AbstractCopying, AbstractStudy):
         size = SIZES[self.size]
         return Defaults(None, Adam(size.learning_rate), steps=size.steps)
 
-    def run(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+    def run(
+        self, key: PRNGKeyArray, data: str | None, settings: StudySettings
+    ) -> Survey:
         """Train the models; the accuracies of each, by task, seed and step."""
         del data
         return _survey(self.task, SIZES[self.size], self.networks, key, settings)
@@ -92,7 +94,7 @@ def _survey(
     size: Size,
     seeds: int | None,
     key: PRNGKeyArray,
-    settings: Settings,
+    settings: StudySettings,
 ) -> Survey:
     """Models of several seeds trained on a task, and on permutations."""
     count, steps = seeds or size.seeds, settings.steps

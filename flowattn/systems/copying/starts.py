@@ -19,7 +19,7 @@ from ...models import PositionalHeads
 from ...numerics.ensemble import ensemble
 from ...optimizers import SGD
 from ...panels import Panel
-from ..base import AbstractStudy, Column, Defaults, Part, Problem, Settings, Survey
+from ..base import AbstractStudy, Column, Defaults, Part, Problem, StudySettings, Survey
 from ..registry import REGISTRY
 from .full import coordinates, lifted
 from .panels import starts_panel
@@ -78,7 +78,9 @@ class CopyingStarts(AbstractHeads, AbstractStudy):
             for one, x in zip(keys, leaves, strict=True)
         )
 
-    def run(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+    def run(
+        self, key: PRNGKeyArray, data: str | None, settings: StudySettings
+    ) -> Survey:
         """The flow from each start; a start succeeds where at t1 the mean of the
         diagonal of a head's scores exceeds that of the rest.
         """
@@ -145,7 +147,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def _ends_of_all(
-    problem: Problem, starts: PositionalHeads, settings: Settings
+    problem: Problem, starts: PositionalHeads, settings: StudySettings
 ) -> tuple[np.ndarray, ...]:
     """Where the flow from each start (first axis) is at t1: the heads' score margins,
     the probability of the right word, and whether it got there.
@@ -166,7 +168,7 @@ def _ends_of_all(
 
 
 def _ends(
-    problem: Problem, starts: PositionalHeads, settings: Settings, lanes: int
+    problem: Problem, starts: PositionalHeads, settings: StudySettings, lanes: int
 ) -> tuple[Any, Any, Any]:
     runs = ensemble(
         problem.flow,

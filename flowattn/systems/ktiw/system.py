@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...optimizers import Adam
 from ...panels import Panel
 from ...tasks import Corpus, KeywordTask, TextTask
-from ..base import AbstractStudy, Column, Defaults, Part, Settings, Survey
+from ..base import AbstractStudy, Column, Defaults, Part, StudySettings, Survey
 from ..registry import REGISTRY
 from .metrics import measure
 from .panels import agreement_panels
@@ -74,7 +74,9 @@ class KTIW(AbstractStudy):
             return KeywordTask().sample(key)
         return TextTask(self.corpus, data=data, made=_SYNTHETIC).sample(key)
 
-    def run(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+    def run(
+        self, key: PRNGKeyArray, data: str | None, settings: StudySettings
+    ) -> Survey:
         """Train the networks and compare them."""
         training = KTIWTraining(
             self.dimension,

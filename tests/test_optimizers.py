@@ -57,7 +57,8 @@ RULES = {
     "adamw": optax.adamw(0.05, weight_decay=0.1),
     "adan": optax.adan(0.05),
     "lamb": optax.lamb(0.05),
-    "lbfgs": optax.lbfgs(),
+    # Whose first step is too long: the line search has to shorten it.
+    "lbfgs": optax.lbfgs(scale_init_precond=False),
     "lion": optax.lion(0.05, weight_decay=0.1),
     "MultiSteps": optax.MultiSteps(optax.polyak_sgd(max_learning_rate=0.2), 2),
     "nadam": optax.nadam(0.05),

@@ -153,14 +153,10 @@ class Half(fa.systems.AbstractSystem):
         """From 1."""
         loss = fa.Observable(lambda x: 0.5 * x**2, (), "nat", "loss")
         at = fa.Observable(lambda x: x, (), "m", "place")
-        return fa.systems.Problem(
+        return fa.Problem(
             jnp.ones(()),
             loss,
-            loss,
-            {"loss": loss, "x": at},
-            {},
-            {},
-            lambda x: x,
+            observables={"loss": loss, "x": at},
             closed_forms={"x": lambda t: np.exp(-np.asarray(t))},
         )
 
@@ -208,7 +204,14 @@ def test_a_survey_of_ones_own_is_drawn():
         "square": Column(np.ones((2, 2)), ("kind", "kind")),
     }
     survey = Survey({}, columns, {"kind": ["one", "two"]})
-    [share, found] = Half().survey_panels(survey)["survey"]
+
+    class Shares(fa.systems.AbstractStudy):
+        name: ClassVar[str] = "shares"
+
+        def run(self, key, data, settings):
+            return survey
+
+    [share, found] = Shares().panels(survey)["survey"]
     assert (share.y.label, found.y.label) == ("share of wins", "found")
     assert share.x.names == ["one", "two"]
     assert list(draw([share, found]).curves) == ["share of wins: share", "found: found"]

@@ -147,7 +147,7 @@ def test_any_optimizer_can_be_run(optimizer, claim):
 def test_printed_it_is_the_table(report, capsys):
     print(report)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "problem · seed 0 · float64"
+    assert lines[0] == "problem · float64"
     text = "\n".join(lines)
     for part in ("flow ", "descent ", "gap ", "theory   first (exact", "ratio "):
         assert f"\n{part}" in text

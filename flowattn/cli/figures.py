@@ -11,8 +11,9 @@ from ..disk.paths import path_of, require_folder
 from ..disk.provenance import provenance
 from ..disk.store import staged, write_json
 from ..errors import InputError
-from ..figures import FIGURES, Runs, missing
-from ..figures import Figure as FigureOf
+from ..figures.base import Runs, missing
+from ..figures.registry import FIGURES
+from ..figures.registry import Figure as FigureOf
 from ..numerics.programs import let_programs_go
 from ..panels import Picture, numbers
 from ..plotting import draw

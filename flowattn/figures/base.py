@@ -23,7 +23,7 @@ from ..numerics.descend import descend
 from ..numerics.segments import Progress
 from ..numerics.solve import solve
 from ..optimizers import SGD, AbstractOptimizer
-from ..panels import Axis, Picture, Style
+from ..panels import Axis, Style
 from ..problem import Problem
 from ..systems import (
     AbstractSetting,
@@ -34,6 +34,7 @@ from ..systems import (
 )
 from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
+from .registry import Figure
 
 # The axis of time of all figures.
 TIME = Axis(TIME_LABEL, TIME_UNITS)
@@ -312,17 +313,6 @@ def described(system: AbstractSetting) -> str:
         if value != field.default:
             parts.append(f"{field.name} {value}")
     return ", ".join(parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One figure: `picture(runs)` makes it; `source` says what it repeats."""
-
-    name: str
-    title: str
-    source: str
-    picture: Callable[[Runs], Picture]
-    corpora: tuple[str, ...] = ()
 
 
 def missing(figure: Figure, data: str | None) -> str | None:

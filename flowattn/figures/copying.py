@@ -16,8 +16,7 @@ from ..systems import Copying, CopyingModels, CopyingStarts
 from ..systems.copying.panels import accuracy_panels
 from ..systems.copying.reduced import CopyingPoint, ReducedCopying, copying_rates
 from ..systems.copying.starts import success_theory, wilson
-from .base import TIME, Figure, Runs
-from .keyword import PAPER
+from .base import TIME, Runs
 
 _PROBABILITY = "probability of the right word q"
 
@@ -327,35 +326,10 @@ def _success(runs: Runs, study: CopyingStarts, seed: int) -> tuple[float, int]:
     return survey.metrics["success_rate"], ended
 
 
-FIGURES = (
-    Figure(
-        "copying-plateau",
-        "plateau and escape of permutations against n of m words, with theory on top",
-        f"{PAPER}, copying",
-        _plateau,
-    ),
-    Figure(
-        "copying-escape",
-        "time of escape against ln(1/c) and against the length",
-        "new",
-        _escapes,
-    ),
-    Figure(
-        "copying-success",
-        "share of random starts that succeed against their scale, with theory",
-        "new",
-        _successes,
-    ),
-    Figure(
-        "copying-heads",
-        "several heads: escape, and success against their number",
-        f"{PAPER}, multi-head attention",
-        _heads,
-    ),
-    Figure(
-        "copying-models",
-        "learning curves of a sequence model, permutations against n of m words",
-        f"{PAPER}, learning curves of permutations and of 40 of 60 words",
-        _models,
-    ),
-)
+PICTURES = {
+    "copying-plateau": _plateau,
+    "copying-escape": _escapes,
+    "copying-success": _successes,
+    "copying-heads": _heads,
+    "copying-models": _models,
+}

@@ -51,8 +51,11 @@ class Plan:
     @property
     def config(self) -> dict[str, Any]:
         """Everything that was chosen, ready for JSON."""
-        system = {} if self.system is None else fields_of(self.system)
-        config = {**system, **fields_of(self.options)}
+        config = fields_of(self.options)
+        if self.system is None:  # which alone is drawn by a seed
+            del config["seed"], config["data"]
+        else:
+            config = {**fields_of(self.system), **config}
         settled = ("t1", "steps", "flow", "descent", "atol", "outputs", "precision")
         config |= {name: getattr(self, name) for name in settled}
         optimizer = self.optimizer.config

@@ -29,7 +29,8 @@ _UNITS = {
 def heading(summary: dict[str, Any]) -> str:
     """What was run, and how it ended, as lines for a terminal."""
     config = summary["config"]
-    lines = [f"{summary['system']} · seed {config['seed']} · {config['precision']}"]
+    seed = f" · seed {config['seed']}" if "seed" in config else ""
+    lines = [f"{summary['system']}{seed} · {config['precision']}"]
     for kind in ("flow", "descent"):
         run = summary[kind]
         if run is None:

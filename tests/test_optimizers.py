@@ -57,9 +57,10 @@ RULES = {
     "adamw": optax.adamw(0.05, weight_decay=0.1),
     "adan": optax.adan(0.05),
     "lamb": optax.lamb(0.05),
-    "lbfgs": optax.lbfgs(),
+    # Whose first step is too long: the line search has to shorten it.
+    "lbfgs": optax.lbfgs(scale_init_precond=False),
     "lion": optax.lion(0.05, weight_decay=0.1),
-    "MultiSteps": optax.MultiSteps(optax.sgd(optax.linear_schedule(0.1, 0, 9)), 2),
+    "MultiSteps": optax.MultiSteps(optax.polyak_sgd(max_learning_rate=0.2), 2),
     "nadam": optax.nadam(0.05),
     "polyak_sgd": optax.polyak_sgd(max_learning_rate=0.2),
     "reduce_on_plateau": optax.chain(optax.sgd(0.1), PLATEAU),

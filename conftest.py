@@ -42,6 +42,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 with jaxtyping.install_import_hook("flowattn", "beartype.beartype"):
     import flowattn.plotting
+
+    # Imported here, though the packages wait until their names are used.
+    for _package in (flowattn, flowattn.systems):
+        for _name in dir(_package):
+            getattr(_package, _name)
     from flowattn.numerics.programs import let_programs_go
 
 # Pictures are looked at elsewhere.

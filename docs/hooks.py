@@ -1,8 +1,8 @@
-"""What mkdocs is told beside mkdocs.yml: pictures and links outside docs/, doctests.
+"""What mkdocs does besides mkdocs.yml: files and links outside docs/, doctests.
 
 Pages link to files of the repository as GitHub does, relative to themselves. Of what
-lies outside docs/ the pictures in figures/ become files of the site, their README its
-gallery, everything else a link to the repository.
+lies outside docs/ the READMEs of systems become pages, the pictures in figures/ files
+of the site, their README its gallery, everything else a link to the repository.
 """
 
 import logging
@@ -15,6 +15,8 @@ from typing import Any
 import griffe
 from mkdocs.structure.files import File
 
+from flowattn.systems.registry import REGISTRY
+
 _LOG = logging.getLogger("mkdocs.hooks.flowattn")
 # The target of [text](target), ![text](target "title") and src="target".
 _TARGET = re.compile(r'(?<=\]\()(?P<link>[^)\s]+)|(?<=src=")(?P<source>[^"]+)')
@@ -23,13 +25,37 @@ _PICTURE = re.compile(
 )
 _GALLERY = "gallery.md"
 _CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]*`)", re.M | re.S)
+_PACKAGES = dict.fromkeys(x.place.partition(".")[0] for x in REGISTRY.values())
+# The pages that lie elsewhere, and where.
+_ELSEWHERE = {
+    f"systems/{name.replace('_', '-')}.md": f"flowattn/systems/{name}/README.md"
+    for name in _PACKAGES
+} | {_GALLERY: "figures/README.md"}
+
+
+def on_config(config: Any) -> Any:
+    """The pages of systems follow their overview."""
+    root = Path(config.config_file_path).parent
+    pages = [
+        {_title(root / file): page}
+        for page, file in _ELSEWHERE.items()
+        if page != _GALLERY
+    ]
+    for entry in config.nav:
+        if "Systems" in entry:
+            entry["Systems"] += pages
+    return config
+
+
+def _title(file: Path) -> str:
+    return file.read_text().partition("\n")[0].removeprefix("# ")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """The pictures of figures/ are files of the site, and their README is a page."""
+    """The pictures of figures/ are files of the site, and some pages lie elsewhere."""
     root = Path(config.config_file_path).parent
-    readme = str(root / "figures" / "README.md")
-    files.append(File.generated(config, _GALLERY, abs_src_path=readme))
+    for page, file in _ELSEWHERE.items():
+        files.append(File.generated(config, page, abs_src_path=str(root / file)))
     for picture in sorted((root / "figures").glob("*.png")):
         name = f"figures/{picture.name}"
         files.append(File.generated(config, name, abs_src_path=str(picture)))
@@ -40,7 +66,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links that leave docs/."""
     root, place = Path(config.config_file_path).parent, page.file.src_uri
     folder = posixpath.dirname(posixpath.join("docs", place))
-    home = "figures" if place == _GALLERY else folder
+    home = posixpath.dirname(_ELSEWHERE.get(place, posixpath.join("docs", place)))
+    pages = {file: f"docs/{page}" for page, file in _ELSEWHERE.items()}
 
     def here(match: re.Match) -> str:
         target = match.group()
@@ -48,8 +75,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             return target
         path, hash_, anchor = target.partition("#")
         path = posixpath.normpath(posixpath.join(home, path))
-        if path == "figures/README.md":
-            path = f"docs/{_GALLERY}"
+        path = pages.get(path, path)
         if path.startswith("docs/"):
             return posixpath.relpath(path, folder) + hash_ + anchor
         if path.startswith("figures/") and files.get_file_from_path(path):

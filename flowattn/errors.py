@@ -3,12 +3,11 @@
 import contextlib
 import difflib
 import operator
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from jax.core import Tracer
-from jax.errors import TracerArrayConversionError
 
 
 class InputError(ValueError):
@@ -48,16 +47,35 @@ def known_numbers(name: str, value: Any) -> np.ndarray | None:
     Traceback (most recent call last):
     flowattn.errors.InputError: steps must be a number, got many
     """
-    if isinstance(value, Tracer):
+    if _is_traced(value):
         return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         try:
             # Text and dates would pass for numbers, and None for nan.
             if value is not None and np.asarray(value).dtype.kind not in "USmMcb":
                 return np.asarray(value, float)
-        except TracerArrayConversionError:  # a list that holds one
-            return None
+        except TypeError as error:
+            if type(error).__name__ == "TracerArrayConversionError":
+                return None  # a list that holds a traced number
+            raise
     raise InputError(f"{name} must be a number, got {shown(value)}")
+
+
+def known_zero(number: Any) -> bool:
+    """Whether a number is known to be 0: what it scales can be left out of programs.
+
+    >>> known_zero(0.0), known_zero(np.zeros(()))
+    (True, False)
+    """
+    return isinstance(number, int | float) and number == 0
+
+
+def _is_traced(value: Any) -> bool:
+    """Whether a value is traced by JAX; nothing is where JAX is not even imported, and
+    commands that need no JAX do not wait for it.
+    """
+    core = sys.modules.get("jax.core")
+    return core is not None and isinstance(value, core.Tracer)
 
 
 def require_flags(**values: Any) -> None:
@@ -104,7 +122,7 @@ def whole_number(name: str, value: Any, traced: bool = False) -> Any:
     """
     require_scalar(**{name: value})
     require_positive(**{name: value})
-    if isinstance(value, Tracer):
+    if _is_traced(value):
         if traced and np.issubdtype(value.dtype, np.integer):
             return value
         kind = "a whole number" if traced else "known, not traced"
@@ -141,7 +159,7 @@ def require_from_0(below: float = np.inf, **values: Any) -> None:
     bound = "0 or more" if below == np.inf else f"from 0 to below {below:g}"
     for name, value in values.items():
         require_scalar(**{name: value})
-        if not isinstance(value, Tracer) and not 0 <= float(value) < below:
+        if not _is_traced(value) and not 0 <= float(value) < below:
             raise InputError(f"{name} must be {bound}, got {shown(value)}")
 
 

@@ -20,11 +20,25 @@ class AbstractExplicitLoss(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, params: PyTree) -> Scalar:
-        """The loss."""
+        """The loss.
+
+        Args:
+            params: the parameters.
+
+        Returns:
+            A scalar.
+        """
 
     @abc.abstractmethod
     def gradient(self, params: PyTree) -> PyTree:
-        """Its gradient, shaped as `params`."""
+        """The gradient of the loss.
+
+        Args:
+            params: the parameters.
+
+        Returns:
+            The gradient, shaped as `params`.
+        """
 
 
 class AbstractBatchLoss(eqx.Module):
@@ -49,7 +63,14 @@ class AbstractBatchLoss(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, params: PyTree) -> Scalar:
-        """The loss over all data."""
+        """The loss over all data.
+
+        Args:
+            params: the parameters.
+
+        Returns:
+            A scalar.
+        """
 
     @property
     def whole(self) -> bool:
@@ -58,7 +79,14 @@ class AbstractBatchLoss(eqx.Module):
 
     @abc.abstractmethod
     def batch(self, step: Int[Array, ""]) -> Callable[[Any], Scalar]:
-        """The loss that a step of descent sees."""
+        """The loss that a step of descent sees.
+
+        Args:
+            step: the number of the step, traced, from 0 on.
+
+        Returns:
+            A loss, a function of the parameters.
+        """
 
 
 def cross_entropy(

@@ -88,14 +88,20 @@ class AbstractObservable(eqx.Module):
 class Observable(AbstractObservable):
     """A function of the parameters with a name for what it returns.
 
-    `fn` maps parameters to one array whose axes are `dims`; `units` and `long_name`
-    label figures and data sets. `coords` optionally names the entries of a dim;
-    `discrete` says that the values jump, as counts do: `compare` leaves them out.
     Any plain `params -> array` function is accepted wherever an `Observable` is;
     its axes are then numbered.
 
-    Raises `InputError` for an `fn` that is no function of the parameters alone, and for
-    what cannot be part of a label.
+    Args:
+        fn: maps parameters to one array.
+        dims: the names of its axes; None: numbered.
+        units: of the values, for figures and data sets.
+        long_name: the label there.
+        coords: for some of the dims, the names of the entries.
+        discrete: the values jump, as counts do; `compare` leaves them out.
+
+    Raises:
+        InputError: for an `fn` that is no function of the parameters alone, and for
+            what cannot be part of a label.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> norm = fa.Observable(jnp.linalg.norm, dims=(), units="1", long_name="norm")

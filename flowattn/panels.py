@@ -21,19 +21,21 @@ Number = float | int
 class Curve:
     """One curve of a panel.
 
-    - `label`: its name in the legend; one that begins with an underscore is not shown.
-    - `x`, `y`: arrays of one length. Infinite ends reach the border of the panel.
-    - `style`: what was measured is a "line", "points", "both", "steps" (a histogram,
-      `x` its edges) or a "path" (a line with its direction); "theory" is dashed and in
-      front, a "guide" (a slope, an edge) dotted and behind.
-    - `colour`: a number of the palette or a name; None: the first, theory and guides
-      black.
-    - `level`: the value on the panel's colour scale that colours the curve instead.
-    - `width`: of the line, in points; None: by style.
-    - `interval`: lower and upper ends at each point, in the unit of `y`: error bars of
-      points, a shaded band of lines.
+    Args:
+        label: its name in the legend; one that begins with an underscore is not shown.
+        x, y: arrays of one length. Infinite ends reach the border of the panel.
+        style: what was measured is a "line", "points", "both", "steps" (a histogram,
+            `x` its edges) or a "path" (a line with its direction); "theory" is dashed
+            and in front, a "guide" (a slope, an edge) dotted and behind.
+        colour: a number of the palette or a name; None: the first, theory and guides
+            black.
+        level: the value on the panel's colour scale that colours the curve instead.
+        width: of the line, in points; None: by style.
+        interval: lower and upper ends at each point, in the unit of `y`: error bars of
+            points, a shaded band of lines.
 
-    Raises `InputError` for an unknown style, and for lengths that differ.
+    Raises:
+        InputError: for an unknown style, and for lengths that differ.
 
     >>> import flowattn as fa
     >>> fa.Curve("loss", [0, 1, 2], [1.0, 0.5, 0.25]).y.tolist()
@@ -71,8 +73,14 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """An axis: `label`, `units` ("" for none), whether it is `log`arithmic, its limits
-    `low` and `high` (None: by the data), and the `names` of the places 0, 1, ….
+    """An axis of a panel.
+
+    Args:
+        label: what is measured.
+        units: of it; "" for none.
+        log: logarithmic.
+        low, high: the limits; None: by the data.
+        names: of the places 0, 1, ….
     """
 
     label: str = ""
@@ -90,8 +98,15 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What colours say: `label`, `units`, `log`, limits and `names` as of an `Axis`.
-    `colours`: "viridis", or "grey" for pictures. Without a label no bar is drawn.
+    """What colours say; without a label no bar is drawn.
+
+    Args:
+        label: what is measured.
+        units: of it; "" for none.
+        log: logarithmic.
+        low, high: the limits; None: by the data.
+        names: of the places 0, 1, ….
+        colours: "viridis", or "grey" for pictures.
     """
 
     label: str = ""
@@ -105,11 +120,16 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Image:
-    """Cells in colour: `values` (rows × columns) at the places `y` and `x` of these.
+    """Cells in colour.
 
-    `texts` are written into the cells, `missing` are hatched, nan is blank.
+    Args:
+        x, y: the places of columns and rows.
+        values: rows × columns; nan is blank.
+        texts: written into the cells.
+        missing: which cells are hatched.
 
-    Raises `InputError` for shapes that do not go together.
+    Raises:
+        InputError: for shapes that do not go together.
     """
 
     x: Any
@@ -133,11 +153,14 @@ class Image:
 class Panel:
     """One pair of axes and what is drawn over them.
 
-    - `title`: one line.
-    - `x`, `y`: each an `Axis`, or the label of a plain one.
-    - `curves`: drawn in this order, theory in front; `image`: behind them.
-    - `scale`: the colours of the image, and of curves with a `level`.
-    - `legend`: what its entries have in common; `columns` of the legend.
+    Args:
+        title: one line.
+        x, y: each an `Axis`, or the label of a plain one.
+        curves: drawn in this order, theory in front.
+        image: behind them.
+        scale: the colours of the image, and of curves with a `level`.
+        legend: what its entries have in common.
+        columns: of the legend.
 
     >>> import flowattn as fa
     >>> panel = fa.Panel("", "time", "loss", [fa.Curve("flow", [0, 1], [1.0, 0.5])])
@@ -164,8 +187,14 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-    """Panels in rows of `columns`, with one `title` above and a `caption` below: what
-    was run, at which size, with which seeds. `size` is of each panel, in inches.
+    """Panels with one title and a caption.
+
+    Args:
+        panels: the panels, in rows.
+        title: above them.
+        caption: below: what was run, at which size, with which seeds.
+        columns: panels in a row.
+        size: of each panel, in inches.
     """
 
     panels: Sequence[Panel]

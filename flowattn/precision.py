@@ -36,11 +36,20 @@ def settled_precision(asked: str | None) -> str:
 
 
 def set_precision(asked: str | None = None) -> str:
-    """Run in a precision from here on, "float64" or "float32", and say which it is.
+    """Run in double or single precision from here on.
 
-    None: float64 where the device has it, float32 on a TPU. For commands and
-    notebooks, before the first array; libraries leave it to their users. Raises
-    `InputError` for any other.
+    For commands and notebooks, before the first array; libraries leave it to their
+    users.
+
+    Args:
+        asked: "float64" or "float32"; None: float64 where the device has it, float32 on
+            a TPU.
+
+    Returns:
+        The precision.
+
+    Raises:
+        InputError: for any other.
 
     >>> set_precision()
     'float64'

@@ -1,4 +1,4 @@
-"""Reduction: a theory's small flow beside the full one it speaks of."""
+"""Reduction: a theory's small flow, and the full one that it describes."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -15,15 +15,23 @@ from .trajectory import Trajectory
 class Reduction(eqx.Module):
     """A small flow f(z), the full flow F(θ), and the maps between their parameters.
 
-    - `flow`: f; `full`: F.
-    - `project`: θ ↦ z, what the theory keeps; `lift`: z ↦ θ, what it says of the rest.
-    - `observables`: what can be observed of z, under the names that the full model's
-      observables have, so that the two solutions compare; `events` likewise.
-    - `kind`: "exact" where project∘F∘lift = f everywhere, "approximate" else, with
-      `scaling` saying how the difference falls; `citation` where it is derived.
-
     Two tests serve every reduction: `defect` (nothing is solved), and the gap between
     `project` of the full solution and the small one.
+
+    Args:
+        flow: f.
+        full: F.
+        project: θ ↦ z, what the theory keeps.
+        lift: z ↦ θ, what it says of the rest.
+        kind: "exact" where D project·F∘lift = f everywhere, else "approximate".
+        scaling: of an approximate one, how the difference falls.
+        citation: where it is derived.
+        observables: what can be observed of z, under the names that the full model's
+            observables have, so that the two solutions compare.
+        events: `z -> number`, likewise.
+
+    Raises:
+        InputError: for what are no flows.
     """
 
     flow: AbstractFlow

@@ -69,7 +69,7 @@ run focus --classes two
 run focus --classes 2.5
 run focus --segments None2
 run focus --then soft
-run focus --task mnist
+run focus-images --images mnist
 run focus --network rnn
 run focus --out
 run focus --resume yes
@@ -85,8 +85,8 @@ run keyword --attention hard
 run keyword --logits 3
 run keyword --beta0 a
 run copying --scores tied
-run copying --size huge
-run copying --model gru
+run copying-models --size huge
+run copying --model lstm
 run ktiw --corpus
 run ktiw --dimension x
 plot
@@ -192,12 +192,12 @@ run focus --batch -1
 run focus --batch 3 --reduced
 run focus --batch {huge}
 run focus --network mlp
-run focus --task digits --reduced
-run focus --task digits --segments 400
-run focus --task digits --segments {huge}
-run focus --task digits --mosaics {huge}
-run focus --task digits --start-mu 1
-run focus --task digits --no-descent
+run focus-images --reduced
+run focus-images --segments 400
+run focus-images --segments {huge}
+run focus-images --mosaics {huge}
+run focus-images --start-mu 1
+run focus-images --no-descent
 run topic-words --topics 1
 run topic-words --topics 0
 run topic-words --topics -3
@@ -230,8 +230,8 @@ run copying --vocabulary {digits}
 run copying --start nan
 run copying --start-values inf
 run copying --heads 0
-run copying --starts 0
-run copying --networks -1
+run copying-starts --starts 0
+run copying-models --networks -1
 run copying --start-scale -1
 run ktiw --dimension 0
 run ktiw --key-dimension -2
@@ -245,7 +245,7 @@ run ktiw --patience 3
 run ktiw --no-descent
 run focus --then marginal
 run focus --reduced --noise 3
-run focus --task digits --classes 5
+run focus-images --classes 5
 run focus --fixed-focus 0.5 --start-nu 2
 run topic-words --corpus sst2 --topics 9
 run topic-words --traced good

@@ -51,7 +51,7 @@ def test_private_modules_are_imported_by_adapters_alone():
                 names += [f"{node.module}.{alias.name}" for alias in node.names]
         if any(is_private(name) for name in names):
             found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"adapters.py", "numerics/descend.py"}
+    assert found == {"adapters.py"}
 
 
 def is_private(name: str) -> bool:

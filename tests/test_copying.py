@@ -304,20 +304,20 @@ def test_a_sample_leaves_the_reduction_as_one_over_its_size():
 
 
 def settings(t1, rtol=1e-6):
-    return fa.systems.Settings(t1, rtol, rtol / 1000, 5000, 1.0, 1, lambda part: None)
+    return fa.systems.Settings(t1, rtol, rtol / 1000, 5000, fa.SGD(1.0), 1)
 
 
 @pytest.mark.slow
 def test_random_starts_are_single_flows():
-    system = fa.systems.Copying(length=3, vocabulary=4, starts=5, start_scale=1.0)
-    found = system.survey(jr.key(0), None, settings(system.defaults.t1))
+    study = fa.systems.CopyingStarts(length=3, vocabulary=4, starts=5, start_scale=1.0)
+    found = study.run(jr.key(0), None, settings(study.defaults.t1))
     margins = found.columns["score_margin"].values
     problem_key, start_key = jr.split(jr.key(0))
-    made = system.problem(problem_key)
+    made = study.copying.problem(problem_key)
     for number, key in enumerate(jr.split(start_key, 5)):
         run = fa.solve(
             made.flow,
-            system.drawn(key),
+            study.drawn(key),
             ts=[0.0, 90.0],
             solver="tsit5",
             observe={"s": made.observables["s"]},
@@ -333,8 +333,8 @@ def test_random_starts_are_single_flows():
 @pytest.mark.computes
 @pytest.mark.parametrize("m, rate", [(4, 0.488), (5, 0.761)])
 def test_success_rates(m, rate):
-    system = fa.systems.Copying(length=4, vocabulary=m, starts=2000, start_scale=0.5)
-    found = system.survey(jr.key(0), None, settings(160.0, rtol=1e-4))
+    study = fa.systems.CopyingStarts(length=4, vocabulary=m, starts=2000)
+    found = study.run(jr.key(0), None, settings(160.0, rtol=1e-4))
     assert abs(found.metrics["success_rate"] - rate) < 0.03
     assert found.metrics["standard_error"] < 0.012
 
@@ -349,14 +349,23 @@ def test_success_rates(m, rate):
         (dict(heads=2, good_heads=3), "good_heads must be from 0 to 2, got 3"),
         (dict(start=float("inf")), "start must be finite"),
         (dict(reduced=True, sequences=5), "sequences does not go with reduced"),
-        (dict(starts=5, reduced=True), "reduced does not go with random starts"),
-        (dict(start_scale=0.5), "start_scale needs starts"),
-        (dict(starts=5, start_scale=-1.0), "start_scale must be positive"),
-        (dict(networks=2), "networks is of model='lstm'"),
-        (dict(starts=2, size="paper"), "size is of model='lstm'"),
-        (dict(model="lstm", heads=2), "heads is of model='free'"),
     ],
 )  # fmt: skip
 def test_bad_input(fields, message):
     with pytest.raises(fa.InputError, match=message):
         fa.systems.Copying(**fields)
+
+
+@pytest.mark.parametrize(
+    "study, fields, message",
+    [
+        (fa.systems.CopyingStarts, dict(starts=0), "starts must be at least 1, got 0"),
+        (fa.systems.CopyingStarts, dict(start_scale=-1.0), "start_scale must be posit"),
+        (fa.systems.CopyingStarts, dict(length=40), "too many for the exact expect"),
+        (fa.systems.CopyingModels, dict(networks=0), "networks must be at least 1"),
+        (fa.systems.CopyingModels, dict(length=1), "length must be at least 2, got 1"),
+    ],
+)
+def test_bad_studies(study, fields, message):
+    with pytest.raises(fa.InputError, match=message):
+        study(**fields)

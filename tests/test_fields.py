@@ -11,7 +11,17 @@ import flowattn as fa
 from flowattn.cli.flags import flag
 from flowattn.runs.options import Options
 from flowattn.runs.plan import plan
-from flowattn.systems import KTIW, SYSTEMS, Copying, Focus, Keyword, TopicWords
+from flowattn.systems import (
+    KTIW,
+    REGISTRY,
+    Copying,
+    CopyingStarts,
+    Focus,
+    FocusImages,
+    Keyword,
+    TopicWords,
+    load,
+)
 from flowattn.tasks import CopyingTask, TopicWordsTask
 
 
@@ -84,13 +94,6 @@ def test_numbers_of_any_library_and_traced_ones():
         (Focus, dict(reduced=True, noise=np.array(3.0)), "noise is of mosaics"),
         (Focus, dict(reduced=True, mosaics=9), "mosaics is of mosaics, of which red"),
         (Focus, dict(reduced=True, balanced=False), "balanced is of mosaics, of which"),
-        (
-            Focus,
-            dict(task="digits", classes=5),
-            "classes is of the linear task",
-        ),
-        (Focus, dict(task="digits", noise=0.0), "noise is of the linear task, not of"),
-        (Focus, dict(task="digits", balanced=False), "balanced is of the linear task"),
         (Focus, dict(fixed_focus=0.5, start_nu=1.0), "start_nu is of a focus that mov"),
         (TopicWords, dict(corpus="sst2", topics=9), "topics is of synthetic sentences"),
         (TopicWords, dict(corpus="sst2", context=9), "context is of synthetic sent"),
@@ -98,15 +101,11 @@ def test_numbers_of_any_library_and_traced_ones():
         (TopicWords, dict(sentence=3), "sentence is of real text, not of synthetic"),
         (TopicWords, dict(padding="attend"), "padding is of real text, not of synth"),
         (Keyword, dict(logits=1), "logits is of attention='softmax'"),
-        (Copying, dict(networks=2), "networks is of model='lstm'"),
-        (Copying, dict(start_scale=1.0), "start_scale needs starts"),
-        (Copying, dict(starts=3, good_heads=1), "good_heads does not go with random"),
         (
             Copying,
             dict(reduced=True, sequences=3),
             "sequences does not go with",
         ),
-        (Copying, dict(model="lstm", heads=2), "heads is of model='free'"),
     ],
 )
 def test_fields_that_do_nothing_are_refused(cls, fields, message):
@@ -146,7 +145,7 @@ RATE = {"optimizer": fa.SGD(0.5)}
             dict(flow=False, t1=9.0, steps=9),
             "--t1 does nothing together with --steps",
         ),
-        (Focus(task="digits"), dict(rtol=1e-3), "run unless --t1 is given"),
+        (FocusImages(), dict(rtol=1e-3), "run unless --t1 is given"),
         (Focus(reduced=True), dict(patience=5), "run unless --steps is given"),
         (Focus(), dict(descent=False, **RATE), "--optimizer is of the descent"),
         (
@@ -161,7 +160,7 @@ RATE = {"optimizer": fa.SGD(0.5)}
         (KTIW(), dict(scale="log"), "--scale does nothing here: these are networks"),
         (KTIW(), dict(flow=False), "--no-flow does nothing here: these are networks"),
         (
-            Copying(starts=3),
+            CopyingStarts(starts=3),
             dict(solver="rkc"),
             "--solver does nothing",
         ),
@@ -171,7 +170,7 @@ RATE = {"optimizer": fa.SGD(0.5)}
             dict(optimizer=fa.Adam(0.1, weight_decay=0.1)),
             "networks that are trained by adam",
         ),
-        (Copying(starts=3), RATE, "--optimizer does nothing here: these"),
+        (CopyingStarts(starts=3), RATE, "--optimizer does nothing here: these"),
     ],
 )
 def test_options_that_do_nothing_are_refused(system, options, message):
@@ -185,13 +184,13 @@ def test_options_that_do_nothing_are_refused(system, options, message):
         (Focus(), dict(descent=False, spacing="log", **RATE)),
         (Focus(), dict(descent=False, sharpness=1, **RATE)),
         (Focus(reduced=True), dict(steps=9, patience=5, scale="log")),
-        (Focus(task="digits"), dict(t1=2.0, rtol=1e-3)),
+        (FocusImages(), dict(t1=2.0, rtol=1e-3)),
         (Focus(), dict(flow=False, t1=9.0)),
         (Keyword(), dict(descent=False)),
         (Keyword(), RATE),
         (KTIW(), dict(steps=9, optimizer=fa.Adam(0.1))),
-        (Copying(starts=3), dict(t1=5.0, rtol=1e-3, max_steps=99)),
-        *((system(), {}) for system in SYSTEMS.values()),
+        (CopyingStarts(starts=3), dict(t1=5.0, rtol=1e-3, max_steps=99)),
+        *((load(name)(), {}) for name in REGISTRY),
     ],
 )
 def test_options_that_act_are_taken(system, options):

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+from importlib import import_module
 
 import jax.random as jr
 import numpy as np
 import pytest
 
-from flowattn.cli import main as cli
+from flowattn.cli import figures as cli
 from flowattn.cli.main import main
 from flowattn.errors import InputError
-from flowattn.figures import FIGURES, Figure, Runs, corpora, missing
+from flowattn.figures import corpora, topic_words
+from flowattn.figures.base import Runs, missing
+from flowattn.figures.registry import FIGURES
 from flowattn.numerics.descend import descend
 from flowattn.panels import Axis, Curve, Panel, Picture
 from flowattn.plotting import draw
@@ -36,8 +39,9 @@ def tiny(runs):
 
 
 def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
-    figure = Figure("topic-words-sen", "a title", "a source", tiny)
+    figure = FIGURES["topic-words-sen"]._replace(title="a title", source="a source")
     monkeypatch.setitem(FIGURES, "topic-words-sen", figure)
+    monkeypatch.setitem(topic_words.PICTURES, "topic-words-sen", tiny)
     (tmp_path / "other.txt").write_text("stays")
     assert main(["figure", "topic-words-sen", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
@@ -140,8 +144,9 @@ def test_every_figure_of_real_sentences_with_the_authors_protocol(
     monkeypatch.setattr(corpora, "_MOST_EPOCHS", {"fixed": 40, "linear": 40})
     monkeypatch.setattr(corpora, "_VALIDATE_FROM", {"fixed": 0, "linear": 20})
     runs = Runs(paper=True, data=str(tmp_path))
-    for figure in corpora.FIGURES:
-        drawing = draw(figure.picture(runs))
+    assert len(corpora.PICTURES) > 4
+    for picture in corpora.PICTURES.values():
+        drawing = draw(picture(runs))
         drawing.save(tmp_path / "figure.png")
         canvas = drawing.figure
         grid = canvas.axes[0].get_subplotspec().get_gridspec()
@@ -188,15 +193,19 @@ def test_curves_of_one_name_are_refused():
 
 
 def test_an_unknown_figure(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["figure", "nonsense"])
-    assert end.value.code == 2
+    assert main(["figure", "nonsense"]) == 2
     assert "topic-words-sen" in capsys.readouterr().err
 
 
 def test_every_figure_says_what_it_is(monkeypatch):
     monkeypatch.delenv("FLOWATTN_DATA", raising=False)
+    assert len(FIGURES) > 20
     for name, figure in FIGURES.items():
         assert figure.name == name and figure.title and figure.source
+        module = import_module(f"flowattn.figures.{figure.module}")
+        assert callable(module.PICTURES[name])
+    parts = {figure.module for figure in FIGURES.values()}
+    drawn = [import_module(f"flowattn.figures.{part}").PICTURES for part in parts]
+    assert sum(map(len, drawn)) == len(FIGURES)
     with pytest.raises(InputError, match="'sst2' needs the folder"):
         Runs(data="").problem(TopicWords(corpus="sst2"))

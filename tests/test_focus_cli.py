@@ -13,8 +13,8 @@ SIZES = ("--segments", 4, "--classes", 4)
 SMALL = (*SIZES, "--t1", 20, "--solver", "tsit5")
 
 
-def run(*arguments):
-    return main(["run", "focus", *map(str, arguments)])
+def run(*arguments, system="focus"):
+    return main(["run", system, *map(str, arguments)])
 
 
 def summary(out):
@@ -89,8 +89,8 @@ def test_the_reduced_equations_alone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.computes
 def test_digits(tmp_path, capsys):
-    sizes = ("--task", "digits", "--segments", 5, "--mosaics", 30, "--batch", 8)
-    assert run(*sizes, "--steps", 20, "--out", tmp_path) == 0
+    sizes = ("--segments", 5, "--mosaics", 30, "--batch", 8, "--steps", 20)
+    assert run(*sizes, "--out", tmp_path, system="focus-images") == 0
     found = summary(tmp_path)
     assert found["flow"] is None and found["gap"] is None and found["laws"] == []
     assert found["descent"]["t_end"] == pytest.approx(20 * 0.05 / (1 - 0.9))
@@ -111,11 +111,6 @@ def test_digits(tmp_path, capsys):
         (["--classes", 1], "classes must be at least 2, got 1"),
         (["--fixed-focus", 0], "fixed_focus must be in (0, 1], got 0"),
         (["--fixed-focus", 1.5], "fixed_focus must be in (0, 1], got 1.5"),
-        (
-            ["--task", "digits", "--reduced"],
-            "reduced is of the linear task",
-        ),
-        (["--task", "cifar100"], "cifar100"),
     ],
 )
 def test_values_that_the_parser_refuses(arguments, message, tmp_path, capsys):
@@ -131,20 +126,30 @@ def test_values_that_the_parser_refuses(arguments, message, tmp_path, capsys):
     "arguments, message",
     [
         (
-            ["--loss", "hybrid", "--switch-time", 30, "--t1", 20],
+            ["focus", "--loss", "hybrid", "--switch-time", 30, "--t1", 20],
             "switch_time must be before the end, t = 20, got 30",
         ),
-        (["--loss", "hybrid", "--t1", 200], "before the end, t = 200, got 200"),
-        (["--task", "cifar10"], "CIFAR-10 needs --data, the folder of its files"),
-        (["--task", "cifar10", "--data", "{empty}"], "no CIFAR-10 in {empty}"),
         (
-            ["--task", "cifar10", "--data", "{damaged}"],
+            ["focus", "--loss", "hybrid", "--t1", 200],
+            "before the end, t = 200, got 200",
+        ),
+        (
+            ["focus-images", "--images", "cifar10"],
+            "CIFAR-10 needs --data, the folder of its files",
+        ),
+        (
+            ["focus-images", "--images", "cifar10", "--data", "{empty}"],
+            "no CIFAR-10 in {empty}",
+        ),
+        (
+            ["focus-images", "--images", "cifar10", "--data", "{damaged}"],
             "{damaged}/cifar10.npz is no CIFAR-10 file",
         ),
-        (["--task", "digits", "--segments", 400], "segments must be at most"),
-        (["--task", "digits", "--no-descent"], "has no flow unless --t1 is given"),
-        (["--reduced", "--no-flow"], "has no descent unless --steps is given"),
-        (["--momentum", 1], "momentum must be from 0 to below 1, got 1.0"),
+        (["focus-images", "--segments", 400], "segments must be at most"),
+        (["focus-images", "--no-descent"], "has no flow unless --t1 is given"),
+        (["focus", "--reduced", "--no-flow"], "has no descent unless --steps is given"),
+        (["focus-images", "--images", "cifar100"], "'cifar100' is unknown"),
+        (["focus", "--momentum", 1], "momentum must be from 0 to below 1, got 1.0"),
     ],
 )
 def test_wrong_values(arguments, message, tmp_path, capsys, monkeypatch):
@@ -153,8 +158,8 @@ def test_wrong_values(arguments, message, tmp_path, capsys, monkeypatch):
     for folder in folders:
         (tmp_path / folder).mkdir()
     (tmp_path / "damaged" / "cifar10.npz").write_bytes(b"damaged")
-    arguments = [str(argument).format(**folders) for argument in arguments]
-    assert run(*arguments, "--out", tmp_path / "deep" / "out") == 2
+    system, *given = (str(argument).format(**folders) for argument in arguments)
+    assert run(*given, "--out", tmp_path / "deep" / "out", system=system) == 2
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert line.startswith("flowattn: ") and message.format(**folders) in line

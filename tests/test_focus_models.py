@@ -21,7 +21,7 @@ from flowattn.tasks import ImageMosaics, MosaicSplits
 
 from .systems import distance, generic
 
-Focus = fa.systems.Focus
+Focus, FocusImages = fa.systems.Focus, fa.systems.FocusImages
 LOSSES = ("soft", "hard", "marginal")
 KEY = jr.key(0)
 
@@ -181,8 +181,6 @@ def test_a_batch_is_an_unbiased_estimate():
             "loss 'sift' is unknown .did you mean soft",
         ),
         (dict(then="soft"), "then 'soft' is unknown; choose from: hard, marginal"),
-        (dict(task="mnist"), "task 'mnist' is unknown; choose from: linear, digits"),
-        (dict(task="digits", network="rnn"), "network 'rnn' is unknown"),
         (dict(loss="hybrid", switch_time=0.0), "switch_time must be positive and fin"),
         (
             dict(loss="hybrid", switch_time=np.inf),
@@ -195,17 +193,11 @@ def test_a_batch_is_an_unbiased_estimate():
         (dict(fixed_focus=0.5, loss="hybrid"), "fixed_focus needs one loss"),
         (dict(start_mu=np.inf), "start_mu must be finite, got inf"),
         (dict(start_nu=np.nan), "start_nu must be finite, got nan"),
-        (dict(task="digits", start_mu=1.0), "start_mu is of the linear task, not"),
-        (dict(task="digits", start_nu=1.0), "start_nu is of the linear task, not"),
-        (dict(task="digits", reduced=True), "reduced is of the linear task, not"),
         (dict(batch=0), "batch must be at least 1, got 0"),
         (dict(reduced=True, batch=5), "batch is of mosaics, of which reduced has none"),
-        (dict(network="mlp"), "network is of images"),
         (dict(segments=1), "segments must be at least 2, got 1"),
-        (dict(task="digits", segments=1), "segments must be at least 2, got 1"),
         (dict(classes=1), "classes must be at least 2, got 1"),
         (dict(mosaics=0), "mosaics must be at least 1, got 0"),
-        (dict(task="digits", mosaics=0), "mosaics must be at least 1, got 0"),
         (dict(noise=-1.0), "noise must be 0 or more and finite, got -1.0"),
     ],
 )
@@ -216,6 +208,22 @@ def test_values_that_make_no_system(fields, message, monkeypatch):
         Focus(**fields)
 
 
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(images="mnist"), "images 'mnist' is unknown; choose from: digits, cifar"),
+        (dict(network="rnn"), "network 'rnn' is unknown"),
+        (dict(segments=1), "segments must be at least 2, got 1"),
+        (dict(mosaics=0), "mosaics must be at least 1, got 0"),
+        (dict(then="marginal"), "then needs loss='hybrid', got 'soft'"),
+    ],
+)
+def test_values_that_make_no_images(fields, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(fa.InputError, match=message):
+        FocusImages(**fields)
+
+
 def test_a_switch_must_come_before_the_end():
     system = Focus(loss="hybrid", switch_time=5.0)
     system.require_within(5.1)
@@ -224,7 +232,7 @@ def test_a_switch_must_come_before_the_end():
     Focus(loss="soft").require_within(1e-9)
     # By default a fifth of the default time, of images of 3000 steps of 0.5.
     assert Focus(loss="hybrid").switch == 200.0
-    assert abs(Focus(loss="hybrid", task="digits").switch - 300) < 1e-9
+    assert abs(FocusImages(loss="hybrid").switch - 300) < 1e-9
 
 
 def test_problems_side_by_side():
@@ -378,7 +386,7 @@ def test_convolutions_are_correlations_at_every_second_pixel(height, width):
 @pytest.mark.slow
 @pytest.mark.computes
 def test_a_little_training_on_digits():
-    system = Focus(task="digits", segments=5, mosaics=40, batch=16)
+    system = FocusImages(segments=5, mosaics=40, batch=16)
     problem = system.problem(KEY)
     run = fa.descend(
         problem.loss,

@@ -25,22 +25,12 @@ def test_a_keyword_run(tmp_path, capsys):
     start = ("--beta0", 0.3, "--beta1", -0.2, "--p", 0.4)
     assert run("keyword", *start, "--rtol", 1e-8, "--out", tmp_path) == 0
     found = summary(tmp_path)
-    # Toy flows have no descent unless it is asked for.
-    assert found["descent"] is None and found["gap"] is None
     flow = found["flow"]
-    assert abs(flow["events"]["time_to_attend"] - 2.6542893) < 1e-6
-    assert flow["event_errors"]["time_to_attend"] < 1e-6
-    # Without a descent there is no gap, but the flow's own error is told.
+    # Without a descent there is no gap, but the flow's own error is reported.
+    assert found["descent"] is None and found["gap"] is None
     assert 0 < flow["errors"]["p"] < 1e-4
-    assert found["metrics"]["attends"] is True
-    assert abs(found["metrics"]["time_to_attend"] - 2.6542893) < 1e-7
+    assert flow["event_errors"]["time_to_attend"] < 1e-6
     assert set(flow["final"]) == {"loss", "beta0", "beta1", "p", "margin"}
-    a, b = (0.4 - 0.5 / np.sqrt(2)) / 2, (0.4 + 0.5 / np.sqrt(2)) / 2
-    p = a * np.exp(5 * np.sqrt(2)) + b * np.exp(-5 * np.sqrt(2))
-    np.testing.assert_allclose(flow["final"]["p"], p, rtol=1e-6)
-    assert {form["name"] for form in found["closed_forms"]} == {"p", "margin"}
-    assert all(form["flow"] < 1e-6 for form in found["closed_forms"])
-    assert all(law["max_drift"] < 1e-7 for law in found["laws"])
     assert "time to attend: t = 2.65428" in capsys.readouterr().out
     with xr.open_zarr(tmp_path / "trajectory.zarr", group="flow") as data:
         assert abs(data.attrs["event time_to_attend"] - 2.6542893) < 1e-6
@@ -67,7 +57,7 @@ def test_a_copying_run_beside_its_reduction(tmp_path):
 
 def test_random_starts_leave_a_data_set(tmp_path, capsys):
     few = ("--length", 3, "--vocabulary", 3, "--starts", 40, "--start-scale", 0.3)
-    assert run("copying", *few, "--rtol", 1e-4, "--out", tmp_path) == 0
+    assert run("copying-starts", *few, "--rtol", 1e-4, "--out", tmp_path) == 0
     found = summary(tmp_path)
     assert found["flow"] is None and found["laws"] == []
     metrics = found["metrics"]
@@ -80,14 +70,16 @@ def test_random_starts_leave_a_data_set(tmp_path, capsys):
     assert (tmp_path / "starts.png").exists()
     assert "success rate" in capsys.readouterr().out
     # Complete as it is.
-    assert run("copying", *few, "--rtol", 1e-4, "--out", tmp_path, "--resume") == 0
+    assert (
+        run("copying-starts", *few, "--rtol", 1e-4, "--out", tmp_path, "--resume") == 0
+    )
     assert "nothing to resume" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_sequence_models_of_both_tasks(tmp_path):
-    small = ("--model", "lstm", "--length", 3, "--networks", 2, "--steps", 8)
-    assert run("copying", *small, "--out", tmp_path) == 0
+    small = ("--length", 3, "--networks", 2, "--steps", 8)
+    assert run("copying-models", *small, "--out", tmp_path) == 0
     tasks = summary(tmp_path)["metrics"]["tasks"]
     assert set(tasks) == {"3 of 4", "permutations of 3"}
     for task in tasks.values():
@@ -128,14 +120,13 @@ def one_class(tmp_path):
         (["copying", "--heads", 0], "heads must be at least 1, got 0"),
         (
             ["copying", "--length", 40, "--vocabulary", 60],
-            "draw some with --sequences, or use --reduced",
+            "give a number of sequences to draw, or use the reduced",
         ),
-        (["copying", "--starts", 10, "--sharpness", 1], "--sharpness does nothing"),
-        (["copying", "--starts", 10, "--no-flow"], "--no-flow does nothing here"),
-        (["copying", "--starts", 10, "--steps", 5], "--steps does nothing here"),
-        (["copying", "--model", "lstm", "--t1", 5], "--t1 does nothing here"),
+        (["copying-starts", "--sharpness", 1], "--sharpness does nothing"),
+        (["copying-starts", "--no-flow"], "--no-flow does nothing here"),
+        (["copying-starts", "--steps", 5], "--steps does nothing here"),
+        (["copying-models", "--t1", 5], "--t1 does nothing here"),
         (["ktiw", "--no-descent"], "--no-descent does nothing here"),
-        (["copying", "--start-scale", 1], "start_scale needs starts"),
         (["keyword", "--p", "nan"], "p must be finite"),
         (
             ["keyword", "--attention", "hard"],
@@ -160,7 +151,7 @@ def test_wrong_input(arguments, message, one_class, tmp_path, capsys):
 
 
 def test_random_starts_that_are_broken_off_go_on(tmp_path, capsys, monkeypatch):
-    few = ("copying", "--length", 3, "--vocabulary", 3, "--starts", 1600)
+    few = ("copying-starts", "--length", 3, "--vocabulary", 3, "--starts", 1600)
     few += ("--rtol", 1e-4)
     assert run(*few, "--out", tmp_path / "whole") == 0
     calls: list[tuple] = []

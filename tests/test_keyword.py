@@ -1,7 +1,5 @@
 """The keyword classifier against closed forms, laws and the paper's equations."""
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -9,115 +7,71 @@ import pytest
 import scipy.optimize
 
 import flowattn as fa
-from flowattn.systems.keyword import time_to_attend, turning_logit
+from flowattn.systems.keyword.system import time_to_attend, turning_logit
 
 
-def problem(**fields):
-    return fa.systems.Keyword(**fields).problem(jr.key(0))
-
-
-def flows(ts, rtol=1e-10, attention="linear", logits=None, **starts):
-    """Flows of several starts side by side: trajectories with a first axis."""
-
-    @eqx.filter_jit
-    def one(start):
-        made = problem(attention=attention, logits=logits, **start)
-        return fa.solve(
-            made.flow,
-            made.params,
-            ts=ts,
-            rtol=rtol,
-            observe={**made.observables, **made.laws},
-            events=made.events,
-        )
-
-    return jax.vmap(one)({name: jnp.array(x) for name, x in starts.items()})
+def problem(*start, **fields):
+    return fa.systems.Keyword(*start, **fields).problem(jr.key(0))
 
 
 # The third starts on the wrong side, but this side of the separatrix.
-STARTS = dict(beta0=[0.0, 0.3, 0.2], beta1=[0.0, -0.2, -0.3], p=[0.5, 0.4, 0.6])
-TIMES = (0.9312299, 2.6542893, 1.4347395)
+STARTS = [
+    ((0.0, 0.0, 0.5), 0.9312299),
+    ((0.3, -0.2, 0.4), 2.6542893),
+    ((0.2, -0.3, 0.6), 1.4347395),
+]
 
 
-def test_flow_is_the_closed_form_and_keeps_its_laws():
-    ts = jnp.linspace(0.0, 4.0, 21)
-    run = flows(ts, **STARTS)
-    np.testing.assert_allclose(run.events["time_to_attend"], TIMES, atol=1e-6)
-    assert set(problem().laws) == {"beta-sum", "keyword-energy"}
-    for start in range(3):
-        values = {name: x[start] for name, x in STARTS.items()}
-        made = problem(**values)
-        assert set(made.closed_forms) == {"p", "margin"}
-        for name, form in made.closed_forms.items():
-            # Errors grow with the solution, e^{√2 t}.
-            observed = run.observed[name][start]
-            np.testing.assert_allclose(observed, form(ts), rtol=1e-8, atol=1e-10)
-        for law in made.laws.values():
-            one = jax.tree.map(lambda x, start=start: x[start], run)
-            assert fa.drift(law, one) < 1e-9
+@pytest.mark.parametrize("start, time", STARTS)
+def test_flow_is_the_closed_form_and_keeps_its_laws(start, time):
+    run = fa.run(fa.systems.Keyword(*start), t1=4.0, rtol=1e-10)
+    assert run.descent is None  # unless it is asked for
+    np.testing.assert_allclose(run.flow.events["time_to_attend"], time, atol=1e-6)
+    found = run.summary["metrics"]
+    assert found["attends"] and abs(found["time_to_attend"] - time) < 5e-8
+    assert set(run.closed_forms) == {"p", "margin"}
+    assert all(form["flow"] < 1e-8 for form in run.closed_forms.values())
+    assert set(run.laws) == {"beta-sum", "keyword-energy"}
+    assert all(law["max_drift"] < 1e-9 for law in run.laws.values())
 
 
-def test_closed_times():
-    found = [
-        time_to_attend(b1 - b0, p)
-        for b0, b1, p in zip(*(STARTS[k] for k in ("beta0", "beta1", "p")), strict=True)
-    ]
-    np.testing.assert_allclose(found, TIMES, atol=5e-8)
-    assert np.isnan(time_to_attend(-0.8, 0.5)) and np.isnan(time_to_attend(0.0, 1.0))
-
-
-def test_two_basins():
+@pytest.mark.parametrize("side", [-1, 1])
+def test_two_basins(side):
     # On either side of D₀ = −√2 p₀.
-    edge = -np.sqrt(2) * 0.5
-    margins = np.array([edge - 1e-3, edge + 1e-3])
-    run = flows(
-        jnp.linspace(0.0, 8.0, 3), beta0=-margins / 2, beta1=margins / 2, p=[0.5, 0.5]
-    )
-    assert jnp.isnan(run.events["time_to_attend"][0])
-    expected = time_to_attend(float(margins[1]), 0.5)
-    np.testing.assert_allclose(run.events["time_to_attend"][1], expected, atol=1e-6)
-    ends = run.observed["p"][:, -1]
-    assert ends[0] < -5 and ends[1] > 5
-    system = fa.systems.Keyword(beta0=1.0)
-    assert not system.metrics(system.problem(jr.key(0)), None)["attends"]
+    margin = -np.sqrt(2) * 0.5 + 1e-3 * side
+    run = problem(-margin / 2, margin / 2).solve(t1=8.0, rtol=1e-10)
+    assert 5 < side * run.observed["p"][-1]
+    time = time_to_attend(margin, 0.5)
+    np.testing.assert_allclose(run.events["time_to_attend"], time, atol=1e-6)
+    assert np.isnan(time) == (side < 0) and np.isnan(time_to_attend(0.0, 1.0))
 
 
-@pytest.mark.parametrize("logits", [1, 2])
-def test_softmax_always_recovers(logits):
-    ts = jnp.append(0.0, jnp.geomspace(0.1, 2000.0, 4000))
-    margins = np.array([-3.0, -4.0, -5.0])
-    start = {"beta0": -margins, "beta1": 0 * margins, "p": 0 * margins + 0.5}
-    run = flows(ts, attention="softmax", logits=logits, **start)
-    if logits == 1:
-        found = run.events["time_to_attend"]
-        np.testing.assert_allclose(found, [11.42, 43.02, 347.3], rtol=1e-3)
-    for number, margin in enumerate(margins):
-        turns = turning_logit(float(margin), 0.0, logits)
-        # By a root finder, from the constant at D = 0.
-        total = 1.0 - logits * margin**2 / 4
-        root = scipy.optimize.brentq(lambda a, c=total: a + np.exp(a) - c, -50, 5)
-        np.testing.assert_allclose(turns, root, rtol=1e-12)
-        # No output is below the turn; of the slowest flow one is next to it.
-        lowest = float(jnp.min(run.observed["logit"][number]))
-        assert lowest > turns - 1e-6
-        if number == 0:
-            assert lowest < turns + 1e-3
-    one = jax.tree.map(lambda x: x[0], run)
-    made = problem(attention="softmax", logits=logits)
+@pytest.mark.parametrize(
+    "logits, margin, time", [(1, -3.0, 11.42), (1, -4.0, 43.02), (2, -3.0, None)]
+)
+def test_softmax_always_recovers(logits, margin, time):
+    made = problem(-margin, 0.0, attention="softmax", logits=logits)
+    run = made.solve(ts=jnp.append(0.0, jnp.geomspace(0.1, 2000.0, 4000)), rtol=1e-10)
+    if time is not None:
+        np.testing.assert_allclose(run.events["time_to_attend"], time, rtol=1e-3)
+    # By a root finder, from the constant at D = 0; an output is next to the turn.
+    total = 1.0 - logits * margin**2 / 4
+    root = scipy.optimize.brentq(lambda a: a + np.exp(a) - total, -50, 5)
+    np.testing.assert_allclose(turning_logit(margin, 0.0, logits), root, rtol=1e-12)
+    assert root - 1e-6 < float(run.observed["logit"].min()) < root + 1e-3
     assert set(made.laws) == {"beta-sum", "keyword-softmax"}
-    for law in made.laws.values():
-        assert fa.drift(law, one) < 1e-7
+    assert all(fa.drift(law, run) < 1e-7 for law in made.laws.values())
     # Late, 1 − p ≈ 1/(κt²).
-    rest = (1 - run.observed["p"][0, -1]) * logits * 2000.0**2
+    rest = (1 - run.observed["p"][-1]) * logits * 2000.0**2
     np.testing.assert_allclose(rest, 1.0, rtol=0.05)
 
 
 def test_field_is_the_papers():
-    made = problem(beta0=0.3, beta1=-0.2, p=0.4)
+    made = problem(0.3, -0.2, 0.4)
     velocity = made.flow(made.params)
     assert (velocity.beta0, velocity.beta1) == (-0.4, 0.4)
     np.testing.assert_allclose(velocity.weight, -0.5, rtol=1e-15)
-    made = problem(beta0=0.3, beta1=-0.2, p=0.4, attention="softmax", logits=2)
+    made = problem(0.3, -0.2, 0.4, attention="softmax", logits=2)
     velocity = made.flow(made.params)
     np.testing.assert_allclose(velocity.logit, 2 * 0.4 * 0.6 * -0.5, rtol=1e-14)
     np.testing.assert_allclose(made.loss(made.params), 0.4 * 0.5, rtol=1e-14)

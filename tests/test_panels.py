@@ -204,7 +204,14 @@ def test_a_survey_of_ones_own_is_drawn():
         "square": Column(np.ones((2, 2)), ("kind", "kind")),
     }
     survey = Survey({}, columns, {"kind": ["one", "two"]})
-    [share, found] = Half().survey_panels(survey)["survey"]
+
+    class Shares(fa.systems.AbstractStudy):
+        name: ClassVar[str] = "shares"
+
+        def run(self, key, data, settings):
+            return survey
+
+    [share, found] = Shares().panels(survey)["survey"]
     assert (share.y.label, found.y.label) == ("share of wins", "found")
     assert share.x.names == ["one", "two"]
     assert list(draw([share, found]).curves) == ["share of wins: share", "found: found"]

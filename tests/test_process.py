@@ -49,14 +49,14 @@ def ended(command, **how):
 def test_a_signal_during_imports_is_one_line(name, script, stopped_import):
     environment = stopped_import(name)
     for command in (script, [sys.executable, "-m", "flowattn"]):
-        found = ended([*command, "list"], env=environment)
+        found = ended([*command, "run", "keyword"], env=environment)
         assert (found.returncode, found.stderr) == (130, INTERRUPTED)
 
 
 def test_who_imports_the_package_keeps_their_signals(stopped_import):
     environment = stopped_import("SIGINT")
-    for program in ("import flowattn", "import sys; sys.argv[0] = 'flowattn'\n" * 2):
-        program += "\nimport flowattn"
+    for program in ("", "import sys; sys.argv[0] = 'flowattn'\n" * 2):
+        program += "\nfrom flowattn import solve"
         found = ended([sys.executable, "-c", program], env=environment)
         assert b"KeyboardInterrupt" in found.stderr
         assert INTERRUPTED not in found.stderr

@@ -1,6 +1,6 @@
 """Flows with state: a heavy ball, as a user writes it."""
 
-from typing import ClassVar, SupportsFloat
+from typing import Any, ClassVar, SupportsFloat
 
 import equinox as eqx
 import jax
@@ -45,7 +45,7 @@ class HeavyBall(fa.AbstractFlow):
     def order(self):
         return 2
 
-    def __call__(self, state, t=0.0):
+    def __call__(self, state, t: Any = 0.0):
         params, speed = state
         slope = eqx.filter_grad(self.loss)(params)
         mass = self.rate * (1 + self.beta) / (2 * (1 - self.beta) ** 2)

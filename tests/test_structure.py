@@ -25,6 +25,8 @@ WORDS = {
     "losses",
     "optimizers",
     "schedules",
+    "entries",
+    "lazy",
     "spectra",
     "panels",
 }
@@ -145,11 +147,11 @@ def named(path: Path) -> set[str]:
     "name, allowed",
     [
         ("diffeqsolve", "integrate.py"),
-        ("optax", "optimizers.py updates.py"),
-        # Of run.py, panels.py and plots.py the types alone.
+        ("optax", "base.py rules.py wrapped.py updates.py"),
+        # Of base.py, run.py, panels.py and plots.py the types alone.
         (
             "xarray",
-            "datasets.py store.py cellstore.py words.py run.py sweep_panels.py "
+            "datasets.py store.py cellstore.py words.py base.py run.py sweep_panels.py "
             "plots.py",
         ),
         ("matplotlib", "draw.py style.py"),
@@ -166,8 +168,10 @@ def test_no_file_is_long():
 
 
 def test_every_public_name_is_documented():
-    for name, thing in vars(flowattn).items():
-        if name.startswith("_") or type(thing).__name__ == "module":
+    assert len(flowattn.__all__) > 30
+    for name in flowattn.__all__:
+        thing = getattr(flowattn, name)
+        if type(thing).__name__ == "module":
             continue
         assert thing.__doc__ and len(thing.__doc__) > 40, name
         if isinstance(thing, type) and issubclass(thing, eqx.Module):
@@ -181,15 +185,22 @@ def test_public_functions_have_examples():
         assert ">>>" in getattr(flowattn, name).__doc__, name
 
 
-def test_each_readme_example_runs_by_itself():
+def test_each_readme_example_runs_by_itself(tmp_path):
     text = (ROOT.parent / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
     assert blocks
+    # A model of one's own, from its definition to a report that is kept.
+    assert "fa.Problem(" in blocks[0] and "print(run)\nrun.save(" in blocks[0]
+    assert len(list(filter(str.strip, blocks[0].splitlines()))) < 25
     program = f"for block in {blocks!r}: exec(block, {{'__name__': '__main__'}})"
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "summary.json").exists()
 
 
 def test_importing_changes_no_global_setting():

@@ -338,9 +338,9 @@ def test_what_makes_no_sweep_is_one_line(tmp_path, capsys, arguments, told):
     assert not store.exists()
 
 
-def test_a_survey_is_not_swept():
-    with pytest.raises(InputError, match="is a survey"):
-        fa.sweep(fa.systems.Copying(starts=5), {"length": [3, 4]})
+def test_a_study_is_not_swept():
+    with pytest.raises(InputError, match="copying-starts is a study"):
+        fa.sweep(fa.systems.CopyingStarts(), {"length": [3, 4]})
 
 
 def test_single_precision():

@@ -12,7 +12,8 @@ from ..errors import InputError, quoted
 from ..plotting import plot_sweep
 from ..precision import set_precision
 from ..sweeps import counted, opened_dataset, require_undamaged, sweep
-from .console import PathText, SystemChoice, watch
+from ..systems import AbstractSystem
+from .console import PathText, watch
 
 # What a picture may be written as.
 _SUFFIXES = (".png", ".pdf", ".svg")
@@ -31,7 +32,7 @@ class Sweep:
     Example: flowattn sweep focus --reduced --vary start_nu=-3:3:300 --out basin.zarr
     """
 
-    system: SystemChoice  # pyright: ignore[reportInvalidTypeForm]
+    system: AbstractSystem
     """Which system; SYSTEM --help lists its fields."""
     out: Annotated[str, tyro.conf.arg(metavar="STORE")]
     """The zarr store: a path, or any URL that fsspec knows."""
@@ -47,8 +48,8 @@ class Sweep:
     """Relative tolerance of the flow's local error."""
     atol: float | None = None
     """Absolute tolerance; None: rtol / 1000."""
-    solver: Literal["tsit5", "dopri8"] = "tsit5"
-    """Solver of the flows; what runs out of steps is tried once more by RKC."""
+    solver: Literal["auto", "tsit5", "dopri8"] = "auto"
+    """Solver of the flows; auto: Tsit5. What runs out of steps is solved by RKC."""
     max_steps: int = 5000
     """Largest number of steps that a flow may try."""
     outputs: int | None = None

@@ -23,11 +23,18 @@ from ..numerics.descend import descend
 from ..numerics.segments import Progress
 from ..numerics.solve import solve
 from ..optimizers import SGD, AbstractOptimizer
-from ..panels import Axis, Picture, Style
+from ..panels import Axis, Style
 from ..problem import Problem
-from ..systems import AbstractSystem, Settings, Survey
+from ..systems import (
+    AbstractSetting,
+    AbstractStudy,
+    AbstractSystem,
+    Settings,
+    Survey,
+)
 from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
+from .registry import Figure
 
 # The axis of time of all figures.
 TIME = Axis(TIME_LABEL, TIME_UNITS)
@@ -219,14 +226,12 @@ class Runs:
 
         return self.once(key, made)
 
-    def survey(
-        self, system: AbstractSystem, seed: int = 0, rtol: float = 1e-6
-    ) -> Survey:
-        """A survey by the system's defaults."""
-        defaults = system.defaults
+    def survey(self, study: AbstractStudy, seed: int = 0, rtol: float = 1e-6) -> Survey:
+        """What a study finds by its defaults."""
+        defaults = study.defaults
 
         def tell(part):
-            self.tell(f"{described(system)}: {part}")
+            self.tell(f"{described(study)}: {part}")
 
         how = Settings(
             defaults.t1 or 1.0,
@@ -237,8 +242,8 @@ class Runs:
             defaults.steps or 1,
             tell,
         )
-        key = ("survey", repr(system), seed, rtol)
-        return self.once(key, lambda: system.survey(jr.key(seed), self.data, how))
+        key = ("survey", repr(study), seed, rtol)
+        return self.once(key, lambda: study.run(jr.key(seed), self.data, how))
 
     def seeds(
         self,
@@ -300,7 +305,7 @@ def _observed(problem: Problem, laws: bool) -> dict[str, Any]:
     return {**problem.observables, **(problem.laws if laws else {})}
 
 
-def described(system: AbstractSystem) -> str:
+def described(system: AbstractSetting) -> str:
     """The name of a system and what is not its default."""
     parts = [system.name]
     for field in dataclasses.fields(system):
@@ -308,17 +313,6 @@ def described(system: AbstractSystem) -> str:
         if value != field.default:
             parts.append(f"{field.name} {value}")
     return ", ".join(parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One figure: `picture(runs)` makes it; `source` says what it repeats."""
-
-    name: str
-    title: str
-    source: str
-    picture: Callable[[Runs], Picture]
-    corpora: tuple[str, ...] = ()
 
 
 def missing(figure: Figure, data: str | None) -> str | None:

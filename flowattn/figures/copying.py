@@ -12,12 +12,11 @@ from jax.tree_util import Partial
 from ..flows import GradientFlow
 from ..numerics.solve import solve
 from ..panels import Axis, Curve, Panel, Picture
-from ..systems import Copying
+from ..systems import Copying, CopyingModels, CopyingStarts
 from ..systems.copying.panels import accuracy_panels
 from ..systems.copying.reduced import CopyingPoint, ReducedCopying, copying_rates
 from ..systems.copying.starts import success_theory, wilson
-from .base import TIME, Figure, Runs
-from .keyword import PAPER
+from .base import TIME, Runs
 
 _PROBABILITY = "probability of the right word q"
 
@@ -174,7 +173,9 @@ def _successes(runs: Runs) -> Picture:
     def successes(m):
         return [
             _success(
-                runs, Copying(length=4, vocabulary=m, starts=count, start_scale=x), k
+                runs,
+                CopyingStarts(length=4, vocabulary=m, starts=count, start_scale=x),
+                k,
             )
             for k, x in enumerate(_SCALES)
         ]
@@ -260,7 +261,7 @@ def _heads(runs: Runs) -> Picture:
 
     def succeeding(case):
         shared, heads = case
-        system = Copying(
+        system = CopyingStarts(
             length=4,
             vocabulary=4,
             heads=heads,
@@ -312,48 +313,23 @@ def _heads(runs: Runs) -> Picture:
 
 
 def _models(runs: Runs) -> Picture:
-    system = Copying(model="lstm", size="paper" if runs.paper else "quick")
+    system = CopyingModels(size="paper" if runs.paper else "quick")
     panels = accuracy_panels(runs.survey(system))
     caption = "An LSTM with one attention head, trained by Adam on fresh sequences."
     return Picture(panels, "copying by a sequence model", caption, columns=2)
 
 
-def _success(runs: Runs, system: Copying, seed: int) -> tuple[float, int]:
+def _success(runs: Runs, study: CopyingStarts, seed: int) -> tuple[float, int]:
     """The share of random starts that succeed, and how many reached the end."""
-    survey = runs.survey(system, seed, rtol=1e-5)
+    survey = runs.survey(study, seed, rtol=1e-5)
     ended = int(np.sum(survey.columns["ended"].values))
     return survey.metrics["success_rate"], ended
 
 
-FIGURES = (
-    Figure(
-        "copying-plateau",
-        "plateau and escape of permutations against n of m words, with theory on top",
-        f"{PAPER}, copying",
-        _plateau,
-    ),
-    Figure(
-        "copying-escape",
-        "time of escape against ln(1/c) and against the length",
-        "new",
-        _escapes,
-    ),
-    Figure(
-        "copying-success",
-        "share of random starts that succeed against their scale, with theory",
-        "new",
-        _successes,
-    ),
-    Figure(
-        "copying-heads",
-        "several heads: escape, and success against their number",
-        f"{PAPER}, multi-head attention",
-        _heads,
-    ),
-    Figure(
-        "copying-models",
-        "learning curves of a sequence model, permutations against n of m words",
-        f"{PAPER}, learning curves of permutations and of 40 of 60 words",
-        _models,
-    ),
-)
+PICTURES = {
+    "copying-plateau": _plateau,
+    "copying-escape": _escapes,
+    "copying-success": _successes,
+    "copying-heads": _heads,
+    "copying-models": _models,
+}

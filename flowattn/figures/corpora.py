@@ -9,9 +9,8 @@ from ..measures.sharpness import sharpness
 from ..panels import Axis, Curve, Panel, Picture, horizontal, vertical
 from ..systems import TopicWords
 from ..systems.topic_words.system import Classifier
-from .base import TIME, Figure, Pair, Runs
+from .base import TIME, Pair, Runs
 
-_PAPER = "Lu, Mao & Nayak 2021"
 _CHOSEN = 100  # words whose SEN curves are shown
 _CLASSIFIERS: tuple[Classifier, ...] = ("fixed", "linear")
 _PADDING = "padding attended to"
@@ -314,47 +313,11 @@ def _edge(runs: Runs) -> Picture:
     )
 
 
-FIGURES = (
-    Figure(
-        "sst2-accuracy",
-        "accuracy of flow and descent by the authors' protocol, several seeds",
-        f"{_PAPER}, protocol of SST2",
-        _accuracy,
-        ("sst2",),
-    ),
-    Figure(
-        "sst2-sen",
-        "SEN curves of the 100 highest-scoring words of SST2, and their errors",
-        f"{_PAPER}, SEN curves of SST2",
-        lambda runs: _sen(runs, "sst2"),
-        ("sst2",),
-    ),
-    Figure(
-        "sst2-purity",
-        "topic purity of the highest-scoring word, sentences with a traced word",
-        f"{_PAPER}, topic purity",
-        _purity,
-        ("sst2",),
-    ),
-    Figure(
-        "sst2-sentence",
-        "attention, scores and norms of two words of one sentence",
-        f"{_PAPER}, one sentence over time",
-        _sentence,
-        ("sst2",),
-    ),
-    Figure(
-        "sst5-sen",
-        "SEN curves of the 100 highest-scoring words of SST5, and their errors",
-        f"{_PAPER}, SEN curves of SST5",
-        lambda runs: _sen(runs, "sst5"),
-        ("sst5",),
-    ),
-    Figure(
-        "sst2-edge",
-        "where gradient descent leaves the flow as the learning rate grows",
-        "new",
-        _edge,
-        ("sst2",),
-    ),
-)
+PICTURES = {
+    "sst2-accuracy": _accuracy,
+    "sst2-sen": lambda runs: _sen(runs, "sst2"),
+    "sst2-purity": _purity,
+    "sst2-sentence": _sentence,
+    "sst5-sen": lambda runs: _sen(runs, "sst5"),
+    "sst2-edge": _edge,
+}

@@ -16,9 +16,8 @@ from ..optimizers import SGD
 from ..panels import Axis, Curve, Panel, Picture, Style, vertical
 from ..systems import Focus
 from ..systems.focus.reduced import Focus2D, Loss, closed_form, coordinates_by_class
-from .base import TIME, Figure, Runs
+from .base import TIME, Runs
 
-PAPER = "Vashisht & Ramaswamy 2023"
 LOSSES: tuple[Loss, ...] = ("soft", "hard", "marginal")
 _LOG_TIME = dataclasses.replace(TIME, log=True)
 _MU, _NU = "logit margin μ", "score margin of the foreground ν"
@@ -289,35 +288,10 @@ def _apart(runs: Runs, system: Focus, seed: int) -> dict[str, float]:
     return found
 
 
-FIGURES = (
-    Figure(
-        "focus-dynamics",
-        "μ and ν of soft, hard and marginal attention over time, two sizes",
-        f"{PAPER}, the ODEs of the three losses",
-        _dynamics,
-    ),
-    Figure(
-        "focus-signatures",
-        "loss and gain from more focus at fixed focus, orthogonal task",
-        f"{PAPER}, fixed-focus signatures",
-        _signatures,
-    ),
-    Figure(
-        "focus-hybrid",
-        "hybrid attention beside soft, hard and marginal",
-        f"{PAPER}, hybrid attention",
-        _hybrid,
-    ),
-    Figure(
-        "focus-laws",
-        "the three laws as level sets in the (μ, ν) plane, with flows",
-        "new",
-        _laws,
-    ),
-    Figure(
-        "focus-defects",
-        "how far noise and drawn classes take the full model from its reduction",
-        "new",
-        _defects,
-    ),
-)
+PICTURES = {
+    "focus-dynamics": _dynamics,
+    "focus-signatures": _signatures,
+    "focus-hybrid": _hybrid,
+    "focus-laws": _laws,
+    "focus-defects": _defects,
+}

@@ -10,12 +10,12 @@ import numpy as np
 
 from ..numerics.descend import descend
 from ..panels import Axis, Curve, Image, Panel, Picture, Scale
-from ..systems import Focus
+from ..systems import FocusImages
 from ..systems.focus.observables import MEASURES, FocusLoss
 from ..systems.focus.panels import attention_panels
 from ..trajectory import Trajectory
-from .base import Figure, Runs
-from .focus import ALPHAS, LOSSES, NO_GAIN, PAPER, STEP, signature_panels
+from .base import Runs
+from .focus import ALPHAS, LOSSES, NO_GAIN, STEP, signature_panels
 
 _KINDS: tuple[Literal["soft", "hard", "marginal", "hybrid"], ...] = (*LOSSES, "hybrid")
 _SEEDS = 3
@@ -23,8 +23,8 @@ _TIME = Axis("time t", "learning rate × steps / (1 − momentum)", log=True)
 _TEST = 2  # the number of the test split
 
 
-def _system(**fields: Any) -> Focus:
-    return Focus(task="digits", segments=9, **fields)
+def _system(**fields: Any) -> FocusImages:
+    return FocusImages(segments=9, **fields)
 
 
 def _trained(runs: Runs) -> dict[str, list[Trajectory]]:
@@ -167,23 +167,8 @@ def _held_at(loss: FocusLoss, alpha: float) -> FocusLoss:
     return eqx.tree_at(lambda loss: loss.alpha, loss, jnp.asarray(alpha))
 
 
-FIGURES = (
-    Figure(
-        "digits-signatures",
-        "loss and gain from more focus at fixed focus, mosaics of digits",
-        f"{PAPER}, fixed-focus signatures",
-        _signatures,
-    ),
-    Figure(
-        "digits-attention",
-        "attention over mosaics of digits, four losses",
-        f"{PAPER}, attention over mosaics",
-        _attention,
-    ),
-    Figure(
-        "digits-table",
-        "focus and prediction true or false while digits are learned, four losses",
-        f"{PAPER}, FTPT table",
-        _table,
-    ),
-)
+PICTURES = {
+    "digits-signatures": _signatures,
+    "digits-attention": _attention,
+    "digits-table": _table,
+}

@@ -10,9 +10,8 @@ import numpy as np
 from ..numerics.solve import solve
 from ..panels import Axis, Curve, Panel, Picture
 from ..systems import Keyword
-from .base import Figure, Runs
+from .base import Runs
 
-PAPER = "Snell et al. 2021"
 _MARGIN = "margin D = β₁ − β₀"
 _ATTENTION = "attention on the keyword p"
 
@@ -114,11 +113,6 @@ def _paths(
     return curves
 
 
-FIGURES = (
-    Figure(
-        "keyword-phase",
-        "the keyword classifier in the plane of margin and attention, both basins",
-        f"{PAPER}, toy classifier",
-        _phase,
-    ),
-)
+PICTURES = {
+    "keyword-phase": _phase,
+}

@@ -10,9 +10,8 @@ from ..laws import drift
 from ..panels import Axis, Curve, Panel, Picture, around, horizontal, lines
 from ..systems import TopicWords
 from ..systems.topic_words.system import Classifier, Part
-from .base import TIME, Figure, Pair, Runs
+from .base import TIME, Pair, Runs
 
-_PAPER = "Lu, Mao & Nayak 2021"
 _CLASSIFIERS: tuple[Classifier, ...] = ("fixed", "linear", "two-layer")
 _FLOW_AND_DESCENT = "Lines: gradient flow; points: gradient descent, learning rate 0.1"
 
@@ -296,35 +295,10 @@ def _per_word(runs: Runs) -> Picture:
     )
 
 
-FIGURES = (
-    Figure(
-        "topic-words-sen",
-        "SEN curves of topic words, measured and theory, three classifiers",
-        f"{_PAPER}, SEN curves",
-        _sen,
-    ),
-    Figure(
-        "topic-words-distributions",
-        "scores and norms of topic and non-topic words at the end",
-        f"{_PAPER}, score and norm distributions",
-        _distributions,
-    ),
-    Figure(
-        "topic-words-ablations",
-        "loss, scores and norms with keys or embeddings frozen",
-        f"{_PAPER}, ablations",
-        _ablations,
-    ),
-    Figure(
-        "topic-words-law-drift",
-        "drift of the exact laws under gradient descent against the learning rate",
-        "new",
-        _law_drift,
-    ),
-    Figure(
-        "topic-words-theory",
-        "the per-word theory against the full flow as the vocabulary grows",
-        "new",
-        _per_word,
-    ),
-)
+PICTURES = {
+    "topic-words-sen": _sen,
+    "topic-words-distributions": _distributions,
+    "topic-words-ablations": _ablations,
+    "topic-words-law-drift": _law_drift,
+    "topic-words-theory": _per_word,
+}

@@ -20,8 +20,8 @@ class AbstractFlow(eqx.Module):
 
     A flow may carry more than parameters, a momentum for instance: `start` then gives
     the state that begins with some parameters, `params` the parameters of a state, and
-    the field is one of states. Solves integrate the state; observables, laws and events
-    are still functions of the parameters.
+    the field is one of states (which the argument `params` then is). Solves integrate
+    the state; observables, laws and events are still functions of the parameters.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> class Spring(fa.AbstractFlow):
@@ -73,28 +73,55 @@ class AbstractFlow(eqx.Module):
         return type(self).start is not AbstractFlow.start
 
     def start(self, params: PyTree) -> PyTree:
-        """The state that begins with some parameters; here the parameters."""
+        """The state that begins with some parameters; here the parameters.
+
+        Args:
+            params: the parameters.
+
+        Returns:
+            The state, any PyTree.
+        """
         return params
 
     def params(self, state: PyTree) -> PyTree:
-        """The parameters of a state; here the state."""
+        """The parameters of a state; here the state.
+
+        Args:
+            state: the state.
+
+        Returns:
+            The parameters.
+        """
         return state
 
-    def moving(self, state: PyTree) -> PyTree:
-        """What moves of a state, with None in place of all else."""
-        return eqx.filter(state, eqx.is_inexact_array)
+    def moving(self, params: PyTree) -> PyTree:
+        """What moves of a state.
+
+        Args:
+            params: the state.
+
+        Returns:
+            The state with None in place of all else; here its floating-point arrays.
+        """
+        return eqx.filter(params, eqx.is_inexact_array)
 
     @abc.abstractmethod
-    def __call__(self, state: PyTree, t: Scalar | float = 0.0) -> PyTree:
+    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         """The velocity at a state (here the parameters: dθ/dt) and time `t`."""
 
-    def defined(self, state: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
-        """Whether the field is defined at a state and time `t`. `solve` asks at its
-        output times, where it does not evaluate the velocity.
+    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+        """Whether the field is defined. `solve` asks at its output times, where it does
+        not evaluate the velocity.
 
-        Here always; a flow that can decide for less than the cost of a velocity should.
+        Args:
+            params: the state.
+            t: the time.
+
+        Returns:
+            Here always True; a flow that can decide for less than the cost of a
+            velocity should.
         """
-        del state, t
+        del params, t
         return jnp.array(True)
 
 

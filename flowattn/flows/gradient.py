@@ -47,13 +47,6 @@ def settled_rates(rates: PyTree | None) -> PyTree | None:
 class GradientFlow(AbstractFlow):
     """Gradient flow of a loss: dθ/dt = −r ∇L(θ), one unit of time per unit of rate.
 
-    `loss` maps parameters to a scalar. A loss that carries data should be an
-    `eqx.Module` or a `jax.tree_util.Partial`, so that the data are arguments of the
-    compiled code. `rates` is a prefix PyTree of positive factors r (None: 1
-    everywhere), for parameters that move on different time scales. A rate of 0 freezes
-    its part: it stays exactly, no gradient of it is taken, and it has no say in the
-    error of a step. (Of a traced rate nothing is known: 0 is then a factor.)
-
     Gradient descent with learning rate η follows this flow with time t = η × steps,
     and leaves it by O(η).
 
@@ -65,8 +58,19 @@ class GradientFlow(AbstractFlow):
     loss value each. A loss whose gradient is written out (`AbstractExplicitLoss`) is
     not evaluated, its gradient is.
 
-    Raises `InputError` for a rate that is negative or not finite, and for parameters
-    that are complex.
+    Args:
+        loss: maps parameters to a scalar. A loss that carries data should be an
+            `eqx.Module` or a `jax.tree_util.Partial`, so that the data are arguments of
+            the compiled code.
+        rates: a prefix PyTree of positive factors r (None: 1 everywhere), for
+            parameters that move on different time scales. A rate of 0 freezes its
+            part: it stays exactly, no gradient of it is taken, and it has no say in
+            the error of a step. (Of a traced rate nothing is known: 0 is then a
+            factor.)
+
+    Raises:
+        InputError: for what is no loss, for a rate that is negative or not finite, and
+            for parameters that are complex.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
@@ -99,13 +103,12 @@ class GradientFlow(AbstractFlow):
         """True: the Jacobian −r H is similar to the symmetric −√r H √r."""
         return True
 
-    def moving(self, state: PyTree) -> PyTree:
+    def moving(self, params: PyTree) -> PyTree:
         """The floating-point arrays, but for those that a rate of 0 freezes."""
-        return moving(state, self.rates)
+        return moving(params, self.rates)
 
-    def __call__(self, state: PyTree, t: Scalar | float = 0.0) -> PyTree:
+    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         del t
-        params = state
         require_real(params)
         if isinstance(self.loss, AbstractExplicitLoss):
             slope = self.loss.gradient(params)
@@ -120,14 +123,14 @@ class GradientFlow(AbstractFlow):
         still = jax.tree.map(jnp.zeros_like, eqx.filter(rest, eqx.is_inexact_array))
         return eqx.combine(scaled(self.rates, downhill), still)
 
-    def defined(self, state: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
         """Whether the loss is finite; of a loss whose gradient is written out, whether
         that is.
         """
         if isinstance(self.loss, AbstractExplicitLoss):
-            each = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(self(state, t))]
+            each = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(self(params, t))]
             return jnp.all(jnp.stack(each))
-        return jnp.isfinite(self.loss(state))
+        return jnp.isfinite(self.loss(params))
 
 
 def number_of(value: Any) -> Scalar:

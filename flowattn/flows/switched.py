@@ -117,23 +117,23 @@ class SwitchedFlow(AbstractFlow):
         """The parameters of a state of both."""
         return self.first.params(state)
 
-    def moving(self, state: PyTree) -> PyTree:
+    def moving(self, params: PyTree) -> PyTree:
         """What moves by either flow."""
-        return eqx.combine(self.first.moving(state), self.second.moving(state))
+        return eqx.combine(self.first.moving(params), self.second.moving(params))
 
-    def __call__(self, state: PyTree, t: Scalar | float = 0.0) -> PyTree:
+    def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         return jax.lax.cond(
             jnp.asarray(t) < self.at,
-            lambda: self.first(state, t),
-            lambda: self.second(state, t),
+            lambda: self.first(params, t),
+            lambda: self.second(params, t),
         )
 
-    def defined(self, state: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+    def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
         """Whether the field at work is."""
         return jax.lax.cond(
             jnp.asarray(t) < self.at,
-            lambda: self.first.defined(state, t),
-            lambda: self.second.defined(state, t),
+            lambda: self.first.defined(params, t),
+            lambda: self.second.defined(params, t),
         )
 
 

@@ -12,9 +12,6 @@ from .base import drift_path as drift_path
 from .focus import hard_focus as hard_focus
 from .focus import marginal_focus as marginal_focus
 from .focus import soft_focus as soft_focus
-from .heads import beta_sum as beta_sum
 from .heads import factor_balance as factor_balance
-from .heads import keyword_energy as keyword_energy
-from .heads import keyword_softmax as keyword_softmax
 from .heads import logit_sum as logit_sum
 from .heads import score_sum as score_sum

@@ -28,6 +28,12 @@ def key_sum(model_of: ModelOf) -> Law:
 
     Adding c to every score changes no attention, so Σ_w G_w = 0, and with s = K q,
     Σ_w k_w' = −(Σ_w G_w) q = 0. Linear, so gradient descent keeps it too.
+
+    Args:
+        model_of: parameters ↦ `AttentionClassifier`, trained parts joined with frozen.
+
+    Returns:
+        The `Law`, key_dimension numbers.
     """
 
     return Law(
@@ -44,6 +50,12 @@ def query_key_balance(model_of: ModelOf) -> Law:
     """KᵀK − q qᵀ is constant where query and keys are trained.
 
     s = K q gives K' = −G qᵀ and q' = −KᵀG, so (KᵀK)' = −(q GᵀK + KᵀG qᵀ) = (q qᵀ)'.
+
+    Args:
+        model_of: parameters ↦ `AttentionClassifier`, trained parts joined with frozen.
+
+    Returns:
+        The `Law`, key_dimension × key_dimension.
     """
 
     return Law(
@@ -61,6 +73,12 @@ def embedding_output_balance(model_of: ModelOf) -> Law:
 
     The loss sees E and the classifier's first linear map U only through E U. With
     H = ∂L/∂(E U): E' = −H Uᵀ, U' = −EᵀH, so (EᵀE)' = −(U HᵀE + EᵀH Uᵀ) = (U Uᵀ)'.
+
+    Args:
+        model_of: parameters ↦ `AttentionClassifier`, trained parts joined with frozen.
+
+    Returns:
+        The `Law`, dimension × dimension.
     """
 
     return Law(
@@ -79,6 +97,13 @@ def hidden_unit_balance(model_of: ModelOf) -> Law:
     A ReLU unit is positively homogeneous: scaling (A_j, b_j) by c and B_j by 1/c
     changes no output. Differentiating the loss by c at c = 1 gives
     A_j·∂L/∂A_j + b_j ∂L/∂b_j − B_j·∂L/∂B_j = 0, half the derivative of the law.
+
+    Args:
+        model_of: parameters ↦ `AttentionClassifier`, trained parts joined with frozen;
+            its classifier has two layers.
+
+    Returns:
+        The `Law`, one number for each hidden unit.
     """
 
     return Law(
@@ -104,8 +129,17 @@ def sen(
     With the scores of the m words around it at 0, their embeddings at 0, and the
     word's attention a = eˢ/(eˢ + m): ν' = p a h and s' = ‖q‖² p a (1 − a) ν·h for a
     vector h, so ν·ν' ‖q‖² (1 − a) = s', and with 1/(1 − a) = 1 + eˢ/m the two sides
-    have the same derivative, whatever the classifier. `start` gives s₀ and ν₀;
-    `context` is m for each of `words`.
+    have the same derivative, whatever the classifier.
+
+    Args:
+        model_of: parameters ↦ `AttentionClassifier`, trained parts joined with frozen.
+        start: the model at the start, of which s₀ and ν₀ are.
+        words: the numbers of the topic words.
+        context: for each of them m, how many words surround it.
+        dim: the name of the axis of words in data sets.
+
+    Returns:
+        The `Law`, one number for each of `words`.
     """
     scores, norms = start.scores[words], start.norms[words]
 
@@ -128,7 +162,14 @@ def sen_norm(
 ) -> Float[Array, " word"]:
     """The ‖q‖‖ν‖ that SEN gives words of these scores, √(2(s + (eˢ − 1)/m)) from 0.
 
-    0 where a score has fallen so far that no norm would fit.
+    Args:
+        scores: the scores s of some words.
+        start: the model at the start.
+        words: the numbers of these words.
+        context: for each of them m, how many words surround it.
+
+    Returns:
+        ‖q‖‖ν‖ of each word; 0 where a score has fallen so far that no norm would fit.
     """
     first = start.scores[words]
     growth = scores - first + (jnp.exp(scores) - jnp.exp(first)) / context

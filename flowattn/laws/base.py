@@ -17,18 +17,27 @@ from ..trajectory import Trajectory
 class Law(AbstractObservable):
     """A quantity h(θ) or h(θ, t) that a flow holds constant.
 
-    `terms` maps parameters, or parameters and the time, to an array whose leading axis
-    runs over the terms of h: h is their sum, and the largest of them is the scale
-    against which a drift is small. It holds between the times `since` and `until`.
-    `kind` says whether the flow keeps h exactly or only approximately within `regime`;
-    `citation` where it is derived. Two tests serve every law: `defect`, at a point and
-    with nothing solved, and `drift`, along a run.
+    Two tests serve every law: `defect`, at a point and with nothing solved, and
+    `drift`, along a run.
 
-    Of a law that depends on the time (terms with two arguments, or a second one called
-    t) the time is that of the flow, and along a descent learning rate × steps.
+    Args:
+        terms: maps parameters, or parameters and the time, to an array whose leading
+            axis runs over the terms of h: h is their sum, and the largest of them is
+            the scale against which a drift is small. With two arguments, or a second
+            one called t, the law depends on the time: that of the flow, and along a
+            descent that of its optimiser's clock.
+        name: what it is called.
+        kind: whether the flow keeps h "exact" or only "approximate" within `regime`.
+        regime: where it holds, in words.
+        citation: where it is derived.
+        dims: the names of the axes of h; None: numbered.
+        units: of h.
+        long_name: the label in figures and data sets; empty: `name`.
+        since, until: the times between which it holds.
 
-    Raises `InputError` for terms that are no such function, an unknown kind, names and
-    dims that are no text, and times that are no numbers.
+    Raises:
+        InputError: for terms that are no such function, an unknown kind, names and
+            dims that are no text, and times that are no numbers.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> total = fa.Law(lambda x: x, "total", "exact", dims=())
@@ -93,11 +102,27 @@ class Law(AbstractObservable):
         return jnp.sum(terms, axis=0)
 
     def at(self, params: PyTree, t: Any) -> Array:
-        """h at these parameters and a time."""
+        """h at a time.
+
+        Args:
+            params: the parameters.
+            t: the time.
+
+        Returns:
+            h, as `law(params, t)`.
+        """
         return self(params, t)
 
     def scale(self, params: PyTree, t: Any = 0.0) -> Float[Array, ""]:
-        """The largest absolute term of h at these parameters and a time."""
+        """The largest absolute term of h.
+
+        Args:
+            params: the parameters.
+            t: the time, of which it depends where the law is `timed`.
+
+        Returns:
+            The term, a scalar.
+        """
         return jnp.max(jnp.abs(self._terms(params, t)))
 
     def _terms(self, params: PyTree, t: Any) -> Array:
@@ -111,12 +136,20 @@ def drift(
 
     Of a law that holds from a time on, 0 is the first output time from there. The
     scale is the larger of max |h(0)| and the largest single term of h over the run;
-    where both are 0 the drift is absolute, and where h becomes nan it is nan. `until`
-    ends the look at a time. Where it was looked at nowhere the drift is nan. Of an
-    ensemble there is one for each member. The trajectory must have observed the law,
-    under its own name or as the only one with its `long_name` and units.
+    where both are 0 the drift is absolute.
 
-    Raises `InputError` for a trajectory that did not observe the law.
+    Args:
+        law: the law.
+        trajectory: a run that observed it, under its own name or as the only one with
+            its `long_name` and units; also an ensemble.
+        until: the last time that counts; of an ensemble also one for each member.
+
+    Returns:
+        The drift, of an ensemble one for each member; nan where h became nan or no
+        output time counts.
+
+    Raises:
+        InputError: for a trajectory that did not observe the law.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> law = fa.Law(lambda x: x, "total", "exact", dims=())
@@ -131,7 +164,17 @@ def drift(
 def drift_path(
     law: Law, trajectory: Trajectory, until: float | Array = jnp.inf
 ) -> Float[Array, "*member time"]:
-    """The drift at each time, in the unit of `drift`; nan where not looked at."""
+    """The drift at each time, in the unit of `drift`.
+
+    Args:
+        law, trajectory, until: as for `drift`.
+
+    Returns:
+        The drift at each output time; nan at those that do not count.
+
+    Raises:
+        InputError: as `drift`.
+    """
     return _of_members(_path, law, trajectory, until)
 
 

@@ -38,7 +38,18 @@ CoordinatesOf = Callable[[Any], Any]
 def soft_focus(
     coordinates_of: CoordinatesOf, segments: int, classes: int, kind: Kind, **about: Any
 ) -> Law:
-    """ν + e^ν/(m − 1) − (C − 1)μ²/(2C): the SEN relation of topic words again."""
+    """ν + e^ν/(m − 1) − (C − 1)μ²/(2C): the SEN relation of topic words again.
+
+    Args:
+        coordinates_of: parameters ↦ an object with `mu` and `nu`.
+        segments: m, the segments of a mosaic.
+        classes: C.
+        kind: "exact" for equal classes without noise, else "approximate".
+        about: `since`, `until` and `regime`, as for `Law`.
+
+    Returns:
+        The `Law`, one number.
+    """
     return _law("soft", _soft, coordinates_of, segments, classes, kind, about)
 
 
@@ -51,6 +62,16 @@ def hard_focus(
     ∫ e^μ g = e^μ g − (C − 1) log(e^μ + C − 1), and since the derivative by μ of
     Li₂(−(C − 1)e^{−μ}) is log(1 + (C − 1)e^{−μ}),
     ∫ g = μ log C − Li₂(−(C − 1)e^{−μ}). Li₂(−x) = spence(1 + x).
+
+    Args:
+        coordinates_of: parameters ↦ an object with `mu` and `nu`.
+        segments: m, the segments of a mosaic.
+        classes: C.
+        kind: "exact" for equal classes without noise, else "approximate".
+        about: `since`, `until` and `regime`, as for `Law`.
+
+    Returns:
+        The `Law`, one number.
     """
     return _law("hard", _hard, coordinates_of, segments, classes, kind, about)
 
@@ -60,6 +81,16 @@ def marginal_focus(
 ) -> Law:
     """ν + e^ν/(m − 1) − R(μ),
     R = [e^μ + (C − 1)μ − (e^μ + 2(C − 1)μ − (C − 1)²e^{−μ})/C]/C.
+
+    Args:
+        coordinates_of: parameters ↦ an object with `mu` and `nu`.
+        segments: m, the segments of a mosaic.
+        classes: C.
+        kind: "exact" for equal classes without noise, else "approximate".
+        about: `since`, `until` and `regime`, as for `Law`.
+
+    Returns:
+        The `Law`, one number.
     """
     return _law("marginal", _marginal, coordinates_of, segments, classes, kind, about)
 

@@ -31,18 +31,21 @@ def compare(flow: Trajectory, run: Trajectory, scale: str = "largest") -> Any:
     of `solve(..., error=True)`. Observed laws are left out, `drift` is their measure;
     so are discrete observables, which jump, and entries that are nan in either run.
 
-    - `flow`, `run`: two trajectories; or both of the same ensemble, with the members
-      as first axis (of `ensemble`, or of `descend` under `equinox.filter_vmap`).
-    - `scale`: the unit of relative gaps. "largest": the largest |value| of the flow
-      over all times, which says little of times at which the observable has become
-      small. "local": the largest entry of the flow at each time. "log": the
-      difference of log |value|, entry by entry, for what falls over decades; inf
-      between values of opposite sign, or where one of two is 0. Numerical errors are
-      in the same unit.
+    Args:
+        flow, run: two trajectories; or both of the same ensemble, with the members as
+            first axis (of `ensemble`, or of `descend` under `equinox.filter_vmap`).
+        scale: the unit of relative gaps. "largest": the largest |value| of the flow
+            over all times, which says little of times at which the observable has
+            become small. "local": the largest entry of the flow at each time. "log":
+            the difference of log |value|, entry by entry, for what falls over decades;
+            inf between values of opposite sign, or where one of two is 0. Numerical
+            errors are in the same unit.
 
-    Returns a `Gap`; of ensembles an `EnsembleGap`.
+    Returns:
+        A `Gap`; of ensembles an `EnsembleGap`.
 
-    Raises `InputError` where the two share no time after the start, or no observable.
+    Raises:
+        InputError: where the two share no time after the start, or no observable.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> loss, start = lambda x: 0.5 * jnp.sum(x**2), jnp.array([1.0])

@@ -29,16 +29,27 @@ def defect(
 def defect(claim: Any, *given: Any, t: Any = 0.0) -> Float[Array, ""]:
     """By how much a claim about a flow is wrong at a point, with nothing solved.
 
-    - `defect(reduction, small, t)`: ‖D project(lift z)·F(lift z) − f(z)‖ / ‖f(z)‖ at
-      the small parameters z, in the 2-norm over all entries (absolute where f(z) = 0):
-      the velocity of the theory's coordinates under the full flow against the velocity
-      that the theory gives them.
-    - `defect(law, flow, params, t=0.0)`: |dh/dt| over the largest of its summands,
-      dh/dt = Σ_j ∂h/∂θ_j F_j + ∂h/∂t along the flow F (absolute where all are 0); of an
-      h with several entries each is the largest over them. For an exact law it is
-      rounding, at any parameters: random ones are a test that solves nothing.
+    `defect(reduction, small, t)` is ‖D project(lift z)·F(lift z) − f(z)‖ / ‖f(z)‖ at
+    the small parameters z, in the 2-norm over all entries (absolute where f(z) = 0):
+    the velocity of the theory's coordinates under the full flow against the velocity
+    that the theory gives them.
 
-    Raises `InputError` for what is neither, and for parameters that are complex.
+    `defect(law, flow, params, t=0.0)` is |dh/dt| over the largest of its summands,
+    dh/dt = Σ_j ∂h/∂θ_j F_j + ∂h/∂t along the flow F (absolute where all are 0); of an
+    h with several entries each is the largest over them. For an exact law it is
+    rounding, at any parameters: random ones are a test that solves nothing.
+
+    Args:
+        claim: a `Reduction` or a `Law`.
+        given: of a reduction the small parameters z; of a law the flow and its
+            parameters θ.
+        t: the time, for flows and laws that depend on it.
+
+    Returns:
+        The defect, a number without unit.
+
+    Raises:
+        InputError: for what is neither, and for parameters that are complex.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> full = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))

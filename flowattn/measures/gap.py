@@ -44,15 +44,17 @@ def _deviation(values: np.ndarray) -> float:
 class ObservableGap(eqx.Module):
     """The gap in one observable: largest |difference| over entries, at each time.
 
-    - `absolute`: in the observable's own unit; nan at times at which no entry is
-      defined in both runs.
-    - `scale`: what `relative` is relative to. The largest |observable| of the flow
-      over time and entries (1 where that is 0); with `scale="local"` the largest over
-      entries, at each time; None with `scale="log"`.
-    - `numerical_error`: the flow's own estimated error at each time, in the same unit
-      as `absolute`, None where it was not asked for.
-    - `logarithm`, `logarithm_error`: with `scale="log"` the largest difference of
-      log |observable| over entries, and the flow's error in that.
+    Args:
+        absolute: in the observable's own unit; nan at times at which no entry is
+            defined in both runs.
+        scale: what `relative` is relative to. The largest |observable| of the flow
+            over time and entries (1 where that is 0); with `scale="local"` the largest
+            over entries, at each time; None with `scale="log"`.
+        numerical_error: the flow's own estimated error at each time, in the same unit
+            as `absolute`, None where it was not asked for.
+        logarithm: with `scale="log"` the largest difference of log |observable| over
+            entries.
+        logarithm_error: the flow's error in that.
     """
 
     absolute: Float[np.ndarray, " time"]
@@ -88,21 +90,23 @@ class ObservableGap(eqx.Module):
 class Gap(eqx.Module):
     """Where a discrete run leaves a flow, observable by observable.
 
-    - `ts`: the times that both runs observed and reached.
-    - `observables[name]`: an `ObservableGap`.
-    - `params`: relative distance ‖θ_run − θ_flow‖/‖θ_flow‖ of the parameters at the
-      common end, None where the runs end at different times;
-      `params_path` the same at every time, None unless both saved their parameters.
-    - `params_error`, `params_path_error`: the flow's numerical error in that unit.
-    - `edge`: 2/learning rate, the sharpness beyond which plain gradient descent is
-      unstable; None for other optimisers. `past_edge`: the first time at which the
-      flow's observable "sharpness" is beyond it, nan where it never is; None where
-      that was not observed.
-    - `order`: the power of the step with which this run is known to approach this
-      flow, None where nothing is claimed; `claim`: the same in a sentence. It is 1
-      for gradient descent at a constant rate, with momentum or without, beside the
-      gradient flow of its loss from the same start.
-    - `scale`: the unit of the relative gaps, as `compare` was asked.
+    Args:
+        ts: the times that both runs observed and reached.
+        observables: an `ObservableGap` for each name.
+        params: relative distance ‖θ_run − θ_flow‖/‖θ_flow‖ of the parameters at the
+            common end, None where the runs end at different times.
+        params_error: the flow's numerical error in that unit.
+        params_path: `params` at every time, None unless both saved their parameters.
+        params_path_error: the flow's numerical error in that unit.
+        edge: the largest sharpness at which the descent is stable (`SGD.edge`), None
+            where its optimiser has no such statement.
+        past_edge: the first time at which the flow's observable "sharpness" is beyond
+            it, nan where it never is; None where that was not observed.
+        order: the power of the step with which this run is known to approach this
+            flow, None where nothing is claimed: 1 for gradient descent, with momentum
+            or without, and the gradient flow of its loss from the same start.
+        claim: the same in a sentence.
+        scale: the unit of the relative gaps, as `compare` was asked.
     """
 
     ts: Float[np.ndarray, " time"]
@@ -144,9 +148,15 @@ class Gap(eqx.Module):
         return None if error is None else self.max_relative > _RESOLVED * error
 
     def departure(self, fraction: float) -> float | None:
-        """The first common time at which a relative gap exceeds `fraction`.
+        """The first common time at which a relative gap exceeds a fraction.
 
-        None where it never does. A gap within twice the numerical error is none.
+        A gap within twice the numerical error is none.
+
+        Args:
+            fraction: of the unit of the gap, 0.05 for instance.
+
+        Returns:
+            The time, None where it never does.
         """
         beyond = np.zeros(self.ts.shape, bool)
         for gap in self.observables.values():
@@ -159,11 +169,12 @@ class Gap(eqx.Module):
 class EnsembleGap(eqx.Module):
     """Where the members of an ensemble leave their flows, one by one and together.
 
-    - `members`: the `Gap` of each, None for one whose two runs share no time after
-      the start (one of them ended there).
-    - `ts`: the times that all these gaps have in common.
-    - `relative[name]`: the relative gap of each member at these times, nan for those
-      without a gap; `mean` and `spread` are over members.
+    Args:
+        members: the `Gap` of each, None for one whose two runs share no time after the
+            start (one of them ended there).
+        ts: the times that all these gaps have in common.
+        relative: for each observable the relative gap of each member at these times,
+            nan for those without a gap; `mean` and `spread` are over members.
     """
 
     members: tuple[Gap | None, ...]
@@ -221,7 +232,14 @@ class EnsembleGap(eqx.Module):
         return "; ".join(dict.fromkeys(g.claim for g in self.members if g is not None))
 
     def departure(self, fraction: float) -> Float[np.ndarray, " member"]:
-        """`Gap.departure` of each member, nan where it never departs."""
+        """`Gap.departure` of each member.
+
+        Args:
+            fraction: of the unit of the gap.
+
+        Returns:
+            The times, nan where a member never departs.
+        """
         return self._each(lambda gap: gap.departure(fraction))
 
     def _each(self, of: Any) -> np.ndarray:

@@ -29,12 +29,21 @@ def sharpness(
     Lanczos on Hessian-vector products, from a fixed start, with 24 + 2 k products, or
     one for each parameter where that is fewer and exact. Multiple eigenvalues count as
     often as they occur: for k > 1 it is run again, with 24 products, for each that may
-    have been missed. Gradient descent with learning rate η is
-    stable below the edge 2/η. With the `rates` r of a `GradientFlow` the eigenvalues
-    are those of √r H √r, which say the same of its descent.
+    have been missed. Gradient descent with learning rate η is stable below the edge
+    2/η; `SGD.edge` is that of momentum and weight decay, too.
 
-    Raises `InputError` for a `k` that is no whole number from 1 on, and, called, for
-    parameters that are fewer than `k`.
+    Args:
+        loss: maps parameters to a scalar.
+        k: how many eigenvalues.
+        rates: the factors r of a `GradientFlow`; the eigenvalues are then those of
+            √r H √r, which say the same of its descent.
+
+    Returns:
+        An `Observable`: parameters ↦ k eigenvalues, in 1/time.
+
+    Raises:
+        InputError: for a `k` that is no whole number from 1 on, and, called, for
+            parameters that are fewer than `k`.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> rates = jnp.array([1.0, 30.0])

@@ -15,12 +15,16 @@ from .classifiers import AbstractClassifier
 class AttentionClassifier(eqx.Module):
     """Softmax attention of one query over a sentence's words, then a classifier.
 
-    Word w has key k_w (row of `keys`) and embedding ν_w (row of `embeddings`). Its
-    score is s_w = k_w·q; a sentence's context vector is v = Σ a_w ν_w with a the
-    softmax of the scores of its tokens; `classifier` turns v into logits.
-
+    Word w has the score s_w = k_w·q; a sentence's context vector is v = Σ a_w ν_w with
+    a the softmax of the scores of its tokens; the classifier turns v into logits.
     Called with `Sentences` it returns logits, sentences × classes. Every array is a
     parameter; what is trained is chosen outside, by a filter.
+
+    Args:
+        query: q, key_dimension numbers.
+        keys: k_w, words × key_dimension.
+        embeddings: ν_w, words × dimension.
+        classifier: the classifier of the context vector.
 
     >>> import jax.numpy as jnp
     >>> from flowattn.models import AttentionClassifier, LinearClassifier
@@ -48,7 +52,14 @@ class AttentionClassifier(eqx.Module):
         return jnp.linalg.norm(self.query) * jnp.linalg.norm(self.embeddings, axis=-1)
 
     def contexts(self, sentences: Sentences) -> Float[Array, "sentences hidden"]:
-        """Each sentence's context vector under the classifier's linear first map."""
+        """Each sentence's context vector under the classifier's linear first map.
+
+        Args:
+            sentences: the sentences.
+
+        Returns:
+            The vectors, sentences × hidden.
+        """
         return attend(self.scores, self.classifier.project(self.embeddings), sentences)
 
     def __call__(self, sentences: Sentences) -> Float[Array, "sentences classes"]:

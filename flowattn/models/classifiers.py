@@ -22,17 +22,35 @@ class AbstractClassifier(eqx.Module):
     def project(
         self, vectors: Float[Array, "*batch dimension"]
     ) -> Float[Array, "*batch hidden"]:
-        """The linear first map, of embeddings or of contexts."""
+        """The linear first map, of embeddings or of contexts.
+
+        Args:
+            vectors: embeddings or contexts, … × dimension.
+
+        Returns:
+            The mapped vectors, … × hidden.
+        """
 
     @abc.abstractmethod
     def finish(
         self, projected: Float[Array, "*batch hidden"]
     ) -> Float[Array, "*batch classes"]:
-        """What follows the linear map."""
+        """What follows the linear map.
+
+        Args:
+            projected: mapped vectors or averages of them, … × hidden.
+
+        Returns:
+            Logits, … × classes.
+        """
 
 
 class LinearClassifier(AbstractClassifier):
-    """Logits v W, no bias (Attn-FC where W is frozen, Attn-TC where it is trained)."""
+    """Logits v W, no bias (Attn-FC where W is frozen, Attn-TC where it is trained).
+
+    Args:
+        weight: W, dimension × classes.
+    """
 
     weight: Float[Array, "dimension classes"]
 
@@ -46,7 +64,16 @@ class LinearClassifier(AbstractClassifier):
     def unit_diagonal(
         cls, dimension: int, classes: int, *, key: PRNGKeyArray
     ) -> "LinearClassifier":
-        """Standard normal W with a unit diagonal (the paper's fixed classifier)."""
+        """Standard normal W with a unit diagonal (the paper's fixed classifier).
+
+        Args:
+            dimension: of the embeddings.
+            classes: how many.
+            key: of the draw.
+
+        Returns:
+            The classifier.
+        """
         weight = jr.normal(key, (dimension, classes))
         return cls(jnp.where(jnp.eye(dimension, classes, dtype=bool), 1.0, weight))
 
@@ -54,19 +81,40 @@ class LinearClassifier(AbstractClassifier):
     def uniform(
         cls, dimension: int, classes: int, *, key: PRNGKeyArray
     ) -> "LinearClassifier":
-        """U ~ uniform(±1/√dimension) (the paper's trained classifier)."""
+        """U ~ uniform(±1/√dimension) (the paper's trained classifier).
+
+        Args:
+            dimension: of the embeddings.
+            classes: how many.
+            key: of the draw.
+
+        Returns:
+            The classifier.
+        """
         return cls(_uniform(key, (dimension, classes), dimension))
 
 
 class AffineClassifier(AbstractClassifier):
-    """Logits v W + b."""
+    """Logits v W + b.
+
+    Args:
+        weight: W, dimension × classes.
+        bias: b, one number for each class.
+    """
 
     weight: Float[Array, "dimension classes"]
     bias: Float[Array, " classes"]
 
     @classmethod
     def of(cls, linear: LinearClassifier) -> "AffineClassifier":
-        """That of a linear one, with b = 0."""
+        """That of a linear one, with b = 0.
+
+        Args:
+            linear: the linear classifier.
+
+        Returns:
+            The affine one.
+        """
         return cls(linear.weight, jnp.zeros_like(linear.weight[0]))
 
     def project(self, vectors):
@@ -77,7 +125,14 @@ class AffineClassifier(AbstractClassifier):
 
 
 class TwoLayerClassifier(AbstractClassifier):
-    """Logits ReLU(v A + b) B + c (Attn-TL)."""
+    """Logits ReLU(v A + b) B + c (Attn-TL).
+
+    Args:
+        weight_in: A, dimension × hidden.
+        bias_in: b, one number for each hidden unit.
+        weight_out: B, hidden × classes.
+        bias_out: c, one number for each class.
+    """
 
     weight_in: Float[Array, "dimension hidden"]
     bias_in: Float[Array, " hidden"]
@@ -90,7 +145,14 @@ class TwoLayerClassifier(AbstractClassifier):
     def preactivation(
         self, projected: Float[Array, "*batch hidden"]
     ) -> Float[Array, "*batch hidden"]:
-        """The hidden units before the ReLU; a unit's kink is where this is 0."""
+        """The hidden units before the ReLU; a unit's kink is where this is 0.
+
+        Args:
+            projected: what `project` gives, … × hidden.
+
+        Returns:
+            v A + b, … × hidden.
+        """
         bias = jnp.expand_dims(self.bias_in, tuple(range(projected.ndim - 1)))
         return projected + bias
 
@@ -103,7 +165,17 @@ class TwoLayerClassifier(AbstractClassifier):
     def uniform(
         cls, dimension: int, classes: int, hidden: int = 10, *, key: PRNGKeyArray
     ) -> "TwoLayerClassifier":
-        """Everything uniform(±1/√fan-in), as the paper initialises it."""
+        """Everything uniform(±1/√fan-in), as the paper initialises it.
+
+        Args:
+            dimension: of the embeddings.
+            classes: how many.
+            hidden: hidden units.
+            key: of the draw.
+
+        Returns:
+            The classifier.
+        """
         keys = jr.split(key, 4)
         return cls(
             _uniform(keys[0], (dimension, hidden), dimension),

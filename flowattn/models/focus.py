@@ -26,21 +26,48 @@ class AbstractFocusModel(eqx.Module):
 
     @abc.abstractmethod
     def scores(self, mosaics: Any) -> Float[Array, "mosaics segments"]:
-        """The focus score of each segment."""
+        """The focus score of each segment.
+
+        Args:
+            mosaics: the mosaics.
+
+        Returns:
+            Scores, mosaics × segments.
+        """
 
     @abc.abstractmethod
     def each(self, mosaics: Any) -> Float[Array, "mosaics segments classes"]:
-        """The classifier's logits for each segment."""
+        """The classifier's logits for each segment.
+
+        Args:
+            mosaics: the mosaics.
+
+        Returns:
+            Logits, mosaics × segments × classes.
+        """
 
     @abc.abstractmethod
     def averaged(
         self, mosaics: Any, attention: Float[Array, "mosaics segments"]
     ) -> Float[Array, "mosaics classes"]:
-        """The classifier's logits for the average of the segments by attention."""
+        """The classifier's logits for the average of the segments by attention.
+
+        Args:
+            mosaics: the mosaics.
+            attention: the weights of the segments, mosaics × segments.
+
+        Returns:
+            Logits, mosaics × classes.
+        """
 
 
 class LinearFocus(AbstractFocusModel):
-    """Scores x·u and logits x W, for the linear orthogonal task."""
+    """Scores x·u and logits x W, for the linear orthogonal task.
+
+    Args:
+        focus: u, one number for each coordinate.
+        classifier: W.
+    """
 
     focus: Float[Array, " coordinates"]
     classifier: LinearClassifier
@@ -92,6 +119,9 @@ class Convolution(eqx.Module):
 class Network(eqx.Module):
     """A small network of images: an MLP of the pixels, or two convolutions and a linear
     map.
+
+    Args:
+        layers: what an image goes through; `mlp` and `cnn` make them.
     """
 
     layers: eqx.nn.Sequential
@@ -103,7 +133,16 @@ class Network(eqx.Module):
 
     @classmethod
     def mlp(cls, shape: tuple[int, ...], out: int, *, key: PRNGKeyArray) -> "Network":
-        """Pixels, 64 hidden ReLU units, `out` numbers."""
+        """Pixels, 64 hidden ReLU units, and a linear map.
+
+        Args:
+            shape: height, width and channels of an image.
+            out: how many numbers it gives.
+            key: of the draw.
+
+        Returns:
+            The network.
+        """
         height, width, channels = shape
         first, last = jr.split(key)
         return cls(
@@ -119,7 +158,16 @@ class Network(eqx.Module):
 
     @classmethod
     def cnn(cls, shape: tuple[int, ...], out: int, *, key: PRNGKeyArray) -> "Network":
-        """Convolutions with 16, then 32 filters, with ReLU; a linear map."""
+        """Convolutions with 16, then 32 filters, with ReLU; a linear map.
+
+        Args:
+            shape: height, width and channels of an image.
+            out: how many numbers it gives.
+            key: of the draw.
+
+        Returns:
+            The network.
+        """
         height, width, channels = shape
         keys = jr.split(key, 3)
         size = 32 * -(-height // 4) * -(-width // 4)
@@ -138,7 +186,12 @@ class Network(eqx.Module):
 
 
 class ImageFocus(AbstractFocusModel):
-    """A focus network, shared by the segments, and a classification network."""
+    """A focus network, shared by the segments, and a classification network.
+
+    Args:
+        focus: gives one number, the score, for an image.
+        classifier: gives logits for an image.
+    """
 
     focus: Network
     classifier: Network

@@ -18,7 +18,11 @@ class AbstractScores(eqx.Module):
 
 
 class FreeScores(AbstractScores):
-    """Scores that are parameters themselves."""
+    """Scores that are parameters themselves.
+
+    Args:
+        entries: the scores, heads × targets × sources.
+    """
 
     entries: Float[Array, "head target source"]
 
@@ -29,7 +33,12 @@ class FreeScores(AbstractScores):
 
 
 class FactorisedScores(AbstractScores):
-    """Scores S = QKᵀ of a query for each target and a key for each source."""
+    """Scores S = QKᵀ of a query for each target and a key for each source.
+
+    Args:
+        queries: Q, heads × targets × dimension.
+        keys: K, heads × sources × dimension.
+    """
 
     queries: Float[Array, "head target dimension"]
     keys: Float[Array, "head source dimension"]
@@ -44,9 +53,12 @@ class PositionalHeads(eqx.Module):
     """Heads that attend by position and translate by word: target t of a sequence x has
     the logits z_t = mean over heads of Σ_s p_ts W_{x_s}, p_t the softmax of its scores.
 
-    `values` W are word-to-word logits, of every head or, with a first axis of 1, shared
-    by all. Called with sequences of words it returns logits, sequences × targets ×
-    words.
+    Called with sequences of words it returns logits, sequences × targets × words.
+
+    Args:
+        scores: of each head.
+        values: W, word-to-word logits, of every head or, with a first axis of 1, shared
+            by all.
 
     >>> import jax.numpy as jnp
     >>> model = PositionalHeads(FreeScores(50 * jnp.eye(2)[None]), jnp.eye(3)[None])

@@ -22,8 +22,7 @@ class SequenceModel(eqx.Module):
         a_t = softmax_s(e_s·K d_t),   c_t = C Σ_s a_ts e_s,
         logits_t = V tanh(U[d_t; c_t] + u) + v
 
-    predict n + 1 targets: the words, then the end. `width` is that of the embedding,
-    which both LSTMs share, and of all states.
+    predict n + 1 targets: the words, then the end.
 
     Called with sequences × n words it returns the logits, sequences × (n + 1) ×
     (m + 2), and log a, sequences × (n + 1) × n.
@@ -31,7 +30,13 @@ class SequenceModel(eqx.Module):
     Embeddings are drawn from N(0, 1), all else uniformly within ±1/√(inputs), as is
     customary.
 
-    Raises `InputError` for sizes that are not positive.
+    Args:
+        vocabulary: m.
+        width: of the embedding, which both LSTMs share, and of all states.
+        key: of the draw.
+
+    Raises:
+        InputError: for sizes that are not positive.
 
     >>> import jax.random as jr
     >>> model = SequenceModel(5, 8, key=jr.key(0))
@@ -67,7 +72,14 @@ class SequenceModel(eqx.Module):
     def targets(
         self, words: Int[Array, "sequences length"]
     ) -> Int[Array, "sequences targets"]:
-        """What is to be predicted: the words, then the end."""
+        """What is to be predicted: the words, then the end.
+
+        Args:
+            words: word numbers, sequences × n.
+
+        Returns:
+            Word numbers, sequences × (n + 1).
+        """
         return jnp.pad(words, ((0, 0), (0, 1)), constant_values=self.begin + 1)
 
     def __call__(
@@ -82,7 +94,14 @@ class SequenceModel(eqx.Module):
     def encode(
         self, words: Int[Array, "sequences length"]
     ) -> tuple[Float[Array, "sequences length width"], State]:
-        """The encoder's states, and the last with its cells."""
+        """Read sequences.
+
+        Args:
+            words: word numbers, sequences × n.
+
+        Returns:
+            The encoder's states, sequences × n × width, and the last with its cells.
+        """
         nothing = jnp.zeros((len(words), self.encoder.hidden_size))
         nothing = nothing.astype(self.encoder.weight_hh.dtype)
         return _read(self.encoder, self.embedding, words, (nothing, nothing))
@@ -96,7 +115,17 @@ class SequenceModel(eqx.Module):
         Float[Array, "sequences targets vocabulary"],
         Float[Array, "sequences targets length"],
     ]:
-        """Logits and log attention where the decoder reads these words."""
+        """Write sequences.
+
+        Args:
+            read: the words that the decoder reads, sequences × (n + 1).
+            encoded: the encoder's states.
+            last: the encoder's last state, with its cells.
+
+        Returns:
+            Logits, sequences × (n + 1) × (m + 2), and log attention, sequences ×
+            (n + 1) × n.
+        """
         states, _ = _read(self.decoder, self.embedding, read, last)
         scores = jnp.einsum("bth,bsh->bts", _linear(self.score, states), encoded)
         log_attention = jax.nn.log_softmax(scores, axis=-1)

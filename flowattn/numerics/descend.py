@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree, Scalar
 
+from ..adapters import any_of_batch
 from ..disk.paths import path_of
 from ..errors import (
     InputError,
@@ -244,7 +244,7 @@ def _in_one_piece(whole: Descent, blocks: list[tuple[int, int]]) -> Trajectory:
                     return whole.observe(state, row)
 
                 # Runs side by side are through once the last of them has ended.
-                going = eqxi.unvmap_any(state.result == RESULTS.successful)
+                going = any_of_batch(state.result == RESULTS.successful)
                 return jax.lax.cond(going, through, lambda state: state, state), None
 
             rows = jnp.arange(row + 1, row + 1 + count)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from ..errors import InputError, quoted, require_positive
-from ..fields import require_acting, require_fields
+from ..fields import kinds, require_acting, require_kind
 from ..measures.gap import Scale
 from ..numerics.solvers import SOLVERS
 
@@ -63,7 +63,8 @@ def require_sensible(options: Options, called: Callable[[str], str] = str) -> No
     """Raises `InputError` for an option that makes no sense; `called` gives the name of
     an option as it was given.
     """
-    require_fields(options)
+    for name, kind in kinds(Options).items():
+        require_kind(name, getattr(options, name), kind)
     counts = ("max_steps", "steps", "patience", "validate_from", "sharpness", "outputs")
     for name in counts:
         if (getattr(options, name) or 0) > MOST_STEPS:
@@ -94,10 +95,10 @@ _DESCENT = ("steps", "patience", "validate_from")
 _BOTH = ("spacing", "scale", "sharpness", "flow", "descent", "outputs")
 
 
-def require_of_survey(
+def require_of_study(
     trained: bool, options: Options, called: Callable[[str], str] = str
 ) -> None:
-    """Raises `InputError` for options that say nothing to the runs of a survey: of
+    """Raises `InputError` for options that say nothing to the runs of a study: of
     networks that are `trained`, or of flows from many starts.
     """
     idle = {*_BOTH, "solver", "patience", "validate_from"}

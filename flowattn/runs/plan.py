@@ -15,13 +15,13 @@ from ..errors import InputError, known_numbers
 from ..optimizers import SGD, AbstractOptimizer
 from ..precision import float_dtype, require_resolved
 from ..problem import Problem
-from ..systems import AbstractSystem, Defaults
+from ..systems import AbstractSetting, AbstractStudy, AbstractSystem, Defaults
 from ..trajectory import Trajectory
 from .options import (
     MOST_STEPS,
     Options,
     require_of_run,
-    require_of_survey,
+    require_of_study,
     require_sensible,
 )
 
@@ -30,7 +30,7 @@ from .options import (
 class Plan:
     """What is run, from when to when, and how."""
 
-    system: AbstractSystem | None
+    system: AbstractSetting | None
     given: Problem | None
     options: Options
     optimizer: AbstractOptimizer
@@ -51,8 +51,11 @@ class Plan:
     @property
     def config(self) -> dict[str, Any]:
         """Everything that was chosen, ready for JSON."""
-        system = {} if self.system is None else fields_of(self.system)
-        config = {**system, **fields_of(self.options)}
+        config = fields_of(self.options)
+        if self.system is None:  # which alone is drawn by a seed
+            del config["seed"], config["data"]
+        else:
+            config = {**fields_of(self.system), **config}
         settled = ("t1", "steps", "flow", "descent", "atol", "outputs", "precision")
         config |= {name: getattr(self, name) for name in settled}
         optimizer = self.optimizer.config
@@ -102,7 +105,7 @@ class Plan:
 
 
 def plan(
-    what: AbstractSystem | Problem,
+    what: AbstractSetting | Problem,
     optimizer: AbstractOptimizer | None,
     options: Options,
     ts: Any = None,
@@ -112,12 +115,12 @@ def plan(
 
     Raises `InputError` for options that make no sense.
     """
-    system = what if isinstance(what, AbstractSystem) else None
+    system = what if isinstance(what, AbstractSetting) else None
     given = what if isinstance(what, Problem) else None
     if system is None and given is None:
         raise InputError(
-            "run needs a system or a problem, fa.systems.Focus() or fa.Problem(params, "
-            f"loss) for instance, got a {type(what).__name__}"
+            "run needs a system, a study or a problem, fa.systems.Focus() or "
+            f"fa.Problem(params, loss) for instance, got a {type(what).__name__}"
         )
     if not isinstance(optimizer, AbstractOptimizer | None):
         raise InputError(
@@ -131,11 +134,11 @@ def plan(
         raise InputError(f"{name} is of a system: a problem has its data and start")
     if options.data is not None:
         require_folder(called("data"), options.data)
-    surveys = system is not None and system.surveys
-    if surveys:
-        require_of_survey(defaults.t1 is None, options, called)
+    study = isinstance(system, AbstractStudy)
+    if study:
+        require_of_study(defaults.t1 is None, options, called)
         if optimizer is not None:
-            _require_of_survey(optimizer, defaults, called)
+            _require_of_study(optimizer, defaults, called)
     chosen = optimizer
     if chosen is None and given is not None:
         chosen = (given.flow.descent or {}).get("optimizer")
@@ -146,7 +149,7 @@ def plan(
         defaults = defaults._replace(steps=None)  # an optimiser asks for a descent
     t1, steps, flow = _lengths(system, defaults, options, times, chosen, called)
     descent = options.descent and steps > 0
-    if not surveys:
+    if not study:
         require_of_run(options, flow, descent, called)
         useful = descent or options.sharpness or options.spacing == "log"
         if optimizer is not None and not useful:
@@ -161,7 +164,7 @@ def plan(
     return Plan(system, given, options, chosen, times, *settled)
 
 
-def _require_of_survey(
+def _require_of_study(
     optimizer: AbstractOptimizer, defaults: Defaults, called: Callable[[str], str]
 ) -> None:
     """Raises `InputError` for an optimiser of which a survey takes no notice."""
@@ -205,7 +208,7 @@ def _times(ts: Any, options: Options) -> np.ndarray | None:
 
 
 def _lengths(
-    system: AbstractSystem | None,
+    system: AbstractSetting | None,
     defaults: Defaults,
     options: Options,
     times: np.ndarray | None,
@@ -243,7 +246,7 @@ def _lengths(
     # A system without a flow of its own is run as long as its descent.
     end = float(optimizer.time(steps)) if descent else t1
     t1 = end if t1 is None else t1
-    if system is not None:
+    if isinstance(system, AbstractSystem):
         assert t1 is not None and end is not None
         system.require_within(t1 if flow else min(t1, end))
     assert t1 is not None

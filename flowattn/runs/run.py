@@ -25,18 +25,18 @@ from ..measures.sharpness import require_modes, sharpness
 from ..optimizers import AbstractOptimizer
 from ..panels import Panel
 from ..problem import Problem
-from ..systems import AbstractSystem, Settings, Survey
+from ..systems import AbstractSetting, AbstractStudy, AbstractSystem, Settings, Survey
 from ..trajectory import Trajectory
 from .options import Options
 from .outcomes import SUCCESSFUL, Outcomes
 from .panels import run_panels
 from .plan import Plan, fields_of, plan
 from .saved import earlier_files, write_run
-from .summary import stability, summarise, summarise_survey
+from .summary import stability, summarise, summarise_study
 from .table import table
 
 # `watch(name)` returns a context manager that yields a progress callback, called with a
-# `Progress` (of a survey's runs, with a `Part`).
+# `Progress` (of the runs of a study, with a `Part`).
 Watch = Callable[[str], AbstractContextManager[Callable[[Any], None]]]
 
 
@@ -56,11 +56,11 @@ class Run:
     Args:
         plan: what was run, and how.
         summary: all numbers, ready for JSON (`docs/design.md` lists the keys).
-        problem: the instance that was run; None for a survey.
+        problem: the instance that was run; None for a study.
         flow, descent: the two trajectories, None where not run.
         gap: where the descent leaves the flow, None where that is not known.
         reductions: the solutions of the theories in fewer numbers, by name.
-        survey: of a system of many runs, what they gave.
+        survey: of a study, what its runs found.
     """
 
     plan: Plan
@@ -73,8 +73,8 @@ class Run:
     survey: Survey | None = None
 
     @property
-    def system(self) -> AbstractSystem | None:
-        """The system that was run, None for a problem of one's own."""
+    def system(self) -> AbstractSetting | None:
+        """The system or study that was run, None for a problem of one's own."""
         return self.plan.system
 
     @property
@@ -108,15 +108,23 @@ class Run:
         return table(self.summary)
 
     def panels(self) -> dict[str, Sequence[Panel]]:
-        """The pictures of this run as data, by name."""
+        """The pictures of this run as data.
+
+        Returns:
+            The panels of each picture, by name.
+        """
         if self.survey is not None:
-            assert self.system is not None
-            return self.system.survey_panels(self.survey)
-        return {} if self.problem is None else run_panels(self.system, self)
+            assert isinstance(self.system, AbstractStudy)
+            return self.system.panels(self.survey)
+        assert self.problem is not None
+        assert isinstance(self.system, AbstractSystem | None)
+        return run_panels(self.system, self)
 
     def plot(self) -> dict[str, Any]:
-        """Draw the pictures of this run, by name: `plot()["gap"].figure` is one of
-        matplotlib's.
+        """Draw the pictures of this run.
+
+        Returns:
+            Drawings by name; `plot()["gap"].figure` is a figure of matplotlib's.
         """
         from ..plotting import draw
 
@@ -145,7 +153,7 @@ class Run:
 
 
 def run(
-    what: AbstractSystem | Problem,
+    what: AbstractSetting | Problem,
     *,
     optimizer: AbstractOptimizer | None = None,
     ts: Any = None,
@@ -157,7 +165,8 @@ def run(
     the gap with its error bar, the laws, the reductions and the sharpness.
 
     Args:
-        what: a system, as `fa.systems.Focus()`, or `fa.Problem(params, loss)`.
+        what: a system, as `fa.systems.Focus()`, a study, as `fa.systems.KTIW()`, or
+            `fa.Problem(params, loss)`.
         optimizer: of the descent; None: the system's, of a problem `fa.SGD(0.1)`.
         ts: output times of the flow, instead of `t1` and `outputs`.
         watch: called with the name of each part, returns a context manager that yields
@@ -193,12 +202,12 @@ def run(
 
 def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     """Make the parts of a run one after another, and put the numbers together."""
-    if plan.system is not None and plan.system.surveys:
-        return _survey(plan, watch, checkpoint)
+    if isinstance(plan.system, AbstractStudy):
+        return _studied(plan.system, plan, watch, checkpoint)
     options = plan.options
     problem = plan.given
     if problem is None:
-        assert plan.system is not None
+        assert isinstance(plan.system, AbstractSystem)
         problem = plan.system.problem(jr.key(options.seed), options.data)
     extra = {}
     if options.sharpness:
@@ -318,17 +327,17 @@ def _origin(plan: Plan, seconds: dict[str, float]) -> dict[str, Any]:
     return {"config": plan.config, "provenance": origin}
 
 
-def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Run:
-    """Make the many runs of a system, and put their numbers together."""
-    system = plan.system
-    assert system is not None
+def _studied(
+    study: AbstractStudy, plan: Plan, watch: Watch, checkpoint: Path | None
+) -> Run:
+    """Make the many runs of a study, and put their numbers together."""
 
     def keep(name: str, make: Callable[[], Any]) -> Any:
         if checkpoint is None:
             return make()
-        kind = type(system)
+        kind = type(study)
         parts = {
-            "the system": f"{kind.__module__}.{kind.__qualname__}",
+            "the study": f"{kind.__module__}.{kind.__qualname__}",
             "the settings": json.dumps(plan.config, sort_keys=True),
         }
         return kept(checkpoint / f"{name}.state", parts, make)
@@ -345,8 +354,8 @@ def _survey(plan: Plan, watch: Watch, checkpoint: Path | None) -> Run:
             progress,
             keep,
         )
-        survey = system.survey(jr.key(options.seed), options.data, settings)
-    summary = summarise_survey(plan, survey)
+        survey = study.run(jr.key(options.seed), options.data, settings)
+    summary = summarise_study(plan, survey)
     seconds = {"runs": time.perf_counter() - begin}
     summary["sharpness"] = stability(None, None, None, None, plan.optimizer)
     summary |= _origin(plan, seconds)

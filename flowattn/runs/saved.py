@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..disk.datasets import columns_dataset
 from ..disk.store import write_json, write_runs
 from ..tasks import WordTable
 
@@ -36,7 +35,7 @@ def write_run(run: Any, stage: Path) -> None:
     if corpus is not None and corpus.words is not None:
         datasets["words"] = WordTable.of(corpus).to_dataset()
     if survey is not None:
-        datasets["runs"] = columns_dataset(survey.columns, survey.coords)
+        datasets["runs"] = survey.to_dataset()
     write_runs(
         stage / STORE,
         datasets,

@@ -12,7 +12,7 @@ from ..measures.defect import defect
 from ..measures.gap import DEPARTURE, Gap, largest
 from ..optimizers import AbstractOptimizer
 from ..problem import Problem
-from ..systems import Survey, final_values
+from ..systems import AbstractSystem, Survey, final_values
 from ..trajectory import Trajectory
 from .plan import Plan
 
@@ -26,7 +26,7 @@ def summarise(
     reductions: dict[str, Trajectory],
 ) -> dict[str, Any]:
     """The numbers of a run, ready for JSON: flow, descent, gap, laws, theory."""
-    system = plan.system
+    system = plan.system if isinstance(plan.system, AbstractSystem) else None
     metrics = {} if system is None else system.metrics(problem, flow)
     summary = {
         "system": plan.name,
@@ -48,7 +48,7 @@ def summarise(
     return _undefined_to_none(summary)
 
 
-def summarise_survey(plan: Plan, survey: Survey) -> dict[str, Any]:
+def summarise_study(plan: Plan, survey: Survey) -> dict[str, Any]:
     """The numbers of many runs, in the form that one run's have."""
     summary = {"system": plan.name, "flow": None, "descent": None, "gap": None}
     nothing = {name: [] for name in ("laws", "reductions", "closed_forms")}

@@ -29,7 +29,8 @@ _UNITS = {
 def heading(summary: dict[str, Any]) -> str:
     """What was run, and how it ended, as lines for a terminal."""
     config = summary["config"]
-    lines = [f"{summary['system']} · seed {config['seed']} · {config['precision']}"]
+    seed = f" · seed {config['seed']}" if "seed" in config else ""
+    lines = [f"{summary['system']}{seed} · {config['precision']}"]
     for kind in ("flow", "descent"):
         run = summary[kind]
         if run is None:
@@ -254,7 +255,7 @@ def _columns(rows) -> str:
     return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
 
 
-def _number(value: float | None, form: str = ".4g") -> str:
+def _number(value: float | int | None, form: str = ".4g") -> str:
     return _UNKNOWN if value is None else format(value, form)
 
 

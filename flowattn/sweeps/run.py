@@ -18,7 +18,7 @@ from ..disk.provenance import code_hash, provenance, source_hash
 from ..errors import InputError, require_progress, unknown, whole_number
 from ..fields import require_kind
 from ..numerics.parallel import deal
-from ..systems import AbstractSystem
+from ..systems import AbstractStudy, AbstractSystem
 from .chunks import write_chunk
 from .cluster import cluster
 from .layout import planned
@@ -214,32 +214,40 @@ def sweep(
 ) -> "Dataset":
     """Run a system at every point of a product of axes and seeds: one data set.
 
-    - `vary`: axes by name, any field of the system, of the flow (t1, rtol, atol,
-      solver) or of the descent (learning_rate, momentum); values, or their spec
-      ("lo:hi:n", "lo:hi:n:log", "a,b,c").
-    - `seeds`: N seeds from 0 on, or a list of them.
-    - `t1`, `rtol`, `atol`, `solver` (explicit: "tsit5", "dopri8"), `max_steps`: as for
-      `solve`; None: the paper's.
-    - `outputs`: at how many times between start and end cells are observed; None: only
-      at the end, beside a descent 19. `observe`: names of observables; None: all that
-      are not long. `error`: solve again at a hundredth of the tolerances; None: only
-      beside a descent.
-    - `descent`: an optimiser (`fa.SGD(0.1)`), or "sgd:RATE", "sgd:RATE:MOMENTUM" or
-      "adam:RATE": a descent from each start, and its gap to the flow.
-    - `out`: a zarr store, a path or any URL that fsspec knows; None: in memory. Chunks
-      are written as they are done, and the same call again resumes from there; what
-      has been damaged is computed again, and a warning says so. One call at a time
-      writes to a store.
-    - `workers`, `scheduler`: Dask: N processes here, or a cluster at an address.
-    - `progress`: called with a `Tally` after each chunk.
-
     Each cell has a row, also where its flow failed: `result` says how it ended, and
     observables are nan. A flow that runs out of steps is tried once more by RKC
     (`solver_used`). The numbers do not depend on workers, devices or interruptions.
 
-    Raises `InputError` for what makes no sweep, for a store of another one, one that
-    another process writes to or that cannot be written, and for Dask workers that
-    would compute other numbers. Reading what has been damaged since raises it too.
+    Args:
+        system: the system that is varied.
+        vary: axes by name, any field of the system, of the flow (t1, rtol, atol,
+            solver) or of the descent (learning_rate, momentum); values, or their spec
+            ("lo:hi:n", "lo:hi:n:log", "a,b,c").
+        seeds: N seeds from 0 on, or a list of them.
+        out: a zarr store, a path or any URL that fsspec knows; None: in memory. Chunks
+            are written as they are done, and the same call again resumes from there;
+            what has been damaged is computed again, and a warning says so. One call at
+            a time writes to a store.
+        workers: Dask on this machine, with N processes.
+        scheduler: Dask on a cluster at an address.
+        progress: called with a `Tally` after each chunk.
+        how: `t1`, `rtol`, `atol`, `solver` (explicit: "tsit5", "dopri8") and
+            `max_steps`, as for `solve`, None: the paper's; `outputs`, at how many times
+            between start and end cells are observed, None: only at the end, with a
+            descent 19; `observe`, names of observables, None: all that are not long;
+            `error`, whether to solve again at a hundredth of the tolerances, None: only
+            with a descent; `descent`, an optimiser (`fa.SGD(0.1)`), or "sgd:RATE",
+            "sgd:RATE:MOMENTUM" or "adam:RATE", to run from each start, with its gap to
+            the flow; `data`, the folder of named corpora.
+
+    Returns:
+        An xarray `Dataset`: observables, drifts, gaps and how each cell ended.
+
+    Raises:
+        InputError: for what makes no sweep, for a store of another one, one that
+            another process writes to or that cannot be written, and for Dask workers
+            that would compute other numbers. Reading what has been damaged since raises
+            it too.
 
     >>> import flowattn as fa
     >>> system = fa.systems.Focus(reduced=True)
@@ -247,6 +255,10 @@ def sweep(
     >>> ends.mu.dims, bool((ends.result == 0).all())
     (('start_nu', 'seed'), True)
     """
+    if isinstance(system, AbstractStudy):
+        raise InputError(
+            f"{system.name} is a study, many runs in itself, and not swept; use run"
+        )
     if not isinstance(system, AbstractSystem):
         raise InputError(
             f"sweep needs a system, got a {type(system).__name__}: "

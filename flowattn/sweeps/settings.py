@@ -23,6 +23,7 @@ from ..fields import require_kind
 from ..numerics.ensemble import explicit
 from ..optimizers import SGD, AbstractOptimizer, Adam
 from ..precision import require_resolved
+from ..runs.options import Settings
 from ..systems import AbstractSystem
 from .axes import Axis, axes_of, require_few
 from .cell import OF_DESCENT, How
@@ -100,12 +101,12 @@ def settled(
     vary: Mapping[str, Any],
     seeds: int | Sequence[Any] = 1,
     *,
-    t1: float | None = None,
-    rtol: float = 1e-6,
-    atol: float | None = None,
-    solver: Any = "tsit5",
-    max_steps: int = 5000,
-    outputs: int | None = None,
+    t1: float | None = Settings.t1,
+    rtol: float = Settings.rtol,
+    atol: float | None = Settings.atol,
+    solver: Any = Settings.solver,
+    max_steps: int = Settings.max_steps,
+    outputs: int | None = Settings.outputs,
     observe: str | Sequence[str] | None = None,
     error: bool | None = None,
     descent: str | AbstractOptimizer | None = None,
@@ -118,11 +119,6 @@ def settled(
     """
     require_kind("data", data, str | None)
     require_kind("error", error, bool | None)
-    if system.surveys:
-        raise InputError(
-            f"{system.name} like this is a survey, many runs in itself, and not swept; "
-            "use run"
-        )
     axes = axes_of(system, vary)
     names = [axis.name for axis in axes]
     given = {"t1": t1, "rtol": rtol, "atol": atol, "solver": solver}
@@ -273,8 +269,6 @@ def _require_sensible(sweep: Sweep) -> None:
     for static in sweep.statics:
         mine = {name: value for name, value in static.items() if name in fields}
         system = dataclasses.replace(sweep.system, **mine)
-        if system.surveys:
-            raise InputError(f"{_named(mine)} is a survey, and not swept")
         solver = static.get("solver", sweep.how.solver)
         explicit(solver, sweep.how.rtol)
         for axis in sweep.axes:

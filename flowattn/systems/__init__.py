@@ -1,19 +1,5 @@
-"""Systems: one paper's setting each."""
+"""Systems and studies: one paper's setting each, imported when it is asked for."""
 
-from .base import AbstractSystem as AbstractSystem
-from .base import AnyRun as AnyRun
-from .base import Defaults as Defaults
-from .base import Part as Part
-from .base import Settings as Settings
-from .base import Survey as Survey
-from .base import default_panels as default_panels
-from .base import final_values as final_values
-from .copying.system import Copying as Copying
-from .focus.system import Focus as Focus
-from .keyword import Keyword as Keyword
-from .ktiw.system import KTIW as KTIW
-from .topic_words.system import TopicWords as TopicWords
+from ..lazy import lazily as _lazily
 
-SYSTEMS: dict[str, type[AbstractSystem]] = {
-    system.name: system for system in (TopicWords, Focus, Keyword, Copying, KTIW)
-}
+__getattr__, __dir__ = _lazily(__name__)

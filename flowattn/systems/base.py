@@ -1,12 +1,20 @@
-"""System: one paper's setting; and Survey, many runs of one."""
+"""System and study: one paper's setting, as one problem or as many runs."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    NamedTuple,
+    Protocol,
+    runtime_checkable,
+)
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from ..disk.datasets import columns_dataset
 from ..errors import InputError
 from ..fields import Checked, require_acting
 from ..measures.gap import Gap
@@ -15,6 +23,9 @@ from ..optimizers import SGD, AbstractOptimizer
 from ..panels import Axis, Curve, Panel
 from ..problem import Problem
 from ..trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 # Longer observables are in the data set, not in the summary.
 _LONGEST_IN_SUMMARY = 100
@@ -43,8 +54,8 @@ def _unkept(name: str, make: Callable[[], Any]) -> Any:
 
 
 class Settings(NamedTuple):
-    """How the runs of a survey are made; `progress` is called with how far they are.
-    `keep` is given each piece of the work by name, so that an interrupted survey can
+    """How the runs of a study are made; `progress` is called with how far they are.
+    `keep` is given each piece of the work by name, so that an interrupted study can
     resume: it calls the function, or has its result from before.
     """
 
@@ -70,7 +81,7 @@ class Settings(NamedTuple):
 
 
 class Part(NamedTuple):
-    """How far a survey is: the part `done`, from 0 to 1, and what that is."""
+    """How far a study is: the part `done`, from 0 to 1, and what that is."""
 
     done: float
     what: str
@@ -89,13 +100,17 @@ class Column(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """Many runs of a system: `metrics`, numbers ready for JSON (in nested
-    dictionaries), and the arrays that they come from, with the `coords` of their dims.
+    """What a study found: `metrics`, numbers ready for JSON (in nested dictionaries),
+    and the arrays that they come from, with the `coords` of their dims.
     """
 
     metrics: dict[str, Any]
     columns: dict[str, Column]
     coords: dict[str, Any]
+
+    def to_dataset(self) -> "xr.Dataset":
+        """The arrays as an xarray data set, each with its dims, units and long name."""
+        return columns_dataset(self.columns, self.coords)
 
 
 @runtime_checkable
@@ -122,13 +137,16 @@ class AnyRun(Protocol):
 _SHOWN = 4
 
 
-class AbstractSystem(Checked):
-    """One paper's setting, its numbers as the defaults of its fields.
+class AbstractSetting(Checked):
+    """One paper's setting, its numbers as the defaults of its fields: a system or a
+    study.
 
     Fields are plain values. Those annotated `SupportsFloat` may be arrays and are
     traced, so one compiled program serves a sweep over them; all others are static.
-    Raises `InputError` for a field that is not what its annotation says, and for one
-    that is given where it is `idle`; only then is there a `__check_init__`.
+
+    Raises:
+        InputError: for a field that is not what its annotation says, and for one that
+            is given where it is `idle`; only then is there a `__check_init__`.
     """
 
     name: ClassVar[str]
@@ -151,37 +169,30 @@ class AbstractSystem(Checked):
         """How it is run where nothing is asked."""
         return Defaults()
 
-    def require_within(self, t1: float) -> None:
-        """Raises `InputError` where a run to a time would make no sense."""
-        del t1
+
+class AbstractStudy(AbstractSetting):
+    """Many runs with one answer: random starts, or networks that are compared.
+
+    `fa.run(study)` and `flowattn run` make it; sweeps and laws are of systems.
+    """
 
     @abc.abstractmethod
-    def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
-        """An instance drawn by `key`; `data` is the folder of named corpora."""
+    def run(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+        """Make all runs.
 
-    @property
-    def surveys(self) -> bool:
-        """Whether it is many runs, made by `survey`, not a flow and a descent."""
-        return False
+        Args:
+            key: draws data and starts.
+            data: the folder of named corpora.
+            settings: how runs are made; those that make no sense here are refused
+                before (`defaults.t1` None: networks that are trained).
 
-    def survey(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
-        """The runs of a system that `surveys`."""
-        raise InputError(f"{self.name} like this is one run: use `problem`")
-
-    def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
-        """Numbers of a run that are no observable's, ready for JSON."""
-        del problem, flow
-        return {}
-
-    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
-        """The pictures of a run by name, each as panels: the first four observables
-        over time with reductions and closed forms, unless a system has its own.
+        Returns:
+            What was found: numbers, and labelled arrays.
         """
-        return default_panels(run)
 
-    def survey_panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
-        """The pictures of a survey by name, each as panels: every array of one dim,
-        unless a system has its own.
+    def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """The pictures of what was found by name, each as panels: every array of one
+        dim, unless a study has its own.
         """
         panels = []
         for name, column in survey.columns.items():
@@ -194,6 +205,29 @@ class AbstractSystem(Checked):
             axis = Axis(column.long_name or name, units)
             panels.append(Panel("", Axis(column.dims[0], names=names), axis, curves))
         return {"survey": panels} if panels else {}
+
+
+class AbstractSystem(AbstractSetting):
+    """One paper's setting as one `Problem`: its flow is solved, its loss descended."""
+
+    def require_within(self, t1: float) -> None:
+        """Raises `InputError` where a run to a time would make no sense."""
+        del t1
+
+    @abc.abstractmethod
+    def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
+        """An instance drawn by `key`; `data` is the folder of named corpora."""
+
+    def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
+        """Numbers of a run that are no observable's, ready for JSON."""
+        del problem, flow
+        return {}
+
+    def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
+        """The pictures of a run by name, each as panels: the first four observables
+        over time with reductions and closed forms, unless a system has its own.
+        """
+        return default_panels(run)
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
         """The last output time before a kink of the model; None where it met none."""

@@ -94,8 +94,14 @@ class Bag(eqx.Module):
     """How often each sentence holds each word: a matrix of counts, B.
 
     `B @ table` adds up the rows of a table of words over each sentence, `transposed`
-    that of sentences over each word. A word that pads sentences, the
-    `filler`, is counted instead of gathered.
+    that of sentences over each word. `Bag.of` makes it.
+
+    Args:
+        by_sentence: the sums over the words of each sentence.
+        by_word: the sums over the sentences that hold each word.
+        filler: the number of a word that pads sentences, which is counted instead of
+            gathered; None: there is none.
+        fillers: how often each sentence holds it.
     """
 
     by_sentence: Sums
@@ -105,7 +111,17 @@ class Bag(eqx.Module):
 
     @classmethod
     def of(cls, tokens: Any, present: Any, words: int, filler: int | None) -> "Bag":
-        """The bag of padded sentences, with the tokens of them that are `present`."""
+        """The bag of padded sentences.
+
+        Args:
+            tokens: word numbers, sentences × length.
+            present: which of them are read; None: all.
+            words: how many words there are.
+            filler: the number of a word that pads sentences; None: there is none.
+
+        Returns:
+            The `Bag`.
+        """
         tokens = np.asarray(tokens)
         held = np.ones(tokens.shape, bool) if present is None else np.asarray(present)
         fillers = None
@@ -129,7 +145,14 @@ class Bag(eqx.Module):
         return sums + jnp.outer(self.fillers.astype(table.dtype), table[self.filler])
 
     def transposed(self, table: Float[Array, "sentences k"]) -> Float[Array, "words k"]:
-        """Sums over the sentences that hold each word."""
+        """Sums over the sentences that hold each word.
+
+        Args:
+            table: a row for each sentence.
+
+        Returns:
+            A row for each word.
+        """
         sums = self.by_word(table)
         if self.fillers is None:
             return sums

@@ -30,13 +30,20 @@ _Part = tuple[np.ndarray, np.ndarray]
 
 def cifar10(data: str | None) -> ImageSet:
     """CIFAR-10 from a folder: the standard python or binary batches, or cifar10.npz
-    (x_train, y_train, x_test, y_test). None: the environment's FLOWATTN_DATA.
+    (x_train, y_train, x_test, y_test).
 
     Nothing in the files is run, and none makes more than it holds: a batch is a dict of
     `data`, uint8 of shape (images, 3072), and `labels`, a list of numbers.
 
-    Raises `InputError` where no such files are there, or one is damaged or holds
-    something else.
+    Args:
+        data: the folder; None: the environment's FLOWATTN_DATA.
+
+    Returns:
+        The `ImageSet`, whose last images are the test's.
+
+    Raises:
+        InputError: where no such files are there, or one is damaged or holds something
+            else.
     """
     data = data or os.environ.get("FLOWATTN_DATA")
     if data is None:

@@ -20,7 +20,12 @@ class CopyingTask(Checked):
     With as many words as the vocabulary has they are its permutations: every sequence
     is the same bag of words. Word numbers begin at 0.
 
-    Raises `InputError` for a length below 2, or above the vocabulary.
+    Args:
+        length: words of a sequence, n.
+        vocabulary: words to choose from, m.
+
+    Raises:
+        InputError: for a length below 2, or above the vocabulary.
 
     >>> import jax.random as jr
     >>> task = CopyingTask(length=3, vocabulary=4)
@@ -46,12 +51,24 @@ class CopyingTask(Checked):
         return math.perm(self.vocabulary, self.length)
 
     def every(self) -> Int[Array, "sequences length"]:
-        """All sequences, each once: their mean is the exact expectation."""
+        """All sequences, each once: their mean is the exact expectation.
+
+        Returns:
+            Word numbers, sequences × length.
+        """
         found = itertools.permutations(range(self.vocabulary), self.length)
         return jnp.asarray(np.array(list(found), np.int32))
 
     def draw(self, key: PRNGKeyArray, count: int) -> Int[Array, "sequences length"]:
-        """So many sequences, drawn independently."""
+        """Some sequences, drawn independently.
+
+        Args:
+            key: of the draw.
+            count: how many.
+
+        Returns:
+            Word numbers, sequences × length.
+        """
 
         def one(key):
             return jr.permutation(key, self.vocabulary)[: self.length]

@@ -13,8 +13,13 @@ _TRAIN, _VALIDATION = 0.7, 0.1
 
 
 class ImageSet(eqx.Module):
-    """Labelled images as bytes. `tested` images, at the end, are for the test split
-    alone (0: a share of all).
+    """Labelled images as bytes.
+
+    Args:
+        pixels: images × height × width × channels, from 0 to 255.
+        labels: the class of each image.
+        tested: how many images, at the end, are for the test split alone; 0: the test
+            split is a share of all.
     """
 
     pixels: UInt8[np.ndarray, "images height width channels"]
@@ -22,7 +27,14 @@ class ImageSet(eqx.Module):
     tested: int = eqx.field(static=True, default=0)
 
     def deal(self, key: PRNGKeyArray) -> list[list[Int[Array, " rows"]]]:
-        """For each split and class the numbers of its images, dealt by `key`."""
+        """Assign the images to the splits, class by class.
+
+        Args:
+            key: of the draw.
+
+        Returns:
+            For each split and class the numbers of its images.
+        """
         splits: list[list[Any]] = [[], [], []]
         first, counts = len(self.labels) - self.tested, self.counts
         for label, label_key in enumerate(jr.split(key, counts.shape[1])):
@@ -55,7 +67,14 @@ class ImageSet(eqx.Module):
     def standardised(
         self, rows: Int[Array, " rows"]
     ) -> Float[Array, "images height width channels"]:
-        """All images, with mean 0 and standard deviation 1 over some of them."""
+        """All images, with mean 0 and standard deviation 1 over some of them.
+
+        Args:
+            rows: the numbers of these.
+
+        Returns:
+            The images as floating-point numbers.
+        """
         pixels = jnp.asarray(self.pixels).astype(float)
         seen = pixels[rows]
         return (pixels - jnp.mean(seen)) / jnp.std(seen)
@@ -63,6 +82,9 @@ class ImageSet(eqx.Module):
 
 def digits() -> ImageSet:
     """The 1,797 handwritten digits, 8 × 8, that come with scikit-learn.
+
+    Returns:
+        The `ImageSet`.
 
     >>> digits().pixels.shape
     (1797, 8, 8, 1)

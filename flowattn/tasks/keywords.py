@@ -12,17 +12,24 @@ from .sentences import Corpus, Sentences
 
 
 class KeywordTask(Checked):
-    """Sentences of two classes: one keyword each, among neutral words.
+    """Sentences of two equally likely classes: one keyword each, among neutral words.
 
-    A sentence has from `shortest` to `longest` words, each length as likely, and one of
-    its class (as likely as the other). One of its words, at a random place, is a
-    keyword of its class, the others are drawn uniformly with replacement from
-    `vocabulary` neutral words. In a share `misleading` of the sentences, on average,
-    the keyword is one of the other class. Word numbers: keyword j of class y is
-    y·`keywords` + j, neutral words follow. The first 80 % of the sentences are for
-    training, the next 10 % for validation, the rest for test.
+    One word of a sentence, at a random place, is a keyword of its class, the others are
+    drawn uniformly with replacement from the neutral words. Word numbers: keyword j of
+    class y is y·`keywords` + j, neutral words follow. The first 80 % of the sentences
+    are for training, the next 10 % for validation, the rest for test.
 
-    Raises `InputError` where a number is too small to make such sentences.
+    Args:
+        keywords: of each class.
+        vocabulary: how many neutral words there are.
+        shortest, longest: words of a sentence; each length from one to the other is as
+            likely.
+        misleading: the share of the sentences, on average, whose keyword is one of the
+            other class.
+        sentences: how many are drawn.
+
+    Raises:
+        InputError: where a number is too small to make such sentences.
 
     >>> import jax.random as jr
     >>> corpus = KeywordTask(sentences=100).sample(jr.key(0))
@@ -54,7 +61,14 @@ class KeywordTask(Checked):
 
     @eqx.filter_jit
     def sample(self, key: PRNGKeyArray) -> Corpus:
-        """Draw `sentences` sentences and split them."""
+        """Draw the sentences and split them.
+
+        Args:
+            key: of the draw.
+
+        Returns:
+            The `Corpus`.
+        """
         keys = jr.split(key, 6)
         n, first = self.sentences, 2 * self.keywords
         label = jr.bernoulli(keys[0], shape=(n,)).astype(jnp.int32)

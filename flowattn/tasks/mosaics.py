@@ -22,7 +22,11 @@ FOREGROUND_SD, BACKGROUND_SD = 1e-5, 0.1
 
 
 class MosaicSplits(NamedTuple):
-    """Mosaics to train with, to watch, and to test."""
+    """Mosaics of three splits.
+
+    Args:
+        train, validation, test: mosaics to train with, to watch, and to test.
+    """
 
     train: Any
     validation: Any
@@ -32,9 +36,13 @@ class MosaicSplits(NamedTuple):
 class OrthogonalMosaics(eqx.Module):
     """Mosaics of the linear task; segment 0 is the foreground.
 
-    Of a background segment only its last coordinate is not 0, and that alone is held;
-    None where it is 0 too. `weights` (summing to 1) say how often each mosaic is
-    there, None: once.
+    Args:
+        foreground: the foreground segments, mosaics × coordinates.
+        background: the last coordinate of each background segment, mosaics ×
+            (segments − 1), all others being 0; None where it is 0 too.
+        labels: the class of each mosaic.
+        weights: how often each mosaic is there, summing to 1; None: once.
+        segments: m, the foreground among them.
     """
 
     foreground: Float[Array, "mosaics coordinates"]
@@ -49,7 +57,15 @@ class OrthogonalMosaics(eqx.Module):
         return jnp.zeros_like(self.labels)
 
     def drawn(self, key: PRNGKeyArray, count: int) -> "OrthogonalMosaics":
-        """So many of the mosaics, with replacement."""
+        """Some of the mosaics, drawn with replacement.
+
+        Args:
+            key: of the draw.
+            count: how many.
+
+        Returns:
+            The mosaics.
+        """
         rows = jr.choice(key, len(self.labels), (count,), p=self.weights)
         return OrthogonalMosaics(
             self.foreground[rows],
@@ -64,13 +80,19 @@ class OrthogonalMosaicsTask(Checked):
     """The linear orthogonal task, in R^(C+1).
 
     The foreground of class y is e_y, the m − 1 background segments are 0 in the first
-    C coordinates. Noise: Gaussian, of standard deviation 1e-5 `noise` in every
-    coordinate of the foreground, and 0.1 `noise` in the last of the background. The
-    classes are equally frequent (as many mosaics as that takes, at least), or drawn
-    with `balanced=False`. Without noise mosaics of one class are the same: each is held
-    once, with its weight.
+    C coordinates. Without noise mosaics of one class are the same: each is held once,
+    with its weight.
 
-    Raises `InputError` where a number is too small to make such mosaics.
+    Args:
+        classes: C.
+        segments: m.
+        mosaics: how many to train with, at least.
+        noise: Gaussian, of standard deviation 1e-5 `noise` in every coordinate of the
+            foreground, and 0.1 `noise` in the last of the background.
+        balanced: equally frequent classes (as many mosaics as that takes), or drawn.
+
+    Raises:
+        InputError: where a number is too small to make such mosaics.
 
     >>> import jax.random as jr
     >>> splits = OrthogonalMosaicsTask(classes=3, mosaics=10).sample(jr.key(0))
@@ -99,7 +121,14 @@ class OrthogonalMosaicsTask(Checked):
 
     @eqx.filter_jit
     def sample(self, key: PRNGKeyArray) -> MosaicSplits:
-        """Draw mosaics, and a fifth as many to watch, and to test."""
+        """Draw mosaics, and a fifth as many to watch, and to test.
+
+        Args:
+            key: of the draw.
+
+        Returns:
+            The `MosaicSplits`.
+        """
         few = max(1, self.mosaics // 5)
         keys = jr.split(key, 3)
         sizes = (self.mosaics, few, few)
@@ -134,7 +163,15 @@ class OrthogonalMosaicsTask(Checked):
 
 
 class ImageMosaics(eqx.Module):
-    """Mosaics of images, as the numbers of the images in them."""
+    """Mosaics of images, as the numbers of the images in them.
+
+    Args:
+        images: standardised images, images × height × width × channels.
+        index: the numbers of the images in each mosaic, mosaics × segments.
+        place: the number of the foreground segment of each.
+        labels: the class of each mosaic.
+        weights: None: each mosaic is there once.
+    """
 
     images: Float[Array, "images height width channels"]
     index: Int[Array, "mosaics segments"]
@@ -148,7 +185,15 @@ class ImageMosaics(eqx.Module):
         return self.index.shape[1]
 
     def drawn(self, key: PRNGKeyArray, count: int) -> "ImageMosaics":
-        """So many of the mosaics, with replacement, with images of their own."""
+        """Some of the mosaics, drawn with replacement, with images of their own.
+
+        Args:
+            key: of the draw.
+            count: how many.
+
+        Returns:
+            The mosaics.
+        """
         rows = jr.randint(key, (count,), 0, len(self.labels))
         index = self.index[rows]
         images = self.images[index.ravel()]
@@ -160,10 +205,17 @@ class ImageMosaicsTask(Checked):
     """Selective dependence classification: mosaics of m images, one of a foreground
     class, which is the label; the others are of the remaining classes.
 
-    Images are dealt to the splits by key, class by class, before mosaics are made of
+    Images are assigned to the splits by key, class by class, before mosaics are made of
     them, so no image is in two splits. A mosaic's background images are distinct.
 
-    Raises `InputError` where a split has too few images for one mosaic.
+    Args:
+        images: the images.
+        segments: m.
+        mosaics: how many to train with.
+        foreground: how many classes, the first ones, are foreground.
+
+    Raises:
+        InputError: where a split has too few images for one mosaic.
     """
 
     images: ImageSet
@@ -196,7 +248,14 @@ class ImageMosaicsTask(Checked):
         return self.mosaics, max(1, self.mosaics // 10), few
 
     def sample(self, key: PRNGKeyArray) -> MosaicSplits:
-        """Deal the images to the splits, and make mosaics of each."""
+        """Assign the images to the splits, and make mosaics of each.
+
+        Args:
+            key: of the draw.
+
+        Returns:
+            The `MosaicSplits`.
+        """
         deal_key, *keys = jr.split(key, 4)
         dealt = self.images.deal(deal_key)
         pixels = self.images.standardised(jnp.concatenate(dealt[0]))

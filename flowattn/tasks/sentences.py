@@ -15,9 +15,11 @@ _MANY_TOKENS = 2**15
 class Sentences(eqx.Module):
     """A batch of labelled sentences of one padded length.
 
-    `tokens` holds word numbers; `present` says which of them are read (None: all),
-    so that padding takes no attention; `labels` the class of each sentence. `bag`
-    holds the same words in a form that is summed faster (see `Corpus.with_bags`).
+    Args:
+        tokens: word numbers, sentences × length.
+        labels: the class of each sentence.
+        present: which tokens are read (None: all), so that padding takes no attention.
+        bag: the same words in a form that is summed faster (see `Corpus.with_bags`).
     """
 
     tokens: Int[Array, "sentences length"]
@@ -36,9 +38,12 @@ class Sentences(eqx.Module):
 class Corpus(eqx.Module):
     """Three splits of sentences over one vocabulary.
 
-    `words` names the vocabulary (None for synthetic words, which are numbers);
-    `labels` names the classes as the corpus has them, in the order of their numbers;
-    `padding_word` is the word that fills sentences up, where it is attended to.
+    Args:
+        train, validation, test: the splits.
+        vocabulary: how many words there are.
+        labels: the classes as the corpus has them, in the order of their numbers.
+        words: the vocabulary; None for synthetic words, which are numbers.
+        padding_word: the word that fills sentences up, where it is attended to.
     """
 
     train: Sentences
@@ -52,7 +57,9 @@ class Corpus(eqx.Module):
     def with_bags(self) -> "Corpus":
         """The same sentences, each split of many words with its `Bag`.
 
-        Under a trace, where nobody knows how often a word comes, the corpus as it is.
+        Returns:
+            The `Corpus`; under a trace, where it is not known how often a word comes,
+            as it is.
         """
         return dataclasses.replace(
             self, **{name: self._with_bag(split) for name, split in self.splits.items()}

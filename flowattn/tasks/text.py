@@ -35,33 +35,46 @@ _Labelled = list[tuple[int, tuple[str, ...]]]
 class TextTask(Checked):
     """A corpus of labelled sentences, read from files.
 
-    `corpus` is the name of a corpus (`sst2`, `sst5`), whose folder lies in `data` or
-    else in the folder that the environment variable FLOWATTN_DATA names; or the path
-    of a folder that holds a train, a dev and a test file; or the path of one file,
-    which is split 80/10/10 by the key.
-
     A file holds one sentence a line, an integer label first, or, as `.csv` or `.tsv`,
     the columns `label` and `text` (or `sentence`). The words of a sentence are what
     `words_of` makes of it. The vocabulary is that of all three splits; the classes are
     the labels of the training sentences.
 
-    `padding="mask"` hides the padding from attention. `padding="attend"` makes it a
-    word like any other and pads to the longest sentence of all splits, as Lu, Mao &
-    Nayak (2021) did; it is then the last word of the vocabulary.
+    Args:
+        corpus: the name of a corpus (`sst2`, `sst5`); or the path of a folder that
+            holds a train, a dev and a test file; or the path of one file, which is
+            split 80/10/10 by the key.
+        padding: "mask" hides the padding from attention. "attend" makes it a word like
+            any other and pads to the longest sentence of all splits, as Lu, Mao & Nayak
+            (2021) did; it is then the last word of the vocabulary.
+        data: the folder that holds the named corpora; None: the environment's
+            FLOWATTN_DATA.
+        made: the name of a corpus that is made, not read, which messages list as a
+            choice.
 
-    Raises `InputError` for a corpus that is unknown, missing or malformed, and for one
-    whose dev or test sentences have a label that no training sentence has, as hidden
-    labels are.
+    Raises:
+        InputError: for a corpus that is unknown, missing or malformed, and for one
+            whose dev or test sentences have a label that no training sentence has, as
+            hidden labels are.
     """
 
     corpus: str = eqx.field(static=True)
     padding: Literal["mask", "attend"] = eqx.field(static=True, default="mask")
     data: str | None = eqx.field(static=True, default=None)
     made: str = eqx.field(static=True, default="synthetic")
-    """What the corpus that is made, not read, is called: a choice to tell of."""
 
     def sample(self, key: PRNGKeyArray) -> Corpus:
-        """Read the corpus; `key` splits it where it is a single file."""
+        """Read the corpus.
+
+        Args:
+            key: splits a corpus that is a single file.
+
+        Returns:
+            The `Corpus`.
+
+        Raises:
+            InputError: for a corpus that is missing or malformed.
+        """
         splits = self._read(key)
         words: dict[str, int] = {}
         for sentences in splits:
@@ -146,7 +159,14 @@ class TextTask(Checked):
         return [shuffled[: ends[0]], shuffled[ends[0] : ends[1]], shuffled[ends[1] :]]
 
     def path(self) -> Path:
-        """The file or folder of the corpus; `InputError` where there is none."""
+        """The file or folder of the corpus.
+
+        Returns:
+            Its path.
+
+        Raises:
+            InputError: where there is none.
+        """
         if self.corpus not in NAMED_CORPORA:
             path = _existing(self.corpus) if self.corpus else None
             if path is None:

@@ -14,12 +14,19 @@ class TopicWordsTask(Checked):
     """Sentences of one topic word among non-topic words; the label is the topic.
 
     A sentence holds one topic word (topic uniform, then one of its words uniform)
-    followed by `context` non-topic words drawn uniformly with replacement from
-    `vocabulary` of them. Word numbers: word j of topic y is y·`words_per_topic` + j,
-    non-topic words follow. The first 80 % of the sentences are for training, the
-    next 1 % for validation, the rest for test.
+    followed by non-topic words drawn uniformly with replacement. Word numbers: word j
+    of topic y is y·`words_per_topic` + j, non-topic words follow. The first 80 % of the
+    sentences are for training, the next 1 % for validation, the rest for test.
 
-    Raises `InputError` where a number is too small to make such sentences.
+    Args:
+        topics: how many topics there are.
+        words_per_topic: topic words of each.
+        vocabulary: how many non-topic words there are.
+        context: non-topic words of a sentence.
+        sentences: how many are drawn.
+
+    Raises:
+        InputError: where a number is too small to make such sentences.
 
     >>> import jax.random as jr
     >>> corpus = TopicWordsTask(sentences=100).sample(jr.key(0))
@@ -58,7 +65,14 @@ class TopicWordsTask(Checked):
 
     @eqx.filter_jit
     def sample(self, key: PRNGKeyArray) -> Corpus:
-        """Draw `sentences` sentences and split them."""
+        """Draw the sentences and split them.
+
+        Args:
+            key: of the draw.
+
+        Returns:
+            The `Corpus`.
+        """
         topic_key, word_key, context_key = jr.split(key, 3)
         n = self.sentences
         topic = jr.randint(topic_key, (n,), 0, self.topics)

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 class WordTable(NamedTuple):
     """Statistics of every word of a corpus's vocabulary over its training sentences.
 
-    - `words`: the vocabulary, in the order of word numbers;
-    - `occurrences`: how often the word comes; `sentences`: how many hold it, by label;
-    - `mean_length`: the mean number of words in these (padding not counted), nan for a
-      word that is in none;
-    - `purity`: of Lu, Mao & Nayak (2021), Sec. 5.2, |P(positive | word) − P(negative |
-      word)| over the sentences that hold the word; with more than two labels the
-      largest share less the next; nan for a word that is in none.
+    Args:
+        words: the vocabulary, in the order of word numbers.
+        labels: the classes.
+        occurrences: how often each word comes.
+        sentences: how many sentences hold it, by label.
+        mean_length: the mean number of words in these (padding not counted), nan for a
+            word that is in none.
+        purity: of Lu, Mao & Nayak (2021), Sec. 5.2, |P(positive | word) − P(negative |
+            word)| over the sentences that hold the word; with more than two labels the
+            largest share less the next; nan for a word that is in none.
     """
 
     words: tuple[str, ...]
@@ -35,7 +38,14 @@ class WordTable(NamedTuple):
     def of(cls, corpus: Corpus) -> "WordTable":
         """The statistics of a corpus of real text.
 
-        Raises `InputError` for one whose words have no names.
+        Args:
+            corpus: the corpus, of which the training sentences count.
+
+        Returns:
+            The table.
+
+        Raises:
+            InputError: for one whose words have no names.
         """
         if corpus.words is None:
             raise InputError("a table of words needs a corpus whose words have names")
@@ -63,12 +73,23 @@ class WordTable(NamedTuple):
         )
 
     def frequent(self, most: int) -> Int[np.ndarray, " word"]:
-        """The numbers of the most frequent words, most frequent first."""
+        """The most frequent words.
+
+        Args:
+            most: how many at most.
+
+        Returns:
+            Their numbers, most frequent first.
+        """
         order = np.argsort(-self.occurrences, kind="stable")[:most]
         return order[self.occurrences[order] > 0]
 
     def to_dataset(self) -> "xr.Dataset":
-        """The same as an xarray data set, with words and labels as coordinates."""
+        """The same as an xarray data set.
+
+        Returns:
+            A `Dataset` with words and labels as coordinates.
+        """
         import xarray as xr
 
         names = {

@@ -1,15 +1,24 @@
-"""Copying by sequence models: permutations beside draws of more words, seed by seed."""
+"""Copying by sequence models: permutations next to draws of more words, seed by seed
+(Snell, Zhong, Klein & Steinhardt, arXiv 2103.07601)."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import equinox as eqx
 import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from ...errors import InputError
+from ...optimizers import Adam
+from ...panels import Panel
 from ...tasks import CopyingTask
-from ..base import Column, Part, Settings, Survey
+from ..base import AbstractStudy, Column, Defaults, Part, Settings, Survey
+from ..registry import REGISTRY
+from .panels import accuracy_panels
 from .sequence import one_by_one, train
+from .settings import AbstractCopying
 
 # A task counts as solved where this share of the tokens is right, attention as formed
 # where it is so often largest on the right position.
@@ -34,14 +43,58 @@ SIZES = {
 }
 
 
-def sequence_survey(
+class CopyingModels(AbstractCopying, AbstractStudy):
+    """LSTMs with one attention head that learn to copy, from several seeds.
+
+    Each seed is trained by Adam on draws of more words than a sequence has, and on
+    permutations, all of them the same bag of words, from which nothing can be learned
+    of a word before attention has formed.
+
+    Raises `InputError` for values that make no task.
+    """
+
+    name: ClassVar[str] = "copying-models"
+    citation: ClassVar[str] = REGISTRY[name].citation
+    example: ClassVar[str] = "--networks 2 --steps 40"
+
+    size: Literal["quick", "paper"] = eqx.field(static=True, default="quick")
+    """What shows the split within minutes, or the paper's size."""
+    networks: int | None = eqx.field(static=True, default=None)
+    """How many to train of each task, a seed each; None: what the size says."""
+
+    def __check_init__(self):
+        if self.networks is not None and self.networks < 1:
+            raise InputError(f"networks must be at least 1, got {self.networks}")
+
+    @property
+    def usual_length(self) -> int:
+        """The length where none is given."""
+        return SIZES[self.size].length
+
+    @property
+    def defaults(self) -> Defaults:
+        """Steps of Adam; no flow."""
+        size = SIZES[self.size]
+        return Defaults(None, Adam(size.learning_rate), steps=size.steps)
+
+    def run(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+        """Train the models; the accuracies of each, by task, seed and step."""
+        del data
+        return _survey(self.task, SIZES[self.size], self.networks, key, settings)
+
+    def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """The accuracies of every model, by task."""
+        return {"accuracy": accuracy_panels(survey)}
+
+
+def _survey(
     task: CopyingTask,
     size: Size,
     seeds: int | None,
     key: PRNGKeyArray,
     settings: Settings,
 ) -> Survey:
-    """Models of several seeds trained on a task, and beside it on permutations."""
+    """Models of several seeds trained on a task, and on permutations."""
     count, steps = seeds or size.seeds, settings.steps
     tasks = {_called(task): task}
     alike = CopyingTask(task.length, task.length)

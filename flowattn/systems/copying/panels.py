@@ -1,25 +1,9 @@
-"""Pictures of copying: margins with theory, random starts, sequence models."""
-
-from collections.abc import Sequence
+"""Pictures of the studies of copying: random starts, sequence models."""
 
 import numpy as np
 
 from ...panels import Axis, Curve, Panel
-from ..base import AnyRun, Survey, theory_panels
-
-_SHOWN = ("loss", "probability", "s", "w")
-
-
-def copying_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
-    """Loss, probability and margins over time, with theory."""
-    return {"training": theory_panels(run, _SHOWN)}
-
-
-def copying_survey_panels(survey: Survey) -> dict[str, Sequence[Panel]]:
-    """Where random starts end; or the accuracies of sequence models."""
-    if "success" in survey.columns:
-        return {"starts": [starts_panel(survey)]}
-    return {"accuracy": accuracy_panels(survey)}
+from ..base import Survey
 
 
 def starts_panel(survey: Survey) -> Panel:

@@ -40,6 +40,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from ...entries import Entry
 from ...observables import Observable
 from ...problem import itself
 
@@ -129,8 +130,8 @@ def coordinate_observables(
     """
     dims = () if heads == 1 else ("head",)
     named = {
-        "s": (Partial(_scores, project), "score margin s"),
-        "w": (Partial(_values, project), "logit margin w"),
+        "s": (Entry("scores", project), "score margin s"),
+        "w": (Entry("value", project), "logit margin w"),
         "attention": (attention, "attention on the own position, p"),
     }
     return {
@@ -154,14 +155,6 @@ def _probability(loss, params):
 
 def _attention(loss, params):
     return loss.attention(params)
-
-
-def _scores(project, params):
-    return project(params).scores
-
-
-def _values(project, params):
-    return project(params).value
 
 
 def _by_head(heads, fn, params):

@@ -1,23 +1,106 @@
-"""Copying from many random starts: how often attention finds its way."""
+"""Copying from many random starts: how often attention finds its way (Snell, Zhong,
+Klein & Steinhardt, arXiv 2103.07601)."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, SupportsFloat
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import PRNGKeyArray
 
+from ...errors import InputError, require_positive
 from ...models import PositionalHeads
-from ...numerics.solve import solve
-from ..base import Column, Part, Problem, Settings, Survey
-from .full import coordinates
+from ...numerics.ensemble import ensemble
+from ...optimizers import SGD
+from ...panels import Panel
+from ..base import AbstractStudy, Column, Defaults, Part, Problem, Settings, Survey
+from ..registry import REGISTRY
+from .full import coordinates, lifted
+from .panels import starts_panel
+from .settings import AbstractHeads
+from .system import Copying
 
-# Starts that run together have at most this many logits, which fit into a cache.
-_NUMBERS = 2**20
-_MOST_LANES = 512
+# Starts are solved, and kept, in parts of this many.
+_PART = 512
+# Lanes are so few that none waits long for the last, and their logits fit into a cache.
+_MOST_LANES, _NUMBERS = 128, 2**20
+
+
+class CopyingStarts(AbstractHeads, AbstractStudy):
+    """Copying from many random starts, and the share of them that succeed: whose
+    attention ends on each word's own position.
+
+    All entries of scores and logits begin normal.
+
+    Raises `InputError` for values that make no system.
+    """
+
+    name: ClassVar[str] = "copying-starts"
+    citation: ClassVar[str] = REGISTRY[name].citation
+    example: ClassVar[str] = "--length 4 --vocabulary 5 --starts 100"
+
+    starts: int = eqx.field(static=True, default=200)
+    """Number of random starts."""
+    start_scale: SupportsFloat = 0.5
+    """Standard deviation of all scores and logits at the start."""
+
+    def __check_init__(self):
+        if self.starts < 1:
+            raise InputError(f"starts must be at least 1, got {self.starts}")
+        require_positive(start_scale=self.start_scale)
+        self.require_few()
+
+    @property
+    def copying(self) -> Copying:
+        """The system whose flow is started."""
+        fields = dataclasses.fields(AbstractHeads)
+        return Copying(**{field.name: getattr(self, field.name) for field in fields})
+
+    @property
+    def defaults(self) -> Defaults:
+        """To a time at which nearly all starts have decided."""
+        return Defaults(self.heads * 10.0 * self.task.length**2, SGD(1.0), steps=0)
+
+    def drawn(self, key: PRNGKeyArray) -> PositionalHeads:
+        """A random start: all entries normal, with standard deviation `start_scale`."""
+        scale = jnp.asarray(self.start_scale)
+        like = lifted(self.task.length, self.task.vocabulary, self.copying.point())
+        leaves, tree = jax.tree.flatten(like)
+        keys = jr.split(key, len(leaves))
+        return tree.unflatten(
+            scale.astype(x.dtype) * jr.normal(one, x.shape, x.dtype)
+            for one, x in zip(keys, leaves, strict=True)
+        )
+
+    def run(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+        """The flow from each start; a start succeeds where at t1 the mean of the
+        diagonal of a head's scores exceeds that of the rest.
+        """
+        del data
+        problem_key, start_key = jr.split(key)
+        starts = jax.vmap(self.drawn)(jr.split(start_key, self.starts))
+        problem, scale = self.copying.problem(problem_key), float(self.start_scale)
+        margins, probability, ended = _ends_of_all(problem, starts, settings)
+        return _survey(margins, probability, ended, self._expected(scale))
+
+    def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+        """Where the starts end."""
+        return {"starts": [starts_panel(survey)]}
+
+    def _expected(self, scale: float) -> float:
+        """The share of random starts that succeeds, to first order; nan: not known."""
+        n, m = self.task.length, self.task.vocabulary
+        if self.factorised or (self.shared_values and self.heads > 1 and m > n):
+            return math.nan
+        alone = success_theory(n, m, scale)
+        # Heads with values of their own decouple near the origin: one must succeed.
+        return alone if self.shared_values else 1 - (1 - alone) ** self.heads
 
 
 def success_theory(length: int, vocabulary: int, scale: float) -> float:
@@ -61,26 +144,51 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return (middle - half) / total, (middle + half) / total
 
 
-def random_starts(
-    problem: Problem, starts: PositionalHeads, expected: float, settings: Settings
-) -> Survey:
-    """The flow from each start (first axis) to t1, side by side; a start succeeds where
-    at t1 the mean of the diagonal of a head's scores exceeds that of the rest.
+def _ends_of_all(
+    problem: Problem, starts: PositionalHeads, settings: Settings
+) -> tuple[np.ndarray, ...]:
+    """Where the flow from each start (first axis) is at t1: the heads' score margins,
+    the probability of the right word, and whether it got there.
     """
     count = len(starts.values)
-    lanes = max(1, min(_MOST_LANES, count, _NUMBERS // _size(problem, starts)))
-    # Arrays are arguments of the program, numbers would be constants in it.
-    t1, rtol, atol = map(jnp.asarray, (settings.t1, settings.rtol, settings.atol))
-    how, found = (t1, rtol, atol, settings.max_steps), []
-    for first in range(0, count, lanes):
+    lanes = max(1, min(_MOST_LANES, _NUMBERS // _size(problem, starts)))
+    part, found = min(count, _PART), []
+    for first in range(0, count, part):
         # The last ones are filled up, so that one compiled program serves all.
-        rows = np.minimum(np.arange(first, first + lanes), count - 1)
-        part = jax.tree.map(lambda x, rows=rows: x[rows], starts)
-        ends = settings.keep(f"starts-{first}", partial(_ends, problem, part, *how))
+        rows = np.minimum(np.arange(first, first + part), count - 1)
+        some = jax.tree.map(lambda x, rows=rows: x[rows], starts)
+        make = partial(_ends, problem, some, settings, lanes)
+        ends = settings.keep(f"starts-{first}", make)
         found.append([np.asarray(x)[: count - first] for x in ends])
-        done = min(first + lanes, count)
+        done = min(first + part, count)
         settings.progress(Part(done / count, f"{done} of {count} starts"))
-    margins, probability, ended = (np.concatenate(x) for x in zip(*found, strict=True))
+    return tuple(np.concatenate(x) for x in zip(*found, strict=True))
+
+
+def _ends(
+    problem: Problem, starts: PositionalHeads, settings: Settings, lanes: int
+) -> tuple[Any, Any, Any]:
+    runs = ensemble(
+        problem.flow,
+        starts,
+        t1=settings.t1,
+        rtol=settings.rtol,
+        atol=settings.atol,
+        max_steps=settings.max_steps,
+        lanes=lanes,
+    )
+    scores = eqx.filter_vmap(_scores)(runs.params)
+    probability = eqx.filter_vmap(problem.observables["probability"])(runs.params)
+    return scores, probability, runs.t_end >= settings.t1
+
+
+def _scores(params: PositionalHeads) -> Any:
+    return coordinates(params).scores
+
+
+def _survey(
+    margins: np.ndarray, probability: np.ndarray, ended: np.ndarray, expected: float
+) -> Survey:
     success = np.max(margins, axis=1) > 0
     rate = float(np.mean(success[ended])) if ended.any() else math.nan
     return Survey(
@@ -88,7 +196,7 @@ def random_starts(
             "success_rate": rate,
             "standard_error": math.sqrt(rate * (1 - rate) / max(1, ended.sum())),
             "first_order_theory": expected,
-            "starts": count,
+            "starts": len(ended),
             "unfinished": int(np.sum(~ended)),
             "mean_probability": float(np.mean(probability[ended])),
         },
@@ -104,25 +212,6 @@ def random_starts(
         },
         {},
     )
-
-
-@eqx.filter_jit
-def _ends(problem: Problem, starts: PyTree, t1: Any, rtol: Any, atol: Any, most: int):
-    def end(start):
-        run = solve(
-            problem.flow,
-            start,
-            ts=jnp.stack([jnp.zeros_like(t1), t1]),
-            rtol=rtol,
-            atol=atol,
-            max_steps=most,
-            throw=False,
-        )
-        at = coordinates(run.params)
-        probability = problem.observables["probability"](run.params)
-        return at.scores, probability, run.t_end >= t1
-
-    return jax.vmap(end)(starts)
 
 
 def _size(problem: Problem, starts: PositionalHeads) -> int:

@@ -1,30 +1,18 @@
-"""Pictures of focus: μ and ν with theory; shares and attention of mosaics of images."""
+"""Pictures of focus on images: shares of focus and prediction, and attention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from ...measures.panels import first_of, reached, time_axis
+from ...measures.panels import reached, time_axis
 from ...panels import Axis, Curve, Image, Panel, Scale
 from ...trajectory import Trajectory
-from ..base import AnyRun, theory_panels
 
-_SHOWN = ("loss", "mu", "nu", "alpha")
 # What of a mosaic is left between it and the next.
 _MARGIN = 0.06
 
 
-def focus_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
-    """Loss, μ, ν and α over time with theory; of images the shares of focus and
-    prediction.
-    """
-    first = first_of(run.flow, run.descent)
-    if "selection" in first.observed:
-        return {"training": _shares(first)}
-    return {"training": theory_panels(run, _SHOWN)}
-
-
-def _shares(run: Trajectory) -> list[Panel]:
+def share_panels(run: Trajectory) -> list[Panel]:
     """Of each split, over training: focus true or false, prediction true or false."""
     coords = dict(dict(run.labels)["selection"].coords)
     times, flat = reached(run, "selection")

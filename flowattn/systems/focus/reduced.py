@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from ...entries import Entry
 from ...losses import AbstractExplicitLoss
 from ...models import LinearClassifier, LinearFocus
 from ...observables import Observable
@@ -209,7 +210,7 @@ def lifted(classes: int, at: Focus2D) -> LinearFocus:
 def coordinate_observables(whole: Any) -> dict[str, Observable]:
     """μ and ν, by name, where `whole` maps parameters to them."""
     return {
-        "mu": Observable(Partial(_mu, whole), (), "1", "logit margin of the label, μ"),
+        "mu": Observable(Entry("mu", whole), (), "1", "logit margin of the label, μ"),
         "nu": Observable(
             Partial(_nu, whole),
             (),
@@ -235,10 +236,6 @@ def reduced_observables(loss: ReducedLoss, whole: Any) -> dict[str, Observable]:
 
 ATTENTION = "attention on the foreground"
 PROBABILITY = "probability of the label given the foreground"
-
-
-def _mu(whole, params):
-    return whole(params).mu
 
 
 def _nu(whole, params):

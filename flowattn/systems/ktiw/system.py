@@ -12,10 +12,9 @@ from jaxtyping import PRNGKeyArray
 from ...errors import InputError
 from ...optimizers import Adam
 from ...panels import Panel
-from ...problem import Problem
 from ...tasks import Corpus, KeywordTask, TextTask
-from ..base import AbstractSystem, Column, Defaults, Part, Settings, Survey
-from ..keyword import Keyword
+from ..base import AbstractStudy, Column, Defaults, Part, Settings, Survey
+from ..registry import REGISTRY
 from .metrics import measure
 from .panels import agreement_panels
 from .training import KTIWTraining
@@ -31,7 +30,7 @@ _NUMBERS = {
 }
 
 
-class KTIW(AbstractSystem):
+class KTIW(AbstractStudy):
     """Whether attention learns from what single words say, measured on any corpus.
 
     Trains a network, the same with attention held uniform, and a bag of words, by Adam
@@ -43,7 +42,7 @@ class KTIW(AbstractSystem):
 
     name: ClassVar[str] = "ktiw"
     example: ClassVar[str] = "--corpus keyword"
-    citation: ClassVar[str] = Keyword.citation
+    citation: ClassVar[str] = REGISTRY[name].citation
 
     corpus: str = eqx.field(static=True, default=_SYNTHETIC)
     """keyword (synthetic), sst2, sst5, or the path of a file or folder."""
@@ -65,16 +64,7 @@ class KTIW(AbstractSystem):
         """Steps of Adam; no flow."""
         return Defaults(None, Adam(_TRAINING.learning_rate), steps=_TRAINING.steps)
 
-    @property
-    def surveys(self) -> bool:
-        """Three networks are trained, and compared."""
-        return True
-
-    def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
-        """There is none."""
-        raise InputError("ktiw has no flow: use `survey`")
-
-    def survey_panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
+    def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
         """How often attention and word scores agree, against chance."""
         return {"agreement": agreement_panels(survey)}
 
@@ -84,7 +74,7 @@ class KTIW(AbstractSystem):
             return KeywordTask().sample(key)
         return TextTask(self.corpus, data=data, made=_SYNTHETIC).sample(key)
 
-    def survey(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
+    def run(self, key: PRNGKeyArray, data: str | None, settings: Settings) -> Survey:
         """Train the networks and compare them."""
         training = KTIWTraining(
             self.dimension,

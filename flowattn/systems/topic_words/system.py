@@ -22,6 +22,7 @@ from ...reductions import Reduction
 from ...tasks import Corpus, TextTask, TopicWordsTask, WordTable
 from ...trajectory import Trajectory
 from ..base import AbstractSystem, AnyRun
+from ..registry import REGISTRY
 from .observables import (
     observed_words,
     run_observables,
@@ -64,9 +65,7 @@ class TopicWords(AbstractSystem):
 
     name: ClassVar[str] = "topic-words"
     example: ClassVar[str] = "--classifier linear --out results"
-    citation: ClassVar[str] = (
-        "Lu, Mao & Nayak, On the Dynamics of Training Attention Models, ICLR 2021"
-    )
+    citation: ClassVar[str] = REGISTRY[name].citation
 
     classifier: Classifier = eqx.field(static=True, default="fixed")
     """The paper's Attn-FC, Attn-TC or Attn-TL."""

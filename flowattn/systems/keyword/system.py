@@ -1,5 +1,6 @@
 """Keyword: the toy classifier of Snell, Zhong, Klein & Steinhardt, "Approximating How
-Single Head Attention Learns" (arXiv 2103.07601)."""
+Single Head Attention Learns" (arXiv 2103.07601). The README derives what is used here.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +14,15 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from scipy.special import wrightomega
 
-from .. import laws
-from ..errors import InputError
-from ..observables import Observable
-from ..panels import Panel
-from ..problem import Problem
-from ..trajectory import Trajectory
-from .base import AbstractSystem, AnyRun, Defaults, theory_panels
+from ...entries import Entry
+from ...errors import InputError
+from ...laws import Law
+from ...observables import Observable
+from ...panels import Panel
+from ...problem import Problem
+from ...trajectory import Trajectory
+from ..base import AbstractSystem, AnyRun, Defaults, theory_panels
+from ..registry import REGISTRY
 
 _ROOT2 = math.sqrt(2)
 
@@ -35,12 +38,9 @@ class KeywordPoint(eqx.Module):
     logit: Float[Array, ""] | None = None
 
     @property
-    def attention(self) -> Float[Array, ""]:
-        """p."""
-        if self.logit is not None:
-            return jax.nn.sigmoid(self.logit)
-        assert self.weight is not None
-        return self.weight
+    def p(self) -> Any:
+        """Attention on the keyword."""
+        return self.weight if self.logit is None else jax.nn.sigmoid(self.logit)
 
     @property
     def margin(self) -> Float[Array, ""]:
@@ -51,24 +51,17 @@ class KeywordPoint(eqx.Module):
 class Keyword(AbstractSystem):
     """Attention that has to find the keyword, while the word's meaning is learned.
 
-    The sentence {0, 1} is positive, {0, 0} negative; with p the attention on word 1 the
-    loss is s₀ − s₁ = −pD, D = β₁ − β₀ (see `laws.beta_sum`).
-
     Raises `InputError` for starts that make no system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> problem = fa.systems.Keyword().problem(key=jr.key(0))
-    >>> traj = fa.solve(problem.flow, problem.params, t1=2.0, events=problem.events)
-    >>> round(float(traj.events["time_to_attend"]), 4)
+    >>> round(float(problem.solve(t1=2.0).events["time_to_attend"]), 4)
     0.9312
     """
 
     name: ClassVar[str] = "keyword"
+    citation: ClassVar[str] = REGISTRY[name].citation
     example: ClassVar[str] = "--beta0 0.3 --beta1 -0.2 --p 0.4"
-    citation: ClassVar[str] = (
-        "Snell, Zhong, Klein & Steinhardt, Approximating How Single Head Attention "
-        "Learns, arXiv 2103.07601, 2021"
-    )
 
     beta0: SupportsFloat = 0.0
     """β₀ at the start."""
@@ -99,38 +92,40 @@ class Keyword(AbstractSystem):
         """A free weight explodes as e^{√2 t}, a softmax takes its time."""
         return Defaults(5.0 if self.attention == "linear" else 500.0, steps=0)
 
-    @property
-    def moving_logits(self) -> int:
-        """κ."""
-        return self.logits or 1
-
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
         """The flow from the start; nothing is drawn."""
         del key, data
-        beta0, beta1, p = (
-            jnp.asarray(x, float) for x in (self.beta0, self.beta1, self.p)
-        )
-        known = [laws.beta_sum()]
+        fields = self.beta0, self.beta1, self.p
+        beta0, beta1, p = (jnp.asarray(x, float) for x in fields)
+        shown = {"beta0": "β₀", "beta1": "β₁", "p": "attention on the keyword, p"}
+        shown["margin"] = "margin D = β₁ − β₀"
         if self.attention == "linear":
-            start = KeywordPoint(beta0, beta1, weight=p)
-            rates, event = None, _attends
-            known.append(laws.keyword_energy())
+            start, rates = KeywordPoint(beta0, beta1, weight=p), None
+            attends = Partial(_beyond, Entry("weight"), 1.0)
+            law = _law(_energy, "keyword-energy", "energy of the keyword flow")
+            forms = {
+                "p": Partial(_hyperbolic, p, start.margin / _ROOT2),
+                "margin": Partial(_hyperbolic, start.margin, _ROOT2 * p),
+            }
         else:
             logit = jnp.log(p) - jnp.log1p(-p)
             start = KeywordPoint(beta0, beta1, logit=logit)
-            one, count = jnp.ones(()), jnp.asarray(float(self.moving_logits))
-            rates = KeywordPoint(one, one, logit=count)
-            event = Partial(_regains, logit)
-            known.append(laws.keyword_softmax(self.moving_logits))
+            one, logits = jnp.ones(()), self.logits or 1
+            rates = KeywordPoint(one, one, logit=jnp.asarray(float(logits)))
+            attends = Partial(_beyond, Entry("logit"), logit)
+            text = "constant of the softmax keyword flow"
+            law = _law(Partial(_softmax, logits), "keyword-softmax", text)
+            forms, shown["logit"] = {}, "logit a of the attention"
         return Problem(
             start,
             keyword_loss,
             validation=keyword_loss,
-            observables=_observables(start),
-            laws=known,
+            observables={"loss": Observable(keyword_loss, (), "1", "loss s₀ − s₁")}
+            | {k: Observable(Entry(k), (), "1", text) for k, text in shown.items()},
+            laws=[_law(_sum, "beta-sum", "sum of the two words' scores"), law],
             rates=rates,
-            events={"time_to_attend": event},
-            closed_forms=_closed_forms(start) if start.logit is None else {},
+            events={"time_to_attend": attends},
+            closed_forms=forms,
         )
 
     def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
@@ -142,29 +137,22 @@ class Keyword(AbstractSystem):
         weight); the logit at which a softmax turns back.
         """
         del flow
-        start = problem.params
-        if self.attention == "linear":
-            margin, p = float(start.margin), float(start.weight)
-            return {
-                "attends": margin > -_ROOT2 * p,
-                "time_to_attend": time_to_attend(margin, p),
-            }
-        margin, logit = float(start.margin), float(start.logit)
-        turns = turning_logit(margin, logit, self.moving_logits)
+        start, margin = problem.params, float(problem.params.margin)
+        if start.logit is None:
+            p = float(start.weight)
+            time = time_to_attend(margin, p)
+            return {"attends": margin > -_ROOT2 * p, "time_to_attend": time}
+        turns = turning_logit(margin, float(start.logit), self.logits or 1)
         return {"attends": True, "turning_logit": turns if margin < 0 else math.nan}
 
 
 def keyword_loss(params: KeywordPoint) -> Scalar:
     """s₀ − s₁ = −pD."""
-    return -params.attention * params.margin
+    return -params.p * params.margin
 
 
 def time_to_attend(margin: float, p: float) -> float:
     """When a free weight reaches 1; nan where it never does, or begins beyond.
-
-    p = a e^{√2 t} + b e^{−√2 t} with a = (p₀ + D₀/√2)/2 and b = (p₀ − D₀/√2)/2, so
-    e^{√2 t} is the root of a x² − x + b = 0 that is above 1: with a > 0 and
-    a + b = p₀ < 1 the larger one.
 
     >>> [round(time_to_attend(*x), 7) for x in ((0.0, 0.5), (-0.5, 0.4), (-0.5, 0.6))]
     [0.9312299, 2.6542893, 1.4347395]
@@ -177,63 +165,36 @@ def time_to_attend(margin: float, p: float) -> float:
 
 
 def turning_logit(margin: float, logit: float, logits: int) -> float:
-    """Where the logit of a softmax turns back: a + e^a = a₀ + e^{a₀} − κD₀²/4, D = 0.
-
-    x + e^x = K is solved by x = K − ω(K), with Wright's ω.
+    """Where the logit of a softmax turns back: x + e^x = K has x = K − ω(K), with
+    Wright's ω.
     """
     total = logit + math.exp(logit) - logits * margin**2 / 4
     return float(total - np.real(wrightomega(total)))
 
 
-def _attends(params: KeywordPoint) -> Float[Array, ""]:
-    assert params.weight is not None
-    return params.weight - 1
+def _law(terms: Any, name: str, text: str) -> Law:
+    cited = "Snell, Zhong, Klein & Steinhardt 2021 (arXiv 2103.07601)"
+    cited += ", integrated here" if name == "keyword-softmax" else ""
+    return Law(terms, name, "exact", citation=cited, dims=(), long_name=text)
 
 
-def _regains(start, params: KeywordPoint) -> Float[Array, ""]:
-    return params.logit - start
+def _sum(params):
+    return jnp.stack([params.beta0, params.beta1])
 
 
-def _observables(start: KeywordPoint) -> dict[str, Observable]:
-    named = {
-        "loss": (keyword_loss, "loss s₀ − s₁"),
-        "beta0": (_beta0, "β₀"),
-        "beta1": (_beta1, "β₁"),
-        "p": (_attention, "attention on the keyword, p"),
-        "margin": (_margin, "margin D = β₁ − β₀"),
-    }
-    if start.logit is not None:
-        named["logit"] = (_logit, "logit a of the attention")
-    return {name: Observable(fn, (), "1", text) for name, (fn, text) in named.items()}
+def _energy(params):
+    return jnp.stack([2 * params.weight**2, -(params.margin**2)])
 
 
-def _closed_forms(start: KeywordPoint) -> dict[str, Any]:
-    """p'' = 2p and D'' = 2D, so both are sums of cosh √2t and sinh √2t."""
-    return {
-        "p": Partial(_hyperbolic, start.weight, start.margin / _ROOT2),
-        "margin": Partial(_hyperbolic, start.margin, _ROOT2 * start.attention),
-    }
+def _softmax(logits, params):
+    a = params.logit
+    rest = -4 / logits * jnp.stack([a, jnp.exp(a)])
+    return jnp.append(rest, params.margin**2)
+
+
+def _beyond(of, value, params):
+    return of(params) - value
 
 
 def _hyperbolic(even, odd, ts):
     return even * jnp.cosh(_ROOT2 * ts) + odd * jnp.sinh(_ROOT2 * ts)
-
-
-def _beta0(params):
-    return params.beta0
-
-
-def _beta1(params):
-    return params.beta1
-
-
-def _attention(params):
-    return params.attention
-
-
-def _margin(params):
-    return params.margin
-
-
-def _logit(params):
-    return params.logit

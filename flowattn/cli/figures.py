@@ -1,0 +1,84 @@
+"""The command of figures."""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from ..disk.paths import path_of, require_folder
+from ..disk.provenance import provenance
+from ..disk.store import staged, write_json
+from ..errors import InputError
+from ..figures.base import Runs, missing
+from ..figures.registry import FIGURES
+from ..figures.registry import Figure as FigureOf
+from ..numerics.programs import let_programs_go
+from ..panels import Picture, numbers
+from ..plotting import draw
+from ..precision import set_precision
+from . import process
+from .console import PathText
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """Draw a paper's figure, or all of them.
+
+    Writes NAME.png and NAME.pdf, and the numbers in NAME.json.
+
+    Example: flowattn figure topic-words-sen --out figures
+    """
+
+    name: Annotated[Literal[(*FIGURES, "all")], tyro.conf.Positional]  # pyright: ignore
+    """Which figure; all: every one whose data are there."""
+    out: PathText = "figures"
+    """Folder for the pictures; files of ours are replaced, others stay."""
+    paper: bool = False
+    """The paper's sizes, where the quick ones are smaller."""
+    data: str | None = None
+    """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
+
+    def __call__(self) -> int:
+        out, data = path_of("--out", self.out), self.data
+        if data is not None:
+            data = str(require_folder("--data", data))
+        set_precision(None)
+        runs = Runs(self.paper, data, process.say)
+        for figure in FIGURES.values() if self.name == "all" else [FIGURES[self.name]]:
+            absent = missing(figure, data)
+            if absent is not None:
+                if self.name != "all":
+                    raise InputError(f"{figure.name}: {absent}")
+                process.say(f"{figure.name}: skipped, {absent}")
+                continue
+            pictures = f"{figure.name}.png", f"{figure.name}.pdf"
+            data_file = f"{figure.name}.json"
+            with staged(out, (*pictures, data_file)) as stage:
+                shown = figure.picture(runs)
+                drawing = draw(shown)
+                for picture in pictures:
+                    drawing.save(stage / picture)
+                write_json(stage / data_file, _as_data(figure, shown, self.paper))
+            print(out / pictures[0], flush=True)
+            let_programs_go()
+        return 0
+
+
+def _as_data(figure: FigureOf, shown: Picture, paper: bool) -> dict[str, Any]:
+    """The numbers of a figure, and where they come from."""
+    curves = {
+        name: {"x": _defined(x), "y": _defined(y)}
+        for name, (x, y) in numbers(shown.panels).items()
+    }
+    about = {"name": figure.name, "title": figure.title, "source": figure.source}
+    about["caption"] = shown.caption
+    precision = "float64" if jax.config.read("jax_enable_x64") else "float32"
+    origin = {"paper_size": paper, "provenance": provenance(precision)}
+    return {**about, **origin, "curves": curves}
+
+
+def _defined(values: np.ndarray) -> list[float | None]:
+    """Numbers for JSON, which has none for what is undefined."""
+    return [float(value) if np.isfinite(value) else None for value in values]

@@ -1,0 +1,154 @@
+"""The parser of one command, by tyro: its flags, and those of its system."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Annotated, Any, SupportsFloat
+
+import tyro
+
+from ..errors import InputError, unknown
+from ..fields import choices_of, kinds
+from ..systems.registry import is_place, known, load
+from .commands import ABOUT, COMMANDS, command_of
+
+# The command that takes studies, too.
+_RUN = "run"
+
+
+def parsed(arguments: Sequence[str]) -> Any:
+    """What the arguments ask for, to be called.
+
+    Raises `InputError` for a system, a figure, or the value of a flag that is none of
+    its choices, with what may have been meant; `SystemExit` for all else that is
+    wrong, in the parser's own words.
+    """
+    name, *words = arguments
+    if name in COMMANDS:
+        classes = {name: command_of(name)}
+    else:  # tyro's own flags are of all commands
+        classes = {name: command_of(name) for name in COMMANDS}
+    # A union of one would be no choice to tyro; the suppressed None makes two.
+    commands: Any = Annotated[None, tyro.conf.Suppress]
+    for name, command in classes.items():
+        about, systems = command.__doc__, _chosen(name, words, command)
+        _require_choices(words, command, systems)
+        if _takes_system(command):
+            command = _with_systems(name, command, systems)
+        named = tyro.conf.subcommand(name, description=about)
+        commands = commands | Annotated[command, named]
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_number_rule)
+    return tyro.cli(
+        commands,
+        prog="flowattn",
+        description=ABOUT,
+        args=arguments,
+        config=(
+            tyro.conf.CascadeSubcommandArgs,
+            tyro.conf.DisallowNone,
+            tyro.conf.HelptextFromCommentsOff,
+            tyro.conf.OmitSubcommandPrefixes,
+        ),
+        registry=registry,
+    )
+
+
+def _takes_system(command: Any) -> bool:
+    return "system" in kinds(command)
+
+
+def _chosen(name: str, words: Sequence[str], command: Any) -> dict[str, Any]:
+    """The class of the system that a command is given, by the word that names it; where
+    options come first, of each word that may be it.
+
+    Raises `InputError` for a word that names no system that the command takes.
+    """
+    if not _takes_system(command):
+        return {}
+    if words and not words[0].startswith("-"):
+        return {words[0]: _system(name, words[0])}
+    every = known()
+    named = [word for word in words if word in every or is_place(word)]
+    return {word: _system(name, word) for word in named}
+
+
+def _system(command: str, word: str) -> Any:
+    """A system or study by its name, or a class of a module, for a command."""
+    here = os.getcwd()
+    if is_place(word) and "" not in sys.path and here not in sys.path:
+        sys.path.insert(0, here)  # modules are looked for as by `python -m`
+    found = load(word)
+    from ..systems.base import AbstractStudy
+
+    if command != _RUN and issubclass(found, AbstractStudy):
+        raise InputError(
+            f"{word} is a study, many runs in itself: use flowattn {_RUN} {word}"
+        )
+    return found
+
+
+def _with_systems(name: str, command: Any, chosen: dict[str, Any]) -> Any:
+    """A command with the fields of the chosen system as flags; with the names of all
+    systems where none is chosen.
+    """
+    union: Any = Annotated[None, tyro.conf.Suppress]
+    for word, system in chosen.items():
+        about = f"{(system.__doc__ or '').splitlines()[0]}\n\n{system.citation}"
+        if name == _RUN:
+            about += f"\n\nExample: flowattn run {word} {system.example}"
+        named = tyro.conf.subcommand(word, description=about)
+        union = union | Annotated[system, named]
+    for word, line in {} if chosen else known().items():
+        if name == _RUN or not line.study:
+            named = tyro.conf.subcommand(word, description=line.citation)
+            union = union | Annotated[dataclasses.make_dataclass("NoFields", []), named]
+    choice = Annotated[union, tyro.conf.arg(name="")]
+    return dataclasses.make_dataclass(
+        command.__name__, [("system", choice)], bases=(command,), frozen=True
+    )
+
+
+def _number_rule(info: tyro.constructors.PrimitiveTypeInfo):
+    """Fields that in Python may be arrays are plain numbers here."""
+    if info.type is not SupportsFloat:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=lambda args: float(args[0]),
+        is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _require_choices(
+    words: Sequence[str], command: Any, systems: dict[str, Any]
+) -> None:
+    """Raises `InputError` for the name of a figure that there is not, and for the value
+    of a flag of a command or of its system that is none of its choices.
+    """
+    names = choices_of(kinds(command).get("name"))
+    if names and words and not words[0].startswith("-") and words[0] not in names:
+        raise unknown(command.__name__.lower(), words[0], names)
+    choices = _choices_of(command, *systems.values())
+    for word, after in zip_longest(words, words[1:], fillvalue="-"):
+        flag, given, value = word.partition("=")
+        allowed = choices.get(flag.replace("_", "-"), ())
+        value = value if given else after
+        if allowed and (given or not value.startswith("-")) and value not in allowed:
+            raise unknown(flag, value, allowed)
+
+
+def _choices_of(*classes: Any) -> dict[str, list[str]]:
+    """The flags of a command and a system that take one of some names, with these."""
+    found = {}
+    for cls in classes:
+        for name, kind in kinds(cls).items():
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                found |= _choices_of(kind)  # options as a part of a command
+            elif names := choices_of(kind):
+                found[f"--{name.replace('_', '-')}"] = list(map(str, names))
+    return found

@@ -1,0 +1,160 @@
+"""The commands of single runs: run, and laws."""
+
+import contextlib
+import dataclasses
+import shutil
+import warnings
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ..disk.paths import is_there, path_of
+from ..disk.store import staged
+from ..errors import InputError
+from ..precision import set_precision
+from ..runs.options import Options
+from ..runs.outcomes import finished, status, unfinished
+from ..runs.plan import Plan, plan
+from ..runs.run import execute
+from ..runs.saved import earlier_files, write_run
+from ..runs.table import heading, law_table, table
+from ..systems import AbstractSetting
+from . import process
+from .console import PathText, watch
+from .flags import OptimizerFlags, flag
+
+# Where a run in a folder keeps what it needs to resume.
+_CHECKPOINT = "checkpoint"
+_UNFINISHED = "the run is unfinished: the same command with --resume resumes it"
+
+
+_Options = Annotated[Options, tyro.conf.arg(name="")]
+_OptimizerFlags = Annotated[OptimizerFlags, tyro.conf.arg(name="")]
+Precision = Literal["float64", "float32"] | None
+
+
+def _planned(
+    system: AbstractSetting, options: Options, flags: OptimizerFlags, precision: Any
+) -> Plan:
+    """What the flags ask for, settled, in the precision that they ask for.
+
+    Raises `InputError` for flags that make no sense.
+    """
+    set_precision(precision)
+    defaults = system.defaults
+    t1 = defaults.t1 if options.t1 is None else options.t1
+    steps = defaults.steps if options.t1 is None else None
+    steps = options.steps or steps or None
+    optimizer = flags.chosen(defaults.optimizer, t1, steps)
+    given = {"optimizer": ", ".join(flags.given)}
+    return plan(
+        system, optimizer, options, called=lambda name: given.get(name) or flag(name)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The flow and gradient descent of one system, and the gap between them.
+
+    Prints a table of observables and laws. With --out, writes summary.json,
+    trajectory.zarr and figures there.
+
+    Example: flowattn run topic-words --classifier linear --out results
+    """
+
+    system: AbstractSetting
+    """Which system; SYSTEM --help lists its fields."""
+    options: _Options
+    optimizer: _OptimizerFlags
+    precision: Precision = None
+    """Precision of everything; None: float64, on a TPU float32."""
+    out: PathText | None = None
+    """Folder for results; files of ours are replaced, others stay."""
+    resume: bool = False
+    """Go on with what an unfinished run of the same settings left in the folder."""
+    anew: bool = False
+    """Begin anew, whatever an unfinished run left in the folder."""
+
+    def __call__(self) -> int:
+        if self.resume and self.anew:
+            raise InputError(
+                "--resume resumes and --anew starts afresh: give one of them"
+            )
+        if self.out is None and (self.resume or self.anew):
+            given = "--resume" if self.resume else "--anew"
+            raise InputError(f"{given} needs --out, the folder of the run")
+        planned = _planned(self.system, self.options, self.optimizer, self.precision)
+        if self.out is None:
+            result = execute(planned, watch)
+            print(table(result.summary))
+            return status(result.outcomes)
+        out = path_of("--out", self.out)
+        checkpoint = out / _CHECKPOINT
+        if self.anew:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        elif is_there(checkpoint) and not self.resume:
+            raise InputError(
+                f"{out} holds an unfinished run: --resume continues it, "
+                "--anew begins anew"
+            )
+        elif self.resume and not is_there(checkpoint):
+            done = finished(planned.config, out)
+            if done is not None and not done.lost:
+                print(done.text)
+                print(f"\nnothing to resume: the run in {out} is complete")
+                return status(done.outcomes)
+            if done is not None:
+                lost = ", ".join(done.lost)
+                process.say(f"{out} has lost {lost}: the run is made again")
+        try:
+            with staged(out, earlier_files(out)) as stage:
+                try:
+                    with warnings.catch_warnings():
+                        # Of a disk that is full one line is enough, and that is
+                        # said where the results cannot be written either.
+                        warnings.filterwarnings("ignore", r"cannot write .*\.state")
+                        result = execute(planned, watch, checkpoint)
+                    write_run(result, stage)
+                finally:
+                    with contextlib.suppress(OSError):  # unless it holds something
+                        checkpoint.rmdir()
+        except KeyboardInterrupt:
+            if checkpoint.exists():
+                process.say(_UNFINISHED)
+            raise
+        if not unfinished(result.outcomes):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        print(table(result.summary))
+        print(f"\nsummary.json, trajectory.zarr and figures are in {out}")
+        if checkpoint.exists():
+            print(_UNFINISHED)
+        return status(result.outcomes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Laws:
+    """The laws of one system, and how far flow and gradient descent leave them.
+
+    Example: flowattn laws topic-words --classifier linear --t1 100
+    """
+
+    system: AbstractSetting
+    """Which system; SYSTEM --help lists its fields."""
+    options: _Options
+    optimizer: _OptimizerFlags
+    precision: Precision = None
+    """Precision of everything; None: float64, on a TPU float32."""
+
+    def __call__(self) -> int:
+        planned = _planned(self.system, self.options, self.optimizer, self.precision)
+        result = execute(planned, watch)
+        known = {} if result.problem is None else result.problem.laws
+        print(heading(result.summary) + "\n")
+        if not known:
+            print("this system, trained like this, has no known law")
+        for law in known.values():
+            regime = f"; {law.regime}" if law.regime else ""
+            print(f"{law.name}: {law.label.long_name}, {law.kind}{regime}")
+            print(f"    {law.citation}")
+        print("\n" + law_table(result.summary))
+        return status(result.outcomes)

@@ -1,0 +1,51 @@
+"""Entries: one part of the parameters, by its path."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import PyTree
+
+from .errors import InputError
+
+
+class Entry(eqx.Module):
+    """A function that picks one part of the parameters: `Entry("head.scores")`.
+
+    Two entries of one path are equal, so that a new one is no new program to compile.
+
+    Args:
+        path: attributes (properties too), keys of dictionaries and indices, joined by
+            dots.
+        of: a function of the parameters, of whose value the part is taken; None: of
+            the parameters themselves.
+
+    Raises:
+        InputError: when it is called, where there is no such part.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> params = {"layers": [jnp.array(3.0), jnp.array(5.0)]}
+    >>> second = fa.Entry("layers.1")
+    >>> float(second(params)), second == fa.Entry("layers.1")
+    (5.0, True)
+    """
+
+    path: str = eqx.field(static=True)
+    of: Callable[[PyTree], Any] | None = None
+
+    def __call__(self, params: PyTree) -> Any:
+        value = params if self.of is None else self.of(params)
+        for key in self.path.split("."):
+            value = self._part(value, key)
+        return value
+
+    def _part(self, value: Any, key: str) -> Any:
+        try:
+            if isinstance(value, Mapping):
+                return value[key]
+            return value[int(key)] if key.isdigit() else getattr(value, key)
+        except (AttributeError, LookupError, TypeError):
+            kind = type(value).__name__
+            raise InputError(
+                f"there is no entry {self.path!r}: a {kind} has no {key!r}"
+            ) from None

@@ -1,0 +1,199 @@
+"""Registry: the figures that there are; none is imported before it is drawn."""
+
+import importlib
+from typing import Any, NamedTuple
+
+_LU, _VASHISHT = "Lu, Mao & Nayak 2021", "Vashisht & Ramaswamy 2023"
+_SNELL = "Snell et al. 2021"
+
+
+class Figure(NamedTuple):
+    """One figure: the module of this folder that makes it, what it shows, what it
+    repeats, and the named corpora that it needs.
+    """
+
+    name: str
+    module: str
+    title: str
+    source: str
+    corpora: tuple[str, ...] = ()
+
+    def picture(self, runs: Any) -> Any:
+        """The `Picture`, drawn from `Runs`."""
+        module = importlib.import_module(f".{self.module}", __package__)
+        return module.PICTURES[self.name](runs)
+
+
+_ALL = (
+    Figure(
+        "topic-words-sen",
+        "topic_words",
+        "SEN curves of topic words, measured and theory, three classifiers",
+        f"{_LU}, SEN curves",
+    ),
+    Figure(
+        "topic-words-distributions",
+        "topic_words",
+        "scores and norms of topic and non-topic words at the end",
+        f"{_LU}, score and norm distributions",
+    ),
+    Figure(
+        "topic-words-ablations",
+        "topic_words",
+        "loss, scores and norms with keys or embeddings frozen",
+        f"{_LU}, ablations",
+    ),
+    Figure(
+        "topic-words-law-drift",
+        "topic_words",
+        "drift of the exact laws under gradient descent against the learning rate",
+        "new",
+    ),
+    Figure(
+        "topic-words-theory",
+        "topic_words",
+        "the per-word theory against the full flow as the vocabulary grows",
+        "new",
+    ),
+    Figure(
+        "sst2-accuracy",
+        "corpora",
+        "accuracy of flow and descent by the authors' protocol, several seeds",
+        f"{_LU}, protocol of SST2",
+        ("sst2",),
+    ),
+    Figure(
+        "sst2-sen",
+        "corpora",
+        "SEN curves of the 100 highest-scoring words of SST2, and their errors",
+        f"{_LU}, SEN curves of SST2",
+        ("sst2",),
+    ),
+    Figure(
+        "sst2-purity",
+        "corpora",
+        "topic purity of the highest-scoring word, sentences with a traced word",
+        f"{_LU}, topic purity",
+        ("sst2",),
+    ),
+    Figure(
+        "sst2-sentence",
+        "corpora",
+        "attention, scores and norms of two words of one sentence",
+        f"{_LU}, one sentence over time",
+        ("sst2",),
+    ),
+    Figure(
+        "sst5-sen",
+        "corpora",
+        "SEN curves of the 100 highest-scoring words of SST5, and their errors",
+        f"{_LU}, SEN curves of SST5",
+        ("sst5",),
+    ),
+    Figure(
+        "sst2-edge",
+        "corpora",
+        "where gradient descent leaves the flow as the learning rate grows",
+        "new",
+        ("sst2",),
+    ),
+    Figure(
+        "focus-dynamics",
+        "focus",
+        "μ and ν of soft, hard and marginal attention over time, two sizes",
+        f"{_VASHISHT}, the ODEs of the three losses",
+    ),
+    Figure(
+        "focus-signatures",
+        "focus",
+        "loss and gain from more focus at fixed focus, orthogonal task",
+        f"{_VASHISHT}, fixed-focus signatures",
+    ),
+    Figure(
+        "focus-hybrid",
+        "focus",
+        "hybrid attention beside soft, hard and marginal",
+        f"{_VASHISHT}, hybrid attention",
+    ),
+    Figure(
+        "focus-laws",
+        "focus",
+        "the three laws as level sets in the (μ, ν) plane, with flows",
+        "new",
+    ),
+    Figure(
+        "focus-defects",
+        "focus",
+        "how far noise and drawn classes take the full model from its reduction",
+        "new",
+    ),
+    Figure(
+        "digits-signatures",
+        "focus_images",
+        "loss and gain from more focus at fixed focus, mosaics of digits",
+        f"{_VASHISHT}, fixed-focus signatures",
+    ),
+    Figure(
+        "digits-attention",
+        "focus_images",
+        "attention over mosaics of digits, four losses",
+        f"{_VASHISHT}, attention over mosaics",
+    ),
+    Figure(
+        "digits-table",
+        "focus_images",
+        "focus and prediction true or false while digits are learned, four losses",
+        f"{_VASHISHT}, FTPT table",
+    ),
+    Figure(
+        "keyword-phase",
+        "keyword",
+        "the keyword classifier in the plane of margin and attention, both basins",
+        f"{_SNELL}, toy classifier",
+    ),
+    Figure(
+        "copying-plateau",
+        "copying",
+        "plateau and escape of permutations against n of m words, with theory on top",
+        f"{_SNELL}, copying",
+    ),
+    Figure(
+        "copying-escape",
+        "copying",
+        "time of escape against ln(1/c) and against the length",
+        "new",
+    ),
+    Figure(
+        "copying-success",
+        "copying",
+        "share of random starts that succeed against their scale, with theory",
+        "new",
+    ),
+    Figure(
+        "copying-heads",
+        "copying",
+        "several heads: escape, and success against their number",
+        f"{_SNELL}, multi-head attention",
+    ),
+    Figure(
+        "copying-models",
+        "copying",
+        "learning curves of a sequence model, permutations against n of m words",
+        f"{_SNELL}, learning curves of permutations and of 40 of 60 words",
+    ),
+    Figure(
+        "ktiw-keyword",
+        "ktiw",
+        "agreement of attention and word scores, synthetic keywords",
+        f"{_SNELL}, table of agreements",
+    ),
+    Figure(
+        "ktiw-sst2",
+        "ktiw",
+        "agreement of attention and word scores, SST2",
+        f"{_SNELL}, table of agreements",
+        ("sst2",),
+    ),
+)
+
+FIGURES = {figure.name: figure for figure in _ALL}

@@ -1,0 +1,8 @@
+"""Optimizers: what a descent moves by."""
+
+from .base import AbstractOptimizer as AbstractOptimizer
+from .rules import SGD as SGD
+from .rules import Adam as Adam
+from .rules import RMSProp as RMSProp
+from .wrapped import Optax as Optax
+from .wrapped import optimizer_of as optimizer_of

@@ -1,0 +1,166 @@
+"""Base: what an optimiser is, and the clock by which a descent compares with flows.
+
+Clock. A step of gradient descent, θ − η ∇L, is one of Euler's method for the gradient
+flow with step η. Heavy-ball momentum, m' = β m + ∇L and θ' = θ − η m', moves a constant
+gradient by η/(1 − β) a step once it is under way. So N steps stand for the flow time
+Σ_{k<N} η_k/(1 − β), which a schedule η_k bends.
+"""
+
+import abc
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from jaxtyping import Array
+
+from ..errors import InputError, known_zero
+from ..schedules import SLACK, steps_until, sum_of, sums_of
+
+
+class AbstractOptimizer(eqx.Module):
+    """What a descent moves by: an update rule, its clock and its stability edge.
+
+    Numbers may be arrays, and are then traced: one compiled program serves all of them.
+    `time_per_step` is a function of the step's number where there is a schedule.
+    """
+
+    @property
+    @abc.abstractmethod
+    def time_per_step(self) -> Any:
+        """The flow time of a step."""
+
+    @property
+    @abc.abstractmethod
+    def transformation(self) -> optax.GradientTransformationExtraArgs:
+        """The update rule as optax has it."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """What it is called in results."""
+
+    @property
+    @abc.abstractmethod
+    def config(self) -> dict[str, Any]:
+        """What it is, ready for JSON."""
+
+    @property
+    def edge(self) -> Any:
+        """The largest sharpness at which a descent is stable; None where there is no
+        such statement.
+        """
+        return None
+
+    @property
+    def order_reason(self) -> tuple[int | None, str]:
+        """With which power of its rate a descent approaches the gradient flow, and why;
+        or None, and why none is claimed.
+        """
+        return None, f"{self.name} follows another flow than the gradient's"
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether steps differ in length."""
+        return callable(self.time_per_step)
+
+    def time(self, steps: Any) -> Any:
+        """The flow time of N steps, by the clock of `GradientFlow`.
+
+        Args:
+            steps: N, or an array of such.
+
+        Returns:
+            The time, in the shape of `steps`.
+
+        >>> import optax, flowattn as fa
+        >>> fa.SGD(0.1, momentum=0.5).time(10)
+        2.0
+        >>> halving = optax.exponential_decay(1.0, 1, 0.5)
+        >>> float(fa.SGD(halving).time(3))
+        1.75
+        """
+        rate = self.time_per_step
+        if not callable(rate):
+            return steps * rate
+        if isinstance(steps, Tracer):
+            return jnp.vectorize(partial(sum_of, rate))(steps)
+        counts = np.asarray(steps)
+        order = np.argsort(counts, axis=None)
+        sums = np.empty(counts.size)
+        sums[order] = sums_of(rate, counts.reshape(-1)[order])
+        return sums.reshape(counts.shape)[()]
+
+    def steps(self, t1: Any) -> int:
+        """The number of steps whose time is nearest to `t1`.
+
+        Args:
+            t1: a flow time.
+
+        Returns:
+            N, at least 0.
+
+        Raises:
+            InputError: for a time that a schedule never reaches.
+
+        >>> import flowattn as fa
+        >>> fa.SGD(0.1, momentum=0.9).steps(20.0)
+        20
+        """
+        if self.scheduled:
+            after = self.steps_before(t1)
+            times = self.time(np.array([max(after - 1, 0), after]))
+            return after - int(after > 0 and t1 - times[0] < times[1] - t1)
+        return round(min(float(t1) / float(self.time_per_step), 1e18))
+
+    def steps_before(self, t: Any) -> Any:
+        """How many steps begin before a flow time: the number of the first that does
+        not.
+
+        Args:
+            t: a flow time, which may be traced where there is no schedule.
+
+        Returns:
+            N; an array where anything is traced.
+
+        Raises:
+            InputError: for a time that a schedule never reaches.
+        """
+        rate = self.time_per_step
+        if not callable(rate):
+            count = jnp.ceil(jnp.asarray(t) / rate - SLACK)
+            traced = isinstance(count, Tracer)
+            return count.astype(int) if traced else int(min(float(count), 1e18))
+        if isinstance(t, Tracer):
+            raise InputError("with a schedule a time must be known, not traced")
+        return steps_until(rate, float(t))
+
+    def settled(self, dtype: Any) -> "AbstractOptimizer":
+        """The same with its numbers as arrays, so that one program serves all of them.
+
+        Args:
+            dtype: of the arrays.
+
+        Returns:
+            The optimiser; numbers that are known to be 0 stay, and leave their part
+            out.
+        """
+
+        def number(x: Any) -> Any:
+            is_number = isinstance(x, int | float) and not isinstance(x, bool)
+            is_number |= eqx.is_inexact_array(x) or isinstance(x, np.number)
+            return jnp.asarray(x, dtype) if is_number and not known_zero(x) else x
+
+        return jax.tree.map(number, self)
+
+    def sensible(self) -> Array:
+        """Whether numbers that are traced, and not looked at before, make sense.
+
+        Returns:
+            A flag, traced where they are.
+        """
+        return jnp.array(True)

@@ -1,0 +1,1 @@
+"""Keyword: Snell et al. 2021."""

@@ -80,7 +80,7 @@ def picture(dataset: "xr.Dataset", system: fa.systems.TopicWords) -> Picture:
     assert flat.scale is not None
     gap, rate = "largest relative gap to t = 500", Axis("learning rate", log=True)
     rates = dataset.learning_rate.values
-    law = Curve("0.013 × learning rate", rates, 0.013 * rates, "guide")
+    law = Curve("0.013 × learning rate", rates, 0.013 * rates, "theory", 7)
     replace = dataclasses.replace
     return Picture(
         [

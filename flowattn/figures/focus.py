@@ -98,8 +98,9 @@ def signature_panels(
             (above, losses, Axis("L(α)", "nat")),
             (below, gains, Axis("[L(α) − L(α + 0.01)] / 0.01", "nat")),
         ):
+            hidden = "_" if panels else ""  # one legend for the row
             curves = [
-                Curve(f"{alpha:g}", ts, each, style, colour)
+                Curve(f"{hidden}{alpha:g}", ts, each, style, colour)
                 for colour, (alpha, each) in enumerate(
                     zip(ALPHAS, values, strict=False)
                 )

@@ -13,8 +13,8 @@ def _agreements(runs: Runs, corpus: str, text: str) -> Picture:
         f"attention and word scores, {text}",
         "α: attention; β: word scores; β^uf: those of a network of uniform attention; "
         "β^px: those of a bag of words; Δ: gradients. Two scores agree on a sentence "
-        "where the first's largest word is among the second's top 5 %. Seed 0; ξ is "
-        "known where attention takes part.",
+        "where the first's largest word is among the second's top 5 %. Seed 0; there "
+        "is no ξ where attention never agrees as often with its final self.",
     )
 
 

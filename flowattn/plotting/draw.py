@@ -252,6 +252,8 @@ def _far_apart(places: np.ndarray) -> bool:
     """Whether a few points have room for labels of their own."""
     if not 1 < len(places) <= 8 or not np.all(places > 0):
         return False
+    if any(len(f"{place:g}") > 6 for place in places):
+        return False
     return bool(np.all(np.abs(np.diff(np.log10(places))) > 0.15))
 
 

@@ -31,7 +31,7 @@ def agreement_panels(survey: Survey) -> list[Panel]:
     pairs = Axis(
         "pair of scores", low=-0.5, high=len(_ROWS) - 0.5, names=(*_ROWS.values(),)
     )
-    share = Axis("agreement A (share of test sentences)", low=0, high=1.05)
+    share = Axis("agreement A (share of test sentences)", low=0, high=1.4)
     panels = [Panel("agreement", pairs, share, curves)]
     for name, text, axis in (
         (

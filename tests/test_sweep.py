@@ -7,6 +7,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 import xarray as xr
@@ -338,7 +339,9 @@ def test_what_makes_no_sweep_is_one_line(tmp_path, capsys, arguments, shown):
     assert not store.exists()
 
 
-def test_a_study_is_not_swept():
+def test_a_study_is_not_swept(monkeypatch):
+    # Tests check types before values.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(InputError, match="copying-starts is a study"):
         fa.sweep(fa.systems.CopyingStarts(), {"length": [3, 4]})
 

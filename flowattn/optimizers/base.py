@@ -18,7 +18,14 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ..errors import InputError, known_zero
+from ..errors import (
+    InputError,
+    known_numbers,
+    known_zero,
+    require_from_0,
+    require_scalar,
+    shown,
+)
 from ..schedules import SLACK, steps_until, sum_of, sums_of
 
 
@@ -77,6 +84,9 @@ class AbstractOptimizer(eqx.Module):
         Returns:
             The time, in the shape of `steps`.
 
+        Raises:
+            InputError: for what is no number of steps.
+
         >>> import optax, flowattn as fa
         >>> fa.SGD(0.1, momentum=0.5).time(10)
         2.0
@@ -84,7 +94,9 @@ class AbstractOptimizer(eqx.Module):
         >>> float(fa.SGD(halving).time(3))
         1.75
         """
-        rate = self.time_per_step
+        rate, known = self.time_per_step, known_numbers("steps", steps)
+        if known is not None and not np.all((known >= 0) & (known < np.inf)):
+            raise InputError(f"steps must be 0 or more, got {shown(steps)}")
         if not callable(rate):
             return steps * rate
         if isinstance(steps, Tracer):
@@ -105,12 +117,14 @@ class AbstractOptimizer(eqx.Module):
             N, at least 0.
 
         Raises:
-            InputError: for a time that a schedule never reaches.
+            InputError: for what is no time, and for one that a schedule never reaches.
 
         >>> import flowattn as fa
         >>> fa.SGD(0.1, momentum=0.9).steps(20.0)
         20
         """
+        require_scalar(t1=t1)
+        require_from_0(t1=t1)
         if self.scheduled:
             after = self.steps_before(t1)
             times = self.time(np.array([max(after - 1, 0), after]))

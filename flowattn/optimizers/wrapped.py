@@ -91,7 +91,16 @@ def optimizer_of(optimizer: Any, learning_rate: Any) -> AbstractOptimizer:
         return SGD(learning_rate)
     if isinstance(optimizer, AbstractOptimizer):
         return optimizer
-    named = "as fa.SGD(0.1), fa.Adam(0.01) or fa.Optax(rule, time_per_step)"
-    raise InputError(
-        f"optimizer must be one of flowattn's, {named}, got {shown(optimizer)}"
+    raise not_an_optimizer(optimizer)
+
+
+def not_an_optimizer(given: Any) -> InputError:
+    """The error of what is no optimiser, with what was probably meant."""
+    if all(callable(getattr(given, name, None)) for name in ("init", "update")):
+        return InputError(
+            "an optimizer of optax is given as fa.Optax(optimizer, time_per_step)"
+        )
+    return InputError(
+        "optimizer must be fa.SGD(0.1), fa.Adam(0.01), fa.RMSProp(0.01) or "
+        f"fa.Optax(transformation, time_per_step), got {shown(given)}"
     )

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from ..disk.paths import require_folder
 from ..errors import InputError, known_numbers
-from ..optimizers import SGD, AbstractOptimizer
+from ..optimizers import SGD, AbstractOptimizer, not_an_optimizer
 from ..precision import float_dtype, require_resolved
 from ..problem import Problem
 from ..systems import AbstractSetting, AbstractStudy, AbstractSystem, Defaults
@@ -118,14 +118,15 @@ def plan(
     system = what if isinstance(what, AbstractSetting) else None
     given = what if isinstance(what, Problem) else None
     if system is None and given is None:
+        kind = f"a {type(what).__name__}"
+        if isinstance(what, type):
+            kind = f"the class {what.__name__}, which makes one when it is called"
         raise InputError(
             "run needs a system, a study or a problem, fa.systems.Focus() or "
-            f"fa.Problem(params, loss) for instance, got a {type(what).__name__}"
+            f"fa.Problem(params, loss) for instance, got {kind}"
         )
     if not isinstance(optimizer, AbstractOptimizer | None):
-        raise InputError(
-            f"optimizer must be fa.SGD(0.1) or the like, got {type(optimizer).__name__}"
-        )
+        raise not_an_optimizer(optimizer)
     require_sensible(options, called)
     times = _times(ts, options)
     defaults = _of_problem(times) if system is None else system.defaults

@@ -198,6 +198,8 @@ def run(
     """
     known = [field.name for field in dataclasses.fields(Options)]
     for name in options:
+        if name in ("learning_rate", "momentum"):
+            raise InputError(f"{name} is of the optimizer: optimizer=fa.SGD(0.1)")
         if name not in known:
             named = ("optimizer", "ts", "watch", "checkpoint")
             raise unknown("argument", name, [*named, *known])

@@ -308,8 +308,8 @@ FOUND = [
         r"learning_rate must be one number, got an array",
     ),
     (dict(learning_rate="0.1"), "learning_rate must be a number, got 0.1"),
-    (dict(optimizer=optax.sgd(0.1)), "optimizer must be fa.SGD, as fa.SGD"),
-    (dict(optimizer="adam"), "optimizer must be fa.SGD, as fa.SGD"),
+    (dict(optimizer=optax.sgd(0.1)), "an optimizer of optax is given as fa.Optax"),
+    (dict(optimizer="adam"), "optimizer must be fa.SGD"),
 ]
 
 

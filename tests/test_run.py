@@ -229,8 +229,8 @@ def test_a_failed_part_is_reported():
     "how, message",
     [
         (dict(what=bowl), "run needs a system or a problem, fa.systems.Focus() or"),
-        (dict(optimizer=0.1), "optimizer must be fa.SGD(0.1) or the like, got float"),
-        (dict(optimizer=optax.sgd(0.1)), "optimizer must be fa.SGD(0.1) or the like"),
+        (dict(optimizer=0.1), "optimizer must be fa.SGD(0.1), fa.Adam(0.01)"),
+        (dict(optimizer=optax.sgd(0.1)), "an optimizer of optax is given as fa.Optax"),
         (dict(t1=None), "give t1, the end of the flow, or steps"),
         (dict(t1=-1.0), "t1 must be positive and finite, got -1"),
         (dict(t1=True), "t1 must be a number or none, got True"),

@@ -67,7 +67,7 @@ def known_zero(number: Any) -> bool:
     >>> known_zero(0.0), known_zero(np.zeros(()))
     (True, False)
     """
-    return isinstance(number, int | float) and number == 0
+    return isinstance(number, int | float) and bool(number == 0)
 
 
 def _is_traced(value: Any) -> bool:

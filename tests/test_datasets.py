@@ -95,7 +95,7 @@ def assert_same(found, wanted):
 def assert_run(found, wanted):
     for part in ("ts", "observed", "scales", "events", "params", "path", "best"):
         assert_same(getattr(found, part), getattr(wanted, part))
-    for part in ("t_end", "saved", "counts", "edge"):
+    for part in ("t_end", "n_reached", "counts", "edge"):
         assert_same(getattr(found, part), getattr(wanted, part))
     assert found.outcome == wanted.outcome and found.solver == wanted.solver
     assert found.solver_log == wanted.solver_log

@@ -137,7 +137,7 @@ def seen(engine, own, count, device):
     return before(engine, own, count, device)
 
 ensemble.run_block = seen
-assert set(parallel.places()) == set(jax.devices())
+assert set(parallel.worker_devices()) == set(jax.devices())
 system = fa.systems.Focus(loss="soft", segments=4, classes=3, reduced=True)
 starts = Focus2D(*jr.normal(jr.key(5), (2, 250)))
 many = fa.ensemble(
@@ -179,7 +179,7 @@ from flowattn.systems.focus.reduced import Focus2D
 # All that the library asks: processors are dealt to as accelerators are.
 jax.default_backend = lambda: "gpu"
 there = tuple(jax.devices())
-assert len(there) == 4 and tuple(parallel.places()) == there
+assert len(there) == 4 and tuple(parallel.worker_devices()) == there
 system = fa.systems.Focus(reduced=True)
 flow = system.problem(jr.key(0)).flow
 for _ in range(2):

@@ -73,6 +73,10 @@ def test_auto_stays_with_tsit5_where_accuracy_limits_the_step():
 class Fading(fa.AbstractFlow):
     """Stiff until t = 1, driven fast from then on, when accuracy limits steps."""
 
+    @property
+    def real_spectrum(self):
+        return True
+
     def __call__(self, params, t=0.0):
         stiff = jnp.asarray(jnp.where(t < 1, 3e3, 1.0), params.dtype)
         fast = jnp.asarray(jnp.where(t < 1, 0.0, jnp.cos(40 * t)), params.dtype)
@@ -134,6 +138,10 @@ def test_work_is_counted_exactly(solver):
         return -rates * x - 0.1 * x**3, slope
 
     class Counted(fa.AbstractFlow):
+        @property
+        def real_spectrum(self):
+            return True
+
         def __call__(self, params, t=0.0):
             return field(params)
 

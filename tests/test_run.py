@@ -228,7 +228,10 @@ def test_a_failed_part_is_reported():
 @pytest.mark.parametrize(
     "how, message",
     [
-        (dict(what=bowl), "run needs a system or a problem, fa.systems.Focus() or"),
+        (
+            dict(what=bowl),
+            "run needs a system, a study or a problem, fa.systems.Focus() or",
+        ),
         (dict(optimizer=0.1), "optimizer must be fa.SGD(0.1), fa.Adam(0.01)"),
         (dict(optimizer=optax.sgd(0.1)), "an optimizer of optax is given as fa.Optax"),
         (dict(t1=None), "give t1, the end of the flow, or steps"),
@@ -236,7 +239,10 @@ def test_a_failed_part_is_reported():
         (dict(t1=True), "t1 must be a number or none, got True"),
         (dict(t1=0.01), "t1 0.01 is shorter than a step of the descent, 0.1"),
         (dict(t2=1.0), "argument 't2' is unknown; choose from: optimizer, ts,"),
-        (dict(learning_rate=0.1), "argument 'learning_rate' is unknown; choose from:"),
+        (
+            dict(learning_rate=0.1),
+            "learning_rate is of the optimizer: optimizer=fa.SGD",
+        ),
         (dict(seed=3), "seed is of a system: a problem has its data and start"),
         (dict(data="x"), "data is of a system: a problem has its data and start"),
         (dict(patience=3), "patience needs a validation loss, Problem(validation=...)"),

@@ -140,6 +140,12 @@ def _entries(
         yield Curve(label, times, values[:, entry], style, colour)
 
 
+def _finite(run: Trajectory, name: str) -> np.ndarray:
+    """The finite values of an observable, none where a run reached no time."""
+    values = reached(run, name)[1]
+    return values[np.isfinite(values)]
+
+
 def training_panels(
     flow: Trajectory | None,
     descent: Trajectory | None,
@@ -153,9 +159,8 @@ def training_panels(
     falls far enough. `entries` are those of vector observables.
     """
     first = first_of(flow, descent)
-    losses = reached(first, names[0])[1]
-    lowest, highest = float(np.nanmin(losses)), float(np.nanmax(losses))
-    decades = 0 < 10 * lowest < highest
+    losses = _finite(first, names[0])
+    decades = losses.size > 0 and bool(0 < 10 * losses.min() < losses.max())
     return [
         observable_panel(
             name,
@@ -243,8 +248,8 @@ def sharpness_panel(
     Raises `InputError` where there is no run, or none that observed it.
     """
     first = first_of(flow, descent)
-    values = reached(first, "sharpness")[1]
-    log = bool(np.nanmin(values) > 0)
+    values = _finite(first, "sharpness")
+    log = values.size > 0 and bool(values.min() > 0)
     panel = observable_panel("sharpness", flow, descent, log=log)
     curves = panel.curves
     if edge is not None:

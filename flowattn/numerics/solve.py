@@ -238,11 +238,11 @@ def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]
         except (TypeError, ValueError):
             kind = type(fn(params)).__name__
             raise InputError(
-                f"event {name!r} must give one floating-point number, got a {kind}"
+                f"event {name!r} must return one floating-point number, got a {kind}"
             ) from None
         if given.shape != () or not jnp.issubdtype(given.dtype, jnp.floating):
             raise InputError(
-                f"event {name!r} must give one floating-point number, got "
+                f"event {name!r} must return one floating-point number, got "
                 f"{given.dtype} of shape {given.shape}"
             )
     return named

@@ -164,7 +164,7 @@ RATE = {"optimizer": fa.SGD(0.5)}
             dict(solver="rkc"),
             "--solver does nothing",
         ),
-        (KTIW(), RATE, "--optimizer can differ in its learning rate alone here: these"),
+        (KTIW(), RATE, "only the learning rate of --optimizer can differ here: these"),
         (
             KTIW(),
             dict(optimizer=fa.Adam(0.1, weight_decay=0.1)),

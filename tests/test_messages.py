@@ -169,7 +169,10 @@ def test_laws_by_other_names_and_of_time():
 def test_comparisons_of_nothing():
     law = fa.Law(identity, "total", "exact", dims=())
     for see, message in (
-        ({"total": law}, "nothing in common but total: of laws `drift` is the measure"),
+        (
+            {"total": law},
+            "observed only total in common: `drift` is the measure of laws",
+        ),
         ({}, "neither run observed anything; pass observe= to both"),
     ):
         run = fa.descend(loss, START, learning_rate=0.1, steps=2, observe=see)

@@ -193,7 +193,7 @@ def test_a_system_of_ones_own_is_drawn():
     for panels in pictures.values():
         assert len(draw(panels).curves) >= 2
     assert common_panels(Ran(problem, flow)) == {}
-    with pytest.raises(fa.InputError, match="neither a flow nor a descent"):
+    with pytest.raises(fa.InputError, match="no flow and no descent"):
         system.panels(Ran(problem))
 
 

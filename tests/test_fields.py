@@ -211,5 +211,5 @@ def test_options_that_act_are_taken(system, options):
 )
 def test_what_is_varied_is_not_given_as_well(how, axis):
     values = ["tsit5", "dopri8"] if axis == "solver" else [1e-2, 1e-1]
-    with pytest.raises(fa.InputError, match=f"{axis} is varied: beside its axis it"):
+    with pytest.raises(fa.InputError, match=f"{axis} is varied: next to its axis it"):
         fa.sweep(Focus(reduced=True), {axis: values}, **{"t1": None, **how})

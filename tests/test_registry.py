@@ -97,7 +97,7 @@ def test_what_is_no_system_is_one_line(name, message, folder, capsys):
 @pytest.mark.parametrize("command", ["laws", "sweep"])
 def test_studies_are_run_alone(command, capsys):
     assert main([command, "copying-starts"]) == 2
-    line = "flowattn: copying-starts is a study, many runs in itself: use flowattn run"
+    line = "flowattn: copying-starts is a study (many runs): use flowattn run"
     assert capsys.readouterr().err.startswith(line)
 
 

@@ -238,7 +238,7 @@ def _lengths(
     descent, flow = options.descent and steps > 0, options.flow and t1 is not None
     if not (flow or descent):
         lacks, asks = ("descent", "steps") if options.descent else ("flow", "t1")
-        name = "this" if system is None else f"{system.name} like this"
+        name = "this problem" if system is None else f"this {system.name}"
         raise InputError(
             f"nothing to run: {name} has no {lacks} unless {called(asks)} is given"
         )

@@ -90,10 +90,10 @@ def test_numbers_of_any_library_and_traced_ones():
     "cls, fields, message",
     [
         (Focus, dict(then="marginal"), "then needs loss='hybrid', got 'soft'"),
-        (Focus, dict(reduced=True, noise=3.0), "noise is of mosaics, of which reduced"),
+        (Focus, dict(reduced=True, noise=3.0), "noise is of mosaics, which reduced"),
         (Focus, dict(reduced=True, noise=np.array(3.0)), "noise is of mosaics"),
-        (Focus, dict(reduced=True, mosaics=9), "mosaics is of mosaics, of which red"),
-        (Focus, dict(reduced=True, balanced=False), "balanced is of mosaics, of which"),
+        (Focus, dict(reduced=True, mosaics=9), "mosaics is of mosaics, which reduc"),
+        (Focus, dict(reduced=True, balanced=False), "balanced is of mosaics, which re"),
         (Focus, dict(fixed_focus=0.5, start_nu=1.0), "start_nu is of a focus that mov"),
         (TopicWords, dict(corpus="sst2", topics=9), "topics is of synthetic sentences"),
         (TopicWords, dict(corpus="sst2", context=9), "context is of synthetic sent"),
@@ -115,7 +115,7 @@ def test_fields_that_do_nothing_are_refused(cls, fields, message):
 
 
 def test_axes_that_do_nothing_are_refused():
-    with pytest.raises(fa.InputError, match="noise is of mosaics, of which reduced"):
+    with pytest.raises(fa.InputError, match="noise is of mosaics, which reduced"):
         fa.sweep(Focus(reduced=True), {"noise": [0.0, 1.0]}, t1=1.0)
 
 

@@ -1,4 +1,4 @@
-"""Training dynamics of attention models as flows, beside gradient descent."""
+"""Training dynamics of attention models: gradient flow and descent, side by side."""
 
 from .cli import process as _process
 

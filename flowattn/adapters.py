@@ -1,7 +1,8 @@
 """Adapters: what the package knows of JAX and Equinox beyond their public interfaces.
 
-Each part names the version it was read in and what fails where that changes;
-`tests/test_adapters.py` has a test for each. Of diffrax see `numerics.adapters`.
+Each part names the version it was checked against and states what fails if that
+changes; `tests/test_adapters.py` has a test for each. For diffrax see
+`numerics.adapters`.
 """
 
 import functools
@@ -12,8 +13,8 @@ from typing import Any, TypeVar
 import equinox.internal as eqxi
 import jax.extend.core as jex
 
-# Of `jax.extend.core` (JAX 0.10), whose names may change in any version: the parts of
-# a jaxpr that `identity` reads. Without them nothing can be imported.
+# From `jax.extend.core` (JAX 0.10), whose names may change in any version: the parts of
+# a jaxpr that `identity` reads. Without them the import fails.
 from jax.extend.core import ClosedJaxpr as ClosedJaxpr
 from jax.extend.core import Jaxpr as Jaxpr
 from jax.extend.core import Literal as Literal
@@ -23,11 +24,11 @@ Carry = TypeVar("Carry")
 
 
 def any_of_batch(condition: Any) -> Bool[Array, ""]:
-    """Whether a condition holds anywhere in a batch: one answer for all of a `vmap`,
-    so that `cond` stays a branch.
+    """Whether a condition holds anywhere in a batch: one answer for the full `vmap`, so
+    that `cond` stays a branch.
 
-    `unvmap_any` of `equinox.internal` (0.13). If it gave an answer for each, `cond`
-    would become a select: the same numbers at the cost of both branches.
+    `unvmap_any` of `equinox.internal` (0.13). If it returned an answer per entry,
+    `cond` would become a select: the same numbers at the cost of both branches.
 
     >>> import jax, jax.numpy as jnp
     >>> jax.vmap(any_of_batch, out_axes=None)(jnp.array([True, False])).tolist()
@@ -55,10 +56,10 @@ def while_loop(
     checkpoints: int | None = None,
 ) -> Carry:
     """A while loop with a reverse-mode derivative, computed from checkpoints: a given
-    number of them, or what `max_steps` needs; one of the two must be given.
+    number of them, or as many as `max_steps` needs; one of the two is required.
 
     The "checkpointed" loop of `equinox.internal` (0.13). Without it solves have no
-    gradient; `jax.lax.while_loop` gives the same numbers.
+    gradient; `jax.lax.while_loop` returns the same numbers.
 
     >>> import jax
     >>> def power(x):
@@ -77,12 +78,12 @@ def while_loop(
 
 
 def under_transformation() -> bool:
-    """Whether a transformation of JAX's (`jit`, `vmap`, `grad`) is under way.
+    """Whether a JAX transformation (`jit`, `vmap`, `grad`) is in progress.
 
-    JAX's opaque state of tracing (`jax.extend.core`, JAX 0.10) compared with that of a
-    thread of its own, where none is. If the two always differed, runs would look for
-    tracers in vain; if they never did, a run that closes over a tracer would be taken
-    for a concrete one, and fail.
+    JAX's opaque tracing state (`jax.extend.core`, JAX 0.10), compared with that of a
+    separate thread, where no transformation is in progress. If the two always differed,
+    runs would look for tracers in vain; if they never did, a run that closes over a
+    tracer would be mistaken for a concrete one, and fail.
 
     >>> import jax
     >>> seen = []
@@ -95,7 +96,7 @@ def under_transformation() -> bool:
 
 @functools.cache
 def _untransformed() -> Any:
-    """JAX's state where no transformation is under way."""
+    """JAX's state when no transformation is in progress."""
     found = []
     look = threading.Thread(target=lambda: found.append(jex.get_opaque_trace_state()))
     look.start()

@@ -12,16 +12,16 @@ from .errors import InputError
 class Entry(eqx.Module):
     """A function that picks one part of the parameters: `Entry("head.scores")`.
 
-    Two entries of one path are equal, so that a new one is no new program to compile.
+    Two entries with the same path are equal, so that a new one is not compiled again.
 
     Args:
         path: attributes (properties too), keys of dictionaries and indices, joined by
             dots.
-        of: a function of the parameters, of whose value the part is taken; None: of
-            the parameters themselves.
+        of: a function of the parameters, from whose value the part is taken; None: the
+            parameters themselves.
 
     Raises:
-        InputError: when it is called, where there is no such part.
+        InputError: when called on parameters without such a part.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> params = {"layers": [jnp.array(3.0), jnp.array(5.0)]}

@@ -1,4 +1,4 @@
-"""Error bar: from the difference of two solves to how far off the coarser one is."""
+"""Error bar: the error of the coarser of two solves, from their difference."""
 
 from typing import Any
 
@@ -6,27 +6,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The share of all output times that are looked at on either side, and the fewest.
+# The share of all output times considered on either side, and the minimum number.
 _WINDOW = 0.1
 _FEWEST = 2
-# The share of a neighbour's difference that none is below.
+# A difference is at least this share of its neighbour's.
 _LEAST = 0.1
 
 
 def without_dips(apart: Any, axis: int = 0) -> Any:
     """The difference of two solves along time (an axis), with its dips filled.
 
-    Let a solve be off by e and the finer one by f, a few hundredths of e. Their
-    difference e − f is nearly e, but where e passes through f on its way from one sign
-    to the other: there it vanishes, and e does not. Such a dip is narrower than a step,
-    and few steps are longer than a tenth of the whole time. So a difference below both
-    of its sides (the largest of a tenth of all output times before, and after) is
+    Let e be the error of a solve and f, a few hundredths of e, that of the finer one.
+    Their difference e − f is nearly e, except where e passes through f while changing
+    sign: there the difference vanishes, and e does not. Such a dip is narrower than a
+    step, and few steps are longer than a tenth of the total time. So a difference below
+    both of its sides (the largest of a tenth of all output times before, and after) is
     raised to the lower side.
 
-    A dip may have one side alone, at the last output and where errors begin to grow. So
+    A dip may have only one side, at the last output and where errors begin to grow. So
     no difference is taken to be below a tenth of that at the output time before or
-    after. One that falls or grows along time more slowly stays as it is, and so does
-    the largest of all.
+    after. A difference that falls or grows more slowly stays as it is, and so does the
+    largest of all.
 
     >>> without_dips(np.array([3.0, 0.1, 2.0, 1.0, 0.5, 0.01])).tolist()
     [3.0, 2.0, 2.0, 1.0, 0.5, 0.05]
@@ -39,13 +39,13 @@ def without_dips(apart: Any, axis: int = 0) -> Any:
     after = _largest_before(xp, known[::-1], width)[::-1]
     filled = xp.maximum(known, xp.minimum(before, after))
     beside = xp.maximum(_later(xp, filled, 1), _later(xp, filled[::-1], 1)[::-1])
-    # At the start nothing is off.
+    # At the start the error is 0.
     filled = xp.concatenate([known[:1], xp.maximum(filled, _LEAST * beside)[1:]])
     return xp.moveaxis(xp.where(xp.isnan(rows), rows, filled), 0, axis)
 
 
 def _largest_before(xp: Any, rows: Any, width: int) -> Any:
-    """The largest of up to `width` rows before each, 0 where there are none."""
+    """The largest of up to `width` rows before each, 0 if there are none."""
     largest, covered = _later(xp, rows, 1), 1
     while covered < width:
         more = min(covered, width - covered)
@@ -55,6 +55,6 @@ def _largest_before(xp: Any, rows: Any, width: int) -> Any:
 
 
 def _later(xp: Any, rows: Any, by: int) -> Any:
-    """Rows that have moved towards the end, with zeros where they were."""
+    """Rows shifted towards the end, with zeros in their place."""
     by = min(by, len(rows))
     return xp.concatenate([xp.zeros_like(rows[:by]), rows[: len(rows) - by]])

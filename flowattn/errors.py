@@ -1,4 +1,4 @@
-"""The one exception of wrong input."""
+"""The one exception for wrong input."""
 
 import contextlib
 import difflib
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class InputError(ValueError):
-    """Input that cannot be used: says which thing, and what it may be.
+    """Input that cannot be used: names the argument, and its valid values.
 
     The command line prints its message as one line and exits with status 2; in
     Python it is an ordinary `ValueError`.
@@ -25,8 +25,7 @@ class InputError(ValueError):
 def require_positive(**values: Any) -> None:
     """Raise `InputError` for the first value that is known and not positive and finite.
 
-    Arrays count with all their entries; values under trace have no number to look at
-    and pass.
+    Arrays are checked in all entries; traced values cannot be checked and pass.
 
     >>> require_positive(t1=1.0, rtol=-1e-3)
     Traceback (most recent call last):
@@ -39,7 +38,7 @@ def require_positive(**values: Any) -> None:
 
 
 def known_numbers(name: str, value: Any) -> np.ndarray | None:
-    """The real number or numbers that a value is, None where it is traced.
+    """The real number or numbers in a value; None if it is traced.
 
     Raises `InputError` for anything else: text, functions, complex numbers, booleans.
 
@@ -51,7 +50,7 @@ def known_numbers(name: str, value: Any) -> np.ndarray | None:
         return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         try:
-            # Text and dates would pass for numbers, and None for nan.
+            # Text and dates would pass as numbers, and None as nan.
             if value is not None and np.asarray(value).dtype.kind not in "USmMcb":
                 return np.asarray(value, float)
         except TypeError as error:
@@ -62,7 +61,7 @@ def known_numbers(name: str, value: Any) -> np.ndarray | None:
 
 
 def known_zero(number: Any) -> bool:
-    """Whether a number is known to be 0: what it scales can be left out of programs.
+    """Whether a number is known to be 0, so that programs can omit what it scales.
 
     >>> known_zero(0.0), known_zero(np.zeros(()))
     (True, False)
@@ -71,8 +70,8 @@ def known_zero(number: Any) -> bool:
 
 
 def _is_traced(value: Any) -> bool:
-    """Whether a value is traced by JAX; nothing is where JAX is not even imported, and
-    commands that need no JAX do not wait for it.
+    """Whether a value is traced by JAX. Nothing is if JAX has not been imported, and
+    commands that do not need JAX do not wait for it.
     """
     core = sys.modules.get("jax.core")
     return core is not None and isinstance(value, core.Tracer)
@@ -91,8 +90,8 @@ def require_flags(**values: Any) -> None:
 
 
 def require_scalar(**values: Any) -> None:
-    """Raise `InputError` for the first value that is not one real number; of a traced
-    one its shape is known.
+    """Raise `InputError` for the first value that is not one real number; for a traced
+    value its shape is checked.
 
     >>> require_scalar(time_per_step=np.ones(3))
     Traceback (most recent call last):
@@ -109,10 +108,10 @@ shape (3,)
 
 
 def whole_number(name: str, value: Any, traced: bool = False) -> Any:
-    """A count as a positive integer, also where it is written as 1e3; as it is where
-    it is a traced integer and may be.
+    """A count as a positive integer, also if written as 1e3; a traced integer is
+    returned as it is, if allowed.
 
-    Raises `InputError` for what is no such number.
+    Raises `InputError` for anything else.
 
     >>> whole_number("steps", 1e3)
     1000
@@ -135,7 +134,7 @@ def whole_number(name: str, value: Any, traced: bool = False) -> Any:
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """A value in a line, cut after `most` characters.
+    """A value on one line, truncated to `most` characters.
 
     >>> shown(10**30)
     '1000000000000000000000000000000'
@@ -149,8 +148,8 @@ def shown(value: Any, most: int = 80) -> str:
 
 
 def require_from_0(below: float = np.inf, **values: Any) -> None:
-    """Raise `InputError` for the first number that is not from 0 to below another,
-    where it is known.
+    """Raise `InputError` for the first known number that is not from 0 to below
+    `below`.
 
     >>> require_from_0(1.0, momentum=1.0)
     Traceback (most recent call last):
@@ -175,7 +174,7 @@ def require_progress(progress: Any) -> None:
 
 
 def require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Raise `InputError` for a value that is none of the choices.
+    """Raise `InputError` for a value that is not one of the choices.
 
     >>> require_choice("loss", "sift", ("soft", "hard", None))
     Traceback (most recent call last):
@@ -187,7 +186,7 @@ from: soft, hard
 
 
 def unknown(name: str, value: Any, choices: Iterable[Any]) -> InputError:
-    """The error of a value that is none of the choices.
+    """The error for a value that is not one of the choices.
 
     >>> raise unknown("axis", "start_m", ["classes", "start_mu"])
     Traceback (most recent call last):
@@ -198,9 +197,9 @@ start_mu?); choose from: classes, start_mu
 
 
 def instead(value: Any, choices: Iterable[Any]) -> str:
-    """The end of a message on a value that is none of the choices: the one that was
-    meant, where a slip of the finger explains it, and all of them, or of many the
-    first.
+    """The end of a message about a value that is not one of the choices: the choice
+    that was probably meant, if a typo explains it, and all choices, or the first ones
+    of many.
 
     >>> instead("alhpa", ["mu", "alpha"])
     ' (did you mean alpha?); choose from: mu, alpha'
@@ -218,8 +217,8 @@ def instead(value: Any, choices: Iterable[Any]) -> str:
 
 
 def quoted(value: Any) -> str:
-    """A value in a message: as Python writes it, cut where that is long; of an array
-    its shape.
+    """A value in a message: as Python writes it, truncated if long; for an array its
+    shape.
 
     >>> quoted("x" * 300)[:10], len(quoted("x" * 300))
     ("'xxxxxxxxx", 101)
@@ -229,18 +228,18 @@ def quoted(value: Any) -> str:
         return f"an array of shape {shape}"
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python writes
         return f"a number of {value.bit_length()} bits"
     return cut(text.replace("\n", " "))
 
 
 def cut(text: str) -> str:
-    """A text in a message, cut where it is long."""
+    """A text in a message, truncated if long."""
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
-# Characters of a value that a message holds.
+# The number of characters of a value that a message shows.
 _LONGEST = 100
-# How alike two names are, from 0 to 1, for one to be a slip for the other: of three
-# letters one may be wrong, or two in each other's place.
+# How alike two names must be, from 0 to 1, to count as a typo: of three letters one may
+# be wrong, or two swapped.
 _ALIKE = 0.65

@@ -1,4 +1,4 @@
-"""Fields: what annotations let them be, and whether they act beside the others."""
+"""Fields: the values that annotations allow, and whether a field has an effect."""
 
 import dataclasses
 import functools
@@ -16,8 +16,8 @@ from jax.core import Tracer
 
 from .errors import InputError, quoted, unknown
 
-# Sizes of arrays are no larger: of two that are, XLA ends the process where it takes
-# their product.
+# Array sizes are at most this: if the product of two sizes overflows, XLA ends the
+# process.
 _MOST = 10**8
 
 _WORDS = {
@@ -32,16 +32,16 @@ _WORDS = {
 
 @functools.cache
 def kinds(cls: type) -> dict[str, Any]:
-    """The types of a class's fields, by name; `Any` where they cannot be found out."""
+    """The types of a class's fields, by name; `Any` if they cannot be resolved."""
     try:
         hints = typing.get_type_hints(cls)
-    except NameError:  # annotations as text, of names that a function has of its own
+    except NameError:  # string annotations that name something local to a function
         hints = {}
     return {f.name: hints.get(f.name, Any) for f in dataclasses.fields(cls)}
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type; choices of a literal as they are.
+    """The types of a union, or the one type; the choices of a literal unchanged.
 
     >>> alternatives(Literal["soft", "hard"] | None)
     ('soft', 'hard', <class 'NoneType'>)
@@ -54,7 +54,7 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def choices_of(kind: Any) -> list[Any]:
-    """The choices of a literal, None aside; of other types there are none.
+    """The choices of a literal without None; for other types, none.
 
     >>> choices_of(Literal[1, 2] | None), choices_of(int | None)
     ([1, 2], [])
@@ -64,7 +64,7 @@ def choices_of(kind: Any) -> list[Any]:
 
 
 def in_words(kind: Any) -> list[str]:
-    """What a type lets a value be.
+    """The values that a type allows, in words.
 
     >>> in_words(int | None), in_words(tuple[str, ...])
     (['a whole number', 'none'], ['a tuple of text'])
@@ -78,10 +78,10 @@ def in_words(kind: Any) -> list[str]:
 
 
 def require_kind(name: str, value: Any, kind: Any) -> None:
-    """Raise `InputError` for a value that is not what its annotation says.
+    """Raise `InputError` for a value that does not match its annotation.
 
-    Plain values, tuples of them and choices are looked at, NumPy's scalars as Python's;
-    what is annotated otherwise passes.
+    Plain values, tuples of them and choices are checked, NumPy scalars like Python's;
+    other annotations are not.
 
     >>> require_kind("segments", 2.5, int | None)
     Traceback (most recent call last):
@@ -110,7 +110,7 @@ _PLAIN: dict[Any, tuple[type, ...]] = {
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, or the choice of a literal."""
+    """Whether a value has a type, or is the choice of a literal."""
     if isinstance(kind, str | int):
         return _fits(value, type(kind)) and value == kind
     item = _item(kind)
@@ -121,21 +121,21 @@ def _fits(value: Any, kind: Any) -> bool:
         )
     if kind not in _PLAIN:
         return kind is not None or value is None
-    if isinstance(value, bool) and kind is not bool:  # which is an int to Python
+    if isinstance(value, bool) and kind is not bool:  # bool is an int in Python
         return False
     number = kind is SupportsFloat and _is_one_number(value)
     return number or isinstance(value, _PLAIN[kind])
 
 
 def _item(kind: Any) -> Any:
-    """The type of the items of a tuple of any length; None for other types."""
+    """The item type of a tuple of any length; None for other types."""
     arguments = typing.get_args(kind)
     whole = typing.get_origin(kind) is tuple and arguments[1:] == (...,)
     return arguments[0] if whole else None
 
 
 def _is_one_number(value: Any) -> bool:
-    """Whether a value is a real number in an array, or in a trace."""
+    """Whether a value is a real number in an array or a tracer."""
     if not isinstance(value, np.ndarray | jax.Array) or value.shape != ():
         return False
     kinds = (jnp.floating, jnp.integer)
@@ -143,7 +143,7 @@ def _is_one_number(value: Any) -> bool:
 
 
 def require_fields(instance: Any) -> None:
-    """Raise `InputError` for the first field that is not what its annotation says, and
+    """Raise `InputError` for the first field that does not match its annotation, and
     for numbers that are not finite or larger than any size.
     """
     for name, kind in kinds(type(instance)).items():
@@ -163,9 +163,9 @@ def require_acting(
     idle: Mapping[str, str],
     called: Callable[[str], str] = str,
 ) -> None:
-    """Raise `InputError` for a field that is given though it does nothing: one of the
-    `idle` that is not its default. The message is its name, as it is `called`, and what
-    `idle` says of it.
+    """Raise `InputError` for a field that is set but has no effect: one of `idle` that
+    differs from its default. The message is the name of the field, as `called` writes
+    it, followed by the text in `idle`.
     """
     for field in dataclasses.fields(instance):
         if field.name in idle and not _same(getattr(instance, field.name), field):
@@ -173,16 +173,16 @@ def require_acting(
 
 
 def _same(value: Any, field: dataclasses.Field) -> bool:
-    """Whether a value is the default of its field; one that is traced is not."""
+    """Whether a value is the default of its field; a traced value is not."""
     if value is None or field.default is None or isinstance(value, Tracer):
         return value is field.default
     return bool(value == field.default)
 
 
 class Checked(eqx.Module):
-    """A module whose fields are what their annotations say.
+    """A module whose fields match their annotations.
 
-    That is looked at before `__check_init__`, which may then rely on it.
+    They are checked before `__check_init__`, which may then rely on them.
     """
 
     def __post_init__(self):

@@ -1,8 +1,8 @@
 """Identity: a digest of what a run computes, from its jaxprs and never from names.
 
-Names and reprs mislead: a lambda that was edited, a partial of a long array, a bound
-method of another object look the same. What is computed does not: tracing a function
-gives its jaxpr, in which every number it holds is a literal, a constant, or a constant
+Names and reprs mislead: an edited lambda, a partial with a long array, or a bound
+method of another object look the same. The computation does not: tracing a function
+yields its jaxpr, in which every number it holds is a literal, a constant, or a constant
 of an inner jaxpr. Two functions are the same here if and only if their jaxprs are.
 """
 
@@ -29,8 +29,8 @@ from .precision import highest_precision
 
 
 class Computed(NamedTuple):
-    """A function with arguments to trace it at; of arrays (or their shapes) among the
-    arguments the values do not matter.
+    """A function with the arguments to trace it at; for arrays (or their shapes) among
+    the arguments, the values do not matter.
     """
 
     fn: Callable[..., Any]
@@ -38,11 +38,13 @@ class Computed(NamedTuple):
 
 
 class UnidentifiedError(InputError):
-    """A computation that cannot be distinguished from another: why, in one line."""
+    """A computation that cannot be told apart from others, with the reason in one
+    line.
+    """
 
 
 def jaxpr_of(computed: Computed) -> ClosedJaxpr:
-    """The jaxpr of a computation, traced anew."""
+    """The jaxpr of a computation, traced afresh."""
 
     def shape(leaf: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -63,9 +65,9 @@ def jaxpr_of(computed: Computed) -> ClosedJaxpr:
 def traced(tree: PyTree, *computed: Computed) -> bool:
     """Whether a run would be traced: it then has no segments to stop between.
 
-    Also under a `jit` that closes over concrete arrays, where every operation gives a
-    tracer, and where a function uses a traced value, however it holds it (a closure,
-    a partial, the object of a bound method, a default, a global).
+    True also under a `jit` that closes over concrete arrays, where every operation
+    returns a tracer, and if a function uses a traced value, however it holds it (in a
+    closure, a partial, the object of a bound method, a default or a global).
 
     >>> def look(rate):
     ...     return jnp.array(traced((), Computed(lambda x: rate * x, (jnp.ones(()),))))
@@ -85,7 +87,7 @@ def traced(tree: PyTree, *computed: Computed) -> bool:
 
 
 class _ByIdentity:
-    """A function that equals itself alone."""
+    """A function that equals only itself."""
 
     __slots__ = ("__weakref__", "fn")
 
@@ -105,10 +107,10 @@ class _ByIdentity:
 def by_identity(tree: PyTree) -> PyTree:
     """A PyTree whose functions may be static in compiled code.
 
-    JAX finds a compiled program by the hash and the equality of what is static. An
-    object that is called may have none (a dataclass), or equal another that computes
-    something else, whose program would then be run. Such objects are compared by
-    identity here; functions, partials and methods are already.
+    JAX looks up a compiled program by the hash and equality of its static parts. A
+    callable object may not be hashable (a dataclass), or may equal another one that
+    computes something else, whose program would then run. Such objects are compared by
+    identity here; functions, partials and methods already are.
 
     >>> import dataclasses
     >>> @dataclasses.dataclass
@@ -136,15 +138,15 @@ def by_identity(tree: PyTree) -> PyTree:
 
 
 class ByFields(NamedTuple):
-    """An object of a library that is known by its class and its fields."""
+    """A library object that is identified by its class and its fields."""
 
     thing: Any
 
 
 def digest(part: PyTree) -> str:
-    """A hash of a part of a run: of what is computed where a leaf is a `Computed`, of
-    class and fields where it is `ByFields`, else of arrays and plain values, each with
-    its path. Other leaves do not count: they act through what is computed.
+    """A hash of a part of a run: of the computation for a `Computed` leaf, of class and
+    fields for `ByFields`, else of arrays and plain values, each with its path. Other
+    leaves do not count: they act through what is computed.
 
     Raises `UnidentifiedError` for a computation that calls back into Python, or holds
     a Python function that is not traced.
@@ -172,21 +174,21 @@ def digest(part: PyTree) -> str:
 
 _PLAIN = (bool, int, float, complex, str, bytes)
 
-# Python functions in the parameters of these have been traced where they matter: rules
-# of derivatives, which a derivative in the computation has already taken, and what to
-# keep in memory for them.
+# Python functions in the parameters of these primitives have been traced where they
+# matter: derivative rules, which a derivative in the computation has already used, and
+# policies on what to keep in memory for them.
 _RULES = frozenset(
     "custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr custom_lin "
     "checkpoint remat remat2".split()
 )
-# These print or look, and give nothing back.
+# These print or inspect, and return nothing.
 _ONLOOKERS = frozenset({"debug_callback", "debug_print"})
-# Names are for people; the rest here changes where a thing lies, not what it is.
+# Names are for people; the others change where a thing is stored, not what it is.
 _SILENT = frozenset({"name", "debug_info", "ctx_mesh"})
 
 
 def _feed(hashed: Any, value: Any, rule: bool = False) -> None:
-    """Put a parameter of a primitive, or an object of a library, into a hash."""
+    """Add a parameter of a primitive, or an object of a library, to a hash."""
     kind = type(value)
     hashed.update(f"<{kind.__module__}.{kind.__qualname__}>".encode())
     if isinstance(value, ClosedJaxpr):
@@ -238,10 +240,10 @@ def _has_fields(value: Any) -> bool:
 
 
 def _feed_function(hashed: Any, function: Any, rule: bool) -> None:
-    """A function of a module is known by its name there; others may hold anything.
+    """A module-level function is identified by its name; others may hold anything.
 
-    A decorated one has a closure (of what it decorates), and is known if its module
-    has it under its name.
+    A decorated function has a closure (over the original), and is identified if its
+    module has it under its name.
     """
     if rule:
         return
@@ -265,7 +267,7 @@ def _feed_array(hashed: Any, value: Any) -> None:
 
 
 def _feed_jaxpr(hashed: Any, jaxpr: Any, consts: Any) -> None:
-    """Every equation in order, its variables numbered as they appear."""
+    """Every equation in order, with variables numbered as they appear."""
     numbers: dict[Any, int] = {}
 
     def shown(variable: Any) -> str:

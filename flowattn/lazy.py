@@ -1,7 +1,7 @@
-"""Lazy: the names of a package, each imported when it is first used.
+"""Lazy: the names of a package, each imported on first use.
 
-What they are is said once, in the package's stub (`__init__.pyi`), which type checkers
-read, too.
+They are listed once, in the package's stub (`__init__.pyi`), which type checkers also
+read.
 """
 
 import ast
@@ -16,11 +16,11 @@ def lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
     """The `__getattr__` and the `__dir__` of a package.
 
     Args:
-        package: its name; a stub of lines `from .module import name as name` lies in
-            its folder.
+        package: its name; its folder holds a stub of lines
+            `from .module import name as name`.
 
     Returns:
-        Two functions, to be set under those names.
+        Two functions, to be assigned to those names.
     """
     module = sys.modules[package]
     stub = Path(module.__file__ or "").with_suffix(".pyi").read_text()

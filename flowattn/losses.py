@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 
 class AbstractExplicitLoss(eqx.Module):
-    """A loss whose gradient is written out, for small flows that are solved often.
+    """A loss with an explicit gradient, for small flows that are solved often.
 
-    `GradientFlow` takes `gradient` instead of differentiating, and the loss itself is
-    then not evaluated (in double precision a logarithm costs as much as all the rest):
-    the gradient must not be finite where the loss is not.
+    `GradientFlow` uses `gradient` instead of differentiating, and does not evaluate the
+    loss itself (in double precision, a logarithm costs as much as all the rest). So the
+    gradient must not be finite where the loss is not.
     """
 
     @abc.abstractmethod
@@ -42,10 +42,10 @@ class AbstractExplicitLoss(eqx.Module):
 
 
 class AbstractBatchLoss(eqx.Module):
-    """A loss over data of which a step of stochastic descent sees a part.
+    """A loss over data, of which each step of stochastic descent sees a part.
 
-    Called with parameters it is the loss over all data, whose flow is the descent's
-    limit; `descend` takes the gradient of `batch(step)` instead.
+    Called with parameters, it is the loss over all data, whose flow is the limit of the
+    descent; `descend` uses the gradient of `batch(step)` instead.
 
     >>> import jax.random as jr, flowattn as fa
     >>> class Mean(fa.AbstractBatchLoss):
@@ -79,10 +79,10 @@ class AbstractBatchLoss(eqx.Module):
 
     @abc.abstractmethod
     def batch(self, step: Int[Array, ""]) -> Callable[[Any], Scalar]:
-        """The loss that a step of descent sees.
+        """The loss that a step of the descent sees.
 
         Args:
-            step: the number of the step, traced, from 0 on.
+            step: the number of the step, from 0; traced.
 
         Returns:
             A loss, a function of the parameters.
@@ -96,7 +96,7 @@ def cross_entropy(
 ) -> Float[Array, ""]:
     """Mean over examples of −log softmax(logits)[label], in nats.
 
-    `weights` (summing to 1) make it a weighted mean; so in the losses below.
+    `weights` (summing to 1) make it a weighted mean, as in the losses below.
 
     >>> import jax.numpy as jnp
     >>> loss = cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))
@@ -114,8 +114,8 @@ def hard_attention_loss(
     labels: Int[Array, " mosaics"],
     weights: Float[Array, " mosaics"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean of Σ_i a_i CE(logits_i, label), in nats: the cross-entropy of one segment,
-    in expectation over the draw of that segment by attention a.
+    """Mean of Σ_i a_i CE(logits_i, label), in nats: the expected cross-entropy of one
+    segment, drawn by attention a.
 
     >>> import jax.numpy as jnp
     >>> loss = hard_attention_loss(jnp.log(jnp.array([[0.5, 0.5]])),
@@ -155,14 +155,14 @@ def _log_probability(logits, labels):
 def weighted_mean(
     values: Float[Array, " examples"], weights: Float[Array, " examples"] | None
 ) -> Float[Array, ""]:
-    """The mean, or the one with weights that sum to 1."""
+    """The mean, or the weighted mean if weights (summing to 1) are given."""
     return jnp.mean(values) if weights is None else weights @ values
 
 
 def largest_is(
     values: Float[Array, "examples entries"], number: Int[Array, " examples"]
 ) -> Bool[Array, " examples"]:
-    """Whether the (first) largest entry of each row has that number."""
+    """Whether the (first) largest entry of each row has that index."""
     return jax.lax.argmax(values, values.ndim - 1, number.dtype) == number
 
 

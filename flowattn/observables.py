@@ -15,23 +15,23 @@ from jaxtyping import Array, Float, PyTree
 from .errors import InputError, quoted, require_flags, shown
 from .identity import by_identity
 
-# Data sets have names of these beginnings, and dims and coordinates of these names.
+# Data sets use names with these prefixes, and dims and coordinates with these names.
 PARTS = ("params", "params_path", "params_best", "events", "event_errors", "scales")
 PARTS += ("finer", "stats", "state")
 _DIMS = ("time", "member", "output")
-# What a NetCDF-3 variable may hold beside letters and digits; but no backslash, which
-# zarr takes for "/".
+# The characters that a NetCDF-3 variable name may contain besides letters and digits;
+# without the backslash, which zarr takes for "/".
 _SIGNS = '_.@+- !"#$%&()*,:;<=>?[]^`{|}~'
-# What no NetCDF-3 variable may be called.
+# Reserved as names of NetCDF-3 variables.
 _TYPES = "byte char short ushort int uint int64 uint64 float real double bool string"
 _LONGEST = 200
 
 
 class Label(eqx.Module):
-    """What an observable is called and measured in; static, so it travels with results.
+    """Name and units of an observable; static, so it travels with results.
 
-    `coords` holds, for some of the dims, the names of the entries. A `discrete`
-    observable jumps, as a count does, so a difference of it says little.
+    `coords` holds the names of the entries along some of the dims. A `discrete`
+    observable jumps, as a count does, so a difference of it means little.
     """
 
     dims: tuple[str, ...] | None = eqx.field(static=True, default=None)
@@ -44,7 +44,7 @@ class Label(eqx.Module):
 def labelled(
     dims: Any, units: Any, long_name: Any, coords: Any = None, discrete: Any = False
 ) -> Label:
-    """A label; `InputError` for what cannot be part of one."""
+    """A label; `InputError` for invalid parts."""
     require_flags(discrete=discrete)
     for name, text in (("units", units), ("long_name", long_name)):
         if not isinstance(text, str):
@@ -80,28 +80,28 @@ class AbstractObservable(eqx.Module):
         return self(params)
 
     def scale(self, params: PyTree, t: Any = 0.0) -> Float[Array, ""] | None:
-        """The size of the terms that make up the value, where that is known (laws)."""
+        """The size of the terms that make up the value, if known (laws)."""
         del params, t
         return None
 
 
 class Observable(AbstractObservable):
-    """A function of the parameters with a name for what it returns.
+    """A function of the parameters with a label for its values.
 
-    Any plain `params -> array` function is accepted wherever an `Observable` is;
-    its axes are then numbered.
+    Any plain `params -> array` function is accepted wherever an `Observable` is; its
+    axes are then numbered.
 
     Args:
         fn: maps parameters to one array.
         dims: the names of its axes; None: numbered.
-        units: of the values, for figures and data sets.
+        units: units of the values, for figures and data sets.
         long_name: the label there.
-        coords: for some of the dims, the names of the entries.
+        coords: names of the entries along some of the dims.
         discrete: the values jump, as counts do; `compare` leaves them out.
 
     Raises:
-        InputError: for an `fn` that is no function of the parameters alone, and for
-            what cannot be part of a label.
+        InputError: if `fn` is not a function of the parameters alone, and for invalid
+            labels.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> norm = fa.Observable(jnp.linalg.norm, dims=(), units="1", long_name="norm")
@@ -130,7 +130,7 @@ class Observable(AbstractObservable):
 
 
 class Record(eqx.Module):
-    """What is written down at one output time: values, and the scales of laws."""
+    """What is recorded at one output time: values, and the scales of laws."""
 
     values: dict[str, Array]
     scales: dict[str, Array]
@@ -138,7 +138,7 @@ class Record(eqx.Module):
 
 
 class Recorder(eqx.Module):
-    """Observables to evaluate along a run, and whether to keep the parameters."""
+    """The observables to record along a run, and whether to keep the parameters."""
 
     observe: dict[str, Callable[[Any], Array]]
     save_params: bool
@@ -193,9 +193,9 @@ _BITS = 16
 
 
 def packed(values: Array) -> Array:
-    """An array as diffrax writes outputs, which puts inf into those not reached:
-    floating-point and complex numbers as they are, all others as pieces of 16 bits
-    (first axis), each of which single precision holds exactly.
+    """An array in the form in which diffrax can write it, which fills unreached outputs
+    with inf: floating-point and complex numbers unchanged, all others as pieces of 16
+    bits (first axis), each of which single precision holds exactly.
 
     >>> packed(jnp.array(2**16 + 3, jnp.int32)).tolist()
     [3.0, 1.0]
@@ -211,7 +211,7 @@ def packed(values: Array) -> Array:
 
 
 def unpacked(rows: Array, dtype: Any) -> Array:
-    """Rows (first axis) of what was `packed`, in the dtype it had.
+    """Rows (first axis) of a `packed` array, in its original dtype.
 
     >>> unpacked(packed(jnp.array([-1, 5]))[None], jnp.asarray(1).dtype).tolist()
     [[-1, 5]]
@@ -229,8 +229,8 @@ def unpacked(rows: Array, dtype: Any) -> Array:
 
 
 def require_name(kind: str, name: Any) -> None:
-    """Raise `InputError` for a name under which no data set, zarr store or NetCDF file
-    could hold a variable beside ours.
+    """Raise `InputError` for a name that cannot be a variable next to ours in a data
+    set, zarr store or NetCDF file.
 
     >>> require_name("observable", "train/loss")
     Traceback (most recent call last):
@@ -244,30 +244,30 @@ the groups of a store
     if "/" in name:
         reason = "'/' divides the groups of a store"
     elif not named or name.startswith("__") or name != name.strip():
-        reason = "a name begins with a letter, a digit or one '_', and ends in no space"
+        reason = "a name starts with a letter, a digit or one '_', and ends in no space"
     elif not all(c.isalnum() or c > "\x7f" or c in _SIGNS for c in name):
-        reason = f"of signs a name has only {_SIGNS}"
+        reason = f"besides letters and digits a name may contain only {_SIGNS}"
     elif not name.isprintable() or unicodedata.normalize("NFC", name) != name:
-        reason = "a name is printable Unicode in its composed form (NFC)"
+        reason = "a name must be printable Unicode in its composed form (NFC)"
     elif len(name.encode()) > _LONGEST:
-        reason = f"a name has at most {_LONGEST} bytes"
+        reason = f"a name may have at most {_LONGEST} bytes"
         name = f"{name[:20]}…"
     elif (
         name in PARTS or name in _DIMS or name.startswith(tuple(f"{p}." for p in PARTS))
     ):
-        reason = "data sets of runs have a part of their own of that name"
+        reason = "data sets of runs use that name themselves"
     elif name in _TYPES.split() or name == "zarr.json":
-        reason = "NetCDF and zarr keep that name for themselves"
+        reason = "NetCDF and zarr reserve that name"
     else:
         return
     raise InputError(f"{kind} {name!r} cannot be stored: {reason}")
 
 
 def takes_time(what: str, fn: Any) -> bool:
-    """Whether a function is one of the parameters and the time, not of the parameters
-    alone: where it wants a second argument, or has one called t.
+    """Whether a function takes the parameters and the time, rather than the parameters
+    alone: if it needs a second argument, or has one called t.
 
-    Raises `InputError` for what is neither.
+    Raises `InputError` for a function that does neither.
     """
     with contextlib.suppress(TypeError, ValueError):
         signature = inspect.signature(fn)
@@ -283,9 +283,9 @@ _ALONE = "the parameters alone"
 
 
 def require_of_params(what: str, fn: Any, of: str = _ALONE) -> None:
-    """Raise `InputError` for what is no function of the parameters alone.
+    """Raise `InputError` for anything but a function of the parameters alone.
 
-    `of` says what else it may be a function of.
+    `of` names other arguments it may take.
     """
     if not callable(fn):
         raise InputError(
@@ -293,7 +293,7 @@ def require_of_params(what: str, fn: Any, of: str = _ALONE) -> None:
         )
     try:
         signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # of a builtin that does not say
+    except (TypeError, ValueError):  # a builtin without a signature
         return
     try:
         signature.bind(None)
@@ -306,13 +306,13 @@ def require_of_params(what: str, fn: Any, of: str = _ALONE) -> None:
 
 
 def _array(name: str, value: Any) -> Array:
-    """The value of an observable as one array; `InputError` where it is none."""
+    """The value of an observable as one array; `InputError` if it is not."""
     try:
         if value is not None and not isinstance(value, Mapping | str):
             array = jnp.asarray(value)
             if jnp.issubdtype(array.dtype, jax.dtypes.extended):
                 raise InputError(
-                    f"observable {name!r} gives random keys; observe their "
+                    f"observable {name!r} returns random keys; observe their "
                     "jax.random.key_data"
                 )
             return array
@@ -321,21 +321,21 @@ def _array(name: str, value: Any) -> Array:
     except (TypeError, ValueError):
         pass
     raise InputError(
-        f"observable {name!r} must give one array, got a {type(value).__name__}; "
-        "observe each of its entries by a name of its own"
+        f"observable {name!r} must return one array, got a {type(value).__name__}; "
+        "observe each of its entries under its own name"
     )
 
 
 def _require_labelled(values: dict[str, Array], labels: dict[str, Label]) -> None:
-    """Raise `InputError` for dims that do not fit their arrays, or each other."""
+    """Raise `InputError` for dims that do not fit their arrays or each other."""
     sizes: dict[str, tuple[int, str]] = {}
     entries: dict[str, tuple[tuple[str, ...], str]] = {}
     for name, value in values.items():
         label, dims = labels[name], labels[name].dims or ()
         if labels[name].dims is not None and len(dims) != value.ndim:
             raise InputError(
-                f"observable {name!r} has {len(dims)} dims, {dims}, and gives an array "
-                f"of shape {value.shape}: one name is needed for each axis"
+                f"observable {name!r} has {len(dims)} dims, {dims}, and returns an "
+                f"array of shape {value.shape}: one name is needed for each axis"
             )
         for dim, size in zip(dims, value.shape, strict=False):
             require_name(f"a dim of {name!r},", dim)
@@ -354,7 +354,7 @@ def _require_labelled(values: dict[str, Array], labels: dict[str, Label]) -> Non
             known, other = entries.setdefault(dim, (tuple(own), name))
             if known != tuple(own):
                 raise InputError(
-                    f"dim {dim!r} has other coords in {name!r} than in {other!r}"
+                    f"dim {dim!r} has different coords in {name!r} and in {other!r}"
                 )
             if dim not in dims or len(own) != sizes[dim][0]:
                 raise InputError(

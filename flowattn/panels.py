@@ -1,6 +1,6 @@
-"""Pictures as data: what is drawn over which axes, with theory next to measurement.
+"""Pictures as data: what is drawn over which axes, theory and measurement together.
 
-Nothing here draws: `flowattn.plotting.draw` does, by matplotlib, and a page could.
+Nothing is drawn here: `flowattn.plotting.draw` does that, with matplotlib.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from .errors import InputError, instead, quoted
 
 Style = Literal["line", "points", "both", "steps", "path", "theory", "guide"]
 _STYLES = get_args(Style)
-# Where types are checked as they are written, 1 is no float.
+# For run-time type checks, 1 is not a float.
 Number = float | int
 
 
@@ -22,20 +22,20 @@ class Curve:
     """One curve of a panel.
 
     Args:
-        label: its name in the legend; one that begins with an underscore is not shown.
+        label: its name in the legend; hidden if it starts with an underscore.
         x, y: arrays of one length. Infinite ends reach the border of the panel.
-        style: what was measured is a "line", "points", "both", "steps" (a histogram,
-            `x` its edges) or a "path" (a line with its direction); "theory" is dashed
-            and in front, a "guide" (a slope, an edge) dotted and behind.
-        colour: a number of the palette or a name; None: the first, theory and guides
-            black.
+        style: measured data are a "line", "points", "both", "steps" (a histogram, `x`
+            its edges) or a "path" (a line with its direction); "theory" is dashed and
+            in front, a "guide" (a slope, an edge) dotted and behind.
+        colour: a number in the palette or a name; None: the first, or black for theory
+            and guides.
         level: the value on the panel's colour scale that colours the curve instead.
-        width: of the line, in points; None: by style.
-        interval: lower and upper ends at each point, in the unit of `y`: error bars of
-            points, a shaded band of lines.
+        width: line width, in points; None: by style.
+        interval: lower and upper ends at each point, in the unit of `y`: error bars for
+            points, a shaded band for lines.
 
     Raises:
-        InputError: for an unknown style, and for lengths that differ.
+        InputError: for an unknown style, and for different lengths.
 
     >>> import flowattn as fa
     >>> fa.Curve("loss", [0, 1, 2], [1.0, 0.5, 0.25]).y.tolist()
@@ -60,7 +60,7 @@ class Curve:
         wanted = (len(y) + 1,) if self.style == "steps" and y.ndim == 1 else y.shape
         if y.ndim != 1 or x.shape != wanted:
             raise InputError(
-                f"{named}: x of shape {x.shape} does not go with y of shape {y.shape}"
+                f"{named}: x of shape {x.shape} does not match y of shape {y.shape}"
             )
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y)
@@ -76,11 +76,11 @@ class Axis:
     """An axis of a panel.
 
     Args:
-        label: what is measured.
-        units: of it; "" for none.
+        label: the quantity.
+        units: its units; "" for none.
         log: logarithmic.
-        low, high: the limits; None: by the data.
-        names: of the places 0, 1, ….
+        low, high: the limits; None: from the data.
+        names: labels of the positions 0, 1, ….
     """
 
     label: str = ""
@@ -98,14 +98,14 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What colours say; without a label no bar is drawn.
+    """The meaning of the colours; without a label no bar is drawn.
 
     Args:
-        label: what is measured.
-        units: of it; "" for none.
+        label: the quantity.
+        units: its units; "" for none.
         log: logarithmic.
-        low, high: the limits; None: by the data.
-        names: of the places 0, 1, ….
+        low, high: the limits; None: from the data.
+        names: labels of the positions 0, 1, ….
         colours: "viridis", or "grey" for pictures.
     """
 
@@ -120,16 +120,16 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Image:
-    """Cells in colour.
+    """A grid of coloured cells.
 
     Args:
-        x, y: the places of columns and rows.
+        x, y: positions of columns and rows.
         values: rows × columns; nan is blank.
         texts: written into the cells.
         missing: which cells are hatched.
 
     Raises:
-        InputError: for shapes that do not go together.
+        InputError: for shapes that do not match.
     """
 
     x: Any
@@ -159,8 +159,8 @@ class Panel:
         curves: drawn in this order, theory in front.
         image: behind them.
         scale: the colours of the image, and of curves with a `level`.
-        legend: what its entries have in common.
-        columns: of the legend.
+        legend: the title of the legend.
+        columns: number of columns in the legend.
 
     >>> import flowattn as fa
     >>> panel = fa.Panel("", "time", "loss", [fa.Curve("flow", [0, 1], [1.0, 0.5])])
@@ -192,8 +192,8 @@ class Picture:
     Args:
         panels: the panels, in rows.
         title: above them.
-        caption: below: what was run, at which size, with which seeds.
-        columns: panels in a row.
+        caption: below them: what was run, at which size, with which seeds.
+        columns: number of panels in a row.
         size: of each panel, in inches.
     """
 
@@ -210,12 +210,12 @@ def lines(pairs: Iterable[tuple[str, Any, Any]], style: Style = "line") -> list[
 
 
 def horizontal(label: str, y: Number, colour: int | str | None = None) -> Curve:
-    """A guide across the panel at `y`."""
+    """A horizontal guide at `y`."""
     return Curve(label, [-np.inf, np.inf], [y, y], "guide", colour)
 
 
 def vertical(label: str, x: Number, colour: int | str | None = None) -> Curve:
-    """A guide up the panel at `x`."""
+    """A vertical guide at `x`."""
     return Curve(label, [x, x], [-np.inf, np.inf], "guide", colour)
 
 
@@ -226,10 +226,10 @@ def around(y: Any, spread: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def numbers(panels: Sequence[Panel]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The numbers of all curves and rows of images, each (x, y), by name: the label,
-    of several panels after title and vertical axis.
+    """The numbers of all curves and rows of images, each as (x, y), by name: the label,
+    with title and vertical axis first if there are several panels.
 
-    Raises `InputError` where two curves have one name.
+    Raises `InputError` if two curves have the same name.
     """
     found = {}
     for panel in panels:
@@ -243,7 +243,7 @@ def numbers(panels: Sequence[Panel]) -> dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def _numbers(panel: Panel) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    # A picture whose colours have no scale, as a photograph, has no numbers either.
+    # An image whose colours have no scale, such as a photograph, has no numbers either.
     what = "" if panel.scale is None else panel.scale.label
     if panel.image is not None and what:
         names = panel.y.names or [f"{place:.6g}" for place in panel.image.y]

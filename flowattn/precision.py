@@ -17,7 +17,7 @@ MATMUL_PRECISION = "highest"
 
 
 def highest_precision():
-    """Context in which matrix products keep every bit of their dtype.
+    """Context in which matrix products keep the full precision of their dtype.
 
     TF32 on recent GPUs and bfloat16 on TPUs would break every conservation law.
     """
@@ -25,9 +25,9 @@ def highest_precision():
 
 
 def settled_precision(asked: str | None) -> str:
-    """The precision of a command's runs: float64 where the platform has it.
+    """The precision of a command's runs: float64 if the platform has it.
 
-    Raises `InputError` for one that is neither float64 nor float32.
+    Raises `InputError` for anything but float64 and float32.
     """
     if asked is not None:
         require_choice("precision", asked, ("float64", "float32"))
@@ -38,18 +38,18 @@ def settled_precision(asked: str | None) -> str:
 def set_precision(asked: str | None = None) -> str:
     """Run in double or single precision from here on.
 
-    For commands and notebooks, before the first array; libraries leave it to their
-    users.
+    For commands and notebooks, before the first array; libraries leave the choice to
+    their users.
 
     Args:
-        asked: "float64" or "float32"; None: float64 where the device has it, float32 on
-            a TPU.
+        asked: "float64" or "float32"; None: float64 if the device has it, float32 on a
+            TPU.
 
     Returns:
         The precision.
 
     Raises:
-        InputError: for any other.
+        InputError: for any other precision.
 
     >>> set_precision()
     'float64'
@@ -60,18 +60,18 @@ def set_precision(asked: str | None = None) -> str:
 
 
 def same_precision() -> Callable[[], AbstractContextManager[None]]:
-    """A context for other threads, to which jax's own contexts do not reach: whether
-    there is double precision here and now.
+    """A context that carries this thread's setting of double precision to other
+    threads, which jax's own contexts do not reach.
     """
     wide = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
     return lambda: jax.enable_x64(wide)
 
 
 def float_dtype(params: PyTree) -> jnp.dtype:
-    """The common floating-point dtype of a PyTree's arrays: what a run computes in.
+    """The common floating-point dtype of a PyTree's arrays, in which a run computes.
 
-    Raises `InputError` where there is nothing to move, for complex numbers, and for
-    arrays that hold no numbers.
+    Raises `InputError` if nothing can move, for complex numbers, and for arrays that do
+    not hold numbers.
 
     >>> import jax.numpy as jnp
     >>> float_dtype({"a": jnp.zeros(2, jnp.float32), "b": 3})
@@ -94,7 +94,7 @@ def float_dtype(params: PyTree) -> jnp.dtype:
 
 
 def require_real(params: PyTree) -> None:
-    """Raises `InputError` for parameters that are complex, which have no one gradient.
+    """Raises `InputError` for complex parameters, which have no unique gradient.
 
     >>> require_real({"z": jnp.array(1j)})
     Traceback (most recent call last):
@@ -112,17 +112,17 @@ parts as two real arrays
 
 
 def _require_numbers(params: PyTree) -> None:
-    """Raises `InputError` for NumPy's arrays of what JAX has no arrays of."""
+    """Raises `InputError` for NumPy arrays of a dtype that JAX does not support."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "USOmMV":
             raise InputError(
                 f"params{jax.tree_util.keystr(path)} is an array of {leaf.dtype}, "
-                "which JAX has none of; hold it as a tuple, or outside of params"
+                "which JAX does not support; hold it as a tuple, or outside of params"
             )
 
 
 def _python_floats(params: PyTree) -> list[str]:
-    """Where in params numbers are that look as if they should move and do not."""
+    """Paths of the numbers in params that look as if they should move and do not."""
     return [
         f"params{jax.tree_util.keystr(path)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -131,8 +131,8 @@ def _python_floats(params: PyTree) -> list[str]:
 
 
 def warn_of_floats(params: PyTree) -> None:
-    """Warn, in the name of a caller's caller, of Python's floats in parameters: as
-    everything that is no array they stay.
+    """Warn of Python floats in parameters, which stay constant like every leaf that is
+    not an array. The warning points to the caller's caller.
     """
     floats = _python_floats(params)
     if floats:
@@ -147,9 +147,9 @@ def warn_of_floats(params: PyTree) -> None:
 
 
 def step_limit(max_steps: Any) -> Any:
-    """A limit of steps as an integer, or the largest number to which they are counted.
+    """A step limit as an integer, or the largest number of steps that can be counted.
 
-    Raises `InputError` for what is no positive whole number.
+    Raises `InputError` for anything but a positive whole number.
 
     >>> step_limit(1e3), step_limit(10**24) == jnp.iinfo(int).max
     (1000, True)
@@ -159,7 +159,7 @@ def step_limit(max_steps: Any) -> Any:
 
 
 def most_countable() -> int:
-    """The largest integer of the precision here and now."""
+    """The largest integer of the current precision."""
     return int(jnp.iinfo(jnp.zeros((), int).dtype).max)
 
 
@@ -169,10 +169,10 @@ _RESOLVED = 8
 
 
 def require_resolved(rtol: Any, dtype: Any) -> bool:
-    """Whether a dtype can give a relative tolerance, or several.
+    """Whether a dtype can achieve a relative tolerance, or several.
 
-    Raises `InputError` for one below the spacing of its numbers, and for one that
-    bounds nothing, 1 or more.
+    Raises `InputError` for one below the spacing of its numbers, and for 1 or more,
+    which bounds nothing.
 
     >>> require_resolved(1e-6, jnp.float32), require_resolved(2e-7, jnp.float32)
     (True, False)

@@ -1,4 +1,4 @@
-"""Problem: a loss from a start, with all that is asked of its training."""
+"""Problem: a loss and a start, with everything to observe and check in training."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -21,12 +21,12 @@ from .trajectory import Trajectory
 
 
 def itself(params: PyTree) -> PyTree:
-    """The model of parameters that are all of it."""
+    """The model of parameters that are the full model."""
     return params
 
 
 def _laws_by_name(laws: Any) -> dict[str, Law]:
-    """Laws by their names, from a collection of them or a dictionary."""
+    """Laws by name, from a collection of them or a dictionary."""
     found = laws.values() if isinstance(laws, Mapping) else laws
     if isinstance(found, Law) or not isinstance(found, Iterable):
         raise InputError(f"laws must be a list of laws, got {quoted(laws)}")
@@ -41,36 +41,38 @@ def _laws_by_name(laws: Any) -> dict[str, Law]:
 
 
 def _by_name(what: str, given: Any) -> dict[str, Any]:
-    """Things by name; `InputError` for what is no dictionary."""
+    """Things by name; `InputError` for anything but a dictionary."""
     if not isinstance(given, Mapping):
         raise InputError(f"{what} must be a dictionary by name, got {quoted(given)}")
     return dict(given)
 
 
 class Problem(eqx.Module):
-    """A loss, a start, and what is to be observed and checked of training from it.
+    """A loss and a start, with everything to observe and check in training.
 
     Args:
         params: the start, any PyTree; its floating-point arrays move.
         loss: maps parameters (shaped as `params`) to a scalar; it carries its data.
-        observables: what is observed along a run, by name: `params -> array`. The loss
-            is observed always, as "loss" unless that name is given to another.
+        observables: functions `params -> array` to observe along a run, by name. The
+            loss is always observed, as "loss" unless another observable has that name.
         laws: what the gradient flow conserves; a list of `Law`, or a dictionary.
-        reductions: theories in fewer numbers, `Reduction` by name.
-        events: `params -> number` by name; a solve finds when each changes sign.
+        reductions: reduced theories, `Reduction` by name.
+        events: `params -> number` by name; a solve finds the times of their sign
+            changes.
         closed_forms: observables by name as functions of an array of times.
-        validation: a loss to stop a descent by (`patience`).
-        rates: factors of the gradient, as those of `GradientFlow`.
+        validation: a loss that can stop a descent (`patience`).
+        rates: factors of the gradient, as in `GradientFlow`.
         switch: a loss that takes over at a time.
         flow: the flow to solve; None: the gradient flow of the loss, with these rates
             and this switch.
-        model: gives the full model for parameters; None: they are it.
-        corpus: the sentences that the loss is of, where it is of any.
-        outputs: gives the model's outputs on its data for parameters, and
-        outer: the loss of these outputs, where the loss is `outer(outputs(params))`.
+        model: returns the full model for parameters; None: the parameters are the
+            model.
+        corpus: the sentences that the loss is computed on, if any.
+        outputs: returns the model's outputs on its data for parameters.
+        outer: the loss of these outputs, if the loss is `outer(outputs(params))`.
 
     Raises:
-        InputError: for what is none of these.
+        InputError: for arguments of another kind.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> problem = fa.Problem(jnp.array([2.0]), lambda x: 0.5 * jnp.sum(x**2))
@@ -162,13 +164,13 @@ class Problem(eqx.Module):
 
     @property
     def observed(self) -> dict[str, Any]:
-        """All that is observed along a run: the observables, and the laws."""
+        """Everything observed along a run: the observables, and the laws."""
         return self.observables | self.laws
 
     @property
     def flow(self) -> AbstractFlow:
-        """The flow of its own; or the gradient flow of the loss, and from the time of a
-        switch on of the next one.
+        """The flow of the problem: its own, or the gradient flow of the loss, which
+        from the time of a switch on is that of the next loss.
         """
         if self.own_flow is not None:
             return self.own_flow
@@ -181,11 +183,11 @@ class Problem(eqx.Module):
         return not isinstance(loss, AbstractBatchLoss) or loss.whole
 
     def solve(self, **settings: Any) -> Trajectory:
-        """The flow from the start, with everything observed and every event looked for.
+        """Solve the flow from the start, with every observable and event.
 
         Args:
             settings: as for `fa.solve`: `t1` or `ts`, tolerances, solver, …; an
-                `observe` or `events` of your own comes on top.
+                `observe` or `events` of your own is added.
 
         Returns:
             The `Trajectory`.
@@ -200,13 +202,13 @@ class Problem(eqx.Module):
     def descend(
         self, optimizer: AbstractOptimizer | None = None, **settings: Any
     ) -> Trajectory:
-        """The descent from the start by an optimiser, with everything observed.
+        """Descend the loss by an optimiser, with every observable.
 
         Args:
-            optimizer: an optimiser, `fa.SGD(0.1)` for instance; None: the one that the
-                flow was made for, or that of `learning_rate`.
+            optimizer: for instance `fa.SGD(0.1)`; None: the one that the flow was made
+                for, or that of `learning_rate`.
             settings: as for `fa.descend`: `steps`, `every`, …; an `observe` of your own
-                comes on top.
+                is added.
 
         Returns:
             The `Trajectory`.

@@ -1,4 +1,4 @@
-"""Reduction: a theory's small flow, and the full one that it describes."""
+"""Reduction: the small flow of a theory, and the full flow that it describes."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -15,23 +15,23 @@ from .trajectory import Trajectory
 class Reduction(eqx.Module):
     """A small flow f(z), the full flow F(θ), and the maps between their parameters.
 
-    Two tests serve every reduction: `defect` (nothing is solved), and the gap between
-    `project` of the full solution and the small one.
+    Two tests apply to every reduction: `defect` (without solving anything), and the gap
+    between `project` of the full solution and the small one.
 
     Args:
         flow: f.
         full: F.
-        project: θ ↦ z, what the theory keeps.
-        lift: z ↦ θ, what it says of the rest.
-        kind: "exact" where D project·F∘lift = f everywhere, else "approximate".
-        scaling: of an approximate one, how the difference falls.
+        project: θ ↦ z, the coordinates that the theory keeps.
+        lift: z ↦ θ, what the theory assumes for the others.
+        kind: "exact" if D project·F∘lift = f everywhere, else "approximate".
+        scaling: for an approximate one, how the difference falls.
         citation: where it is derived.
-        observables: what can be observed of z, under the names that the full model's
-            observables have, so that the two solutions compare.
+        observables: functions of z, under the names of the full model's observables, so
+            that the two solutions can be compared.
         events: `z -> number`, likewise.
 
     Raises:
-        InputError: for what are no flows.
+        InputError: for anything but flows.
     """
 
     flow: AbstractFlow
@@ -49,14 +49,14 @@ class Reduction(eqx.Module):
         require_flow("Reduction", self.full)
 
     def solve(self, params: PyTree, **settings: Any) -> Trajectory:
-        """The small flow, from where the full parameters project to.
+        """Solve the small flow, from the projection of the full parameters.
 
         Args:
             params: parameters θ of the full flow.
             settings: as for `fa.solve`: `t1` or `ts`, tolerances, …
 
         Returns:
-            The `Trajectory` of z, with everything observed that can be.
+            The `Trajectory` of z, with every observable of the reduction.
 
         Raises:
             InputError: as `fa.solve`.

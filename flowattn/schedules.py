@@ -12,7 +12,7 @@ from jaxtyping import Array, Scalar
 from .errors import InputError, known_numbers, shown
 
 Schedule = Callable[[Any], Any]
-# Schedules are summed in blocks of this many steps, and no further than this many.
+# Schedules are summed in blocks of this many steps, up to this many.
 _BLOCK = 2**18
 _MOST_STEPS = 10**9
 # A clock that moves by less than this share of its time in `_STILL` blocks has stopped.
@@ -23,7 +23,9 @@ SLACK = 1e-6
 
 
 def require_schedule(schedule: Schedule) -> None:
-    """Raises `InputError` for what gives no learning rate for a step."""
+    """Raises `InputError` for anything that does not return a learning rate per
+    step.
+    """
     try:
         given = jax.eval_shape(lambda n: rate_at(schedule, n), jnp.array(0))
     except (TypeError, ValueError) as error:
@@ -33,19 +35,19 @@ def require_schedule(schedule: Schedule) -> None:
         ) from None
     if given.shape != () or jnp.issubdtype(given.dtype, jnp.complexfloating):
         raise InputError(
-            "a schedule must give one learning rate for a step, got an array of shape "
-            f"{given.shape}"
+            "a schedule must return one learning rate for a step, got an array of "
+            f"shape {given.shape}"
         )
     first = known_numbers("the schedule's first rate", _rates(schedule, 0, 1))
     assert first is not None
     if not np.all((first >= 0) & (first < np.inf)):
         raise InputError(
-            f"a schedule must give rates of 0 or more, got {first[0]:g} at step 0"
+            f"a schedule must return rates of 0 or more, got {first[0]:g} at step 0"
         )
 
 
 def rate_at(schedule: Schedule, step: Any) -> Array:
-    """The rate of a step. Schedules of optax mix integers and floats."""
+    """The rate of a step. Optax schedules mix integers and floats."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.asarray(schedule(step))
 
@@ -72,14 +74,14 @@ def _blocks(
         if wrong.any():
             at = int(np.argmax(wrong))
             raise InputError(
-                f"a schedule must give rates of 0 or more, got {rates[at]:g} at step "
+                f"a schedule must return rates of 0 or more, got {rates[at]:g} at step "
                 f"{first + at}"
             )
         yield first, rates
 
 
 def sums_of(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
-    """The sums of the first N rates, for rising N."""
+    """The sums of the first N rates, for increasing N."""
     found, total = np.zeros(len(counts)), 0.0
     for first, rates in _blocks(schedule, int(counts[-1]) if len(counts) else 0):
         sums = total + np.append(0.0, np.cumsum(rates))
@@ -90,7 +92,7 @@ def sums_of(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
 
 
 def sum_of(schedule: Schedule, count: Any) -> Scalar:
-    """The sum of the first `count` rates, where that is traced."""
+    """The sum of the first `count` rates, for a traced count."""
     zero = jnp.zeros((), float)
 
     def longer(step: Any, time: Any) -> Any:
@@ -100,7 +102,7 @@ def sum_of(schedule: Schedule, count: Any) -> Scalar:
 
 
 def steps_until(schedule: Schedule, t: float) -> int:
-    """How many steps begin before a flow time.
+    """The number of steps that begin before a flow time.
 
     Raises `InputError` for a time that the schedule never reaches.
     """
@@ -143,7 +145,7 @@ SHAPES: dict[str, Schedule] = {
 
 
 class Shaped(eqx.Module):
-    """A schedule by its name: `largest` times a shape over `steps` steps.
+    """A schedule by name: `largest` times a shape over `steps` steps.
 
     >>> [round(float(Shaped("cosine", 0.2, 10)(n)), 3) for n in (0, 5, 10)]
     [0.2, 0.1, 0.0]

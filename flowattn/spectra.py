@@ -1,4 +1,4 @@
-"""Spectra: eigenvalues of operators that are known by their products alone."""
+"""Spectra: eigenvalues of operators that are known only by their products."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,15 +15,15 @@ _PRODUCTS = 24
 def largest_eigenvalues(
     product: Callable[[Array], Array], like: Float[Array, " n"], k: int
 ) -> Float[Array, " k"]:
-    """The `k` largest eigenvalues of a symmetric operator, falling.
+    """The `k` largest eigenvalues of a symmetric operator, in decreasing order.
 
-    - `product`: the operator, a linear map of vectors like `like`; `k`: how many
-      eigenvalues, at most the size of `like`.
+    - `product`: the operator, a linear map of vectors like `like`;
+    - `k`: number of eigenvalues, at most the size of `like`.
 
-    The Krylov space of a start holds one vector of each eigenvalue: of a multiple one
-    the others are orthogonal to all of it. So Lanczos is run again orthogonal to the
-    `k` vectors found so far, until that finds no eigenvalue above the last of them;
-    each time may find one copy more.
+    The Krylov space of a start holds one eigenvector per eigenvalue: for a multiple
+    eigenvalue, the others are orthogonal to all of it. So Lanczos is run again,
+    orthogonal to the `k` vectors found so far, until it finds no eigenvalue above the
+    last of them; each run may find one more copy.
     """
     products = min(_PRODUCTS + 2 * k, like.size)
     shapes = (0,), (0, like.size), (), ()
@@ -47,9 +47,9 @@ def largest_eigenvalues(
 
 
 class _Found(NamedTuple):
-    """The largest eigenvalues found, falling, with orthonormal vectors; the size of the
-    operator, as far as it has been seen; and the largest eigenvalue on the vectors that
-    came last.
+    """The largest eigenvalues found, in decreasing order, with orthonormal vectors; the
+    size of the operator, as far as known; and the largest eigenvalue on the vectors of
+    the latest run.
     """
 
     values: Float[Array, " k"]
@@ -65,15 +65,15 @@ def _lanczos(
     products: int,
     k: int,
 ) -> _Found:
-    """The `k` largest eigenvalue estimates of a symmetric operator, from the vectors
-    that are `known` and `products` more.
+    """The `k` largest eigenvalue estimates of a symmetric operator, from the `known`
+    vectors and `products` more.
 
-    Lanczos: q_{j+1} β_j = A q_j − α_j q_j − β_{j−1} q_{j−1}. It ends where β_j = 0:
+    Lanczos: q_{j+1} β_j = A q_j − α_j q_j − β_{j−1} q_{j−1}. It ends when β_j = 0:
     the Krylov space of the start is exhausted, as it is after one product with a
-    multiple of the identity. The next vector is then drawn anew, orthogonal to all
-    before: the projected matrix falls into blocks, whose eigenvalues together are
+    multiple of the identity. The next vector is then drawn at random, orthogonal to all
+    before: the projected matrix splits into blocks, whose eigenvalues together are
     those of A on all vectors so far. β_j counts as 0 within rounding of the operator's
-    size; where rounding passes for more, that noise is as good as a vector drawn anew.
+    size; noise that rounding leaves above that is as good as a new random vector.
     """
     values, vectors = known.values, jax.lax.stop_gradient(known.vectors)
     first, count = vectors.shape
@@ -87,7 +87,7 @@ def _lanczos(
         )
 
     def apart(vector: Array, basis: Array) -> Array:
-        # Twice is enough (Parlett): once leaves rounding of what was taken away.
+        # Twice is enough (Parlett): once leaves rounding errors of the part removed.
         for _ in range(2):
             vector = vector - basis.T @ (basis @ vector)
         return vector
@@ -96,7 +96,7 @@ def _lanczos(
         basis, vector, size = carry
         basis = basis.at[first + number].set(vector)
         image = product(vector)
-        # What A has between this vector and each so far.
+        # The entries of A between this vector and each so far.
         row = basis @ image
         rest = apart(image, basis)
         beside = _norm(rest)
@@ -114,8 +114,8 @@ def _lanczos(
     lower = jnp.tril(jnp.pad(rows, ((first, 0), (0, 0))), -1)
     diagonal = jnp.concatenate([values, jnp.diagonal(rows[:, first:])])
     matrix = lower + lower.T + jnp.diag(diagonal)
-    # Derivatives of values are those of the matrix between vectors that are held: so
-    # they exist where eigenvalues are multiple, and vectors have none.
+    # Derivatives of values are those of the matrix between fixed vectors: so they exist
+    # for multiple eigenvalues, where vectors have none.
     _, turned = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
     top = turned[:, ::-1][:, :k].T @ basis
     new = jnp.linalg.eigvalsh(matrix[first:, first:])[-1]
@@ -123,7 +123,7 @@ def _lanczos(
 
 
 def _norm(vector: Float[Array, " n"]) -> Float[Array, ""]:
-    """The norm, of numbers of any size; with a gradient also where it is 0."""
+    """The norm, without overflow; with a gradient also at 0."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vector)))
     largest = jnp.where(largest > 0, largest, 1.0)
     square = jnp.sum((vector / largest) ** 2)
@@ -133,6 +133,8 @@ def _norm(vector: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 def _unit(vector: Float[Array, " n"]) -> Float[Array, " n"]:
-    """A vector over its norm; zeros stay, as beyond the last dimension they may."""
+    """A vector over its norm; zeros stay zeros, as beyond the last dimension they
+    may.
+    """
     size = _norm(vector)
     return vector / jnp.where(size > 0, size, 1.0)

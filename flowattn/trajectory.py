@@ -1,4 +1,4 @@
-"""Trajectory: what a run leaves behind."""
+"""Trajectory: the result of a run."""
 
 from typing import Any
 
@@ -18,20 +18,20 @@ from .observables import Label
 
 
 class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
-    """How a run ended: diffrax's results, and those of training."""
+    """How a run ended: the results of diffrax, and those of training."""
 
     loss_nonfinite = (
         "The loss or the parameters became non-finite. `t_end` of the trajectory "
         "(use `throw=False`) is the last time at which they were finite."
     )
     blow_up = (
-        "The steps became too small to move the time that was reached: the flow blows "
+        "The steps became too small to advance the time reached: the flow blows "
         "up, or its vector field is not smooth, at `t_end` of the trajectory (use "
         "`throw=False`)."
     )
     senseless_input = (
         "The output times are not finite and increasing, or a tolerance or rate makes "
-        "no sense. Where numbers are known, outside of `jit` and `vmap`, this is an "
+        "no sense. Outside `jit` and `vmap`, where the numbers are known, this is an "
         "`InputError`."
     )
     out_of_patience = "The validation loss had not improved for `patience` steps."
@@ -39,28 +39,43 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
 
 
 class Trajectory(eqx.Module):
-    """Times, observables, final parameters and bookkeeping of one run; a PyTree.
+    """Times, observables, final parameters and statistics of one run; a PyTree.
 
-    Of an ensemble the members are the first axis of every array.
+    `solve`, `descend` and `ensemble` return one. In that of an ensemble, every array
+    has the members as its first axis.
 
-    - `ts`: output times (for a descent: time per step × steps).
-    - `observed[name]`: array with time as its first axis; nan where `reached` is False.
-    - `scales[name]`: for each observed law its largest absolute term at each time.
-    - `params`: parameters at `t_end`; `path`: parameters at every time, if saved.
-    - `best`: parameters with the lowest validation loss, if a descent looked.
-    - `n_reached`: how many of the output times the run reached.
-    - `result`: how the run ended; `t_end`: the last time that it reached.
-    - `refined`: the solve at a hundredth of the tolerances, if an error was asked for.
-    - `solver`: what the run was asked to use; `methods`: those that it could choose
-      among; `switches`: the times at which it took the next of them, inf beyond.
-    - `sharpness`: the last estimate of the Jacobian's spectral radius, where a solver
-      made one: the largest Hessian eigenvalue in size, for a gradient flow.
-    - `edge`: of a descent the largest sharpness at which it is stable, where its
-      optimiser says so.
-    - `state`: of a flow that carries more than parameters, what it ended with, from
-      which `solve` resumes; else None.
-    - `events[name]`: of a flow the first time at which an event changed sign, nan where
-      it never did.
+    Args:
+        ts: output times, (times,); of a descent, time per step × steps.
+        observed: observables by name, each with time as its first axis; nan where
+            `reached` is False.
+        scales: for each observed law, its largest absolute term at each time, (times,).
+        params: parameters at `t_end`.
+        path: parameters at every output time, with time as the first axis; None unless
+            saved.
+        best: parameters with the lowest validation loss; None without validation.
+        result: how the run ended, a member of `RESULTS`.
+        t_end: last time that the run reached, ().
+        n_reached: number of output times that the run reached, ().
+        counts: evaluations, products and steps by name, ().
+        refined: the solve at a hundredth of the tolerances; None without `error=True`.
+        solver: name of the requested solver or optimiser.
+        labels: names of the observables, each with its unit, dims and long name.
+        methods: names of the solvers that the run could choose from.
+        switches: times at which the run changed to the next method, inf for changes
+            that did not occur.
+        sharpness: last estimate of the Jacobian's spectral radius, (); for a gradient
+            flow, the largest absolute Hessian eigenvalue. None for solvers that do not
+            estimate it.
+        edge: largest sharpness at which a descent is stable; None if unknown.
+        events: for each event of a flow, the first time at which it changed sign, ();
+            nan if it never did.
+        state: final state of a flow with state, from which `solve` resumes; else None.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
+    >>> traj = fa.solve(flow, jnp.ones(1), ts=[0.0, 1.0], observe={"x": lambda x: x[0]})
+    >>> traj.ts.tolist(), round(float(traj.observed["x"][-1]), 4), traj.outcome
+    ([0.0, 1.0], 0.3679, 'successful')
     """
 
     ts: Float[Array, "*member time"]
@@ -83,28 +98,42 @@ class Trajectory(eqx.Module):
     events: dict[str, Float[Array, "*member"]] = eqx.field(default_factory=dict)
     state: PyTree | None = None
 
-    # Beside the fields, so that it is no part of the PyTree: what is traced, mapped
-    # over or rebuilt may no longer be what was run.
+    # Not fields, so not part of the PyTree: a trajectory that was traced, mapped over
+    # or rebuilt may no longer match its source.
     _source = None
     _provenance = ""
 
     @property
     def source(self) -> Source | None:
-        """What the run followed; None where that is not known."""
+        """The flow or loss that the run followed; None if unknown."""
         return self._source
 
     @property
     def provenance(self) -> str:
-        """With what a run that was read back was computed, as JSON; else empty."""
+        """Versions and platform of a run read from a data set, as JSON; else empty."""
         return self._provenance
 
     def of(self, source: Source) -> "Trajectory":
-        """This very run, knowing what it followed."""
+        """Record the flow or loss that this run followed.
+
+        Args:
+            source: the flow or loss.
+
+        Returns:
+            This trajectory itself.
+        """
         object.__setattr__(self, "_source", source)
         return self
 
     def member(self, row: int) -> "Trajectory":
-        """One run of an ensemble."""
+        """One run of an ensemble.
+
+        Args:
+            row: number of the member, from 0.
+
+        Returns:
+            Its trajectory, without the members axis.
+        """
         return jax.tree.map(
             lambda x: x[row] if eqx.is_array(x) or isinstance(x, np.ndarray) else x,
             self,
@@ -112,12 +141,12 @@ class Trajectory(eqx.Module):
 
     @property
     def stats(self) -> dict[str, Any]:
-        """What the run took.
+        """The cost of the run.
 
         `gradient_evaluations` and `hessian_vector_products` (rejected steps included;
-        absent for solvers that do not report them), `steps`, `rejected`, `solver`;
-        where the solver was to be chosen `choices`, each a solver and the time from
-        which it worked; where a solver estimated it, `sharpness`.
+        absent for solvers that do not count them), `steps`, `rejected` and `solver`.
+        If the run chose between solvers, also `choices` (see `solver_log`); if a solver
+        estimated it, `sharpness`.
         """
         stats = {**self.counts, "solver": self.solver}
         if self.sharpness is not None:
@@ -128,9 +157,9 @@ class Trajectory(eqx.Module):
 
     @property
     def solver_log(self) -> list[dict[str, Any]] | None:
-        """The solvers that worked, in order, each with the time `since` it did.
+        """The solvers used, in order, each with the time `since` which it was in use.
 
-        None where there was nothing to choose, or the run is one of a batch.
+        None if there was no choice, or for a batch of runs.
         """
         switches = self.switches
         if len(self.methods) < 2 or switches is None:
@@ -142,24 +171,31 @@ class Trajectory(eqx.Module):
         return [{"solver": n, "since": t} for n, t in zip(names, times, strict=True)]
 
     def with_refined(self, finer: "Trajectory | None") -> "Trajectory":
-        """The same run beside one at a hundredth of the tolerances."""
+        """Attach the finer solve, from which the errors are estimated.
+
+        Args:
+            finer: the same solve at a hundredth of the tolerances; None removes it.
+
+        Returns:
+            A copy of this trajectory with `refined` set.
+        """
         return eqx.tree_at(
             lambda run: run.refined, self, finer, is_leaf=lambda x: x is None
         )
 
     @property
     def error_stats(self) -> dict[str, Any] | None:
-        """The statistics of the finer solve, None without `error=True`."""
+        """The statistics of the finer solve; None without `error=True`."""
         return None if self.refined is None else self.refined.stats
 
     @property
     def error(self) -> dict[str, Array] | None:
         """Estimated global error of each observable, entry by entry over time.
 
-        The difference to the solve at a hundredth of the tolerances: nearly all of the
-        error of the coarser one, since the finer's is a few hundredths of it. Where the
-        two cross the difference says nothing, so its dips are filled (`errorbar`). None
-        without `error=True`.
+        The difference from the solve at a hundredth of the tolerances. It is nearly the
+        error of the coarser solve, since that of the finer one is a few hundredths of
+        it. Where the two cross, the difference is not an error estimate, so its dips
+        are filled (`errorbar`). None without `error=True`.
         """
         if self.refined is None:
             return None
@@ -186,11 +222,14 @@ class Trajectory(eqx.Module):
         return jnp.expand_dims(rows, tuple(range(saved.ndim - 1))) < saved
 
     def marked(self) -> "Trajectory":
-        """The same run with nan where there is nothing: at times not reached, for
-        events that never were and an estimate that was not made.
+        """Mark missing values by nan: at times not reached, for events that did not
+        occur, and for a sharpness that was not estimated.
 
-        Compiled code puts 0 and inf there. Where the numbers are known nan is put in
-        outside of it, so that what `jax_debug_nans` finds is a nan of the run's own.
+        Compiled code leaves 0 and inf there. The nan is filled in outside compiled code
+        if the numbers are known, so that `jax_debug_nans` finds only genuine ones.
+
+        Returns:
+            A copy of this trajectory.
         """
 
         def rows(x: Any) -> Any:
@@ -216,9 +255,20 @@ class Trajectory(eqx.Module):
         )
 
     def raised(self, failed: Bool[Array, "..."]) -> "Trajectory":
-        """The same run, or the error that its result is where it `failed`."""
+        """Raise the error that `result` names if the run failed.
+
+        Args:
+            failed: whether it did; may be traced.
+
+        Returns:
+            This trajectory.
+
+        Raises:
+            equinox.EquinoxRuntimeError: if `failed`; inside a traced program, when that
+                program runs.
+        """
         if not isinstance(failed, Tracer):
-            # Not by `error_if`, which names the call that was compiled first.
+            # Not `error_if`, which names the call that was compiled first.
             if failed:
                 raise eqx.EquinoxRuntimeError(RESULTS[self.result])
             return self
@@ -229,24 +279,37 @@ class Trajectory(eqx.Module):
     def to_dataset(self, parameters: bool = True) -> Any:
         """An xarray data set, for zarr and NetCDF; `from_dataset` reads it back.
 
-        - observables by their names, with dims, units and long names, and their
-          estimated errors as `NAME_error`;
-        - the time of each event as `events.NAME` (nan: it never came), its error as
+        Its variables:
+
+        - observables by name, with dims, units and long names, and their estimated
+          errors as `NAME_error`;
+        - the time of each event as `events.NAME` (nan: it did not occur), its error as
           `event_errors.NAME`, and the scale of each law as `scales.NAME`;
-        - parameters as `params.PATH`, `params_best.PATH`, `params_path.PATH`: the keys
-          of the path, in which whatever is neither letter, digit nor one of -_+@~ is
-          percent-encoded, joined by dots; the state of a flow that has one as
-          `state.PATH`. Random keys are kept as their bits.
-        - `finer.…`: the same of the finer solve.
+        - parameters as `params.PATH`, `params_best.PATH` and `params_path.PATH`, and
+          the state of a flow with state as `state.PATH`. PATH is the keys of the path
+          joined by dots, percent-encoded except for letters, digits and -_+@~. Random
+          keys are stored as their bits.
+        - `finer.…`: the same variables for the finer solve.
 
-        How the run ended and what it took are attributes, all of them numbers and
-        strings, lists as JSON; so is its `provenance`. Of an ensemble all variables
-        have the first dim `member`, and these numbers are variables `stats.NAME`; where
-        members have times of their own, `time` is a coordinate along `output`.
+        Outcome, statistics and `provenance` are attributes: numbers and strings, with
+        lists as JSON. In the data set of an ensemble, all variables have the first dim
+        `member`, and the statistics are variables `stats.NAME`; if the members have
+        different times, `time` is a coordinate along `output`.
 
-        `parameters=False` leaves the parameters out. For names of observables beyond
-        Latin-1 `to_netcdf` needs netCDF4 or h5netcdf: SciPy, by which xarray writes
-        where neither is installed, cannot write them. zarr can.
+        If observables have names beyond Latin-1, `to_netcdf` needs netCDF4 or h5netcdf:
+        SciPy, which xarray uses otherwise, cannot write them. zarr can.
+
+        Args:
+            parameters: include parameters and state.
+
+        Returns:
+            The `xarray.Dataset`.
+
+        >>> import jax.numpy as jnp, flowattn as fa
+        >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
+        >>> traj = fa.solve(flow, jnp.ones(1), t1=1.0, observe={"x": lambda x: x[0]})
+        >>> traj.to_dataset(parameters=False)["x"].dims
+        ('time',)
         """
         return to_dataset(self, parameters)
 
@@ -254,19 +317,27 @@ class Trajectory(eqx.Module):
     def from_dataset(
         cls, dataset: Any, like: PyTree = None, flow: AbstractFlow | None = None
     ) -> "Trajectory":
-        """The trajectory that `to_dataset` made a data set of, also by way of a zarr
-        store (of `flowattn run --out` too: its group "flow" or "descent") or NetCDF.
+        """Read a trajectory from a data set made by `to_dataset`.
 
-        `like`: parameters of the same structure, shapes and dtypes (values do not
-        matter; `jax.eval_shape` gives such), into which those of the data set are put;
-        what is no array in them stays. Without it parameters are dicts within dicts,
-        by their paths. `flow`: the one that was solved, where it has a state, into the
-        form of which that is put. Numbers are the same to the last bit. A trajectory
-        that was read back does not know which loss it is of, so `compare` claims no
-        order of it.
+        The data set may have been stored as zarr (such as the groups "flow" and
+        "descent" that `flowattn run --out` writes) or NetCDF in between. All numbers
+        are the same to the last bit. The trajectory does not know its loss, so
+        `compare` claims no order for it.
 
-        Raises `InputError` for a data set that holds no run, or whose parameters are
-        not like those.
+        Args:
+            dataset: the `xarray.Dataset`.
+            like: parameters of the same structure, shapes and dtypes, for example from
+                `jax.eval_shape`; the stored arrays replace theirs, other leaves stay.
+                Without it, parameters are nested dicts by path.
+            flow: the flow that was solved, if it has a state, whose structure the
+                stored state then takes.
+
+        Returns:
+            The `Trajectory`.
+
+        Raises:
+            InputError: for a data set that holds no run, or whose parameters do not
+                match `like`.
 
         >>> import jax.numpy as jnp, flowattn as fa
         >>> flow = fa.GradientFlow(lambda p: jnp.sum(p["x"] ** 2))
@@ -296,8 +367,8 @@ class Trajectory(eqx.Module):
 
     @property
     def outcome(self) -> Any:
-        """One word for how the run ended, `successful` where nothing went wrong; of an
-        ensemble a list of them, one for each member.
+        """How the run ended in one word, `successful` if nothing went wrong; for an
+        ensemble, a list with one word for each member.
         """
         if np.ndim(self.n_reached) == 0:
             return outcome_name(self.result)
@@ -311,10 +382,10 @@ def _is_keys(leaf: Any) -> bool:
 
 
 def _apart(ours: Any, theirs: Any, known: Bool[Array, "..."]) -> Any:
-    """|ours − theirs|; of counts, which have no nan, only where both are known."""
+    """|ours − theirs|; for integers, which have no nan, only where both are known."""
     if jnp.issubdtype(ours.dtype, jnp.inexact):
         return jnp.abs(ours - theirs)
-    # Also of counts without a sign, and of yes and no.
+    # Works for unsigned integers and for booleans.
     larger, smaller = jnp.maximum(ours, theirs), jnp.minimum(ours, theirs)
     real = jnp.zeros((), float).dtype
     if ours.dtype == jnp.bool_:
@@ -324,15 +395,15 @@ def _apart(ours: Any, theirs: Any, known: Bool[Array, "..."]) -> Any:
 
 
 def _between(one: Any, other: Any) -> Any:
-    """How far two times are apart, nan where one never was."""
+    """|one − other| of two event times, nan if either did not occur."""
     never = jnp.isnan(one) | jnp.isnan(other)
     apart = jnp.abs(jnp.where(never, 0.0, one) - jnp.where(never, 0.0, other))
     return _nan_where(never, apart)
 
 
 def _nan_where(missing: Any, values: Any) -> Any:
-    """Values with nan where some are missing, of dtypes that have it; put there outside
-    of compiled code where both are known.
+    """Values with nan where some are missing, if their dtype has nan; filled in outside
+    compiled code if both are known.
     """
     if not jnp.issubdtype(values.dtype, jnp.inexact):
         return values
@@ -361,8 +432,8 @@ def outcome_name(result: Any) -> str:
 
 
 def outcome_codes(result: Any) -> Int[np.ndarray, " run"]:
-    """The places in `OUTCOMES` of the results of many runs; their number where a
-    result is none of these.
+    """The index in `OUTCOMES` of each of many results; `len(OUTCOMES)` for a result
+    that is not listed there.
     """
     is_one = [np.asarray(result == getattr(RESULTS, name)) for name in OUTCOMES]
     return np.argmax([*is_one, np.ones_like(is_one[0])], axis=0)

@@ -126,7 +126,7 @@ def test_a_file_that_is_cut_short(layout, kept, tmp_path):
     folder = write(tmp_path, layout)
     file = next(file for file in folder.iterdir() if file.is_file())
     file.write_bytes(file.read_bytes()[:kept])
-    refused(tmp_path, f"{file} is no CIFAR-10 file")
+    refused(tmp_path, f"{file} is not a CIFAR-10 file")
 
 
 ROWS, TEN = BATCHES[1][0], (np.arange(20) % 10).tolist()
@@ -152,7 +152,7 @@ ROWS, TEN = BATCHES[1][0], (np.arange(20) % 10).tolist()
 def test_a_batch_that_holds_something_else(held, tmp_path):
     file = write(tmp_path, "python") / "data_batch_2"
     save_batch(file, held)
-    refused(tmp_path, f"{file} is no CIFAR-10 file")
+    refused(tmp_path, f"{file} is not a CIFAR-10 file")
 
 
 def test_a_binary_batch_with_a_label_beyond_nine(tmp_path):
@@ -160,7 +160,7 @@ def test_a_binary_batch_with_a_label_beyond_nine(tmp_path):
     content = bytearray(file.read_bytes())
     content[3 * 3073] = 10
     file.write_bytes(content)
-    refused(tmp_path, "data_batch_2.bin is no CIFAR-10 file: labels beyond 0 to 9")
+    refused(tmp_path, "data_batch_2.bin is not a CIFAR-10 file: labels beyond 0 to 9")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_binary_batch_with_a_label_beyond_nine(tmp_path):
 def test_an_npz_that_holds_something_else(change, tmp_path):
     folder = write(tmp_path, "npz")
     save_npz(folder, **change)
-    refused(tmp_path, "cifar10.npz is no CIFAR-10 file")
+    refused(tmp_path, "cifar10.npz is not a CIFAR-10 file")
 
 
 def overwritten(content, at, with_what):
@@ -191,7 +191,7 @@ def test_an_npz_whose_compressed_bytes_are_damaged(tmp_path):
     save_npz(folder, np.savez_compressed)
     file = folder / "cifar10.npz"
     file.write_bytes(overwritten(file.read_bytes(), 2000, b"\xff" * 500))
-    refused(tmp_path, "cifar10.npz is no CIFAR-10 file")
+    refused(tmp_path, "cifar10.npz is not a CIFAR-10 file")
 
 
 def test_an_npz_whose_header_is_damaged(tmp_path):
@@ -199,7 +199,7 @@ def test_an_npz_whose_header_is_damaged(tmp_path):
     file = folder / "cifar10.npz"
     content = file.read_bytes()
     file.write_bytes(overwritten(content, content.index(b"{'descr'"), b"{{{("))
-    refused(tmp_path, "cifar10.npz is no CIFAR-10 file")
+    refused(tmp_path, "cifar10.npz is not a CIFAR-10 file")
 
 
 class Malicious:
@@ -216,7 +216,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
     folder, left = write(tmp_path, "python"), tmp_path / "left"
     held = {b"data": BATCHES[0][0], b"labels": TEN, b"more": Malicious(left)}
     save_batch(folder / "test_batch", held)
-    refused(tmp_path, "test_batch is no CIFAR-10 file: it names posix.system")
+    refused(tmp_path, "test_batch is not a CIFAR-10 file: it names posix.system")
     assert not left.exists()
     # It is malicious: Python's own unpickler would run it.
     pickle.loads((folder / "test_batch").read_bytes(), encoding="bytes")
@@ -234,4 +234,4 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
 def test_programs_that_fail_in_other_ways(program, tmp_path):
     file = write(tmp_path, "python") / "data_batch_4"
     file.write_bytes(program)
-    refused(tmp_path, "data_batch_4 is no CIFAR-10 file")
+    refused(tmp_path, "data_batch_4 is not a CIFAR-10 file")

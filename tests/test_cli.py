@@ -377,7 +377,7 @@ def test_an_unfinished_run_is_gone_on_with(tmp_path, capsys, monkeypatch):
     assert "the same command with --resume resumes it" in capsys.readouterr().out
     assert (out / "checkpoint" / "flow.state").exists()
     assert run(*long, "--out", out) == 2
-    assert "--resume continues it, --anew begins" in capsys.readouterr().err
+    assert "--resume continues it, --anew starts" in capsys.readouterr().err
     assert run(*long, "--out", out, "--resume", "--rtol", "1e-6") == 2
     assert "differs in the tolerances" in capsys.readouterr().err
     assert run(*long, "--out", out, "--resume") == 0

@@ -98,7 +98,9 @@ def test_workers_of_an_owner_that_lost_its_store_write_nothing(work):
 )
 def test_what_is_no_address_is_refused_at_once(tmp_path, monkeypatch, address, shown):
     monkeypatch.setattr(distributed, "Client", None)  # none is asked
-    with pytest.raises(InputError, match=f"is no address of a scheduler, as .*{shown}"):
+    with pytest.raises(
+        InputError, match=f"is not the address of a scheduler, such as .*{shown}"
+    ):
         fa.sweep(Ends(), out=tmp_path / "a.zarr", scheduler=address)
     assert not (tmp_path / "a.zarr").exists()
 
@@ -108,7 +110,7 @@ def test_what_is_no_address_is_refused_at_once(tmp_path, monkeypatch, address, s
 )
 def test_addresses_of_all_kinds(address):
     cluster._require_address(address)
-    with pytest.raises(InputError, match="is no address of a scheduler"):
+    with pytest.raises(InputError, match="is not the address of a scheduler"):
         cluster._require_address(8786)
 
 
@@ -154,11 +156,11 @@ def test_results_are_gathered():
         (ImportError("No module named 'flowattn'"), "or none: ImportError: No module"),
         (
             AttributeError("no attribute 'at_worker'"),
-            "has not this version of flowattn",
+            "has another version of flowattn",
         ),
         (
             distributed.KilledWorker("c", SimpleNamespace(address="tcp://a:1"), 3),
-            "4 workers died one after the other of the same chunk.*tcp://a:1",
+            "4 workers died one after another of the same chunk.*tcp://a:1",
         ),
         (
             distributed.comm.core.CommClosedError("in <TCP"),
@@ -248,7 +250,7 @@ def test_a_worker_without_the_package_ends_the_sweep(tmp_path, started):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == (
-        "flowattn: a worker has not this version of flowattn, or none: ImportError: "
+        "flowattn: a worker has another version of flowattn, or none: ImportError: "
         "none here"
     )
 
@@ -291,6 +293,6 @@ def test_a_chunk_that_its_workers_die_of(tmp_path):
             dashboard_address=None,
             silence_logs="CRITICAL",
         ) as local,
-        pytest.raises(InputError, match="2 workers died one after the other"),
+        pytest.raises(InputError, match="2 workers died one after another"),
     ):
         fa.sweep(Deadly(), out=tmp_path / "a.zarr", scheduler=local.scheduler_address)

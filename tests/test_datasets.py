@@ -216,15 +216,15 @@ def attributed(data, **attrs):
     [
         (
             lambda d: {},
-            "needs an xarray data set, as .* gives it, got dict",
+            "needs an xarray data set, as .* returns it, got dict",
         ),
         (lambda d: xr.Dataset(), "holds no run: it was not written by"),
         (lambda d: d.drop_vars("time"), "it has no variable 'time'"),
         (lambda d: d.isel(time=[1, 0, 2]), "its times do not increase"),
         (lambda d: d.isel(time=[0]), "its times are not two or more finite numbers"),
-        (lambda d: d.drop_vars("params.w"), "it holds no 'params.w'"),
-        (lambda d: d.rename({"params.w": "params.v"}), "it holds no 'params.w'"),
-        (lambda d: d.assign({"params.v": 1.0}), "it holds params.v beyond the"),
+        (lambda d: d.drop_vars("params.w"), "it has no 'params.w'"),
+        (lambda d: d.rename({"params.w": "params.v"}), "it has no 'params.w'"),
+        (lambda d: d.assign({"params.v": 1.0}), "it has params.v beyond the"),
         (
             lambda d: d.assign({"params.w": 1.0}),
             "'params.w' is float64 of shape",
@@ -234,11 +234,14 @@ def attributed(data, **attrs):
         (lambda d: changed(d, "w", to=[[{}, {}]] * 3), "'w' holds no numbers"),
         (lambda d: d.transpose(), "'w' has dims .'w_0',., not .'time',."),
         (lambda d: attributed(d, result="splendid"), "result 'splendid' is unknown"),
-        (lambda d: attributed(d, saved=4), "it has saved more or fewer times"),
-        (lambda d: attributed(d, saved=-1), "it has saved more or fewer times"),
+        (lambda d: attributed(d, saved=4), "its number of saved times is out of range"),
+        (
+            lambda d: attributed(d, saved=-1),
+            "its number of saved times is out of range",
+        ),
         (
             lambda d: attributed(d, saved=[1, 2]),
-            "its attribute 'saved' is no number",
+            "its attribute 'saved' is not a number",
         ),
         (lambda d: attributed(d, t_end="soon"), "could not convert string to float"),
         (lambda d: attributed(d, methods="[" * 10**5), "holds no sound run"),

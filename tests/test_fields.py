@@ -90,10 +90,10 @@ def test_numbers_of_any_library_and_traced_ones():
     "cls, fields, message",
     [
         (Focus, dict(then="marginal"), "then needs loss='hybrid', got 'soft'"),
-        (Focus, dict(reduced=True, noise=3.0), "noise is of mosaics, of which reduced"),
+        (Focus, dict(reduced=True, noise=3.0), "noise is of mosaics, which reduced"),
         (Focus, dict(reduced=True, noise=np.array(3.0)), "noise is of mosaics"),
-        (Focus, dict(reduced=True, mosaics=9), "mosaics is of mosaics, of which red"),
-        (Focus, dict(reduced=True, balanced=False), "balanced is of mosaics, of which"),
+        (Focus, dict(reduced=True, mosaics=9), "mosaics is of mosaics, which reduc"),
+        (Focus, dict(reduced=True, balanced=False), "balanced is of mosaics, which re"),
         (Focus, dict(fixed_focus=0.5, start_nu=1.0), "start_nu is of a focus that mov"),
         (TopicWords, dict(corpus="sst2", topics=9), "topics is of synthetic sentences"),
         (TopicWords, dict(corpus="sst2", context=9), "context is of synthetic sent"),
@@ -115,7 +115,7 @@ def test_fields_that_do_nothing_are_refused(cls, fields, message):
 
 
 def test_axes_that_do_nothing_are_refused():
-    with pytest.raises(fa.InputError, match="noise is of mosaics, of which reduced"):
+    with pytest.raises(fa.InputError, match="noise is of mosaics, which reduced"):
         fa.sweep(Focus(reduced=True), {"noise": [0.0, 1.0]}, t1=1.0)
 
 
@@ -164,7 +164,7 @@ RATE = {"optimizer": fa.SGD(0.5)}
             dict(solver="rkc"),
             "--solver does nothing",
         ),
-        (KTIW(), RATE, "--optimizer can differ in its learning rate alone here: these"),
+        (KTIW(), RATE, "only the learning rate of --optimizer can differ here: these"),
         (
             KTIW(),
             dict(optimizer=fa.Adam(0.1, weight_decay=0.1)),
@@ -211,5 +211,5 @@ def test_options_that_act_are_taken(system, options):
 )
 def test_what_is_varied_is_not_given_as_well(how, axis):
     values = ["tsit5", "dopri8"] if axis == "solver" else [1e-2, 1e-1]
-    with pytest.raises(fa.InputError, match=f"{axis} is varied: beside its axis it"):
+    with pytest.raises(fa.InputError, match=f"{axis} is varied: next to its axis it"):
         fa.sweep(Focus(reduced=True), {axis: values}, **{"t1": None, **how})

@@ -143,7 +143,7 @@ def test_values_that_the_parser_refuses(arguments, message, tmp_path, capsys):
         ),
         (
             ["focus-images", "--images", "cifar10", "--data", "{damaged}"],
-            "{damaged}/cifar10.npz is no CIFAR-10 file",
+            "{damaged}/cifar10.npz is not a CIFAR-10 file",
         ),
         (["focus-images", "--segments", 400], "segments must be at most"),
         (["focus-images", "--no-descent"], "has no flow unless --t1 is given"),

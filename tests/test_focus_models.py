@@ -194,7 +194,10 @@ def test_a_batch_is_an_unbiased_estimate():
         (dict(start_mu=np.inf), "start_mu must be finite, got inf"),
         (dict(start_nu=np.nan), "start_nu must be finite, got nan"),
         (dict(batch=0), "batch must be at least 1, got 0"),
-        (dict(reduced=True, batch=5), "batch is of mosaics, of which reduced has none"),
+        (
+            dict(reduced=True, batch=5),
+            "batch is of mosaics, which reduced does not draw",
+        ),
         (dict(segments=1), "segments must be at least 2, got 1"),
         (dict(classes=1), "classes must be at least 2, got 1"),
         (dict(mosaics=0), "mosaics must be at least 1, got 0"),

@@ -175,7 +175,7 @@ def test_a_forged_batch_is_refused(name, tmp_path):
         data.removeprefix(b"\x80\x02") + b"U\x06labels" + value + b"u",
     ):
         (folder / "data_batch_1").write_bytes(b"\x80\x02" + content + b".")
-        found.append(refused(tmp_path, "data_batch_1 is no CIFAR-10 file: "))
+        found.append(refused(tmp_path, "data_batch_1 is not a CIFAR-10 file: "))
     assert any(message in line for line in found), found
 
 
@@ -202,7 +202,7 @@ def test_images_that_are_no_bytes(value, tmp_path):
     for protocol in (2, 5):
         held = {b"data": value, b"labels": TEN}
         (folder / "data_batch_1").write_bytes(pickle.dumps(held, protocol))
-        refused(tmp_path, "data_batch_1 is no CIFAR-10 file")
+        refused(tmp_path, "data_batch_1 is not a CIFAR-10 file")
 
 
 @pytest.mark.parametrize("label", [10, -1, 2**70, True, 1.0, "1", b"1", None, [1], ()])
@@ -210,7 +210,7 @@ def test_labels_that_are_no_labels(label, tmp_path):
     folder = write(tmp_path, "python")
     held = {b"data": ROWS, b"labels": [label, *TEN[1:]]}
     (folder / "data_batch_1").write_bytes(pickle.dumps(held, 2))
-    refused(tmp_path, "data_batch_1 is no CIFAR-10 file")
+    refused(tmp_path, "data_batch_1 is not a CIFAR-10 file")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_any_order_of_bytes_in_an_npz(tmp_path):
 @pytest.mark.parametrize("name", ODD)
 def test_an_npz_that_declares_something_else(name, tmp_path):
     npz(tmp_path, **{**ARRAYS, **ODD[name]})
-    grown = peak(lambda: refused(tmp_path, "cifar10.npz is no CIFAR-10 file: "))
+    grown = peak(lambda: refused(tmp_path, "cifar10.npz is not a CIFAR-10 file: "))
     assert grown < 2**22
 
 

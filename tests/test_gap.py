@@ -92,11 +92,11 @@ CHANGED = Quadratic(jnp.array([1.0, 2.0]))
         ({}, {"rates": jnp.array([1.0, 2.0])}, "different rates"),
         ({}, {"start": jnp.array([1.0, 2.0])}, "start from different parameters"),
         ({}, {"switch": fa.Switch(0.1, LOSS)}, "one of the two changes its loss"),
-        ({"flow": other_flow()}, {}, "the flow is a Own, no gradient flow"),
+        ({"flow": other_flow()}, {}, "the flow is a Own, not a gradient flow"),
         (
             {"flow": fa.SwitchedFlow(fa.GradientFlow(LOSS), other_flow(), 0.1)},
             {},
-            "the flow is a SwitchedFlow, no gradient flow",
+            "the flow is a SwitchedFlow, not a gradient flow",
         ),
     ],
 )

@@ -89,7 +89,7 @@ def test_what_was_not_reached_of_a_count_is_0():
 
 
 def test_keys_that_are_observed_are_refused():
-    with pytest.raises(fa.InputError, match="'key' gives random keys; observe their"):
+    with pytest.raises(fa.InputError, match="'key' returns random keys; observe their"):
         segments(jnp.ones(1), observe={"key": lambda x: jr.key(0)})
 
 

@@ -92,10 +92,10 @@ def of(dims, **options):
     [
         (
             {"x": lambda x: {"a": x}},
-            "'x' must give one array, got a dict; observe each",
+            "'x' must return one array, got a dict; observe each",
         ),
-        ({"x": lambda x: (x, x[0])}, "'x' must give one array, got a tuple"),
-        ({"x": lambda x: None}, "'x' must give one array, got a NoneType"),
+        ({"x": lambda x: (x, x[0])}, "'x' must return one array, got a tuple"),
+        ({"x": lambda x: None}, "'x' must return one array, got a NoneType"),
         ({"x": lambda x, t: x}, "of the parameters alone, got one of .x, t.; the time"),
         ({"x": of(("a", "b"))}, "'x' has 2 dims, .* of shape .2,.: one name is needed"),
         ({"x": of(())}, "'x' has 0 dims"),
@@ -110,7 +110,7 @@ def of(dims, **options):
                 "x": of(("a",), coords={"a": ("l", "m")}),
                 "y": of(("a",), coords={"a": ("l", "r")}),
             },
-            "dim 'a' has other coords in 'y' than in 'x'",
+            "dim 'a' has different coords in 'y' and in 'x'",
         ),
         ({"x": of(("a",), coords={"a": ("l",)})}, "names 1 entries of its dim 'a'"),
     ],
@@ -169,7 +169,10 @@ def test_laws_by_other_names_and_of_time():
 def test_comparisons_of_nothing():
     law = fa.Law(identity, "total", "exact", dims=())
     for see, message in (
-        ({"total": law}, "nothing in common but total: of laws `drift` is the measure"),
+        (
+            {"total": law},
+            "observed only total in common: `drift` is the measure of laws",
+        ),
         ({}, "neither run observed anything; pass observe= to both"),
     ):
         run = fa.descend(loss, START, learning_rate=0.1, steps=2, observe=see)

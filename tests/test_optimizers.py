@@ -372,15 +372,15 @@ def test_one_program_serves_all_numbers():
         (lambda: fa.SGD(lambda: 0.1), "learning_rate must be a number or a schedule"),
         (
             lambda: fa.SGD(lambda k: jnp.ones(3)),
-            "a schedule must give one learning rate for a step, got an array of shape",
+            "a schedule must return one learning rate for a step, got an array of",
         ),
         (
             lambda: fa.SGD(optax.linear_schedule(-0.1, 0.1, 9)),
-            "a schedule must give rates of 0 or more, got -0.1 at step 0",
+            "a schedule must return rates of 0 or more, got -0.1 at step 0",
         ),
         (
             lambda: fa.SGD(optax.linear_schedule(0.1, -0.1, 4)).time(9),
-            "a schedule must give rates of 0 or more, got -0.05 at step 3",
+            "a schedule must return rates of 0 or more, got -0.05 at step 3",
         ),
         (lambda: fa.SGD(0.1, 1.0), "momentum must be from 0 to below 1, got 1.0"),
         (lambda: fa.SGD(0.1, -0.1), "momentum must be from 0 to below 1, got -0.1"),

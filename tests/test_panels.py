@@ -130,9 +130,9 @@ def test_panels_are_drawn_into_axes_that_are_there():
     [
         (
             lambda: Curve("a", X, X[:2]),
-            r"x of shape \(3,\) does not go with y of shape",
+            r"x of shape \(3,\) does not match y of shape",
         ),
-        (lambda: Curve("a", X, X, "steps"), "does not go with"),
+        (lambda: Curve("a", X, X, "steps"), "does not match"),
         (lambda: Curve("a", X, X, interval=(X, X[:1])), "two arrays as long as y"),
         (lambda: Image(X, X, np.ones((2, 3))), "3 × 3 places has values of shape"),
     ],
@@ -193,7 +193,7 @@ def test_a_system_of_ones_own_is_drawn():
     for panels in pictures.values():
         assert len(draw(panels).curves) >= 2
     assert common_panels(Ran(problem, flow)) == {}
-    with pytest.raises(fa.InputError, match="neither a flow nor a descent"):
+    with pytest.raises(fa.InputError, match="no flow and no descent"):
         system.panels(Ran(problem))
 
 

@@ -222,8 +222,11 @@ WRONG = [
         {"where": {"kind": "sft"}},
         "where kind=sft is unknown (did you mean soft?)",
     ),
-    ({"y": "loss", "where": {"width": "x"}}, "width=x is no number; choose from: 1, 2"),
-    ({"y": "loss", "where": {"width": "nan"}}, "width=nan is no number"),
+    (
+        {"y": "loss", "where": {"width": "x"}},
+        "width=x is not a number; choose from: 1, 2",
+    ),
+    ({"y": "loss", "where": {"width": "nan"}}, "width=nan is not a number"),
     (
         {"y": "accuracy"},
         "accuracy is of each split: choose one by where, split=train, ",

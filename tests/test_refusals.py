@@ -77,9 +77,9 @@ def switched(at):
         (lambda: fa.solve(FLOW, jnp.zeros(0), t1=1.0), "params hold no number"),
         (
             lambda: fa.solve(FLOW, {"x": jnp.ones(2), "s": np.array(["a"])}, t1=1.0),
-            "params.'s'. is an array of <U1, which JAX has none of",
+            "params.'s'. is an array of <U1, which JAX does not support",
         ),
-        (lambda: fa.sharpness(lambda x: x)(jnp.ones(2)), "a loss must give one real"),
+        (lambda: fa.sharpness(lambda x: x)(jnp.ones(2)), "a loss must return one real"),
     ],
 )
 def test_wrong_arguments(call, message):

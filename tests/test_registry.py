@@ -81,9 +81,9 @@ def test_a_system_of_a_file_runs(folder, capsys):
         ("own_broken:Mine", "own_broken cannot be imported, ZeroDivisionError: div"),
         ("own_lacks:Mine", "own_lacks needs nowhere_at_all"),
         ("own_systems:Min", "'Min' is unknown (did you mean Mine?); choose from"),
-        ("own_systems:number", "own_systems:number is no system: it must be a sub"),
-        ("own_systems:Nameless", "own_systems:Nameless is no system yet: it has no 'n"),
-        ("own_systems:Unfinished", "is no system yet: it has no 'problem'"),
+        ("own_systems:number", "own_systems:number is not a system: it must be"),
+        ("own_systems:Nameless", "own_systems:Nameless is not yet a system: it has no"),
+        ("own_systems:Unfinished", "is not yet a system: it has no 'problem'"),
         ("keywrod", "system 'keywrod' is unknown (did you mean keyword?)"),
     ],
 )
@@ -97,7 +97,7 @@ def test_what_is_no_system_is_one_line(name, message, folder, capsys):
 @pytest.mark.parametrize("command", ["laws", "sweep"])
 def test_studies_are_run_alone(command, capsys):
     assert main([command, "copying-starts"]) == 2
-    line = "flowattn: copying-starts is a study, many runs in itself: use flowattn run"
+    line = "flowattn: copying-starts is a study (many runs): use flowattn run"
     assert capsys.readouterr().err.startswith(line)
 
 

@@ -104,7 +104,7 @@ def test_pictures_return_what_they_drew(runs, tmp_path, monkeypatch):
     drawing.save(tmp_path / "x.png")
     drawing.save(tmp_path / "x.svg")
     assert (tmp_path / "x.png").stat().st_size > 10_000
-    with pytest.raises(fa.InputError, match="neither a flow nor a descent"):
+    with pytest.raises(fa.InputError, match="no flow and no descent"):
         plotting.plot_observable("both", None, None)
 
 

@@ -1,4 +1,4 @@
-"""Stores of sweeps: what is gone, damaged, half-made, forged, moved or another's."""
+"""Stores of sweeps: what is missing, damaged, half-made, forged, moved or another's."""
 
 import json
 import random
@@ -120,7 +120,7 @@ def test_damaged_chunks_are_noticed_and_not_read(place, spoil):
     damage = {3: ["x/c.1.0.0"], 5: ["both/c.1.2.0.0"]}
     assert cells.damaged() == damage and cells.missing() == []
     del damage[5]
-    assert cells.in_words(damage) == "1 of 6 chunks are gone or damaged (x/c.1.0.0)"
+    assert cells.in_words(damage) == "1 of 6 chunks are missing or damaged (x/c.1.0.0)"
     data = cells.dataset()
     assert data.x.sel(a=0).values[0, 0] == 0
     with pytest.raises(DamagedError, match=r"x/c\.1\.0\.0 is "):
@@ -132,7 +132,7 @@ def test_damaged_chunks_are_noticed_and_not_read(place, spoil):
 
 
 def mended(cells):
-    """A store in which what is damaged has been taken away and run again."""
+    """A store whose damaged chunks have been removed and computed again."""
     with owned(cells.folder) as owner:
         again = existing(cells.folder, owner)
         again.forget(again.damaged())
@@ -150,9 +150,9 @@ def test_a_marker_that_is_damaged_is_noticed(place):
 def test_what_has_gone_since_a_data_set_was_opened_is_not_nan(place):
     data = opened_dataset(place)
     (place / "x" / "c.0.0.0").unlink()
-    with pytest.raises(DamagedError, match=r"x/c\.0\.0\.0 is gone"):
+    with pytest.raises(DamagedError, match=r"x/c\.0\.0\.0 is missing"):
         data.x.load()
-    with pytest.raises(DamagedError, match=r"1 of 6 chunks are gone or damaged"):
+    with pytest.raises(DamagedError, match=r"1 of 6 chunks are missing or damaged"):
         opened_dataset(place)
 
 
@@ -313,7 +313,7 @@ def test_metadata_of_one_array(place):
     with pytest.raises(InputError, match=r"x/zarr\.json is not as it was written"):
         opened_dataset(place)
     (place / "x" / "zarr.json").unlink()
-    with pytest.raises(InputError, match=r"x/zarr\.json is gone"):
+    with pytest.raises(InputError, match=r"x/zarr\.json is missing"):
         opened_dataset(place)
 
 

@@ -82,8 +82,8 @@ def test_chunks_in_the_places_of_others(
     out = str(tmp_path / "x.png")
     assert main(["plot", str(sweep), "--color", name, "--out", out]) == 2
     line = capsys.readouterr().err
-    assert f"gone or damaged ({one}" in line or move is copy
-    assert f"{other}); the command of the sweep computes them again" in line
+    assert f"missing or damaged ({one}" in line or move is copy
+    assert f"{other}); running the sweep again recomputes them" in line
     with pytest.warns(UserWarning, match=f"{other}\\): they are computed again"):
         assert main(command(sweep)) == 0
     xr.testing.assert_identical(xr.open_zarr(sweep).load(), swept[1])
@@ -113,7 +113,7 @@ def test_what_is_said_of_a_damaged_coordinate(sweep, capsys):
         assert main(words) == 2
         assert capsys.readouterr().err == (
             f"flowattn: {sweep} is damaged, use another: its coordinate start_mu is "
-            "gone or not as it was written\n"
+            "missing or not as it was written\n"
         )
 
 
@@ -170,7 +170,7 @@ def test_a_store_that_is_moved_or_removed_in_mid_sweep(sweep, swept, tmp_path):
         if not monkey:
             monkey.append(sweep.rename(tmp_path / "new.zarr"))
 
-    with pytest.raises(InputError, match="was moved or removed while it was written"):
+    with pytest.raises(InputError, match="was moved or removed while being written"):
         again(sweep, away)
     assert not sweep.exists()
     # Its owner lives: this process.
@@ -226,7 +226,7 @@ def test_a_store_that_may_only_be_read(sweep, monkeypatch):
     monkeypatch.setattr(chunkfiles._Rooted, "set", refused)
     assert again(sweep, None).mu.notnull().all()
     (sweep / "mu").rename(sweep / "nu2")
-    with pytest.raises(InputError, match="mu/zarr.json is gone"):
+    with pytest.raises(InputError, match="mu/zarr.json is missing"):
         again(sweep, None)
 
 
@@ -251,5 +251,5 @@ def test_a_store_that_is_removed_while_it_is_made_leaves_nothing(tmp_path, monke
 
 def test_a_pipe_in_the_place_of_metadata_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "zarr.json")
-    with pytest.raises(fa.InputError, match="no plain file"):
+    with pytest.raises(fa.InputError, match="not a regular file"):
         opened_dataset(str(tmp_path))

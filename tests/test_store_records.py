@@ -45,7 +45,7 @@ def test_files_in_the_places_of_others_are_noticed(tmp_path, at, swap, one, othe
     damage = cells.damaged()
     assert sorted(file for files in damage.values() for file in files) == sorted(wrong)
     name = other.split("/")[0]
-    with pytest.raises(DamagedError, match="/.* is not as it was written; the command"):
+    with pytest.raises(DamagedError, match="/.* is not as it was written; running"):
         cells.dataset()[name].load()
     again = mended(cells)
     assert again.damaged() == {}

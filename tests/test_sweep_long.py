@@ -141,7 +141,7 @@ def test_workers_of_this_machine(tmp_path):
 
 @pytest.mark.parametrize("listens", [True, False])
 def test_a_scheduler_that_does_not_answer(listens):
-    """Nobody is there, or somebody takes connections and says nothing."""
+    """No server, or one that accepts connections and does not reply."""
     pytest.importorskip("distributed")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1] if listens else 1

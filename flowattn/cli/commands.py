@@ -1,13 +1,15 @@
-"""Commands: where each is defined, and what it does in a line."""
+"""Commands: where each is defined, with a line on each."""
 
 import ast
 import importlib
 from pathlib import Path
 from typing import Any
 
-ABOUT = "Training dynamics of attention models as flows, beside gradient descent."
+ABOUT = (
+    "Training dynamics of attention models: gradient flow and descent, side by side."
+)
 
-# Where each command is defined; none is imported before it is asked for.
+# Where each command is defined; none is imported before it is needed.
 COMMANDS = {
     "list": "listing:List",
     "run": "run:Run",
@@ -25,7 +27,7 @@ def command_of(name: str) -> Any:
 
 
 def help_text() -> str:
-    """What the commands do, by the first lines of their docstrings, and examples."""
+    """What the commands do, from the first lines of their docstrings, with examples."""
     docs = {name: _docstring(place) for name, place in COMMANDS.items()}
     lines = [f"    {name:9}{text.splitlines()[0]}" for name, text in docs.items()]
     examples = [text.splitlines()[-1].strip() for text in docs.values()]

@@ -1,4 +1,4 @@
-"""Console: what commands share, progress and the type of paths."""
+"""Console: progress display and path type, shared by the commands."""
 
 import contextlib
 import sys
@@ -13,8 +13,8 @@ from .process import say
 
 @contextlib.contextmanager
 def watch(label: str) -> Iterator[Callable[[Any], None]]:
-    """A bar on a terminal, a line each quarter elsewhere; on standard error. What it
-    gives is called with progress: anything that has `done` and shows itself as text.
+    """A bar on a terminal, a line per quarter elsewhere; on standard error. Yields a
+    callback for progress: any object with `done` and a text form.
     """
     terminal = sys.stderr.isatty()
     bar = tqdm(total=100, leave=False, bar_format=_BAR, disable=not terminal)
@@ -24,7 +24,7 @@ def watch(label: str) -> Iterator[Callable[[Any], None]]:
     def update(progress: Any) -> None:
         nonlocal last, name
         percent = 100 * progress.done
-        if percent < last:  # the second, finer solve
+        if percent < last:  # the second, refined solve
             last, name = 0.0, f"{label}, error estimate"
             bar.reset()
         state = f"{name} {progress}"
@@ -44,5 +44,5 @@ def watch(label: str) -> Iterator[Callable[[Any], None]]:
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
 
 
-# Paths are text until `path_of` has looked at them: an empty one is "." to `Path`.
+# Paths are text until `path_of` has checked them: an empty one is "." to `Path`.
 PathText = Annotated[str, tyro.conf.arg(metavar="PATH")]

@@ -1,4 +1,4 @@
-"""The command of figures."""
+"""The command that draws the papers' figures."""
 
 import dataclasses
 from typing import Annotated, Any, Literal
@@ -26,17 +26,17 @@ from .console import PathText
 class Figure:
     """Draw a paper's figure, or all of them.
 
-    Writes NAME.png and NAME.pdf, and the numbers in NAME.json.
+    Writes NAME.png and NAME.pdf, and the numbers to NAME.json.
 
     Example: flowattn figure topic-words-sen --out figures
     """
 
     name: Annotated[Literal[(*FIGURES, "all")], tyro.conf.Positional]  # pyright: ignore
-    """Which figure; all: every one whose data are there."""
+    """Which figure; all: every one whose data are available."""
     out: PathText = "figures"
-    """Folder for the pictures; files of ours are replaced, others stay."""
+    """Folder for the pictures; our own files are replaced, others stay."""
     paper: bool = False
-    """The paper's sizes, where the quick ones are smaller."""
+    """Use the paper's sizes in place of smaller, quick ones."""
     data: str | None = None
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 
@@ -67,7 +67,7 @@ class Figure:
 
 
 def _as_data(figure: FigureOf, shown: Picture, paper: bool) -> dict[str, Any]:
-    """The numbers of a figure, and where they come from."""
+    """The numbers of a figure, and their origin."""
     curves = {
         name: {"x": _defined(x), "y": _defined(y)}
         for name, (x, y) in numbers(shown.panels).items()
@@ -80,5 +80,5 @@ def _as_data(figure: FigureOf, shown: Picture, paper: bool) -> dict[str, Any]:
 
 
 def _defined(values: np.ndarray) -> list[float | None]:
-    """Numbers for JSON, which has none for what is undefined."""
+    """Numbers for JSON, which cannot hold undefined ones."""
     return [float(value) if np.isfinite(value) else None for value in values]

@@ -16,18 +16,18 @@ class OptimizerFlags:
     """The optimiser of a descent."""
 
     optimizer: Literal["sgd", "adam", "rmsprop"] | None = None
-    """Update rule of the descent; None: the paper's, gradient descent as a rule."""
+    """Update rule of the descent; None: the paper's, usually gradient descent."""
     learning_rate: float | None = None
-    """Learning rate, of a schedule the largest; None: the paper's."""
+    """Learning rate, for a schedule the largest; None: the paper's."""
     momentum: float | None = None
     """Momentum of gradient descent, below 1; None: the paper's."""
     nesterov: bool = False
-    """Momentum of gradient descent looks ahead by a step."""
+    """Use Nesterov's momentum, which looks one step ahead."""
     weight_decay: float | None = None
     """Decoupled weight decay; None: none."""
     schedule: Literal[("constant", *SHAPES)] = "constant"  # pyright: ignore
-    """How the learning rate falls over the steps: to 0 as a cosine, after a linear
-    warm-up of a tenth of the steps or without, or exponentially to a hundredth."""
+    """How the learning rate falls over the steps: to 0 as a cosine, with or without a
+    linear warm-up over a tenth of the steps, or exponentially to a hundredth."""
 
     @property
     def given(self) -> list[str]:
@@ -41,10 +41,10 @@ class OptimizerFlags:
     def chosen(
         self, default: AbstractOptimizer, t1: float | None, steps: int | None
     ) -> AbstractOptimizer | None:
-        """The optimiser that the flags ask for, None where none is given; a schedule
-        spans the steps, or as many as lead to `t1`.
+        """The optimiser that the flags ask for, None if none is given; a schedule spans
+        the given steps, or the steps up to `t1`.
 
-        Raises `InputError` for flags that do not go together.
+        Raises `InputError` for flags that do not fit together.
         """
         if not self.given:
             return None
@@ -76,8 +76,8 @@ class OptimizerFlags:
 def _scheduled(
     optimizer: Any, shape: Any, t1: float | None, steps: int | None
 ) -> AbstractOptimizer:
-    """An optimiser whose rate falls from its largest over N steps, or over as many as
-    lead to a time.
+    """An optimiser whose rate falls from its largest over N steps, or over the steps up
+    to a time.
     """
 
     def over(count: int) -> AbstractOptimizer:
@@ -100,6 +100,8 @@ def _scheduled(
 
 
 def flag(name: str) -> str:
-    """An option as it is given; those that are on by themselves can be taken away."""
+    """An option as it is written; those that are on by default take the prefix
+    `no-`.
+    """
     off = "no-" if name in ("flow", "descent") else ""
     return f"--{off}{name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""The command that lists what there is, for which nothing of it is imported."""
+"""The command that lists systems and figures, without importing any of them."""
 
 import dataclasses
 

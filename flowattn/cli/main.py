@@ -1,4 +1,4 @@
-"""The command line: what is done with its words, and how it ends."""
+"""The command line: what it does with its arguments, and how it ends."""
 
 import importlib.metadata
 import io
@@ -16,8 +16,8 @@ _FLAGS = ("--help", "--version")
 def main(
     argv: Sequence[str] | None = None, ready: Callable[[], None] = lambda: None
 ) -> int:
-    """Run the command line and return its exit status; `ready` is called when all is
-    imported, before the work.
+    """Run the command line and return its exit status; `ready` is called when
+    everything is imported, before the work.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -32,7 +32,7 @@ def main(
     except BrokenPipeError:
         return process.closed()
     except OSError as error:
-        # What the system refuses of a path or a disk, wherever that is noticed.
+        # Errors of the operating system with a path or a disk, wherever they occur.
         place = "" if error.filename is None else f"{error.filename}: "
         return process.refused(f"{place}{error.strerror or error}")
     except Exception as error:
@@ -44,7 +44,7 @@ def main(
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Whether there was no memory left, on this machine or on its device."""
+    """Whether memory ran out, on this machine or on its device."""
     if isinstance(error, MemoryError):
         return True
     jax = sys.modules.get("jax")
@@ -54,7 +54,7 @@ def _lacks_memory(error: Exception) -> bool:
 
 
 def _run(arguments: Sequence[str], ready: Callable[[], None]) -> int:
-    """Do what the arguments ask for; `SystemExit` where the parser refuses them."""
+    """Do what the arguments ask for; `SystemExit` if the parser refuses them."""
     first = arguments[0] if arguments else ""
     if first in ("--help", "-h"):
         print(help_text())
@@ -67,7 +67,7 @@ def _run(arguments: Sequence[str], ready: Callable[[], None]) -> int:
         raise unknown("option", first, _FLAGS)
     if not first.startswith("-") and first not in COMMANDS:
         raise unknown("command", first, COMMANDS)
-    from .parser import parsed  # with a parser that takes long to import
+    from .parser import parsed  # imported late, since its parser is slow to import
 
     command = parsed(arguments)
     ready()
@@ -82,7 +82,7 @@ def entry() -> None:
     warnings.showwarning = _show_warning
     try:
         code = main(ready=process.raise_interrupts)
-    except SystemExit as exit:  # the parser's, which has printed why
+    except SystemExit as exit:  # from the parser, which has printed why
         code = exit.code if isinstance(exit.code, int) else 0
     process.end(code)
 

@@ -19,15 +19,15 @@ _RUN = "run"
 
 
 def parsed(arguments: Sequence[str]) -> Any:
-    """What the arguments ask for, to be called.
+    """The command that the arguments ask for, ready to be called.
 
-    Raises `InputError` for a system, a figure, or the value of a flag that is none of
-    its choices, with what may have been meant; `SystemExit` for all else that is
-    wrong, in the parser's own words.
+    Raises `InputError` for a system, a figure, or a flag value that is not one of the
+    choices, with what may have been meant; `SystemExit` for all other errors, in the
+    parser's own words.
     """
     first, *words = arguments
-    every = first not in COMMANDS  # tyro's own flags are of all commands
-    # A union of one would be no choice to tyro; the suppressed None makes two.
+    every = first not in COMMANDS  # tyro's own flags apply to all commands
+    # For tyro a union of one is not a choice; the suppressed None makes it two.
     commands: Any = Annotated[None, tyro.conf.Suppress]
     for name in COMMANDS if every else [first]:
         command, systems = command_of(name), {}
@@ -68,10 +68,10 @@ def _all_of(command: str) -> dict[str, Any]:
 
 
 def _chosen(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """The class of the system that a command is given, by the word that names it; where
-    options come first, of each word that may be it.
+    """The class of the system of a command, by the word that names it; if options come
+    first, each word that may be it is tried.
 
-    Raises `InputError` for a word that names no system that the command takes.
+    Raises `InputError` for a word that does not name a system that the command takes.
     """
     if words and not words[0].startswith("-"):
         return {words[0]: _system(name, words[0])}
@@ -84,20 +84,18 @@ def _system(command: str, word: str) -> Any:
     """A system or study by its name, or a class of a module, for a command."""
     here = os.getcwd()
     if is_place(word) and "" not in sys.path and here not in sys.path:
-        sys.path.insert(0, here)  # modules are looked for as by `python -m`
+        sys.path.insert(0, here)  # modules are searched for as by `python -m`
     found = load(word)
     from ..systems.base import AbstractStudy
 
     if command != _RUN and issubclass(found, AbstractStudy):
-        raise InputError(
-            f"{word} is a study, many runs in itself: use flowattn {_RUN} {word}"
-        )
+        raise InputError(f"{word} is a study (many runs): use flowattn {_RUN} {word}")
     return found
 
 
 def _with_systems(name: str, command: Any, chosen: dict[str, Any]) -> Any:
     """A command with the fields of the chosen system as flags; with the names of all
-    systems where none is chosen.
+    systems if none is chosen.
     """
     union: Any = Annotated[None, tyro.conf.Suppress]
     for word, system in chosen.items():
@@ -116,7 +114,7 @@ def _with_systems(name: str, command: Any, chosen: dict[str, Any]) -> Any:
 
 
 def _number_rule(info: tyro.constructors.PrimitiveTypeInfo):
-    """Fields that in Python may be arrays are plain numbers here."""
+    """Fields that may be arrays in Python are plain numbers here."""
     if info.type is not SupportsFloat:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -131,8 +129,8 @@ def _number_rule(info: tyro.constructors.PrimitiveTypeInfo):
 def _require_choices(
     words: Sequence[str], command: Any, systems: dict[str, Any]
 ) -> None:
-    """Raises `InputError` for the name of a figure that there is not, and for the value
-    of a flag of a command or of its system that is none of its choices.
+    """Raises `InputError` for an unknown figure, and for a flag of a command or of its
+    system whose value is not one of its choices.
     """
     names = choices_of(kinds(command).get("name"))
     if names and words and not words[0].startswith("-") and words[0] not in names:

@@ -1,7 +1,7 @@
 """Process: signals and streams of the command, from before JAX is imported to its end.
 
-To import all that is needed takes seconds, so `__init__` begins with this. Where the
-package is imported by others none of it is touched.
+The imports take seconds, so `__init__` calls this first. When the package is imported
+by other code, nothing here takes effect.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ _HEARD = signal.SIGINT, signal.SIGTERM
 def is_command() -> bool:
     """Whether this process is the command `flowattn`, or `python -m flowattn`.
 
-    Not one that the command has started: it is shown the same `sys.argv`, but was not
-    itself started with it.
+    False for a process that the command has started: it sees the same `sys.argv`, but
+    was not itself started with it.
     """
     given, name = sys.orig_argv, sys.argv[0] if sys.argv else ""
     if name not in given:
@@ -32,16 +32,16 @@ def is_command() -> bool:
 
 
 def begin() -> None:
-    """What is set right before anything else is imported."""
+    """Set-up before anything else is imported."""
     _open_closed_streams()
-    # Where it keeps its cache is no concern of those who run a command.
+    # The location of its cache is of no interest to users of the command.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     end_at_once()
 
 
 def _open_closed_streams() -> None:
-    """Streams that were closed by the caller (`>&-`) lead nowhere. Else the next file
-    that is opened would have their number, and what is printed be written into it.
+    """Redirect streams that the caller closed (`>&-`) to nowhere. Otherwise the next
+    file opened would get their number, and output would be written into it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # the lowest free number is the stream's own
@@ -49,30 +49,30 @@ def _open_closed_streams() -> None:
 
 
 def end_at_once() -> None:
-    """From here on Ctrl-C and SIGTERM end the process in one line: there is nothing
-    under way that could be lost.
+    """From here on Ctrl-C and SIGTERM end the process with one line: no work that could
+    be lost is in progress.
     """
     _hear(_end)
 
 
 def raise_interrupts() -> None:
     """From here on Ctrl-C raises `KeyboardInterrupt`, and so does a scheduler's
-    SIGTERM: a run ends with what is done.
+    SIGTERM: a run ends with its results so far.
     """
     _hear(signal.default_int_handler)
     sys.unraisablehook = _unraisable
 
 
 def _unraisable(lost: Any) -> None:
-    """An interrupt that was raised where no exception gets out (JAX cleans up after the
-    garbage collector) comes once more when that is left.
+    """An interrupt raised where exceptions are swallowed (JAX cleans up after the
+    garbage collector) is raised once more afterwards.
     """
     if not issubclass(lost.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return
     for number in _HEARD:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            # A real one, which also ends a wait.
+            # A real signal, which also ends a wait.
             threading.Timer(0.05, os.kill, [os.getpid(), number]).start()
             return
 
@@ -86,14 +86,14 @@ def was_interrupted(error: BaseException | None) -> bool:
 
 def _hear(handler: Any) -> None:
     for number in _HEARD:
-        # What a shell starts in the background is not to hear Ctrl-C.
+        # Background processes of a shell should ignore Ctrl-C.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 def _end(number: int, frame: Any) -> NoReturn:
-    """No exception: one that is raised in an import is lost, or becomes another, where
-    code in C or a finaliser happens to be at work.
+    """Raises nothing: an exception raised in an import is lost, or becomes another, if
+    C code or a finaliser happens to be running.
     """
     del number, frame
     with contextlib.suppress(OSError):
@@ -102,9 +102,9 @@ def _end(number: int, frame: Any) -> NoReturn:
 
 
 def say(line: str) -> None:
-    """A line on standard error, in one piece, since runs side by side speak at once.
+    """Print a line on standard error in one piece, since parallel runs print at once.
 
-    Nobody may be listening any more (`2>&1 | head`), which ends no run.
+    The reader may be gone (`2>&1 | head`), which ends no run.
     """
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{line}\n")
@@ -112,32 +112,32 @@ def say(line: str) -> None:
 
 
 def refused(reason: str) -> int:
-    """Say why nothing was done; the exit status of that."""
+    """Print why nothing was done; returns the exit status."""
     say(f"flowattn: {reason}")
     return 2
 
 
 def interrupted() -> int:
-    """Say that a signal ended the command; the exit status of that."""
+    """Print that a signal ended the command; returns the exit status."""
     say(_INTERRUPTED)
     return STATUS_OF_INTERRUPT
 
 
 def closed() -> int:
-    """Say that nobody reads what is printed; the exit status of that."""
+    """Print that the reader of standard output is gone; returns the exit status."""
     say("flowattn: standard output was closed before all was printed")
     return 1
 
 
 def flushed(status: int) -> int:
-    """The exit status once all that was printed is written: that of `closed`, or of a
-    disk that is full, where it cannot be.
+    """The exit status once all output is written: that of `closed`, or of a full disk,
+    if it cannot be.
     """
     try:
         sys.stdout.flush()
         return status
     except OSError as error:
-        # Python would flush once more at its end, and show a traceback.
+        # Python would flush once more at exit, and show a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return status or closed()
@@ -145,8 +145,8 @@ def flushed(status: int) -> int:
 
 
 def end(status: int) -> NoReturn:
-    """End the process. After an interrupt at once: JAX may have been left half-way in
-    something that the interpreter's own end would stumble over.
+    """End the process. After an interrupt at once: JAX may have been left in a state
+    at which the interpreter's normal exit would fail.
     """
     end_at_once()
     status = flushed(status)

@@ -1,4 +1,4 @@
-"""The commands of single runs: run, and laws."""
+"""The commands for single runs: run, and laws."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ Precision = Literal["float64", "float32"] | None
 def _planned(
     system: AbstractSetting, options: Options, flags: OptimizerFlags, precision: Any
 ) -> Plan:
-    """What the flags ask for, settled, in the precision that they ask for.
+    """The plan that the flags ask for, in the precision that they ask for.
 
     Raises `InputError` for flags that make no sense.
     """
@@ -69,11 +69,11 @@ class Run:
     precision: Precision = None
     """Precision of everything; None: float64, on a TPU float32."""
     out: PathText | None = None
-    """Folder for results; files of ours are replaced, others stay."""
+    """Folder for results; our own files are replaced, others stay."""
     resume: bool = False
-    """Go on with what an unfinished run of the same settings left in the folder."""
+    """Resume the unfinished run of the same settings in the folder."""
     anew: bool = False
-    """Begin anew, whatever an unfinished run left in the folder."""
+    """Start afresh, discarding an unfinished run in the folder."""
 
     def __call__(self) -> int:
         if self.resume and self.anew:
@@ -95,7 +95,7 @@ class Run:
         elif is_there(checkpoint) and not self.resume:
             raise InputError(
                 f"{out} holds an unfinished run: --resume continues it, "
-                "--anew begins anew"
+                "--anew starts afresh"
             )
         elif self.resume and not is_there(checkpoint):
             done = finished(planned.config, out)
@@ -110,13 +110,13 @@ class Run:
             with staged(out, earlier_files(out)) as stage:
                 try:
                     with warnings.catch_warnings():
-                        # Of a disk that is full one line is enough, and that is
-                        # said where the results cannot be written either.
+                        # For a full disk one line is enough, and it is printed when
+                        # the results cannot be written either.
                         warnings.filterwarnings("ignore", r"cannot write .*\.state")
                         result = execute(planned, watch, checkpoint)
                     write_run(result, stage)
                 finally:
-                    with contextlib.suppress(OSError):  # unless it holds something
+                    with contextlib.suppress(OSError):  # unless it is not empty
                         checkpoint.rmdir()
         except KeyboardInterrupt:
             if checkpoint.exists():
@@ -151,7 +151,7 @@ class Laws:
         known = {} if result.problem is None else result.problem.laws
         print(heading(result.summary) + "\n")
         if not known:
-            print("this system, trained like this, has no known law")
+            print("this system, with this training, has no known law")
         for law in known.values():
             regime = f"; {law.regime}" if law.regime else ""
             print(f"{law.name}: {law.label.long_name}, {law.kind}{regime}")

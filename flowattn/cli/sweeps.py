@@ -1,4 +1,4 @@
-"""The commands of sweeps: run them, and draw what they found."""
+"""The commands for sweeps: running them, and drawing their results."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -15,9 +15,9 @@ from ..sweeps import counted, opened_dataset, require_undamaged, sweep
 from ..systems import AbstractSystem
 from .console import PathText, watch
 
-# What a picture may be written as.
+# The formats of a picture.
 _SUFFIXES = (".png", ".pdf", ".svg")
-# Processes of one machine.
+# The largest number of processes on one machine.
 _MOST_WORKERS = 1024
 
 
@@ -25,9 +25,9 @@ _MOST_WORKERS = 1024
 class Sweep:
     """A system at every point of a product of axes and seeds: one labelled data set.
 
-    Results go to a zarr store, chunk by chunk; the same command again resumes with
-    what is missing, or does nothing. Read it with xarray.open_zarr, or draw it with
-    flowattn plot.
+    Results go to a zarr store, chunk by chunk; the same command again computes what is
+    missing, or does nothing. Read it with xarray.open_zarr, or draw it with flowattn
+    plot.
 
     Example: flowattn sweep focus --reduced --vary start_nu=-3:3:300 --out basin.zarr
     """
@@ -49,23 +49,25 @@ class Sweep:
     atol: float | None = None
     """Absolute tolerance; None: rtol / 1000."""
     solver: Literal["auto", "tsit5", "dopri8"] = "auto"
-    """Solver of the flows; auto: Tsit5. What runs out of steps is solved by RKC."""
+    """Solver of the flows; auto: Tsit5. Flows that run out of steps are solved by
+    RKC.
+    """
     max_steps: int = 5000
     """Largest number of steps that a flow may try."""
     outputs: int | None = None
-    """Times between start and end at which to observe; None: the end alone, beside a
+    """Number of times between start and end at which to observe; None: none, with a
     descent 19."""
     observe: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Observables to keep, one each time; none: all that are not long."""
     error: bool | None = None
-    """Solve again at a hundredth of the tolerances; None: beside a descent."""
+    """Solve again at a hundredth of the tolerances; None: only with a descent."""
     descent: str | None = None
-    """A discrete run beside each flow, and the gap: sgd, sgd:RATE, sgd:RATE:MOMENTUM
+    """A discrete run next to each flow, and the gap: sgd, sgd:RATE, sgd:RATE:MOMENTUM
     or adam:RATE; None: none."""
     precision: Literal["float64", "float32"] | None = None
     """Precision of everything; None: float64, on a TPU float32."""
     workers: int | None = None
-    """So many Dask processes on this machine; None: this one, on all its cores."""
+    """Number of Dask processes on this machine; None: this process, on all cores."""
     scheduler: str | None = None
     """Address of a Dask scheduler, whose workers run the chunks."""
     data: str | None = None
@@ -109,9 +111,9 @@ class Sweep:
 
 
 def _pairs(flag: str, entries: tuple[str, ...], form: str) -> dict[str, str]:
-    """What the entries of a flag give, by name.
+    """The entries of a flag, by name.
 
-    Raises `InputError` for one that has not the form, and for a name given twice.
+    Raises `InputError` for a malformed entry, and for a name given twice.
     """
     found = {}
     for entry in entries:
@@ -130,7 +132,7 @@ class Plot:
     """Draw a sweep: a phase diagram over two axes, or curves over one.
 
     With an axis as --y the picture is a phase diagram, coloured by --color, an array of
-    the sweep. With an array as --y it is curves over --x, one for each value of the
+    the sweep. With an array as --y it shows curves over --x, one for each value of the
     axis --color; median over seeds, and the band from the 10th to the 90th percentile.
 
     Example: flowattn plot basin.zarr --x start_mu --y start_nu --color alpha
@@ -139,13 +141,15 @@ class Plot:
     store: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """The zarr store of a sweep."""
     x: str | None = None
-    """Axis along the picture; None: the first."""
+    """Horizontal axis; None: the first."""
     y: str | None = None
-    """Axis up the picture, or array to draw; None: the second axis, if there is one."""
+    """Vertical axis, or array to draw; None: the second axis, if there is one."""
     color: str | None = None
     """Array to colour by, or axis whose values are curves; None: the loss, or none."""
     where: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """AXIS=VALUE (the nearest), for axes that are not drawn; else their first value."""
+    """AXIS=VALUE (the nearest), for axes that are not drawn; default: the first
+    value.
+    """
     out: PathText | None = None
     """The picture, .png, .pdf or .svg; None: named after the store."""
 
@@ -164,7 +168,7 @@ class Plot:
         try:
             drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
         except DamagedError:
-            require_undamaged(store)  # which names what else is
+            require_undamaged(store)  # which names other damage
             raise
         with staged(out.parent) as stage:
             drawing.save(stage / out.name)

@@ -1,1 +1,1 @@
-"""Disk: what is written and read, so that files appear whole and damage is seen."""
+"""Disk: reading and writing, so that files appear in one piece and damage is found."""

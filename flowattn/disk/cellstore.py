@@ -1,4 +1,4 @@
-"""Cell store: the arrays of a sweep in a zarr store, chunk by chunk, each checked."""
+"""Cell store: the arrays of a sweep in a zarr store, each chunk with checksums."""
 
 import contextlib
 import warnings
@@ -40,21 +40,21 @@ from .store import compressors, quiet
 if TYPE_CHECKING:
     import xarray as xr
 
-# Files that are read at once where all are looked at.
+# The number of files read at once when all are checked.
 _AT_ONCE = 8
-# Damaged files that a line names.
+# The number of damaged files that a message names.
 _NAMED = 4
 
-# Of chunks, by number: the files that are gone or damaged.
+# For chunks, by number: the missing or damaged files.
 Damage = dict[int, list[str]]
 
 
 class CellStore:
-    """The arrays of a sweep in a folder, or (None) nowhere but in memory.
+    """The arrays of a sweep in a folder, or (None) only in memory.
 
-    Writers may be many, on many machines, on behalf of one `owner`: each writes chunks
-    of its own, and last its record: a chunk counts once that is there. What was written
-    of a chunk without its record is written over.
+    There may be many writers, on many machines, on behalf of one `owner`: each writes
+    its own chunks, and the record of each last: a chunk counts once its record is
+    there. Parts of a chunk without a record are overwritten.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class CellStore:
     def create(
         self, arrays: Mapping[str, Array], sweep: dict[str, Any], attrs: dict[str, Any]
     ) -> None:
-        """Make all arrays, with nothing in those of cells yet.
+        """Create all arrays, those of cells still empty.
 
-        Raises `InputError` where that cannot be written, or an array has a name that
-        is none for a folder.
+        Raises `InputError` if they cannot be written, or if the name of an array cannot
+        name a folder.
         """
         import zarr
 
         for name in arrays:
             if {*"/\\"} & {*name} or name.startswith((".", "__")):
                 raise InputError(
-                    f"{name!r} is no name for an array of a store; say with observe "
-                    "which others are to be kept"
+                    f"{name!r} cannot name an array of a store; name the observables "
+                    "to keep with observe"
                 )
-        # Made in memory, and each file then written where it goes: zarr would make a
-        # folder anew that is moved or removed at this moment.
+        # Created in memory, and each file then written to its place: zarr would create
+        # a folder again that is moved or removed at this moment.
         held: dict[str, Any] = {}
         target = self._zarr if self.folder is None else MemoryStore(held)
         with self._said("write to"):
@@ -107,7 +107,7 @@ class CellStore:
                         dimension_names=array.dims,
                         attributes=array.attrs,
                         config={"write_empty_chunks": True},
-                        # One folder an array, not one a chunk.
+                        # One folder per array, not one per chunk.
                         chunk_key_encoding={"name": "default", "separator": "."},
                     )
                     if array.values is not None:
@@ -116,7 +116,7 @@ class CellStore:
             if self.folder is not None:
                 files = {name: content.to_bytes() for name, content in held.items()}
                 begins = files.pop(METADATA)
-                # First and last: what says that arrays are still to be made.
+                # First and last: the mark that the arrays are still to be created.
                 self._put(METADATA, begins)
                 for name, content in files.items():
                     self._put(name, content)
@@ -134,9 +134,9 @@ class CellStore:
 
     @property
     def known(self) -> Description:
-        """What the store says of itself.
+        """The description in the store.
 
-        Raises `InputError` where it says nothing any more.
+        Raises `InputError` if there is none any more.
         """
         assert self.folder is not None
         if self._known is None:
@@ -146,18 +146,18 @@ class CellStore:
         return self._known
 
     def clean(self) -> None:
-        """Remove what was being written when processes ended."""
+        """Remove files left unfinished by processes that ended."""
         assert self.folder is not None
         with self._said("write to"):
             for under in ("", *self.known.arrays):
                 for name in self.folder.names(under):
-                    # Others make claims at this moment.
+                    # Other processes create claims at this moment.
                     if is_aside(name) and not name.startswith(CLAIM):
                         self.folder.remove(f"{under}/{name}" if under else name)
 
     def missing(self) -> list[int]:
-        """The numbers of the chunks that have not been run, for which files are listed
-        and none is read.
+        """The numbers of the chunks that have not been computed, from a listing of
+        files alone.
         """
         if self.folder is None:
             return sorted(set(range(len(self._files[MARKER]))) - self._written)
@@ -166,9 +166,9 @@ class CellStore:
         return [n for n in numbers if self._last(n) not in there]
 
     def gone(self) -> Damage:
-        """The chunks that have been run and of which files are gone; none is read.
+        """The computed chunks with missing files, from a listing alone.
 
-        Raises `DamagedError` where a coordinate is gone.
+        Raises `DamagedError` if a coordinate is missing.
         """
         assert self.folder is not None
         found: Damage = {}
@@ -185,17 +185,16 @@ class CellStore:
         return found
 
     def damaged(self) -> Damage:
-        """The chunks that have been run and are not as they were written; all files are
-        read.
+        """The computed chunks that are not as they were written; reads all files.
 
-        Raises `DamagedError` where a coordinate is damaged.
+        Raises `DamagedError` if a coordinate is damaged.
         """
         assert self.folder is not None
         found, run, known = self.gone(), self._run(), self.known
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             records = dict(zip(run, pool.map(self._sums, run), strict=True))
             for number, sums in records.items():
-                if sums is None:  # nothing is known of the chunk's other files
+                if sums is None:  # the chunk's other files are unknown
                     found[number] = [self._last(number)]
             for name in known.arrays:
                 files = [f"{name}/{file}" for file in self._files_of(name)]
@@ -216,11 +215,11 @@ class CellStore:
         return dict(sorted(found.items()))
 
     def forget(self, damage: Damage) -> None:
-        """Take damaged chunks away, so that they are missing."""
+        """Remove damaged chunks, so that they are missing."""
         assert self.folder is not None
         with self._said("write to"):
             for number, files in damage.items():
-                # What says that the chunk is there first, to us and to others.
+                # The record that the chunk is there first, for us and for others.
                 first = self._last(number), self._marker(number)
                 for file in dict.fromkeys([*first, *files]):
                     self.folder.remove(file)
@@ -230,10 +229,10 @@ class CellStore:
         files = [file for each in damage.values() for file in each]
         named = ", ".join(files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
         of = len(self._files[MARKER])
-        return f"{len(damage)} of {of} chunks are gone or damaged ({named})"
+        return f"{len(damage)} of {of} chunks are missing or damaged ({named})"
 
     def marks(self, number: int) -> np.ndarray | None:
-        """The marker of a chunk, None where it has not been run."""
+        """The marker of a chunk, None if it has not been computed."""
         if self.folder is None:
             return None
         if self.folder.read(self._last(number)) is None:
@@ -243,8 +242,8 @@ class CellStore:
     def write(self, number: int, values: Mapping[str, np.ndarray]) -> None:
         """Write a chunk: cells in row-major order are the first axis of all values.
 
-        Raises `InputError` where that cannot be written, and where the store is no
-        longer its owner's.
+        Raises `InputError` if it cannot be written, and if the store no longer belongs
+        to its owner.
         """
         box, arrays = self.grid.box(number), self.open()
         shape, sums = tuple(part.stop - part.start for part in box), {}
@@ -270,10 +269,10 @@ class CellStore:
         self._written.add(number)
 
     def dataset(self) -> "xr.Dataset":
-        """The data set, whose arrays are read when they are used: `DamagedError` then
-        for what is gone or damaged. Cells that have not been run are undefined.
+        """The data set, whose arrays are read on use, with `DamagedError` for missing
+        or damaged files. Cells that have not been computed are undefined.
 
-        Raises `InputError` where it cannot be made.
+        Raises `InputError` if it cannot be opened.
         """
         if self.folder is None:
             return _opened(self._zarr)
@@ -282,23 +281,24 @@ class CellStore:
             return _opened(store)
         except (InputError, MemoryError):
             raise
-        except Exception as error:  # metadata of any shape, in zarr and in xarray
+        except Exception as error:  # malformed metadata, in zarr and in xarray
             reason = (str(error) or type(error).__name__).splitlines()[0][:100]
             raise InputError(
                 f"{self.folder.place} is damaged, use another: {reason}"
             ) from None
 
     def open(self) -> dict[str, Any]:
-        """The arrays by name, opened once: best before there are threads, which zarr's
-        warnings cannot be kept from one by one.
+        """The arrays by name, opened once: best before threads start, in which zarr's
+        warnings cannot be suppressed one by one.
         """
         import zarr
 
         if not self._arrays:
             with quiet():
                 root = zarr.open_group(self._zarr, mode="r+")
-            # Each array by itself: what zarr has for all is not of one thread. A chunk
-            # that is not written since it holds nothing would be taken for gone.
+            # Each array on its own: zarr's shared state is not thread-safe. A chunk
+            # that is not written because it holds only fill values would count as
+            # missing.
             self._arrays = {
                 name: array.with_config({"write_empty_chunks": True})
                 for name, array in root.arrays()
@@ -306,7 +306,7 @@ class CellStore:
         return self._arrays
 
     def _files_of(self, name: str) -> list[str]:
-        """The files of an array; of variables by the numbers of chunks."""
+        """The files of an array; for variables, by the numbers of chunks."""
         if name not in self._files:
             self._files[name] = self.known.files(name)
         return self._files[name]
@@ -325,12 +325,12 @@ class CellStore:
             return set(self.folder.names(name))
 
     def _run(self) -> list[int]:
-        """The numbers of the chunks that have been run."""
+        """The numbers of the chunks that have been computed."""
         missing = set(self.missing())
         return [n for n in range(len(self._files[MARKER])) if n not in missing]
 
     def _content(self, file: str) -> bytes | None:
-        """What is in a file; None where it is none."""
+        """The contents of a file; None if there is none."""
         assert self.folder is not None
         try:
             return self.folder.read(file)
@@ -341,8 +341,8 @@ class CellStore:
             raise InputError(f"cannot read {self.folder.place}: {reason}") from None
 
     def _sums(self, number: int) -> Mapping[str, Any] | None:
-        """The checksums of a chunk's files, as far as they have been kept; None where
-        its record is damaged.
+        """The checksums of a chunk's files, if they were recorded; None if its record
+        is damaged.
         """
         if not self.known.recorded:
             return {}
@@ -366,7 +366,7 @@ class CellStore:
         try:
             with quiet():
                 zarr.open_group(zarr_at(self.folder, True), mode="r")[name][cells]
-        except Exception:  # whatever the decoders of broken bytes raise
+        except Exception:  # whatever decoders raise for broken bytes
             return False
         return True
 
@@ -381,7 +381,7 @@ class CellStore:
             place = self.folder.place if self.folder is not None else "memory"
             reason = error.strerror or str(error)
             raise InputError(
-                f"cannot {doing} {place}: {reason}; what is there stays, and the same "
+                f"cannot {doing} {place}: {reason}; existing files stay, and the same "
                 "command resumes"
             ) from None
 
@@ -390,7 +390,7 @@ def dataset_at(folder: Folder) -> "xr.Dataset":
     """The data set of the sweep in a folder.
 
     Raises `InputError` for a folder that holds none, and `DamagedError`, with their
-    names, where files of chunks that have been run are gone.
+    names, if files of computed chunks are missing.
     """
     store = existing(folder)
     if store is None:
@@ -401,19 +401,19 @@ def dataset_at(folder: Folder) -> "xr.Dataset":
 
 
 def require_whole(store: CellStore, damage: Damage) -> None:
-    """Raise `DamagedError`, with the names of files, where there is damage."""
+    """Raise `DamagedError`, with the names of the files, if there is damage."""
     if damage:
         assert store.folder is not None
         raise DamagedError(
-            f"{store.folder.place}: {store.in_words(damage)}; the command of the sweep "
-            "computes them again"
+            f"{store.folder.place}: {store.in_words(damage)}; running the sweep again "
+            "recomputes them"
         )
 
 
 def existing(folder: Folder, owner: Owner | None = None) -> CellStore | None:
-    """The store in a folder; None where none has been made.
+    """The store in a folder; None if there is none yet.
 
-    Raises `InputError` for a folder that holds something else, or one that is damaged.
+    Raises `InputError` for a folder that holds something else, or a damaged store.
     """
     known = described(folder)
     if known is None:
@@ -421,8 +421,8 @@ def existing(folder: Folder, owner: Owner | None = None) -> CellStore | None:
     store = CellStore(folder, known.grid, owner, known)
     if owner is None and not known.recorded:
         warnings.warn(
-            f"{folder.place} is of version 0.1.0, without checksums: what is damaged "
-            "in it is not noticed",
+            f"{folder.place} is of version 0.1.0, without checksums: damage in it is "
+            "not detected",
             stacklevel=2,
         )
     return store
@@ -436,7 +436,7 @@ def _opened(store: Any) -> "xr.Dataset":
 
 
 def _clear(folder: Folder) -> None:
-    """Remove what was made of a store before its process ended, and nothing else."""
+    """Remove a store whose creation was cut short, and nothing else."""
     for name in folder.names():
         if name == METADATA or is_leftover(name):
             continue
@@ -451,7 +451,7 @@ def _of_array(name: str) -> bool:
 
 
 def _nothing(name: str, dtype: str) -> Any:
-    """What an array holds before its cells have been run."""
+    """The fill value of an array, before its cells are computed."""
     if name == MARKER:
         return MISSING
     if dtype == "str":

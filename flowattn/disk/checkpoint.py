@@ -1,4 +1,4 @@
-"""Checkpoint: the state of a long run in one file, whole or not at all."""
+"""Checkpoint: the state of a long run in one file, written atomically."""
 
 import contextlib
 import dataclasses
@@ -22,10 +22,10 @@ from .provenance import provenance, source_hash
 
 # Saving may take this share of the time.
 _SAVING = 0.05
-# What follows the header, and whether a checksum does, has changed with this number.
+# The format after the header, and whether a checksum follows, depend on this number.
 _FORMAT = 2
 _CHECKSUM = hashlib.sha256
-# A header is a few lines long; no line of a file is read further.
+# A header is a few lines long; reading stops there.
 _LONGEST_HEADER = 2**20
 
 State = TypeVar("State")
@@ -35,9 +35,9 @@ State = TypeVar("State")
 class Checkpoint:
     """One file that holds the state of a run between two segments, or at its end.
 
-    `parts` are what determines the run, by name: values, and what is computed
+    `parts` is everything that determines the run, by name: values and computations
     (`identity.Computed`). A file of another run is refused; one of the same run by
-    other versions gives a warning. A file is a line of JSON, arrays, and a checksum of
+    other versions causes a warning. A file is a line of JSON, arrays, and a checksum of
     both: nothing in it is executed.
 
     Raises `InputError` for a part that cannot be identified.
@@ -56,7 +56,7 @@ class Checkpoint:
                 self._digests[name] = digest(part)
             except UnidentifiedError as error:
                 raise InputError(
-                    f"{name} cannot be distinguished from another, so no checkpoint "
+                    f"{name} cannot be told apart from others, so no checkpoint "
                     f"can belong to it: {error}; run without one"
                 ) from None
         where = provenance("")
@@ -65,24 +65,24 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """Of all parts as one."""
+        """The identity of all parts as one."""
         return "".join(self._digests.values())
 
     def _require_place(self) -> None:
-        """Raises `InputError` where no file can be written, before anything is run."""
+        """Raises `InputError` if no file can be written, before anything is run."""
         there = self.path.parent
         while not is_there(there) and there != there.parent:
             there = there.parent
         if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
             raise InputError(
-                f"cannot write {self.path}: {there} is no folder that may be written to"
+                f"cannot write {self.path}: {there} is not a writable folder"
             )
 
     def load(self, like: State) -> State | None:
-        """The state in the file, of the structure and shapes of `like`; None where
-        there is no file.
+        """The state in the file, of the structure and shapes of `like`; None if there
+        is no file.
 
-        Raises `InputError` for a file of another run, or one that is no state.
+        Raises `InputError` for a file of another run, or one that holds no state.
         """
         if not self.path.exists():
             return None
@@ -92,7 +92,7 @@ class Checkpoint:
                 if header.get("format") != _FORMAT:
                     raise InputError(
                         f"{self.path} was written by another version of flowattn, in a "
-                        "format without a checksum: remove it to begin anew"
+                        "format without a checksum: remove it to start afresh"
                     )
                 _require_sound(file)
                 self._require_same(header)
@@ -101,10 +101,10 @@ class Checkpoint:
                 return eqx.tree_deserialise_leaves(file, like)
         except InputError:
             raise
-        except Exception:  # NumPy and Equinox have many for a file that is cut short
+        except Exception:  # NumPy and Equinox have many for a truncated file
             raise InputError(
-                f"{self.path} holds no state of a run, or was damaged: remove it to "
-                "begin anew"
+                f"{self.path} holds no state of a run, or is damaged: remove it to "
+                "start afresh"
             ) from None
 
     def _require_same(self, header: dict[str, Any]) -> None:
@@ -117,18 +117,18 @@ class Checkpoint:
                 f"{self.path} is the state of another run, {kind}: it differs in "
                 + ", ".join(differs)
                 + (f" (written by {versions})" if versions else "")
-                + "; remove it to begin anew"
+                + "; remove it to start afresh"
             )
         if origin != self._origin:
             warnings.warn(
                 f"{self.path} was written by other versions or on another "
                 f"device{f' ({versions})' if versions else ''}: the last digits may "
-                "differ from an unbroken run's",
+                "differ from those of an uninterrupted run",
                 stacklevel=4,
             )
 
     def save(self, state: PyTree, finished: bool = False) -> None:
-        """Write the state, whole or not at all; `finished`: it is the last."""
+        """Write the state atomically; `finished`: it is the last."""
         begin = time.monotonic()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,29 +148,29 @@ class Checkpoint:
                 Path(name).unlink(missing_ok=True)
         except OSError as error:
             message = f"cannot write {self.path}: {error.strerror or error}"
-            with contextlib.suppress(OSError):  # unless it holds something
+            with contextlib.suppress(OSError):  # unless it is not empty
                 self.path.parent.rmdir()
             if not (self._saved or finished):
                 raise InputError(message) from None
-            # What was computed since is worth more than its checkpoint.
+            # The computed results are worth more than their checkpoint.
             warnings.warn(message, stacklevel=2)
         self._saved = time.monotonic()
         self._cost = self._saved - begin
 
     def due(self) -> bool:
-        """Whether enough time has gone by that saving costs little."""
+        """Whether enough time has passed that saving is cheap."""
         return time.monotonic() - self._saved > self._cost / _SAVING
 
 
 class _Summed:
-    """A file to write to that sums up what is written."""
+    """A file opened for writing that computes a checksum."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self.sum = _CHECKSUM()
 
     def write(self, content: bytes) -> int:
-        """Write and sum."""
+        """Write and update the checksum."""
         self.sum.update(content)
         return self._file.write(content)
 
@@ -189,7 +189,7 @@ def _require_sound(file: BinaryIO) -> None:
 
 
 def _versions(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """The versions that differ, there and here; empty where none does."""
+    """The versions that differ, there and here; empty if none do."""
     then, now = theirs["versions"], ours["versions"]
     differ = [name for name in now if then.get(name) != now[name]]
     if not differ:
@@ -202,8 +202,8 @@ def _versions(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def kept(path: Path, parts: dict[str, Any], make: Callable[[], State]) -> State:
-    """What `make` gives (arrays of shapes that can be traced), or what an earlier call
-    of the same `parts` has left in a file; else it is left there.
+    """The result of `make` (arrays of shapes that can be traced), or the one that an
+    earlier call with the same `parts` left in a file; a new result is saved there.
 
     What `make` computes on the host is not traced, so the sources of the package are
     one of the parts.

@@ -12,30 +12,30 @@ from .folders import Folder, LocalFolder
 
 
 class DamagedError(InputError):
-    """A chunk of a store is gone, or is not as it was written."""
+    """A chunk of a store is missing, or differs from what was written."""
 
 
 def lost(folder: Folder, name: str) -> DamagedError:
-    """The error of a coordinate that is gone or damaged, which no command mends."""
+    """The error for a missing or damaged coordinate, which no command can repair."""
     return DamagedError(
-        f"{folder.place} is damaged, use another: its coordinate {name} is gone or not "
-        "as it was written"
+        f"{folder.place} is damaged, use another: its coordinate {name} is missing or "
+        "not as it was written"
     )
 
 
 def sum_of(content: bytes) -> str:
-    """The checksum that a chunk ends with."""
+    """The checksum at the end of a chunk."""
     return content[-4:].hex()
 
 
 def is_sound(content: bytes) -> bool:
-    """Whether a chunk has the checksum that it ends with."""
+    """Whether a chunk matches the checksum at its end."""
     value = google_crc32c.value(content[:-4])
     return value.to_bytes(4, "little") == content[-4:]
 
 
 def is_right(content: bytes, recorded: Any) -> bool:
-    """Whether a chunk is sound, and the one whose checksum has been recorded."""
+    """Whether a chunk is intact, and the one whose checksum was recorded."""
     return sum_of(content) == recorded and is_sound(content)
 
 
@@ -47,7 +47,7 @@ def zarr_at(folder: Folder, read_only: bool = False) -> Any:
 
 
 class _Rooted(LocalStore):
-    """A store on this machine whose folder zarr does not make anew."""
+    """A local store whose folder zarr does not create again."""
 
     async def set(self, key: str, value: Any) -> None:
         self._check_writable()
@@ -56,7 +56,9 @@ class _Rooted(LocalStore):
 
 
 class Summed(WrapperStore):
-    """A store that keeps the checksums of what is written to it, in `sums`, by file."""
+    """A store that collects the checksums of what is written to it in `sums`, by
+    file.
+    """
 
     def __init__(self, store: Any):
         super().__init__(store)
@@ -69,10 +71,10 @@ class Summed(WrapperStore):
 
 
 class Checked(WrapperStore):
-    """A store of which nothing is read that is not as it was written.
+    """A store that refuses to read files that are not as they were written.
 
-    zarr takes a file that is gone for one that was never written; here the record of
-    its chunk is asked.
+    zarr takes a missing file for one that was never written; here the record of its
+    chunk decides.
     """
 
     def __init__(self, store: Any, folder: Folder, known: Description):
@@ -83,14 +85,14 @@ class Checked(WrapperStore):
         return type(self)(store, self.folder, self.known)
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        """What is in a file; None where its chunk has not been run."""
+        """The contents of a file; None if its chunk has not been computed."""
         name, _, file = key.rpartition("/")
         known, sums = self.known, self.known.sums
         if name not in known.arrays or file == METADATA:
             return await super().get(key, prototype, byte_range)
         of_cells = name in known.variables
         if known.recorded and of_cells:
-            # Before the file: a record that is there now was written after that.
+            # Before the file: a record that exists now was written after the file.
             marker = known.grid.marker(file)
             record = await super().get(record_of(marker), prototype)
             if record is None:
@@ -101,8 +103,8 @@ class Checked(WrapperStore):
         found = await super().get(key, prototype, byte_range)
         if found is None:
             if not known.recorded:
-                return None  # 0.1.0 left out chunks now and then that hold nothing
-            raise self._damaged(key, "gone") if of_cells else lost(self.folder, name)
+                return None  # 0.1.0 sometimes left out chunks of fill values
+            raise self._damaged(key, "missing") if of_cells else lost(self.folder, name)
         content, right = found.to_bytes(), True
         if known.recorded:
             right = is_right(content, sums.get(key))
@@ -115,6 +117,6 @@ class Checked(WrapperStore):
 
     def _damaged(self, key: str, how: str) -> DamagedError:
         return DamagedError(
-            f"{self.folder.place} is damaged: {key} is {how}; the command of the sweep "
-            "computes it again"
+            f"{self.folder.place} is damaged: {key} is {how}; running the sweep again "
+            "recomputes it"
         )

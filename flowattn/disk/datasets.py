@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _FORMAT = "flowattn trajectory 1"
-# Dtypes that files know by themselves; of others the name is kept beside the values.
+# Dtypes that files support directly; for others the name is stored with the values.
 _PLAIN = ("float32", "float64", "complex64", "complex128", "bool")
-# A name is a file's in a zarr store, and these have 255 bytes.
+# A name is a file name in a zarr store, which may have 255 bytes.
 _LONGEST = 200
 _DTYPE, _KEY = "jax_dtype", "random_key"
 
 
 def dims_of(label: Label, name: str, count: int) -> tuple[str, ...]:
-    """The label's dims, or numbered ones where it has none for that many axes."""
+    """The label's dims, or numbered ones if it has none for that many axes."""
     if label.dims is not None and len(label.dims) == count:
         return label.dims
     return tuple(f"{name}_{axis}" for axis in range(count))
@@ -53,11 +53,12 @@ def columns_dataset(
 
 
 def leaf_names(prefix: str, tree: PyTree) -> Iterator[tuple[str, Any]]:
-    """The arrays of a PyTree with the names that their variables have.
+    """The arrays of a PyTree under the names of their variables.
 
-    The path, its keys joined by dots; within a key, whatever is neither letter, digit
-    nor one of -_+@~ is percent-encoded, so that no two paths have one name and each can
-    be a file's. Beyond 200 bytes the end is replaced by a digest of the path.
+    The name is the path with its keys joined by dots. In a key, every character except
+    letters, digits and -_+@~ is percent-encoded, so that no two paths have the same
+    name and each can be a file name. Beyond 200 bytes, the end is replaced by a digest
+    of the path.
 
     >>> tree = {"a.b": np.ones(1), "a": {"b": np.ones(1)}, "mlp/w": np.ones(1)}
     >>> [name for name, _ in leaf_names("params", tree)]
@@ -73,7 +74,7 @@ def leaf_names(prefix: str, tree: PyTree) -> Iterator[tuple[str, Any]]:
             digest = blake2b(name.encode(), digest_size=8).hexdigest()
             kept = name.encode()[: _LONGEST - 20].decode(errors="ignore")
             name = f"{kept}#{digest}"
-        # Nodes of other libraries may give two children one key.
+        # Nodes of other libraries may give two children the same key.
         seen[name] = seen.get(name, 0) + 1
         yield (name if seen[name] == 1 else f"{name}#{seen[name]}"), leaf
 
@@ -89,9 +90,9 @@ def _escaped(key: str) -> str:
 
 
 def _stored(leaf: Any) -> tuple[np.ndarray, dict[str, Any]]:
-    """An array as files can hold it, and what brings back what it was."""
+    """An array as files can hold it, and the attributes that restore it."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        # Bits, not numbers: signed, which all files have.
+        # Bits, not numbers: signed integers, which all files support.
         bits = np.asarray(jax.random.key_data(leaf)).view(np.int32)
         return bits, {_KEY: str(jax.random.key_impl(leaf))}
     array = np.asarray(leaf)
@@ -99,7 +100,7 @@ def _stored(leaf: Any) -> tuple[np.ndarray, dict[str, Any]]:
     if name in _PLAIN:
         return array, {}
     if array.dtype.kind == "V" or name == "float16":
-        # Short numbers, which files lack, are all found in single precision.
+        # Short floats, which files lack, are exact in single precision.
         array = array.astype(np.int8 if "int" in name else np.float32)
     return array, {_DTYPE: name}
 
@@ -120,7 +121,7 @@ class _Writer:
         self.coords["time"] = (dims, ts, about)
 
     def put(self, name: str, leaf: Any, dims: Any, **attrs: Any) -> None:
-        """A variable; axes beyond the dims that are named are numbered."""
+        """A variable; axes beyond the named dims are numbered."""
         array, kept = _stored(leaf)
         free = range(array.ndim - len(dims))
         self.variables[name] = (
@@ -166,7 +167,7 @@ class _Writer:
             self.run(run.refined, f"{prefix}finer.", parameters)
 
     def bookkeeping(self, run: Any, prefix: str) -> None:
-        """How a run ended and what it took: attributes; of many runs, variables."""
+        """Outcome and cost of a run: attributes; for many runs, variables."""
         from_run = {"result": run.outcome, "t_end": run.t_end, "saved": run.n_reached}
         from_run |= dict(run.counts)
         for name in ("sharpness", "edge"):
@@ -189,7 +190,7 @@ class _Writer:
 
 
 def _attribute(value: Any) -> Any:
-    """A word or a number that JSON and NetCDF have; what is not finite as a word."""
+    """A word or a number that JSON and NetCDF support; non-finite values as a word."""
     value = value if isinstance(value, str) else np.asarray(value).item()
     finite = isinstance(value, str | int) or math.isfinite(value)
     return value if finite else str(value)
@@ -209,15 +210,15 @@ def to_dataset(run: Any, parameters: bool) -> "xr.Dataset":
 def from_dataset(
     dataset: Any, like: PyTree, state: PyTree, words: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The fields of the trajectory in a data set, `result` as places in `words`; see
+    """The fields of the trajectory in a data set, `result` as indices in `words`; see
     `Trajectory.from_dataset`.
     """
     import xarray as xr
 
     if not isinstance(dataset, xr.Dataset):
         raise InputError(
-            "from_dataset needs an xarray data set, as xarray.open_zarr gives it, got "
-            f"{type(dataset).__name__}"
+            "from_dataset needs an xarray data set, as xarray.open_zarr returns it, "
+            f"got {type(dataset).__name__}"
         )
     if dataset.attrs.get("format") != _FORMAT:
         raise InputError(
@@ -230,13 +231,13 @@ def from_dataset(
     except InputError:
         raise
     except Exception as error:
-        # Data sets come from anywhere: whatever is wrong with one, it is no run.
+        # Data sets come from anywhere: whatever is wrong with one, it holds no run.
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"this data set holds no sound run: {reason}") from None
 
 
 class _Reader:
-    """What a data set says of a run, nothing of it believed."""
+    """The run described by a data set, with every part checked."""
 
     def __init__(self, dataset: "xr.Dataset", words: tuple[str, ...]):
         self.dataset, self.words = dataset, words
@@ -252,7 +253,7 @@ class _Reader:
         self.ts = np.broadcast_to(ts, shape)
 
     def array(self, name: str) -> np.ndarray:
-        """A variable as numbers, in this machine's order of bytes."""
+        """A variable as numbers, in this machine's byte order."""
         _require(name in self.dataset.variables, f"it has no variable {name!r}")
         array = np.asarray(self.dataset[name].values)
         _require(array.dtype.kind in "fciub", f"{name!r} holds no numbers")
@@ -271,7 +272,7 @@ class _Reader:
         return _in_jax(name, back)
 
     def named(self, part: str) -> Iterator[tuple[str, str]]:
-        """Variables of a part: what follows its name, and their own."""
+        """The variables of a part: the rest of their names, and their full names."""
         for name in self.dataset.data_vars:
             if isinstance(name, str) and name.startswith(part):
                 yield name[len(part) :], name
@@ -337,7 +338,7 @@ class _Reader:
     def _tree(
         self, part: str, like: PyTree, dims: tuple[str, ...], optional: bool = False
     ) -> PyTree:
-        """Parameters, shaped as those that are given, or as the names say."""
+        """Parameters, shaped like the given ones, or as the names imply."""
         there = {name for key, name in self.named(part) if key[:1] in ("", ".")}
         if not there and (optional or like is None):
             return None
@@ -350,7 +351,7 @@ class _Reader:
             like = eqx.filter(like, lambda x: _inexact(x))
         found = []
         for name, leaf in leaf_names(part, like):
-            _require(name in there, f"it holds no {name!r}, which the parameters have")
+            _require(name in there, f"it has no {name!r}, which the parameters have")
             there.discard(name)
             value, at = self._over(dims, name), len(self.lead)
             shape = value.shape[:at] + value.shape[at + over_time :]
@@ -361,9 +362,7 @@ class _Reader:
                 f"{leaf.dtype} of shape {leaf.shape}",
             )
             found.append(value)
-        _require(
-            not there, f"it holds {', '.join(sorted(there))} beyond the parameters"
-        )
+        _require(not there, f"it has {', '.join(sorted(there))} beyond the parameters")
         arrays = iter(found)
         return jax.tree.map(lambda x: next(arrays) if hasattr(x, "dtype") else x, like)
 
@@ -378,16 +377,16 @@ class _Reader:
             for name in names:
                 if prefix + name in attrs:
                     value = np.asarray(attrs[prefix + name])
-                    _require(value.size == 1, f"its attribute {name!r} is no number")
+                    _require(value.size == 1, f"its attribute {name!r} is not a number")
                     real = name in ("t_end", "sharpness", "edge")
                     value = float(value.item()) if real else int(value.item())
                     numbers[name] = jnp.asarray(value, dtype if real else None)
         for name in ("t_end", "saved"):
-            _require(name in numbers, f"it does not say {prefix}{name}")
+            _require(name in numbers, f"it has no attribute {prefix}{name}")
         saved = np.asarray(numbers.pop("saved"))
         inside = saved.dtype.kind in "iu" and np.all(saved >= 0)
         inside = inside and np.all(saved <= self.ts.shape[-1])
-        _require(bool(inside), "it has saved more or fewer times than there are")
+        _require(bool(inside), "its number of saved times is out of range")
         methods = json.loads(str(attrs.get(f"{prefix}methods", "[]")))
         choices = json.loads(str(attrs.get(f"{prefix}choices", "[]")))
         since = [float(one["since"]) for one in choices[1:]]
@@ -404,7 +403,7 @@ class _Reader:
         }
 
     def _result(self, prefix: str) -> np.ndarray:
-        """How runs ended, as places in `words`."""
+        """How runs ended, as indices in `words`."""
         if not self.lead:
             named = [str(self.dataset.attrs.get(f"{prefix}result"))]
         else:
@@ -413,7 +412,7 @@ class _Reader:
             meanings = str(self.dataset[name].attrs.get("flag_meanings")).split()
             _require(
                 bool(np.all((codes >= 0) & (codes < len(meanings)))),
-                "it does not say how its runs ended",
+                "it does not record how its runs ended",
             )
             named = [meanings[int(code)] for code in codes]
         for word in named:
@@ -432,18 +431,18 @@ def _inexact(leaf: Any) -> bool:
 
 
 def _in_jax(name: str, array: np.ndarray) -> jax.Array:
-    """An array in JAX, where its dtype is at home."""
+    """An array in JAX, if its dtype is supported."""
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         raise InputError(
             f"{name!r} is {array.dtype}, and JAX is set to single precision: "
             "fa.set_precision('float64') first"
         )
-    # Put there as it is: `jax_debug_nans` looks at what is computed.
+    # Placed without a computation, which `jax_debug_nans` would check.
     return jax.device_put(array)
 
 
 def _nested(named: dict[str, Any]) -> Any:
-    """Arrays by their paths, as dicts within dicts; one without a path is itself."""
+    """Arrays by their paths, as nested dicts; one without a path is itself."""
     if list(named) == [""]:
         return named[""]
     tree: dict[str, Any] = {}

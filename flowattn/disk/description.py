@@ -1,12 +1,13 @@
-"""Description: what the store of a sweep says of itself, read as what anyone may have
-written.
+"""Description: the metadata of a sweep's store, read with the care due to files that
+anyone may have written.
 
-What there is to compute is one file, `zarr.json`, which holds the arrays' metadata and
-the checksums of coordinates as well and is written after them, with a hash of itself.
-What holds no hash (stores of version 0.1.0) is looked at as far as shapes go.
+One file, `zarr.json`, describes what there is to compute. It holds the metadata of the
+arrays and the checksums of coordinates, is written after them, and contains a hash of
+itself. Stores without a hash (version 0.1.0) are checked only for shapes.
 
-What has been computed is said chunk by chunk, by a small file each: its record. zarr's
-own checksums tell a file that has been changed, the record tells one that is another
+What has been computed is recorded chunk by chunk, each in a small file: its record.
+zarr's own checksums detect a changed file; the record detects a file of another chunk,
+another array or another store.
 chunk's, another array's or another store's.
 """
 
@@ -24,18 +25,19 @@ from .owner import CLAIM
 
 # The file of a group or an array.
 METADATA = "zarr.json"
-# Whether all arrays have been made; the checksums of coordinates; the hash of it all.
+# Whether all arrays have been created; the checksums of coordinates; the hash of it
+# all.
 _MADE, _SUMS, _HASH = "arrays_made", "coordinates_crc32c", "description_sha256"
-# The variable whose chunk is written last, but for the record.
+# The variable whose chunk is written last, except for the record.
 MARKER = "result"
-# What it holds until then.
+# Its value until then.
 MISSING = -1
-# More chunks than any sweep has, and entries of a coordinate that is no axis.
+# More chunks than any sweep has, and entries of a coordinate that is not an axis.
 _MOST_CHUNKS, _MOST_ENTRIES = 10**7, 10**7
 
 
 class Grid(NamedTuple):
-    """The cells of a sweep, and how they are cut into chunks."""
+    """The cells of a sweep, and their division into chunks."""
 
     dims: tuple[str, ...]
     shape: tuple[int, ...]
@@ -43,7 +45,7 @@ class Grid(NamedTuple):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many chunks lie along each dim."""
+        """The number of chunks along each dim."""
         return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
 
     def box(self, number: int) -> tuple[slice, ...]:
@@ -57,7 +59,7 @@ class Grid(NamedTuple):
         return tuple(slice(int(i) * c, min(n, (int(i) + 1) * c)) for i, n, c in sizes)
 
     def cells(self, number: int) -> int:
-        """How many cells a chunk has."""
+        """The number of cells in a chunk."""
         return math.prod(part.stop - part.start for part in self.box(number))
 
     def files(self) -> list[str]:
@@ -78,7 +80,7 @@ class Grid(NamedTuple):
 
 
 def record_of(marker: str) -> str:
-    """The record of a chunk, which lies beside its marker.
+    """The record of a chunk, stored next to its marker.
 
     >>> record_of("result/c.1.0")
     'result/sums.1.0.json'
@@ -96,7 +98,9 @@ class Array(NamedTuple):
     values: np.ndarray | None = None
 
     def chunk(self, grid: Grid) -> tuple[int, ...]:
-        """The shape of a chunk: of cells the grid's, of coordinates all at once."""
+        """The shape of a chunk: the grid's for cells, the full array for
+        coordinates.
+        """
         if self.values is not None:
             return self.shape
         return (*grid.chunk, *self.shape[len(grid.dims) :])
@@ -105,10 +109,9 @@ class Array(NamedTuple):
 class Description(NamedTuple):
     """The sweep in a store, and its arrays.
 
-    `sweep` is the sweep as the store has it, its "config" and "chunk"; `origin` what
-    it was computed with. `summed`: the arrays whose chunks carry checksums; `sums`:
-    those of coordinates, by their files; `hash`: of the metadata, "" where there is
-    none.
+    `sweep` is the sweep as stored, its "config" and "chunk"; `origin` the environment
+    of the computation. `summed`: the arrays whose chunks carry checksums; `sums`: those
+    of coordinates, by file; `hash`: of the metadata, "" without one.
     """
 
     sweep: dict[str, Any]
@@ -122,7 +125,7 @@ class Description(NamedTuple):
 
     @property
     def recorded(self) -> bool:
-        """Whether what is in the store is known file by file."""
+        """Whether the contents of the store are recorded file by file."""
         return bool(self.hash)
 
     @property
@@ -133,7 +136,7 @@ class Description(NamedTuple):
         }
 
     def files(self, name: str) -> list[str]:
-        """The files of an array; of variables in the order of the grid's chunks."""
+        """The files of an array; for variables, in the order of the grid's chunks."""
         array = self.arrays[name]
         return Grid(array.dims, array.shape, self.chunks[name]).files()
 
@@ -142,8 +145,8 @@ class Description(NamedTuple):
         return json.dumps({"store": self.hash, "crc32c": dict(sums)}).encode()
 
     def sums_in(self, record: bytes, marker: str) -> dict[str, Any] | None:
-        """The checksums in the record of the chunk of a marker; None where it is that
-        of another chunk or store, or none.
+        """The checksums in the record of the chunk of a marker; None for a record of
+        another chunk or store, or none.
         """
         held = _parsed(record)
         if not isinstance(held, dict) or held.get("store") != self.hash:
@@ -153,16 +156,16 @@ class Description(NamedTuple):
 
 
 def described(folder: Folder) -> Description | None:
-    """What the sweep in a folder is; None where there is none, or where a process was
-    ended while it made one.
+    """The description of the sweep in a folder; None if there is none, or if a process
+    was stopped while creating it.
 
-    Raises `InputError` for a folder that holds something else, and where what
-    describes the sweep is damaged.
+    Raises `InputError` for a folder that holds something else, and if the description
+    of the sweep is damaged.
     """
     try:
         content = folder.read(METADATA)
         if content is None:
-            # To make a store here must touch nothing of anyone's.
+            # Creating a store here must not touch anyone's files.
             if all(is_leftover(name) for name in folder.names()):
                 return None
             raise _no_sweep(folder)
@@ -170,14 +173,14 @@ def described(folder: Folder) -> Description | None:
         raise
     except NotADirectoryError:
         raise _no_sweep(folder) from None
-    except Exception as error:  # what services of all kinds answer
+    except Exception as error:  # errors of services of all kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"cannot read {folder.place}: {reason}") from None
     root = _parsed(content)
     if root is None:
         raise InputError(
             f"{folder.place} is not the store of a sweep, or is damaged: its "
-            f"{METADATA} is no JSON"
+            f"{METADATA} is not JSON"
         )
     attrs = root.get("attributes") if isinstance(root, dict) else None
     if not isinstance(attrs, dict) or "sweep" not in attrs:
@@ -196,7 +199,7 @@ def described(folder: Folder) -> Description | None:
     for name in found.arrays:
         own = folder.read(f"{name}/{METADATA}")
         if own is None:
-            raise _damaged(folder, f"{name}/{METADATA} is gone")
+            raise _damaged(folder, f"{name}/{METADATA} is missing")
         if (
             found.hash
             and _parsed(own) != root["consolidated_metadata"]["metadata"][name]
@@ -206,20 +209,20 @@ def described(folder: Folder) -> Description | None:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file of a store's folder says nothing of what is in it: claims, and
-    what was being written.
+    """Whether a file of a store's folder is not part of its contents: claims, and
+    unfinished files.
     """
     return name.startswith(CLAIM) or is_aside(name)
 
 
 def begun(sweep: Mapping[str, Any], attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of a store in which arrays are still to be made."""
+    """The attributes of a store in which the arrays are not created yet."""
     return {**attrs, "sweep": dict(sweep), _MADE: False}
 
 
 def finished(content: bytes, sums: Mapping[str, str]) -> bytes:
-    """The metadata of a store in which all arrays have been made, from those before
-    and the checksums of the coordinates' files; with a hash.
+    """The metadata of a store in which all arrays have been created, from the earlier
+    metadata and the checksums of the coordinates' files; with a hash.
     """
     root = json.loads(content)
     root["attributes"] |= {_MADE: True, _SUMS: dict(sums)}
@@ -228,8 +231,8 @@ def finished(content: bytes, sums: Mapping[str, str]) -> bytes:
 
 
 def _hash(root: dict[str, Any]) -> str:
-    """The hash of a sweep's own attributes and of its arrays. Others' attributes, a
-    note for instance, may come later.
+    """The hash of a sweep's own attributes and of its arrays. Other attributes, such as
+    a note, may be added later.
     """
     attrs, arrays = root["attributes"], root.get("consolidated_metadata")
     own = [attrs.get("sweep"), attrs.get("provenance"), attrs.get(_SUMS), arrays]
@@ -237,7 +240,7 @@ def _hash(root: dict[str, Any]) -> str:
 
 
 def _parsed(content: bytes) -> Any:
-    """JSON; None for what is none."""
+    """Parsed JSON; None if it is invalid."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
@@ -253,10 +256,10 @@ def _damaged(folder: Folder, what: str) -> InputError:
 
 
 def _understood(root: Any, attrs: dict[str, Any]) -> Description:
-    """The description, of metadata of which nothing is known.
+    """The description, from unverified metadata.
 
-    Raises `ValueError` with what does not fit, and any other error for what has not
-    the form.
+    Raises `ValueError` with what does not fit, and any other error for a malformed
+    structure.
     """
     sweep = attrs["sweep"]
     config, chunk = sweep["config"], sweep["chunk"]
@@ -305,12 +308,12 @@ def _understood(root: Any, attrs: dict[str, Any]) -> Description:
 
 
 def _of_cells(name: str, array: Array, grid: Grid) -> bool:
-    """Whether an array is no coordinate."""
+    """Whether an array is not a coordinate."""
     return array.dims[: len(grid.dims)] == grid.dims and name not in grid.dims
 
 
 def _cut(chunk: Any, shape: tuple[int, ...]) -> bool:
-    """Whether a chunk is one of an array of a shape."""
+    """Whether a chunk shape is valid for an array of a shape."""
     return (
         isinstance(chunk, list)
         and len(chunk) == len(shape)
@@ -320,7 +323,7 @@ def _cut(chunk: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _array(name: str, entry: Any) -> Array:
-    """An array, of metadata of which nothing is known."""
+    """An array, from unverified metadata."""
     shape, dims, attrs = entry["shape"], entry["dimension_names"], entry["attributes"]
     _require(
         isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape),
@@ -332,7 +335,7 @@ def _array(name: str, entry: Any) -> Array:
         and len(dims) == len(shape)
         and isinstance(attrs, dict)
         and entry["node_type"] == "array",
-        f"{name} is no labelled array",
+        f"{name} is not a labelled array",
     )
     _require("/" not in name and name not in (".", ".."), f"an array is named {name}")
     return Array(tuple(dims), tuple(shape), str(entry["data_type"]), attrs)

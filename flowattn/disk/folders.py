@@ -1,4 +1,4 @@
-"""Folders: where the files of a store lie, on this machine or under a URL."""
+"""Folders: the location of a store's files, on this machine or under a URL."""
 
 import abc
 import contextlib
@@ -15,12 +15,12 @@ from typing import Any
 
 from ..errors import InputError, quoted
 
-# What is written aside, by us and by zarr, before it appears under its own name.
+# Names of temporary files, ours and zarr's, before they get their final names.
 _ASIDE = re.compile(r".*\.[0-9a-f]{32}\.partial")
 
 
 def is_aside(name: str) -> bool:
-    """Whether a file is one that was being written when its process ended.
+    """Whether a file was left unfinished by a process that ended.
 
     >>> is_aside("zarr.0123456789abcdef0123456789abcdef.partial"), is_aside("x.partial")
     (True, False)
@@ -31,8 +31,8 @@ def is_aside(name: str) -> bool:
 class Folder(abc.ABC):
     """Named files in one place; names have "/" between folders.
 
-    `place` is the path or the URL as it was given; `path` the path from the root, None
-    of a URL.
+    `place` is the path or the URL as given; `path` the absolute path, None for a
+    URL.
     """
 
     place: str
@@ -40,45 +40,45 @@ class Folder(abc.ABC):
 
     @abc.abstractmethod
     def names(self, under: str = "") -> list[str]:
-        """What is directly in a folder; nothing where there is none.
+        """The entries directly in a folder; empty if there is none.
 
         Raises `NotADirectoryError` for a file.
         """
 
     @abc.abstractmethod
     def read(self, name: str) -> bytes | None:
-        """A file's content; None where there is none."""
+        """A file's content; None if there is none."""
 
     @abc.abstractmethod
     def write(self, name: str, content: bytes) -> None:
-        """Write a file that appears whole, in place of one that is there."""
+        """Write a file that appears in one piece, replacing an existing one."""
 
     @abc.abstractmethod
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file where there is none of that name: of several that try at once
-        one succeeds.
+        """Write a file unless one of that name exists: of several concurrent attempts,
+        exactly one succeeds.
         """
 
     @abc.abstractmethod
     def refresh(self, name: str, content: bytes) -> None:
-        """Set a file's time of writing to now, if it still has this content."""
+        """Set a file's modification time to now, if it still has this content."""
 
     @abc.abstractmethod
     def age(self, name: str) -> float | None:
         """Seconds since a file was written, by the clock of the file system, which is
-        one for all machines; None where that cannot be found out.
+        the same for all machines; None if unknown.
         """
 
     @abc.abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder with all that is in it; absent ones too."""
+        """Remove a file, or a folder with its contents; absent ones too."""
 
 
 def folder_at(place: Any) -> Folder:
     """The folder at a path, `~` being the home folder, or at a URL that fsspec knows.
 
-    Raises `InputError` for what is neither, for the home of a user who is unknown, and
-    for a URL that cannot be opened.
+    Raises `InputError` for anything else, for the home of an unknown user, and for a
+    URL that cannot be opened.
     """
     if not isinstance(place, str | os.PathLike):
         raise InputError(f"a store needs a place, a path or a URL, got {quoted(place)}")
@@ -91,15 +91,15 @@ def folder_at(place: Any) -> Folder:
         import fsspec
 
         system, path = fsspec.core.url_to_fs(text)
-    except Exception as error:  # each kind of URL has errors of its own
+    except Exception as error:  # each kind of URL has its own errors
         raise InputError(f"cannot open {text}: {error}") from None
     return _Remote(system, path.rstrip("/"), text)
 
 
 def local_path(text: str) -> Path:
-    """A path, `~` and `~user` being home folders.
+    """A path, with `~` and `~user` expanded.
 
-    Raises `InputError` for the home of a user who is unknown.
+    Raises `InputError` for the home of an unknown user.
     """
     try:
         return Path(text).expanduser()
@@ -119,7 +119,7 @@ class LocalFolder(Folder):
     """A folder of this machine's file systems, which may be shared with others."""
 
     def __init__(self, place: str):
-        # Absolute: workers elsewhere have current folders of their own.
+        # Absolute, since other workers have other current folders.
         self._root = local_path(place).absolute()
         self.place, self.path = place, self._root
 
@@ -130,18 +130,18 @@ class LocalFolder(Folder):
             return []
 
     def read(self, name: str) -> bytes | None:
-        # Opening a file asks a network file system anew, looking at it may not. What
-        # is no file (a pipe) is not waited for.
+        # Opening a file makes a network file system look again, stat may not. Anything
+        # but a regular file (a pipe) is not waited for.
         try:
             with open(self._root / name, "rb", opener=_at_once) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise OSError(errno.EINVAL, f"{name} is no plain file")
+                    raise OSError(errno.EINVAL, f"{name} is not a regular file")
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        # Never the folder itself: one that was moved or removed is not made anew.
+        # Never the folder itself: one that was moved or removed is not created again.
         parent = (self._root / name).parent
         if parent != self._root:
             parent.mkdir(exist_ok=True)
@@ -155,9 +155,9 @@ class LocalFolder(Folder):
             try:
                 os.link(aside, target)
             except FileExistsError:
-                # A network file system repeats a request whose answer was lost.
+                # A network file system repeats a request whose reply was lost.
                 return aside.stat().st_nlink == 2
-            except FileNotFoundError:  # cleaned up by one who owns the store
+            except FileNotFoundError:  # cleaned up by the owner of the store
                 return False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
@@ -171,7 +171,7 @@ class LocalFolder(Folder):
 
     @contextlib.contextmanager
     def _aside(self, name: str, content: bytes):
-        """A file under a name of its own."""
+        """A file under a unique name."""
         aside = self._root / f"{name}.{uuid.uuid4().hex}.partial"
         try:
             aside.write_bytes(content)
@@ -203,15 +203,15 @@ class LocalFolder(Folder):
             path.unlink(missing_ok=True)
 
 
-# Errors of file systems on which a file has one name.
+# Errors of file systems without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV}
 
 
 class _Remote(Folder):
     """A folder under a URL.
 
-    `create` is exclusive where the service has it (S3 and memory), elsewhere it looks
-    first and then writes.
+    `create` is exclusive if the service supports it (S3 and memory); otherwise it
+    checks first and then writes.
     """
 
     path = None
@@ -223,7 +223,7 @@ class _Remote(Folder):
         return f"{self.root}/{name}" if name else self.root
 
     def names(self, under: str = "") -> list[str]:
-        # Listings are kept by fsspec, and would not show what others write.
+        # fsspec caches listings, and would not show what others write.
         self.system.invalidate_cache()
         path = self._at(under)
         try:
@@ -272,6 +272,6 @@ class _Remote(Folder):
             self.remove(probe)
 
     def remove(self, name: str) -> None:
-        # fsspec takes a name for a pattern, and names may hold its signs.
+        # fsspec reads a name as a pattern, and names may contain its wildcards.
         with contextlib.suppress(FileNotFoundError):
             self.system.rm(glob.escape(self._at(name)), recursive=True)

@@ -1,18 +1,19 @@
-"""Owner: who alone may write to a store, for as long as it shows signs of life.
+"""Owner: the one process that may write to a store, while it shows signs of life.
 
-A file in the store, the claim, says who: machine, process, and a token drawn for it.
-It is made by a call of which one of many succeeds. While its owner lives, the claim's
-time of writing is set anew every few seconds; its age, by the file system's own clock,
-is therefore comparable on all machines. A claim is dead once its process is gone
-(which is known on the same machine) or once it is older than its lease.
+A file in the store, the claim, identifies it: machine, process, and a random token.
+The call that creates the file succeeds for only one of many processes. While its owner
+lives, the claim's modification time is renewed every few seconds; its age, by the file
+system's own clock, is therefore comparable between machines. A claim is dead once its
+process has ended (which is known on the same machine) or once it is older than its
+lease.
 
-Of several that find a claim dead, one may replace it: the one that holds the claim
-named after the dead one's token. No other token comes to be replaced under that name,
-so what has been seen to be dead stays so until it is replaced. Such claims are claims
-as all others, dead ones included.
+Of several processes that find a claim dead, only one may replace it: the one that holds
+the claim named after the dead one's token. No other token can ever be replaced under
+that name, so a claim found dead stays so until it is replaced. Such claims are like
+any others, dead ones included.
 
 Before each write the claim is read again: an owner that was suspended until its lease
-ran out finds another's token there, and ends.
+expired finds another's token there, and ends.
 """
 
 import contextlib
@@ -30,17 +31,18 @@ from .folders import Folder
 
 # Seconds without a sign of life after which an owner on another machine is dead.
 LEASE = 120.0
-# Seconds between two signs of life, which a file system that is away may swallow.
+# Seconds between signs of life, some of which an unavailable file system may lose.
 BEAT = LEASE / 8
-# The claim of a store, a file in it; those made in taking one over begin likewise.
+# The claim of a store, a file in it; those used in a takeover begin with this name.
 CLAIM = ".owner"
 
 
 class Owner(NamedTuple):
-    """What a claim says of its owner.
+    """The contents of a claim: its owner.
 
-    `machine` is one boot of one machine, or of one container: where a process is known
-    by its number. `started` distinguishes it from a later process with that number.
+    `machine` is one boot of one machine, or of one container, within which a process
+    number is unique. `started` distinguishes a process from a later one with its
+    number.
     """
 
     host: str
@@ -51,7 +53,7 @@ class Owner(NamedTuple):
 
     @property
     def content(self) -> bytes:
-        """The claim's content."""
+        """The claim as text."""
         return json.dumps(self._asdict()).encode()
 
     def __str__(self) -> str:
@@ -62,8 +64,8 @@ class Owner(NamedTuple):
 def owned(folder: Folder, beat: float = BEAT) -> Iterator[Owner]:
     """Own a store while the block runs, with a sign of life every `beat` seconds.
 
-    Raises `InputError` where another owns it and is alive, and where the folder cannot
-    be written to.
+    Raises `InputError` if a live process owns it, and if the folder cannot be written
+    to.
     """
     mine = Owner(
         socket.gethostname(),
@@ -81,7 +83,7 @@ def owned(folder: Folder, beat: float = BEAT) -> Iterator[Owner]:
 
     def show_life() -> None:
         while not ended.wait(beat):
-            # A file system that is away for a while; the lease is longer.
+            # The file system may be unavailable for a while; the lease is longer.
             with contextlib.suppress(OSError):
                 folder.refresh(CLAIM, mine.content)
 
@@ -98,13 +100,13 @@ def owned(folder: Folder, beat: float = BEAT) -> Iterator[Owner]:
 
 
 def require_owned(folder: Folder, owner: Owner) -> None:
-    """Raise `InputError` where a store is no longer there, or another owns it."""
+    """Raise `InputError` if a store is no longer there, or another process owns it."""
     there = folder.read(CLAIM)
     if there == owner.content:
         return
     if there is None:
         raise InputError(
-            f"{folder.place} was moved or removed while it was written: the same "
+            f"{folder.place} was moved or removed while being written: the same "
             "command with its new place resumes"
         )
     raise InputError(
@@ -114,15 +116,15 @@ def require_owned(folder: Folder, owner: Owner) -> None:
 
 
 def _claim(folder: Folder, name: str, mine: Owner) -> None:
-    """Make the claim of a name, or take over a dead one.
+    """Create the claim of a name, or take over a dead one.
 
-    Raises `InputError` where it is alive.
+    Raises `InputError` if it is alive.
     """
     for _ in range(100):
         if folder.create(name, mine.content):
             return
         there = folder.read(name)
-        if there is None:  # given back in between
+        if there is None:  # released in between
             continue
         dead = _owner(there)
         age = folder.age(name)
@@ -145,8 +147,8 @@ def _claim(folder: Folder, name: str, mine: Owner) -> None:
 
 
 def _owner(content: bytes) -> Owner | None:
-    """The owner that a claim names; None where it names none (its file system has no
-    second names for a file, and it is being written).
+    """The owner that a claim names; None if it names none (it is being written, on a
+    file system without hard links).
     """
     try:
         fields = json.loads(content)
@@ -169,18 +171,18 @@ def _runs(owner: Owner) -> bool:
         os.kill(owner.pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # another user's
+    except OSError:  # another user's process
         pass
     started = _started(owner.pid)
     return started is None or started == owner.started
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in ticks since the machine did; "" where it has ended and
-    is only not yet waited for; None where that is not known.
+    """When a process began, in ticks since boot; "" if it has ended and is a zombie;
+    None if unknown.
     """
     try:
-        # The name of its program, in brackets, may hold anything.
+        # The name of its program, in brackets, may contain anything.
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return None
@@ -188,7 +190,7 @@ def _started(pid: int) -> str | None:
 
 
 def _machine() -> str:
-    """One boot of this machine, and the space of its processes' numbers."""
+    """One boot of this machine, with its process number space."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,4 +1,4 @@
-"""Paths: places on this machine as users name them, with ~ for the home folder."""
+"""Paths: local paths as users write them, with ~ for the home folder."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,9 @@ from ..errors import InputError
 
 
 def path_of(name: str, given: Any) -> Path:
-    """The path that was given as `name`, with `~` and `~user` written out.
+    """The path given as `name`, with `~` and `~user` expanded.
 
-    Raises `InputError` for what can be none.
+    Raises `InputError` for anything that cannot be a path.
 
     >>> path_of("out", "")
     Traceback (most recent call last):
@@ -25,7 +25,7 @@ def path_of(name: str, given: Any) -> Path:
     if not text:
         raise InputError(f"{name} is empty: it must name a file or a folder")
     if "\0" in text:
-        raise InputError(f"{name} {text!r} holds a zero byte, which no path can")
+        raise InputError(f"{name} {text!r} contains a zero byte, which no path can")
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -39,8 +39,8 @@ def path_of(name: str, given: Any) -> Path:
 def is_there(path: Path) -> bool:
     """Whether there is anything at a path.
 
-    Raises `InputError` where that cannot be seen: a folder on the way may not be
-    entered, or a name is longer than names can be.
+    Raises `InputError` if that cannot be determined: a folder on the way cannot be
+    entered, or a name is too long.
     """
     try:
         path.stat()
@@ -52,7 +52,7 @@ def is_there(path: Path) -> bool:
 
 
 def require_folder(name: str, given: Any) -> Path:
-    """The folder that was given as `name`; `InputError` where there is none."""
+    """The existing folder given as `name`; `InputError` if there is none."""
     path = path_of(name, given)
     if not (is_there(path) and path.is_dir()):
         raise InputError(f"{name} {given}: there is no folder {path}")

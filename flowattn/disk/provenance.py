@@ -1,4 +1,4 @@
-"""Provenance: what a result was computed with."""
+"""Provenance: the software and hardware that computed a result."""
 
 import functools
 import hashlib
@@ -27,14 +27,14 @@ def version() -> str:
     return importlib.metadata.version("flowattn")
 
 
-# Where this package lies.
+# The folder of this package.
 _ROOT = Path(__file__).parents[1]
 
 
 @functools.cache
 def source_hash() -> str:
-    """The SHA-256 of this package's sources: every .py file, by its path, as it was
-    when this was first called in the process.
+    """The SHA-256 of this package's sources: every .py file, by its path, as it was at
+    the first call in the process.
 
     >>> len(source_hash())
     64
@@ -43,10 +43,10 @@ def source_hash() -> str:
 
 
 def code_hash(kind: type) -> str | None:
-    """The SHA-256 of the sources of a class that is no part of this package: its
-    module and those of its folder, or its package, that it uses.
+    """The SHA-256 of the sources of a class outside this package: its module and the
+    modules of its folder, or its package, that it uses.
 
-    None for a class of this package, and for one whose sources are no file: such
+    None for a class of this package, and for one without source files: such classes
     travel as they are.
 
     >>> from flowattn.systems import Focus
@@ -112,7 +112,7 @@ def provenance(dtype: Any) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package is run from, None elsewhere."""
+    """The commit of the checkout that this package runs from, None elsewhere."""
     root = _ROOT.parent
     if not (root / ".git").exists():
         return None

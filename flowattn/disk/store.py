@@ -1,4 +1,4 @@
-"""Store: results on disk, each appearing whole or not at all."""
+"""Store: results on disk, each appearing in one piece or not at all."""
 
 import contextlib
 import json
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def staged(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
-    """A fresh folder whose entries move into `folder` when the block ends well.
+    """A fresh folder whose entries move into `folder` when the block succeeds.
 
-    Entries of the same name are replaced, those named in `ours` but not made this time
-    are removed, others stay. When the block raises, `folder` is left as it was, and not
-    created where it was not there.
+    Entries of the same name are replaced, those named in `ours` but not created this
+    time are removed, others stay. If the block raises, `folder` is left unchanged, and
+    not created if it did not exist.
 
-    Raises `InputError` where `folder` cannot be written to, before anything is done,
-    or when the disk gives out later.
+    Raises `InputError` if `folder` cannot be written to, before anything is done, or if
+    the disk fails later.
     """
     created, stage = [], None
     try:
@@ -61,7 +61,7 @@ _STAGE = f".flowattn-{socket.gethostname()}-"
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes of this machine that were killed have left half-written."""
+    """Remove unfinished files left by killed processes of this machine."""
     for path in folder.glob(f"{_STAGE}*"):
         process = path.name.removeprefix(_STAGE).split("-")[0]
         try:
@@ -80,8 +80,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_runs(
     path: Path, runs: "dict[str, xr.Dataset]", attrs: dict[str, Any]
 ) -> None:
-    """Write named runs as the groups of one zarr store, with checksums; `attrs` go to
-    its root.
+    """Write named runs as the groups of one zarr store, with checksums; `attrs` become
+    attributes of its root.
     """
     import xarray as xr
     import zarr
@@ -92,7 +92,7 @@ def write_runs(
         group.path: {name: {"compressors": compressors()} for name in group.variables}
         for group in tree.subtree
     }
-    # All chunks: one that is gone would read as nothing but fill values.
+    # All chunks: a missing one would read as fill values.
     with quiet(), zarr.config.set({"array.write_empty_chunks": True}):
         tree.to_zarr(path, mode="w", consolidated=True, encoding=encoding)
 
@@ -115,8 +115,8 @@ def runs_are_whole(path: Path, names: Collection[str]) -> bool:
 
 
 def compressors() -> tuple[Any, ...]:
-    """What each chunk is compressed by; the last adds a checksum, so that a chunk that
-    has been cut or changed is not read.
+    """The compressors of each chunk; the last adds a checksum, so that a truncated or
+    changed chunk cannot be read.
     """
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -125,8 +125,8 @@ def compressors() -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without zarr's words on what version 3 of its format has not settled, and on
-    files in a store that are not its own.
+    """Silence zarr's warnings about unsettled parts of its format 3, and about foreign
+    files in a store.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 spec.*")

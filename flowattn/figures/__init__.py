@@ -1,1 +1,1 @@
-"""Figures: what the papers show, and what they could not, each from one command."""
+"""Figures: those of the papers, and new ones, each from one command."""

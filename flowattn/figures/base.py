@@ -1,4 +1,4 @@
-"""A figure: what it shows, where it comes from, and the runs it is drawn from."""
+"""A figure: its contents, its source, and the runs from which it is drawn."""
 
 import dataclasses
 import os
@@ -36,13 +36,13 @@ from ..tasks import NAMED_CORPORA, TextTask
 from ..trajectory import Trajectory
 from .registry import Figure
 
-# The axis of time of all figures.
+# The time axis of all figures.
 TIME = Axis(TIME_LABEL, TIME_UNITS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """The flow of a system, and gradient descent beside it."""
+    """The flow of a system, and gradient descent of the same system."""
 
     problem: Problem
     flow: Trajectory
@@ -50,7 +50,7 @@ class Pair:
 
     @property
     def styled(self) -> tuple[tuple[Trajectory, Style], ...]:
-        """Flow and descent, each with how it is drawn."""
+        """Flow and descent, each with its drawing style."""
         return (self.flow, "line"), (self.descent, "points")
 
     @property
@@ -71,9 +71,9 @@ class Seeds(NamedTuple):
 
 @dataclasses.dataclass
 class Runs:
-    """Runs that figures are drawn from, each made once.
+    """Runs from which figures are drawn, each executed once.
 
-    `paper` asks for the paper's sizes where the quick ones are smaller; `data` is the
+    `paper` selects the paper's sizes in place of the quick, smaller ones; `data` is the
     folder of named corpora; `tell` is called with a line before each run.
     """
 
@@ -86,32 +86,32 @@ class Runs:
         self._given_up = threading.Event()
 
     def together(self, *tasks: Callable[[], Any]) -> list[Any]:
-        """What some functions return, run side by side.
+        """The values of some functions, run in parallel.
 
-        One core compiles for the other: to compile takes longer than to run.
+        One core compiles for the other: compiling takes longer than running.
         """
         with ThreadPoolExecutor(len(tasks)) as pool:
             running = [pool.submit(task) for task in tasks]
             try:
                 for task in as_completed(running):
-                    task.result()  # raises what ended it
+                    task.result()  # raises the error that ended it
                 return [task.result() for task in running]
             except BaseException:
                 self._given_up.set()
                 raise
 
     def each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        """What a function returns of each of some items, side by side."""
+        """The values of a function for some items, computed in parallel."""
         return self.together(*(partial(work, item) for item in items))
 
     def go_on(self, progress: Progress) -> None:
-        """Ends a run in another thread, which hears no Ctrl-C."""
+        """Ends a run in another thread, which receives no Ctrl-C."""
         del progress
         if self._given_up.is_set():
             raise KeyboardInterrupt
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for all figures that ask for this key."""
+        """The value of `make`, computed once for all figures that use this key."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -133,7 +133,7 @@ class Runs:
         max_steps: int = 5000,
         solver: str = "auto",
     ) -> Trajectory:
-        """The flow, with an error estimate and its path at will."""
+        """The flow, optionally with an error estimate and its path."""
         how = (ts.tobytes(), laws, rtol, error, path, max_steps, solver)
         key = ("flow", repr(system), seed, *how)
         if key not in self._made:
@@ -158,7 +158,7 @@ class Runs:
         return self._made[key]
 
     def _whole(self, run: Trajectory, name: str) -> Trajectory:
-        """The run, with a line where it ended early; no figure is of a broken one."""
+        """The run, after a line if it ended early; broken runs are not drawn."""
         if run.outcome == "interrupted":
             raise KeyboardInterrupt
         if run.outcome != "successful":
@@ -173,8 +173,8 @@ class Runs:
         seed: int = 0,
         laws: bool = False,
     ) -> Trajectory:
-        """A descent (by a number: plain gradient descent at that learning rate),
-        observed at the steps next to some times.
+        """A descent (for a number: plain gradient descent at that learning rate),
+        observed at the steps next to given times.
         """
         if not isinstance(optimizer, AbstractOptimizer):
             optimizer = SGD(optimizer)
@@ -207,8 +207,8 @@ class Runs:
         seed: int = 0,
         observe: dict[str, Any] | None = None,
     ) -> Trajectory:
-        """The flow of a reduction of a system, from where the full flow starts;
-        `observe` where the reduction has no observables of its own.
+        """The flow of a reduction of a system, from the projected start of the full
+        flow; `observe` if the reduction has no observables of its own.
         """
         key = ("reduction", repr(system), name, ts.tobytes(), seed)
 
@@ -227,7 +227,7 @@ class Runs:
         return self.once(key, made)
 
     def survey(self, study: AbstractStudy, seed: int = 0, rtol: float = 1e-6) -> Survey:
-        """What a study finds by its defaults."""
+        """The findings of a study with its defaults."""
         defaults = study.defaults
 
         def tell(part):
@@ -254,7 +254,7 @@ class Runs:
         patience: int | None = None,
         validate_from: int = 0,
     ) -> Seeds:
-        """Plain gradient descent from several seeds, side by side under vmap."""
+        """Plain gradient descent from several seeds, as a batch under vmap."""
         self.tell(
             f"gradient descent of {described(system)}, {seeds} seeds side by side, "
             f"{'at most ' if patience else ''}{steps} steps at {rate:g}"
@@ -289,8 +289,8 @@ class Runs:
         descended: np.ndarray | None = None,
         **how: Any,
     ) -> Pair:
-        """Flow and descent at some times (descent at others, if given); `how`: of the
-        flow.
+        """Flow and descent at some times (descent at others, if given); `how`: settings
+        of the flow.
         """
         problem = self.problem(system, seed)
         descended = ts if descended is None else descended
@@ -306,7 +306,7 @@ def _observed(problem: Problem, laws: bool) -> dict[str, Any]:
 
 
 def described(system: AbstractSetting) -> str:
-    """The name of a system and what is not its default."""
+    """The name of a system and its non-default fields."""
     parts = [system.name]
     for field in dataclasses.fields(system):
         value = getattr(system, field.name)
@@ -316,7 +316,7 @@ def described(system: AbstractSetting) -> str:
 
 
 def missing(figure: Figure, data: str | None) -> str | None:
-    """What of a figure's data is absent, in a line; None where all is there."""
+    """The missing data of a figure, in a line; None if there are none."""
     root = data or os.environ.get("FLOWATTN_DATA")
     for name in figure.corpora:
         assert name in NAMED_CORPORA

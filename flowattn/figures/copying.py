@@ -111,7 +111,7 @@ def _escapes(runs: Runs) -> Picture:
     times = _reduced(1.0 * grid_n, 1.0 * grid_n, grid_c, ends, 25.0 * grid_n**2)[1]
     scaled = np.asarray(times).reshape(len(lengths), -1) / lengths[:, None] ** 2
     decades = np.log(1 / starts)
-    # What is left beyond ln(1/c): all lengths lie on one line before.
+    # The remainder beyond ln(1/c): before, all lengths lie on one line.
     left = [
         Curve(f"{n}", decades, each - decades, "both", colour)
         for colour, (n, each) in enumerate(zip(lengths, scaled, strict=True))

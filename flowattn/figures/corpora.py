@@ -34,8 +34,8 @@ class _Setting:
 
 
 # At the authors' rate, 0.1, descent of the fixed classifier starts beyond its edge and
-# that of the linear one takes some 20,000 steps; quick runs of the latter make do with
-# a twentieth of them, within the edge all along (the sharpness stays below 0.8).
+# that of the linear one takes some 20,000 steps; quick runs of the latter use a
+# twentieth of the steps, within the edge throughout (the sharpness stays below 0.8).
 _QUICK = {
     ("sst2", "fixed"): _Setting(0.02, 1000, 100, True),
     ("sst2", "linear"): _Setting(2.0, 2300, 2300),
@@ -54,7 +54,7 @@ def _setting(runs: Runs, corpus: str, classifier: Classifier) -> _Setting:
 
 
 def _protocol(corpus: str, classifier: Classifier) -> TopicWords:
-    """The authors' setting; of a fixed classifier in logits, which is the same."""
+    """The authors' setting; for a fixed classifier in the equivalent logits form."""
     form = "logits" if classifier == "fixed" else None
     return TopicWords(corpus=corpus, classifier=classifier, padding="attend", form=form)
 
@@ -203,10 +203,10 @@ def _sentence(runs: Runs) -> Picture:
     )
 
 
-# The authors stop where the validation loss has not been lower for 2,000 epochs. The
+# The authors stop when the validation loss has not been lower for 2,000 epochs. The
 # linear classifier first learns the classes' frequencies, in some 45 epochs, and then
-# waits about as long as that patience on a plateau: whether it lasts is a matter of
-# the seed, unless watching begins later.
+# stays on a plateau for about as long as that patience: whether it outlasts the plateau
+# depends on the seed, unless watching begins later.
 _PATIENCE = 2000
 _VALIDATE_FROM = {"fixed": 0, "linear": 3000}
 _MOST_EPOCHS = {"fixed": 20_000, "linear": 40_000}
@@ -272,7 +272,7 @@ def _edge(runs: Runs) -> Picture:
     edges = [Curve("λ₁ of the flow", times[coarse], sharp, "line", "black", width=2.0)]
     gaps, errors = [], []
     for colour, rate in enumerate(rates):
-        # Flow and descent compare at the times that fall on steps.
+        # Flow and descent can be compared at the times that fall on steps.
         shared = ts[np.isclose(np.round(ts / rate) * rate, ts, atol=1e-9)]
         pair = Pair(problem, flow, runs.descent(system, rate, shared))
         run = pair.descent

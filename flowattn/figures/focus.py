@@ -29,7 +29,7 @@ def _over(run: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _reduced(runs: Runs, t1: float, **fields: Any) -> Any:
-    """The flow of (μ, ν), at times equally far apart in their logarithm."""
+    """The flow of (μ, ν), at logarithmically spaced times."""
     ts = np.append(0.0, np.geomspace(1e-3 * t1, t1, 200))
     return runs.flow(Focus(reduced=True, **fields), ts, laws=True, rtol=1e-9)
 
@@ -91,7 +91,7 @@ def signature_panels(
     ts: np.ndarray,
     style: Style = "line",
 ) -> list[Panel]:
-    """Loss above, gain below, both by α, for each loss; no gain where α is 1."""
+    """Loss above, gain below, both by α, for each loss; no gain if α is 1."""
     above, below = [], []
     for kind, (losses, gains) in signatures.items():
         for panels, values, axis in (
@@ -204,7 +204,7 @@ def _level(kind: Loss, mu: float, nu: float, grid: np.ndarray) -> np.ndarray:
     return total - np.real(wrightomega(total - np.log(others)))
 
 
-# To here the gap is still small against μ and ν, and so linear in what causes it.
+# Up to here the gap is small against μ and ν, and so linear in its cause.
 _DEFECT_TIME = 300.0
 
 
@@ -254,7 +254,9 @@ def _defects(runs: Runs) -> Picture:
 
 
 def _defect_curves(runs, systems, x, seeds, guides) -> list[Curve]:
-    """How far full models get from their reduction, against what keeps them apart."""
+    """How far full models get from their reduction, against the cause of the
+    difference.
+    """
     table = [[_apart(runs, system, seed) for seed in seeds] for system in systems]
     curves = {}
     for colour, name in enumerate(table[0][0]):
@@ -269,12 +271,12 @@ def _defect_curves(runs, systems, x, seeds, guides) -> list[Curve]:
 
 
 def _apart(runs: Runs, system: Focus, seed: int) -> dict[str, float]:
-    """How far the full model gets from its reduction, in the mean over the classes and
-    for the class that is farthest.
+    """How far the full model gets from its reduction, for the mean over the classes and
+    for the farthest class.
     """
     ts = np.linspace(0.0, _DEFECT_TIME, 51)
     full = runs.flow(system, ts, seed, path=True)
-    # The reduction knows neither noise nor how many mosaics there are.
+    # The reduction depends neither on noise nor on the number of mosaics.
     small = runs.once("focus-defects", lambda: runs.reduction(system, "focus", ts))
     assert full.path is not None
     by_class = jax.vmap(coordinates_by_class)(full.path)

@@ -20,7 +20,7 @@ from .focus import ALPHAS, LOSSES, NO_GAIN, STEP, signature_panels
 _KINDS: tuple[Literal["soft", "hard", "marginal", "hybrid"], ...] = (*LOSSES, "hybrid")
 _SEEDS = 3
 _TIME = Axis("time t", "learning rate × steps / (1 − momentum)", log=True)
-_TEST = 2  # the number of the test split
+_TEST = 2  # the index of the test split
 
 
 def _system(**fields: Any) -> FocusImages:
@@ -28,10 +28,10 @@ def _system(**fields: Any) -> FocusImages:
 
 
 def _trained(runs: Runs) -> dict[str, list[Trajectory]]:
-    """The digits learned by each loss, from several seeds."""
+    """The digits learned with each loss, from several seeds."""
     optimizer = _system().defaults.optimizer
     t1 = optimizer.time(3000 if runs.paper else 800)
-    # Closer together at the start, where most happens.
+    # Denser at the start, where most happens.
     ts = np.append(0.0, np.geomspace(5.0, t1, 20))
 
     def learned(kind):
@@ -95,7 +95,7 @@ def _table(runs: Runs) -> Picture:
 
 
 def _per_step() -> float:
-    """The time that a step stands for."""
+    """The flow time of a step."""
     return float(_system().defaults.optimizer.time(1))
 
 

@@ -54,7 +54,9 @@ def _phase(runs: Runs) -> Picture:
 
 
 def _levels(starts: list[tuple[float, float]], widest: float) -> list[Curve]:
-    """Where the softmax's law holds: D as a function of the logit from its turn on."""
+    """A level set of the softmax's law: D as a function of the logit from its turn
+    on.
+    """
     curves = []
     for number, (margin, p) in enumerate(starts):
         logit = np.log(p / (1 - p))
@@ -83,8 +85,8 @@ def _paths(
     highest: float,
     hidden: str = "",
 ) -> list[Curve]:
-    """Flows in the plane as curves, as far as they are in the picture, and their
-    starts; in one colour those that end in attention, in another those that do not.
+    """Flows in the plane as curves, cut to the picture, and their starts; in one colour
+    those that end in attention, in another those that do not.
     """
     # Slow and fast stretches come early and late.
     late = np.linspace(0.0, t1, 2000)

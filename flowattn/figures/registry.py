@@ -1,4 +1,4 @@
-"""Registry: the figures that there are; none is imported before it is drawn."""
+"""Registry: the available figures; none is imported before it is drawn."""
 
 import importlib
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ _SNELL = "Snell et al. 2021"
 
 
 class Figure(NamedTuple):
-    """One figure: the module of this folder that makes it, what it shows, what it
-    repeats, and the named corpora that it needs.
+    """One figure: the module of this folder that makes it, its subject, the figure of a
+    paper that it repeats, and the named corpora that it needs.
     """
 
     name: str

@@ -15,16 +15,16 @@ from .base import TIME, Pair, Runs
 _CLASSIFIERS: tuple[Classifier, ...] = ("fixed", "linear", "two-layer")
 _FLOW_AND_DESCENT = "Lines: gradient flow; points: gradient descent, learning rate 0.1"
 
-# A flow that takes more slides along a kink of its model: it is shown as far as it got.
-# (RKC, for stiffness, is no help there.)
+# A flow that takes more is sliding along a kink of its model: it is shown up to there.
+# (RKC, for stiffness, does not help.)
 _KINKS: dict[str, Any] = {"max_steps": 600, "solver": "tsit5"}
 
 
 def _sen_panel(pair: Pair, title: str) -> Panel:
-    """Norm against score of each topic word; dashed what SEN gives."""
+    """Norm against score of each topic word; dashed, the SEN prediction."""
     curves, error, end = [], 0.0, float(pair.flow.t_end)
     for run, style in pair.styled:
-        # Descent is shown for as long as the flow beside it got.
+        # Descent is shown for as long as the flow of its pair got.
         kept = np.asarray(run.reached & (run.ts <= end * (1 + 1e-6)))
         scores, norms, theory = (
             np.asarray(run.observed[f"topic_{name}"])[kept].T
@@ -52,7 +52,7 @@ def _sen(runs: Runs) -> Picture:
     panels = []
     for classifier in _CLASSIFIERS:
         system = TopicWords(classifier=classifier)
-        # Of seed 0 the two-layer flow meets a kink at t = 2.
+        # For seed 0 the two-layer flow meets a kink at t = 2.
         seed = int(classifier == "two-layer")
         pair = runs.both(system, np.linspace(0, 500, 101), seed=seed, **_KINKS)
         panels.append(_sen_panel(pair, f"{classifier}, seed {seed}"))
@@ -101,7 +101,7 @@ def _distributions(runs: Runs) -> Picture:
                 text,
                 Axis("words", low=0),
                 [
-                    # Of two that lie on each other both are to be seen.
+                    # If two lie on each other, both should be visible.
                     Curve(
                         kind,
                         edges,
@@ -119,7 +119,7 @@ def _distributions(runs: Runs) -> Picture:
     return Picture(panels, title, caption, columns=2)
 
 
-# What is trained in each of the paper's variants.
+# The trained parts of each of the paper's variants.
 _VARIANTS: dict[Classifier, dict[str, tuple[Part, ...]]] = {
     "fixed": {
         "Attn-FC": ("keys", "embeddings"),
@@ -192,13 +192,13 @@ def _law_drift(runs: Runs) -> Picture:
         for law in exact
     }
     kept = {law.name: float(drift(law, flow)) for law in exact}
-    # The linear law, a sum, is kept by every step but for rounding.
+    # Every step conserves the linear law, a sum, up to rounding.
     drifting = [name for name, values in drifts.items() if values[0] > 1e-9]
     left = [
         Curve(name, rates, drifts[name], "both", colour)
         for colour, name in enumerate(drifting)
     ]
-    # Between the two laws, where neither hides it.
+    # Between the two laws, where it hides neither.
     middle = np.sqrt(np.prod([drifts[name][0] for name in drifting[:2]]))
     guide = middle * rates / rates[0]
     left.append(Curve("∝ learning rate", rates, guide, "guide"))

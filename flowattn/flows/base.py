@@ -15,13 +15,14 @@ class AbstractFlow(eqx.Module):
     """A vector field on parameters: `flow(params, t)` is dθ/dt.
 
     `params` is any PyTree. Its floating-point arrays move; every other leaf (an
-    activation function, an integer) stays, and is `None` in what the flow returns.
-    A flow is itself a PyTree: data it holds enters compiled code as arguments.
+    activation function, an integer) stays, and is `None` in the value of the flow. A
+    flow is itself a PyTree: its data enter compiled code as arguments.
 
-    A flow may carry more than parameters, a momentum for instance: `start` then gives
-    the state that begins with some parameters, `params` the parameters of a state, and
-    the field is one of states (which the argument `params` then is). Solves integrate
-    the state; observables, laws and events are still functions of the parameters.
+    A flow may have a state beyond the parameters, such as a momentum: `start` then
+    returns the initial state for given parameters, `params` the parameters of a state,
+    and the field is one of states (which the argument `params` then is). Solves
+    integrate the state; observables, laws and events remain functions of the
+    parameters.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> class Spring(fa.AbstractFlow):
@@ -40,30 +41,29 @@ class AbstractFlow(eqx.Module):
     def jumps(self) -> tuple[Any, ...]:
         """Times at which the field jumps, or may jump, in any order.
 
-        A solve steps up to each and begins anew from there, and on either side asks
-        for times of that side alone.
+        A solve steps exactly to each and restarts from there; on either side, it
+        evaluates the field only at times of that side.
         """
         return ()
 
     @property
     def descent(self) -> dict[str, Any] | None:
-        """The arguments of `descend` (`optimizer`, `rates`, `switch`) of the descent
-        that this flow shadows; None where it shadows none.
+        """The arguments of `descend` (`optimizer`, `rates`, `switch`) for the descent
+        that this flow shadows; None if it shadows none.
         """
         return None
 
     @property
     def order(self) -> int | None:
-        """With which power of the learning rate the gap to that descent falls; None
-        where nothing is claimed.
+        """The power of the learning rate with which the gap to that descent falls; None
+        if no order is claimed.
         """
         return None
 
     @property
     def real_spectrum(self) -> bool:
-        """Whether the eigenvalues of the Jacobian are real, as a gradient flow's are:
-        the stabilised solver `RKC` is made for these. Unless this says so "auto" never
-        takes it.
+        """Whether the eigenvalues of the Jacobian are real, as for a gradient flow: the
+        stabilised solver `RKC` is made for these. If False, "auto" never uses it.
         """
         return False
 
@@ -73,7 +73,7 @@ class AbstractFlow(eqx.Module):
         return type(self).start is not AbstractFlow.start
 
     def start(self, params: PyTree) -> PyTree:
-        """The state that begins with some parameters; here the parameters.
+        """The initial state for given parameters; here the parameters themselves.
 
         Args:
             params: the parameters.
@@ -84,7 +84,7 @@ class AbstractFlow(eqx.Module):
         return params
 
     def params(self, state: PyTree) -> PyTree:
-        """The parameters of a state; here the state.
+        """The parameters of a state; here the state itself.
 
         Args:
             state: the state.
@@ -95,13 +95,13 @@ class AbstractFlow(eqx.Module):
         return state
 
     def moving(self, params: PyTree) -> PyTree:
-        """What moves of a state.
+        """The part of a state that moves.
 
         Args:
             params: the state.
 
         Returns:
-            The state with None in place of all else; here its floating-point arrays.
+            The state with None for everything else; here its floating-point arrays.
         """
         return eqx.filter(params, eqx.is_inexact_array)
 
@@ -110,7 +110,7 @@ class AbstractFlow(eqx.Module):
         """The velocity at a state (here the parameters: dθ/dt) and time `t`."""
 
     def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
-        """Whether the field is defined. `solve` asks at its output times, where it does
+        """Whether the field is defined. `solve` checks its output times, where it does
         not evaluate the velocity.
 
         Args:
@@ -118,7 +118,7 @@ class AbstractFlow(eqx.Module):
             t: the time.
 
         Returns:
-            Here always True; a flow that can decide for less than the cost of a
+            Here always True; a flow that can decide this for less than the cost of a
             velocity should.
         """
         del params, t
@@ -126,7 +126,7 @@ class AbstractFlow(eqx.Module):
 
 
 def require_flow(what: str, flow: Any) -> None:
-    """Raise `InputError` for what is no flow, with the way from a loss to one.
+    """Raise `InputError` for anything but a flow, and show how to make one of a loss.
 
     >>> require_flow("solve", abs)
     Traceback (most recent call last):
@@ -141,8 +141,8 @@ the gradient flow of a loss is GradientFlow(loss)
 
 
 def velocity(moves: PyTree, given: PyTree) -> PyTree:
-    """What a flow gives, of all that moves; a plain number there (0.0, of what stays)
-    holds for all entries of an array.
+    """The value of a flow for everything that moves; a plain number there (0.0 for a
+    fixed part) holds for all entries of an array.
     """
 
     def of(moved: Any, slope: Any) -> Any:
@@ -154,6 +154,6 @@ def velocity(moves: PyTree, given: PyTree) -> PyTree:
         return jax.tree.map(of, moves, given, is_leaf=lambda x: x is None)
     except ValueError:
         raise InputError(
-            "a flow must give a velocity of the params' structure, "
+            "a flow must return a velocity of the params' structure, "
             f"{jax.tree.structure(moves)}, got {jax.tree.structure(given)}"
         ) from None

@@ -17,10 +17,10 @@ from .base import AbstractFlow
 
 
 def settled_rates(rates: PyTree | None) -> PyTree | None:
-    """Rates as they are kept: what is known to be 0 as the float 0.0, which freezes.
+    """Rates in canonical form: those known to be 0 as the float 0.0, which freezes.
 
     Raises `InputError` for a rate that is negative or not finite, and for an array of
-    rates that is 0 in places.
+    rates with some zeros.
     """
 
     def settled(rate: Any) -> Any:
@@ -50,13 +50,13 @@ class GradientFlow(AbstractFlow):
     Gradient descent with learning rate η follows this flow with time t = η × steps,
     and leaves it by O(η).
 
-    Where the loss is not finite the velocity is nan, also where its gradient happens
-    to be finite. `solve` looks at the stages of each step, its end, and every output
-    time in it: a step that meets such a place is refused and shortened, and where none
-    gets through the run ends as `loss_nonfinite`. A place that lies between all of
-    these is stepped over: nothing was evaluated there. More output times see more, a
-    loss value each. A loss whose gradient is written out (`AbstractExplicitLoss`) is
-    not evaluated, its gradient is.
+    Where the loss is not finite, the velocity is nan, even if its gradient happens to
+    be finite. `solve` checks the stages of each step, its end, and every output time in
+    it: a step that meets such a place is refused and shortened, and if no step
+    succeeds, the run ends as `loss_nonfinite`. A place between all of these is stepped
+    over, since nothing is evaluated there. More output times detect more, at one loss
+    value each. A loss with an explicit gradient (`AbstractExplicitLoss`) is not
+    evaluated; its gradient is.
 
     Args:
         loss: maps parameters to a scalar. A loss that carries data should be an
@@ -64,13 +64,13 @@ class GradientFlow(AbstractFlow):
             the compiled code.
         rates: a prefix PyTree of positive factors r (None: 1 everywhere), for
             parameters that move on different time scales. A rate of 0 freezes its
-            part: it stays exactly, no gradient of it is taken, and it has no say in
-            the error of a step. (Of a traced rate nothing is known: 0 is then a
+            part: it stays exactly constant, its gradient is not taken, and it does not
+            count in the error of a step. (A traced rate has no known value: 0 is then a
             factor.)
 
     Raises:
-        InputError: for what is no loss, for a rate that is negative or not finite, and
-            for parameters that are complex.
+        InputError: for anything but a loss, for a rate that is negative or not finite,
+            and for complex parameters.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
@@ -90,7 +90,7 @@ class GradientFlow(AbstractFlow):
 
     @property
     def descent(self) -> dict[str, Any]:
-        """Gradient descent with the same rates, by any learning rate and momentum."""
+        """Gradient descent with the same rates, at any learning rate and momentum."""
         return {"rates": self.rates}
 
     @property
@@ -104,7 +104,7 @@ class GradientFlow(AbstractFlow):
         return True
 
     def moving(self, params: PyTree) -> PyTree:
-        """The floating-point arrays, but for those that a rate of 0 freezes."""
+        """The floating-point arrays, except those that a rate of 0 freezes."""
         return moving(params, self.rates)
 
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
@@ -124,7 +124,7 @@ class GradientFlow(AbstractFlow):
         return eqx.combine(scaled(self.rates, downhill), still)
 
     def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
-        """Whether the loss is finite; of a loss whose gradient is written out, whether
+        """Whether the loss is finite; for a loss with an explicit gradient, whether
         that is.
         """
         if isinstance(self.loss, AbstractExplicitLoss):
@@ -134,19 +134,19 @@ class GradientFlow(AbstractFlow):
 
 
 def number_of(value: Any) -> Scalar:
-    """The value of a loss; raises `InputError` where it is not one number."""
+    """The value of a loss; raises `InputError` if it is not one number."""
     if isinstance(value, int | float):
         return jnp.asarray(value, float)
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     if dtype is None or shape is None:
         raise InputError(
-            f"a loss must give one number, got {type(value).__name__}: of a loss that "
-            "gives more, lambda params: loss(params)[0] is one"
+            f"a loss must return one number, got {type(value).__name__}; if it "
+            "returns more, lambda params: loss(params)[0] picks the first"
         )
     if shape != () or not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(
-            f"a loss must give one real number, got {dtype} of shape {shape}: take its "
-            "mean or its sum"
+            f"a loss must return one real number, got {dtype} of shape {shape}: take "
+            "its mean or its sum"
         )
     return value
 
@@ -157,10 +157,10 @@ def freezes(rate: Any) -> bool:
 
 
 def moving(params: PyTree, rates: PyTree | None) -> PyTree:
-    """What moves of parameters, with None in place of all else: their floating-point
-    arrays, but for those whose rate is 0.
+    """The parameters that move, with None for everything else: their floating-point
+    arrays, except those whose rate is 0.
 
-    Raises `InputError` for rates that are no prefix of the parameters.
+    Raises `InputError` for rates that are not a prefix of the parameters.
 
     >>> moving({"a": jnp.ones(()), "b": jnp.ones(()), "c": 3}, {"a": 1.0, "b": 0.0,
     ...                                                        "c": None})
@@ -175,7 +175,7 @@ def moving(params: PyTree, rates: PyTree | None) -> PyTree:
             if not _fits(np.shape(rate), x.shape):
                 raise _Unfit(
                     f"rates of shape {np.shape(rate)} do not fit params of shape "
-                    f"{x.shape}: give one, or one for each entry"
+                    f"{x.shape}: give one rate, or one for each entry"
                 )
         return jax.tree.map(lambda x: None if freezes(rate) else x, part)
 
@@ -191,7 +191,7 @@ def moving(params: PyTree, rates: PyTree | None) -> PyTree:
 
 
 class _Unfit(Exception):
-    """Rates of a shape that is not one of what they scale."""
+    """Whether rates have a shape that does not match what they scale."""
 
 
 def _fits(rates: tuple[int, ...], params: tuple[int, ...]) -> bool:
@@ -202,7 +202,7 @@ def _fits(rates: tuple[int, ...], params: tuple[int, ...]) -> bool:
 
 
 def require_moving(moves: PyTree) -> None:
-    """Raises `InputError` where nothing is left of parameters that moves."""
+    """Raises `InputError` if no parameters are left that move."""
     leaves = jax.tree.leaves(moves)
     if not leaves:
         raise InputError("rates of 0 freeze all params, so nothing can move")
@@ -211,7 +211,7 @@ def require_moving(moves: PyTree) -> None:
 
 
 def others(params: PyTree, moves: PyTree) -> PyTree:
-    """What does not move of parameters."""
+    """The parameters that do not move."""
     return jax.tree.map(
         lambda moved, leaf: leaf if moved is None else None,
         moves,
@@ -221,7 +221,7 @@ def others(params: PyTree, moves: PyTree) -> PyTree:
 
 
 def scaled(rates: PyTree | None, tree: PyTree) -> PyTree:
-    """A PyTree of arrays, each times its entry of a prefix (None: as it is).
+    """A PyTree of arrays, each times its entry of a prefix (None: unchanged).
 
     >>> scaled({"a": 2.0, "b": 0.5}, {"a": jnp.ones(()), "b": [jnp.ones(())]})
     {'a': Array(2., dtype=float64), 'b': [Array(0.5, dtype=float64)]}
@@ -230,7 +230,7 @@ def scaled(rates: PyTree | None, tree: PyTree) -> PyTree:
         return tree
 
     def times(rate: Any, x: Array) -> Array:
-        # What is frozen stays also where its gradient is not finite.
+        # A frozen part stays constant even if its gradient is not finite.
         return jnp.zeros_like(x) if freezes(rate) else jnp.asarray(rate, x.dtype) * x
 
     return jax.tree.map(

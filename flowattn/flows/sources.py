@@ -1,4 +1,4 @@
-"""Source: which flow a run is of, or approaches, and to which order in its step."""
+"""Source: which flow a run follows or approaches, and to which order in its step."""
 
 import types
 import weakref
@@ -20,13 +20,13 @@ from .switched import Switch, SwitchedFlow
 class Source(NamedTuple):
     """What a run followed: flows of some losses, one after another.
 
-    - `losses`, `rates`: of each; the losses as weak references, so that results keep
-      no data alive. `switches`: the flow times between them.
+    - `losses`, `rates`: of each flow; the losses as weak references, so that results
+      keep no data alive. `switches`: the flow times between them.
     - `step`: the flow time of a (first) step of a descent, None for a flow.
-    - `order`: with which power of its rate a descent approaches the gradient flow, or
-      a flow claims to be approached by the descent that it shadows; `reason`: why, or
-      why none is claimed.
-    - `optimizer`: of a descent; of a flow that shadows one optimiser alone, that.
+    - `order`: the power of its rate with which a descent approaches the gradient flow,
+      or with which the shadowed descent is claimed to approach a flow; `reason`: why,
+      or why no order is claimed.
+    - `optimizer`: of a descent; for a flow that shadows only one optimiser, that one.
     """
 
     losses: tuple[Callable[[], Any], ...]
@@ -39,12 +39,12 @@ class Source(NamedTuple):
 
 
 def source_of_flow(flow: AbstractFlow) -> Source:
-    """What a solve of a flow follows."""
+    """The source of a solve of a flow."""
     legs, switches = _legs(flow)
     if not legs and (shadow := _shadow(flow)) is not None:
         return shadow
     if not legs or any(b <= a for a, b in zip(switches, switches[1:], strict=False)):
-        reason = f"the flow is a {type(flow).__name__}, no gradient flow of losses"
+        reason = f"the flow is a {type(flow).__name__}, not a gradient flow of losses"
         return Source((), (), (), None, None, reason)
     losses = tuple(_weak(leg.loss) for leg in legs)
     rates = tuple(leg.rates for leg in legs)
@@ -52,8 +52,8 @@ def source_of_flow(flow: AbstractFlow) -> Source:
 
 
 def _shadow(flow: AbstractFlow) -> Source | None:
-    """The source of a flow that says of itself which descent of its `loss` it shadows,
-    and to which order; None for any other.
+    """The source of a flow that declares which descent of its `loss` it shadows, and to
+    which order; None for any other.
     """
     descent, order, loss = flow.descent, flow.order, getattr(flow, "loss", None)
     if not descent or "optimizer" not in descent or order is None or loss is None:
@@ -72,7 +72,7 @@ def _shadow(flow: AbstractFlow) -> Source | None:
 
 
 def _legs(flow: AbstractFlow) -> tuple[tuple[GradientFlow, ...], tuple[float, ...]]:
-    """The gradient flows that a flow consists of, and the times between them."""
+    """The gradient flows that make up a flow, and the times between them."""
     if type(flow) is GradientFlow:
         return (flow,), ()
     if type(flow) is not SwitchedFlow or np.ndim(flow.at):
@@ -101,7 +101,7 @@ def source_of_descent(
         order, reason = None, "its learning rate is not one number"
     elif any(isinstance(x, AbstractBatchLoss) and not x.whole for x in losses):
         order, reason = None, "its steps see batches, not the loss over all data"
-    # Of a schedule, the longest of the first steps.
+    # For a schedule, the longest of the first steps.
     step = optimizer.time(1) if callable(length) else length
     return Source(
         tuple(_weak(one) for one in losses),
@@ -117,8 +117,8 @@ def source_of_descent(
 def claim(
     flow: Source | None, run: Source | None, together: bool
 ) -> tuple[int | None, str]:
-    """To which order a run approaches a flow, and that in a sentence; `together`:
-    whether they start from the same.
+    """The order to which a run approaches a flow, and a sentence that states it;
+    `together`: whether they start from the same parameters.
     """
     order, reason = _order(flow, run, together)
     if order is None:
@@ -140,8 +140,8 @@ def _order(flow, run, together) -> tuple[int | None, str]:
     if flow is None or run is None:
         which = "first" if flow is None else "second"
         return None, (
-            f"which loss the {which} run is of is not known (it was traced, read back "
-            "or remade)"
+            f"which loss the {which} run followed is not known (it was traced, read "
+            "back or rebuilt)"
         )
     if not together:
         return None, "the two start from different parameters, or at different times"
@@ -154,7 +154,7 @@ def _order(flow, run, together) -> tuple[int | None, str]:
     for ours, theirs in zip(flow.losses, run.losses, strict=True):
         same = _same(ours(), theirs())
         if same is None:
-            return None, "whether both are of one loss is not known"
+            return None, "it is not known whether both are of one loss"
         if not same:
             return None, "the two are of different losses"
     for ours, theirs in zip(flow.rates, run.rates, strict=True):
@@ -168,24 +168,24 @@ def _order(flow, run, together) -> tuple[int | None, str]:
 
 
 def _weak(loss: Any) -> Callable[[], Any]:
-    """A reference to a loss that does not keep it."""
+    """A reference to a loss that does not keep it alive."""
     try:
         if isinstance(loss, types.MethodType):
             return weakref.WeakMethod(loss)
         return weakref.ref(loss)
-    except TypeError:  # of a type that has no weak references
+    except TypeError:  # a type without weak references
         return lambda: loss
 
 
 def _same(ours: Any, theirs: Any) -> bool | None:
-    """Whether two losses are one; None where one of them is gone."""
+    """Whether two losses are the same; None if one of them is gone."""
     if ours is None or theirs is None:
         return None
     return ours is theirs or _equal(ours, theirs)
 
 
 def _plain(rates: PyTree) -> PyTree:
-    """Rates of 1 are none."""
+    """Rates, with None if all are 1."""
     ones = all(np.all(np.asarray(rate) == 1) for rate in jax.tree.leaves(rates))
     return None if ones else rates
 

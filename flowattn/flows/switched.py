@@ -1,4 +1,4 @@
-"""A flow that changes its field at a time."""
+"""A flow that changes its field at a given time."""
 
 from collections.abc import Callable
 from itertools import zip_longest
@@ -16,11 +16,11 @@ from .gradient import GradientFlow, freezes
 
 
 class Switch(NamedTuple):
-    """A loss that is trained on from a time of the flow on.
+    """A second loss that takes over at a time of the flow.
 
     Args:
-        at: the time; a descent switches with the first step that begins there or later.
-        loss: the loss from there on.
+        at: the time; a descent switches at the first step that begins then or later.
+        loss: the loss from then on.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> switch = fa.Switch(2.0, lambda x: -jnp.sum(x))
@@ -37,16 +37,16 @@ class SwitchedFlow(AbstractFlow):
     """One flow up to a time, another from there: `first` while t < `at`, then `second`.
 
     Both move the same parameters. A traced `at` that is nan ends a solve as
-    `senseless_input`. `solve` steps exactly up to the switch, so that its
-    order is kept; this is how a loss that is swapped in mid-training is integrated.
+    `senseless_input`. `solve` steps exactly to the switch, so that its order is kept;
+    this is how a loss that changes in mid-training is integrated.
 
     Args:
-        first, second: the two flows, of the same states.
+        first, second: the two flows, with the same states.
         at: the time of the switch.
 
     Raises:
-        InputError: for what are no flows, for flows of which one alone has a state of
-            its own, and for an `at` that is known to be no time.
+        InputError: for anything but flows, for two flows of which only one has a state
+            of its own, and for an `at` that is not a time.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> down = fa.GradientFlow(lambda x: jnp.sum(x))
@@ -80,8 +80,8 @@ class SwitchedFlow(AbstractFlow):
 
     @property
     def descent(self) -> dict[str, Any] | None:
-        """The descent that changes its loss where this flow does; None where the flows
-        are not two gradient flows with the same rates.
+        """The descent that changes its loss when this flow does; None unless the flows
+        are two gradient flows with the same rates.
         """
         first, second = self.first, self.second
         if not (isinstance(first, GradientFlow) and isinstance(second, GradientFlow)):
@@ -110,15 +110,15 @@ class SwitchedFlow(AbstractFlow):
         return self.first.has_state
 
     def start(self, params: PyTree) -> PyTree:
-        """The state of both that begins with some parameters."""
+        """The initial state of both flows for given parameters."""
         return self.first.start(params)
 
     def params(self, state: PyTree) -> PyTree:
-        """The parameters of a state of both."""
+        """The parameters of a state of both flows."""
         return self.first.params(state)
 
     def moving(self, params: PyTree) -> PyTree:
-        """What moves by either flow."""
+        """What moves in either flow."""
         return eqx.combine(self.first.moving(params), self.second.moving(params))
 
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
@@ -129,7 +129,7 @@ class SwitchedFlow(AbstractFlow):
         )
 
     def defined(self, params: PyTree, t: Scalar | float = 0.0) -> Bool[Array, ""]:
-        """Whether the field at work is."""
+        """Whether the current field is defined."""
         return jax.lax.cond(
             jnp.asarray(t) < self.at,
             lambda: self.first.defined(params, t),
@@ -138,8 +138,8 @@ class SwitchedFlow(AbstractFlow):
 
 
 def _state_of(flow: AbstractFlow) -> Any:
-    """What makes the state of a flow: the function `start` of a leaf of switches, None
-    where the state is the parameters.
+    """What makes the state of a flow: the function `start` of a leaf of switches; None
+    if the state is the parameters.
     """
     while isinstance(flow, SwitchedFlow):
         flow = flow.first
@@ -149,7 +149,7 @@ def _state_of(flow: AbstractFlow) -> Any:
 def gradient_flow(
     loss: Callable[[Any], Scalar], rates: PyTree | None, switch: Switch | None
 ) -> AbstractFlow:
-    """The gradient flow of a loss, and from the time of a switch on of another."""
+    """The gradient flow of a loss, which a switch replaces by that of another."""
     first = GradientFlow(loss, rates)
     if switch is None:
         return first

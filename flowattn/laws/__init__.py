@@ -1,4 +1,4 @@
-"""Laws: quantities that a flow keeps."""
+"""Laws: quantities that a flow conserves."""
 
 from .attention import embedding_output_balance as embedding_output_balance
 from .attention import hidden_unit_balance as hidden_unit_balance

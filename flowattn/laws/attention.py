@@ -1,10 +1,10 @@
 """Known laws of attention classifiers under gradient flow.
 
 Each function takes a `model_of`, mapping parameters to an `AttentionClassifier`
-(trained parameters joined with frozen ones), and returns a `Law`. They hold where
-the parameters that a law names are trained, all at the same rate, except that `sen`
-wants the query frozen. With L the loss, G = ∂L/∂s the gradient by the score of every
-word, and a dot for d/dt along the flow θ' = −∇L:
+(trained parameters joined with frozen ones), and returns a `Law`. They hold if the
+parameters that a law names are trained, all at the same rate, except that `sen` needs
+a frozen query. With L the loss, G = ∂L/∂s the gradient by the score of every word, and
+a dot for d/dt along the flow θ' = −∇L:
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ ModelOf = Callable[[Any], AttentionClassifier]
 
 
 def key_sum(model_of: ModelOf) -> Law:
-    """Σ_w k_w is constant: softmax does not see a shift of all scores.
+    """Σ_w k_w is constant: softmax is invariant under a shift of all scores.
 
-    Adding c to every score changes no attention, so Σ_w G_w = 0, and with s = K q,
-    Σ_w k_w' = −(Σ_w G_w) q = 0. Linear, so gradient descent keeps it too.
+    Adding c to every score leaves the attention unchanged, so Σ_w G_w = 0, and with s =
+    K q, Σ_w k_w' = −(Σ_w G_w) q = 0. Linear, so gradient descent keeps it too.
 
     Args:
         model_of: parameters ↦ `AttentionClassifier`, trained parts joined with frozen.
@@ -47,7 +47,7 @@ def key_sum(model_of: ModelOf) -> Law:
 
 
 def query_key_balance(model_of: ModelOf) -> Law:
-    """KᵀK − q qᵀ is constant where query and keys are trained.
+    """KᵀK − q qᵀ is constant if query and keys are trained.
 
     s = K q gives K' = −G qᵀ and q' = −KᵀG, so (KᵀK)' = −(q GᵀK + KᵀG qᵀ) = (q qᵀ)'.
 
@@ -69,9 +69,9 @@ def query_key_balance(model_of: ModelOf) -> Law:
 
 
 def embedding_output_balance(model_of: ModelOf) -> Law:
-    """EᵀE − U Uᵀ is constant where embeddings and classifier are trained.
+    """EᵀE − U Uᵀ is constant if embeddings and classifier are trained.
 
-    The loss sees E and the classifier's first linear map U only through E U. With
+    The loss depends on E and the classifier's first linear map U only through E U. With
     H = ∂L/∂(E U): E' = −H Uᵀ, U' = −EᵀH, so (EᵀE)' = −(U HᵀE + EᵀH Uᵀ) = (U Uᵀ)'.
 
     Args:
@@ -133,9 +133,9 @@ def sen(
 
     Args:
         model_of: parameters ↦ `AttentionClassifier`, trained parts joined with frozen.
-        start: the model at the start, of which s₀ and ν₀ are.
+        start: the model at the start, which determines s₀ and ν₀.
         words: the numbers of the topic words.
-        context: for each of them m, how many words surround it.
+        context: m, the number of words around each of them.
         dim: the name of the axis of words in data sets.
 
     Returns:
@@ -160,23 +160,23 @@ def sen_norm(
     words: Int[Array, " word"],
     context: Float[Array, " word"],
 ) -> Float[Array, " word"]:
-    """The ‖q‖‖ν‖ that SEN gives words of these scores, √(2(s + (eˢ − 1)/m)) from 0.
+    """The ‖q‖‖ν‖ that SEN predicts from scores, √(2(s + (eˢ − 1)/m)) from a start at 0.
 
     Args:
         scores: the scores s of some words.
         start: the model at the start.
         words: the numbers of these words.
-        context: for each of them m, how many words surround it.
+        context: m, the number of words around each of them.
 
     Returns:
-        ‖q‖‖ν‖ of each word; 0 where a score has fallen so far that no norm would fit.
+        ‖q‖‖ν‖ of each word; 0 if a score has fallen so far that no norm fits it.
     """
     first = start.scores[words]
     growth = scores - first + (jnp.exp(scores) - jnp.exp(first)) / context
     return jnp.sqrt(jnp.maximum(start.norms[words] ** 2 + 2 * growth, 0.0))
 
 
-# Functions of the module, so that laws of one kind share compiled code.
+# Module-level functions, so that laws of one kind share compiled code.
 
 
 def _key_sum_terms(model_of, params):

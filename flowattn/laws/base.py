@@ -1,4 +1,4 @@
-"""Law: an observable that a flow keeps, and its drift along a run."""
+"""Law: an observable that a flow conserves, and its drift along a run."""
 
 import functools
 from collections.abc import Callable
@@ -15,36 +15,37 @@ from ..trajectory import Trajectory
 
 
 class Law(AbstractObservable):
-    """A quantity h(θ) or h(θ, t) that a flow holds constant.
+    """A quantity h(θ) or h(θ, t) that a flow conserves.
 
-    Two tests serve every law: `defect`, at a point and with nothing solved, and
+    Two tests apply to every law: `defect`, at a point and without solving anything, and
     `drift`, along a run.
 
     Args:
         terms: maps parameters, or parameters and the time, to an array whose leading
             axis runs over the terms of h: h is their sum, and the largest of them is
-            the scale against which a drift is small. With two arguments, or a second
-            one called t, the law depends on the time: that of the flow, and along a
-            descent that of its optimiser's clock.
-        name: what it is called.
-        kind: whether the flow keeps h "exact" or only "approximate" within `regime`.
+            the scale of the drift. A second argument, or one called t, makes the law
+            depend on the time: that of the flow, and for a descent that of its
+            optimiser's clock.
+        name: name of the law.
+        kind: whether the flow conserves h "exact"ly or only "approximate"ly in
+            `regime`.
         regime: where it holds, in words.
         citation: where it is derived.
-        dims: the names of the axes of h; None: numbered.
-        units: of h.
+        dims: names of the axes of h; None: numbered.
+        units: units of h.
         long_name: the label in figures and data sets; empty: `name`.
         since, until: the times between which it holds.
 
     Raises:
-        InputError: for terms that are no such function, an unknown kind, names and
-            dims that are no text, and times that are no numbers.
+        InputError: if `terms` is not such a function, for an unknown kind, for names
+            and dims that are not text, and for times that are not numbers.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> total = fa.Law(lambda x: x, "total", "exact", dims=())
     >>> float(total(jnp.array([1.0, -3.0]))), float(total.scale(jnp.array([1.0, -3.0])))
     (-2.0, 3.0)
 
-    Weight decay λ = 0.1 shrinks what would be kept, by exp(−2 λ t) if it is quadratic:
+    Weight decay λ = 0.1 shrinks a conserved quadratic quantity by exp(−2 λ t):
 
     >>> kept = fa.Law(lambda x, t: jnp.exp(0.2 * t) * jnp.array([x[0]**2, -(x[1]**2)]),
     ...               "balance", "exact")
@@ -102,7 +103,7 @@ class Law(AbstractObservable):
         return jnp.sum(terms, axis=0)
 
     def at(self, params: PyTree, t: Any) -> Array:
-        """h at a time.
+        """The value of h at a time.
 
         Args:
             params: the parameters.
@@ -118,7 +119,7 @@ class Law(AbstractObservable):
 
         Args:
             params: the parameters.
-            t: the time, of which it depends where the law is `timed`.
+            t: the time, which matters if the law is `timed`.
 
         Returns:
             The term, a scalar.
@@ -134,19 +135,19 @@ def drift(
 ) -> Float[Array, "*member"]:
     """How far a run leaves a law: max |h(t) − h(0)| over the scale of h.
 
-    Of a law that holds from a time on, 0 is the first output time from there. The
-    scale is the larger of max |h(0)| and the largest single term of h over the run;
-    where both are 0 the drift is absolute.
+    For a law that holds from a later time, 0 is the first output time from then on. The
+    scale is the larger of max |h(0)| and the largest single term of h over the run; if
+    both are 0, the drift is absolute.
 
     Args:
         law: the law.
         trajectory: a run that observed it, under its own name or as the only one with
             its `long_name` and units; also an ensemble.
-        until: the last time that counts; of an ensemble also one for each member.
+        until: the last time that counts; for an ensemble, optionally one per member.
 
     Returns:
-        The drift, of an ensemble one for each member; nan where h became nan or no
-        output time counts.
+        The drift, for an ensemble one per member; nan if h became nan or no output time
+        counts.
 
     Raises:
         InputError: for a trajectory that did not observe the law.
@@ -179,7 +180,7 @@ def drift_path(
 
 
 def _of_members(fn: Callable[..., Array], law: Law, trajectory: Trajectory, until: Any):
-    """A function of one run's record of a law, or of each run's of an ensemble."""
+    """A function of one run's record of a law, or of each run's in an ensemble."""
     if not isinstance(law, Law):
         raise InputError(f"drift is of a Law, got a {type(law).__name__}")
     if not isinstance(trajectory, Trajectory):
@@ -195,7 +196,7 @@ def _of_members(fn: Callable[..., Array], law: Law, trajectory: Trajectory, unti
         trajectory.scales[name],
     )
     until = jnp.asarray(until)
-    # Each member may be looked at until a time of its own.
+    # Each member may count up to a different time.
     axes = [0 if until.ndim > axis else None for axis in range(trajectory.ts.ndim - 1)]
     return _each(fn, tuple(axes))(record, (law.since, law.until), until)
 
@@ -209,13 +210,13 @@ def _each(fn: Callable[..., Array], axes: tuple[int | None, ...]) -> Callable:
 
 
 class _NotObserved(InputError, KeyError):
-    """A run lacks a law: wrong input, and a name that is not found."""
+    """A run without a law: wrong input, and a name that is not found."""
 
     __str__ = Exception.__str__  # a KeyError's would be in quotes
 
 
 def _observed_as(law: Law, trajectory: Trajectory) -> str:
-    """The name under which a run observed a law; `InputError` where it did not."""
+    """The name under which a run observed a law; `InputError` if it did not."""
     labels = {k: x for k, x in trajectory.labels if k in trajectory.scales}
     like = [
         name
@@ -232,7 +233,7 @@ def _observed_as(law: Law, trajectory: Trajectory) -> str:
 
 
 def _seen(record, holds, until) -> Bool[Array, " time"]:
-    """The times at which a law is looked at."""
+    """The times at which a law counts."""
     ts, reached, _, _ = record
     return reached & (ts <= until) & (ts >= holds[0]) & (ts <= holds[1])
 

@@ -1,15 +1,16 @@
-"""The three laws of focus: what soft, hard and marginal attention keep.
+"""The three laws of focus: what soft, hard and marginal attention conserve.
 
-Vashisht & Ramaswamy's linear task moves in two numbers: μ, by how much the classifier's
-logit of the right class exceeds the others for a foreground segment, and ν, by how much
-the focus score of the foreground exceeds the background's (`systems.focus_reduced`).
-With α = e^ν/(e^ν + m − 1), E = e^μ, β = E/(E + C − 1), Z = αβ + (1 − α)/C:
+Vashisht & Ramaswamy's linear task moves in two numbers: μ, the margin of the right
+class over the others in the classifier's logits for a foreground segment, and ν, the
+margin of the foreground over the background in the focus scores
+(`systems.focus_reduced`). With α = e^ν/(e^ν + m − 1), E = e^μ, β = E/(E + C − 1) and
+Z = αβ + (1 − α)/C:
 
     soft      μ' = α/(e^{αμ} + C − 1)    ν' = α(1 − α)(C − 1)μ/[C(e^{αμ} + C − 1)]
     hard      μ' = α/(E + C − 1)         ν' = α(1 − α) log(Cβ)/C
     marginal  μ' = αβ/[Z(E + C − 1)]     ν' = α(1 − α)(β − 1/C)/(CZ)
 
-Dividing, and with 1/(1 − α) = 1 + e^ν/(m − 1), time and α drop out of the right side,
+Dividing, and with 1/(1 − α) = 1 + e^ν/(m − 1), time and α drop out of the right side:
 
     (1 + e^ν/(m − 1)) dν = r(μ) dμ,   so   ν + e^ν/(m − 1) − R(μ) is constant, R' = r:
 
@@ -17,7 +18,7 @@ Dividing, and with 1/(1 − α) = 1 + e^ν/(m − 1), time and α drop out of th
     hard      r = (E + C − 1) log(Cβ)/C
     marginal  r = (E + C − 1)(1 − 1/(Cβ))/C
 
-Each `coordinates_of` maps parameters to something with `mu` and `nu`.
+Each `coordinates_of` maps parameters to an object with `mu` and `nu`.
 """
 
 from collections.abc import Callable
@@ -42,8 +43,8 @@ def soft_focus(
 
     Args:
         coordinates_of: parameters ↦ an object with `mu` and `nu`.
-        segments: m, the segments of a mosaic.
-        classes: C.
+        segments: m, the number of segments in a mosaic.
+        classes: C, the number of classes.
         kind: "exact" for equal classes without noise, else "approximate".
         about: `since`, `until` and `regime`, as for `Law`.
 
@@ -65,8 +66,8 @@ def hard_focus(
 
     Args:
         coordinates_of: parameters ↦ an object with `mu` and `nu`.
-        segments: m, the segments of a mosaic.
-        classes: C.
+        segments: m, the number of segments in a mosaic.
+        classes: C, the number of classes.
         kind: "exact" for equal classes without noise, else "approximate".
         about: `since`, `until` and `regime`, as for `Law`.
 
@@ -84,8 +85,8 @@ def marginal_focus(
 
     Args:
         coordinates_of: parameters ↦ an object with `mu` and `nu`.
-        segments: m, the segments of a mosaic.
-        classes: C.
+        segments: m, the number of segments in a mosaic.
+        classes: C, the number of classes.
         kind: "exact" for equal classes without noise, else "approximate".
         about: `since`, `until` and `regime`, as for `Law`.
 

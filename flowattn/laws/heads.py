@@ -1,4 +1,4 @@
-"""What positional heads keep while they learn to copy."""
+"""What positional heads conserve while they learn to copy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +14,8 @@ _MARCOTTE = "Marcotte, Gribonval & Peyré 2023 (arXiv 2307.00144)"
 
 
 def score_sum(scores_of: Callable[[Any], Array]) -> Law:
-    """The sum of every row of a matrix of scores is constant: softmax does not see a
-    shift of a row.
+    """The sum of every row of a matrix of scores is constant: softmax is invariant
+    under a shift of a row.
 
     Args:
         scores_of: parameters ↦ the scores, heads × targets × sources.
@@ -35,7 +35,7 @@ def score_sum(scores_of: Callable[[Any], Array]) -> Law:
 
 def logit_sum(values_of: Callable[[Any], Array]) -> Law:
     """The sum of every row of word-to-word logits is constant, since the cross-entropy
-    does not see a shift of all logits.
+    is invariant under a shift of all logits.
 
     Args:
         values_of: parameters ↦ the logits, heads × words × words.

@@ -1,1 +1,1 @@
-"""Measures: what is asked of flows and of runs."""
+"""Measures: gaps, drifts, defects and sharpness of flows and runs."""

@@ -1,4 +1,4 @@
-"""Compare: the gap between two runs, beside the numerical error of the flow."""
+"""Compare: the gap between two runs, next to the numerical error of the flow."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -15,7 +15,7 @@ from ..flows.sources import claim
 from ..trajectory import Trajectory
 from .gap import EnsembleGap, Gap, ObservableGap, Scale
 
-# Times within this of each other, relatively, are one.
+# Times that agree relatively to this count as one.
 _SAME_TIME = 1e-6
 # Paths of parameters are compared in blocks of about this many numbers.
 _BLOCK = 2**20
@@ -26,26 +26,26 @@ NO_ERROR = "the flow was solved without error=True, so its numerical error is un
 def compare(flow: Trajectory, run: Trajectory, scale: str = "largest") -> Any:
     """The gap between a flow and another run of the same system, at common times.
 
-    Nothing is solved or interpolated: only times that both observed are compared
-    (ask `solve` for the run's times, `ts=run.ts`). The flow's numerical error is that
-    of `solve(..., error=True)`. Observed laws are left out, `drift` is their measure;
-    so are discrete observables, which jump, and entries that are nan in either run.
+    Nothing is solved or interpolated: only times that both observed are compared (use
+    `ts=run.ts` in `solve`). The flow's numerical error is that of
+    `solve(..., error=True)`. Left out are laws, whose measure is `drift`, discrete
+    observables, which jump, and entries that are nan in either run.
 
     Args:
         flow, run: two trajectories; or both of the same ensemble, with the members as
-            first axis (of `ensemble`, or of `descend` under `equinox.filter_vmap`).
+            first axis (from `ensemble`, or from `descend` under `equinox.filter_vmap`).
         scale: the unit of relative gaps. "largest": the largest |value| of the flow
-            over all times, which says little of times at which the observable has
+            over all times, which is a poor measure at times at which the observable has
             become small. "local": the largest entry of the flow at each time. "log":
-            the difference of log |value|, entry by entry, for what falls over decades;
-            inf between values of opposite sign, or where one of two is 0. Numerical
-            errors are in the same unit.
+            the difference of log |value|, entry by entry, for observables that fall
+            over decades; inf between values of opposite sign, or if one of the two is
+            0. Numerical errors are in the same unit.
 
     Returns:
-        A `Gap`; of ensembles an `EnsembleGap`.
+        A `Gap`; for ensembles an `EnsembleGap`.
 
     Raises:
-        InputError: where the two share no time after the start, or no observable.
+        InputError: if the two share no time after the start, or no observable.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> loss, start = lambda x: 0.5 * jnp.sum(x**2), jnp.array([1.0])
@@ -65,7 +65,7 @@ def compare(flow: Trajectory, run: Trajectory, scale: str = "largest") -> Any:
     for one in (flow, run):
         if not isinstance(one, Trajectory):
             raise InputError(
-                "compare needs two trajectories, what solve, ensemble or descend "
+                "compare needs two trajectories, as solve, ensemble and descend "
                 f"return, got {type(one).__name__}"
             )
     require_choice("scale", scale, get_args(Scale))
@@ -96,13 +96,13 @@ class _NothingInCommon(InputError):
 
 
 def _held(leaf: Any) -> Any:
-    """An array here, where looking up a row is cheap; random keys as they are."""
+    """A host array, in which row look-ups are cheap; random keys unchanged."""
     extended = eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
     return np.asarray(leaf) if eqx.is_array(leaf) and not extended else leaf
 
 
 def _names(flow: Trajectory, run: Trajectory) -> list[str]:
-    """What both observed and can be compared; `InputError` where that is nothing."""
+    """The names that both observed and that can be compared; `InputError` if none."""
     shared = [name for name, _ in flow.labels if name in run.observed]
     laws = [name for name in shared if name in flow.scales or name in run.scales]
     discrete = {name for name, x in (*flow.labels, *run.labels) if x.discrete}
@@ -113,9 +113,8 @@ def _names(flow: Trajectory, run: Trajectory) -> list[str]:
         raise InputError("neither run observed anything; pass observe= to both")
     if shared:
         raise InputError(
-            f"the two runs observed nothing in common but {', '.join(shared)}: of laws "
-            "`drift` is the measure, and discrete observables jump; observe something "
-            "else too"
+            f"the two runs observed only {', '.join(shared)} in common: `drift` is the "
+            "measure of laws, and discrete observables jump; observe something else too"
         )
     raise InputError(
         "the two runs observed nothing in common: "
@@ -135,7 +134,7 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
         )
         gaps[name] = _observable_gap(name, ours, theirs, finest, scale)
     params = params_error = path = path_error = None
-    # A full model and a reduction of it have parameters of their own.
+    # A full model and its reduction have different parameters.
     alike = _shapes(flow.params) == _shapes(run.params)
     if alike and np.isclose(flow.t_end, run.t_end, rtol=_SAME_TIME, atol=0):
         params = _distance(flow.params, run.params)
@@ -172,7 +171,7 @@ def _observable_gap(name, ours, theirs, finest, scale: Scale) -> ObservableGap:
         )
     error = None
     if finest is not None:
-        # Of what the flow itself leaves undefined there is no gap, and no error.
+        # Where the flow itself is undefined, there is no gap and no error.
         error = _over_entries(_error(ours, finest))
     absolute = _over_entries(_apart(ours, theirs))
     if scale == "log":
@@ -199,8 +198,8 @@ def _observable_gap(name, ours, theirs, finest, scale: Scale) -> ObservableGap:
 
 
 def _values(rows: Any, at: np.ndarray) -> np.ndarray:
-    """Some rows of an observable; counts, flags and short floats in double precision,
-    in which differences of them exist.
+    """Some rows of an observable; integers, booleans and short floats in double
+    precision, in which their differences exist.
     """
     rows = np.asarray(rows)
     exact = rows.dtype.kind in "fc" and rows.dtype.itemsize >= 4
@@ -208,7 +207,7 @@ def _values(rows: Any, at: np.ndarray) -> np.ndarray:
 
 
 def _apart(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """|ours − theirs|, also where both are the same infinity."""
+    """|ours − theirs|, also if both are the same infinity."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.where(ours == theirs, 0.0, np.abs(ours - theirs))
 
@@ -227,13 +226,13 @@ def _error(
     finest: np.ndarray,
     apart: Callable[[np.ndarray, np.ndarray], np.ndarray] = _apart,
 ) -> np.ndarray:
-    """The flow's error, entry by entry: inf where the finer solve did not get."""
+    """The flow's error, entry by entry: inf at times the finer solve did not reach."""
     lost = np.isnan(finest) & ~np.isnan(ours)
     return np.where(lost, np.inf, without_dips(apart(ours, finest)))
 
 
 def _over_entries(values: np.ndarray) -> Float[np.ndarray, " time"]:
-    """The largest defined entry at each time, nan where there is none."""
+    """The largest defined entry at each time, nan if there is none."""
     values = values.reshape(len(values), -1)
     defined = ~np.isnan(values)
     most = np.max(values, axis=1, initial=-np.inf, where=defined)
@@ -241,7 +240,7 @@ def _over_entries(values: np.ndarray) -> Float[np.ndarray, " time"]:
 
 
 def _begin_together(flow: Trajectory, run: Trajectory, names: list[str]) -> bool:
-    """Whether all that two runs observed is the same at their start, up to rounding."""
+    """Whether all common observables agree at the start, up to rounding."""
     first = np.array([0])
     for name in names:
         ours, theirs = (_values(one.observed[name], first) for one in (flow, run))
@@ -254,7 +253,7 @@ def _begin_together(flow: Trajectory, run: Trajectory, names: list[str]) -> bool
 
 
 def _past_edge(flow: Trajectory, edge: float) -> float | None:
-    """The first time at which the flow's sharpness is beyond the edge."""
+    """The first time at which the flow's sharpness exceeds the edge."""
     if "sharpness" not in flow.observed:
         return None
     values = np.asarray(flow.observed["sharpness"])
@@ -275,10 +274,10 @@ def _common(flow, run) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _matching(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the times in two increasing lists that are the same up to rounding.
+    """Indices of the times in two increasing lists that agree up to rounding.
 
-    The same time may be written as k·(1/10) by one run and as k/10 by the other. Each
-    is matched with the nearest, where that has no nearer one itself.
+    One run may write a time as k·(1/10) and the other as k/10. Each is matched with the
+    nearest, unless that one has a nearer match itself.
 
     >>> _matching(np.array([0.0, 0.1, 0.2]), np.array([0.0, 0.15, 0.2 + 1e-16]))
     (array([0, 2]), array([0, 2]))
@@ -293,7 +292,7 @@ def _matching(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _nearest(times: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each time the index of the nearest of others, which increase."""
+    """For each time, the index of the nearest of others, which increase."""
     after = np.clip(np.searchsorted(others, times), 1, max(len(others) - 1, 1))
     after = np.minimum(after, len(others) - 1)
     before = np.maximum(after - 1, 0)
@@ -302,7 +301,7 @@ def _nearest(times: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _together(gaps: tuple[Gap | None, ...], names: list[str]) -> EnsembleGap:
-    """The gaps of many pairs of runs, at the times that all of them have."""
+    """The gaps of many pairs of runs, at the times that all of them share."""
     known = [gap for gap in gaps if gap is not None]
     if not known:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Defect: by how much a reduction or a law is wrong of a flow, at a point."""
+"""Defect: the error of a reduction or a law at one point of a flow."""
 
 from typing import Any, overload
 
@@ -27,29 +27,29 @@ def defect(
 
 
 def defect(claim: Any, *given: Any, t: Any = 0.0) -> Float[Array, ""]:
-    """By how much a claim about a flow is wrong at a point, with nothing solved.
+    """The error of a claim about a flow at one point, without solving anything.
 
     `defect(reduction, small, t)` is ‖D project(lift z)·F(lift z) − f(z)‖ / ‖f(z)‖ at
-    the small parameters z, in the 2-norm over all entries (absolute where f(z) = 0):
-    the velocity of the theory's coordinates under the full flow against the velocity
-    that the theory gives them.
+    the small parameters z, in the 2-norm over all entries (absolute if f(z) = 0): the
+    velocity of the theory's coordinates under the full flow, against the velocity that
+    the theory predicts.
 
     `defect(law, flow, params, t=0.0)` is |dh/dt| over the largest of its summands,
-    dh/dt = Σ_j ∂h/∂θ_j F_j + ∂h/∂t along the flow F (absolute where all are 0); of an
-    h with several entries each is the largest over them. For an exact law it is
-    rounding, at any parameters: random ones are a test that solves nothing.
+    dh/dt = Σ_j ∂h/∂θ_j F_j + ∂h/∂t along the flow F (absolute if all are 0); for an h
+    with several entries, each is the largest over them. For an exact law it is rounding
+    error at any parameters, so that random ones are a test without a solve.
 
     Args:
         claim: a `Reduction` or a `Law`.
-        given: of a reduction the small parameters z; of a law the flow and its
+        given: for a reduction, the small parameters z; for a law, the flow and its
             parameters θ.
         t: the time, for flows and laws that depend on it.
 
     Returns:
-        The defect, a number without unit.
+        The defect, a dimensionless number.
 
     Raises:
-        InputError: for what is neither, and for parameters that are complex.
+        InputError: for any other claim, and for complex parameters.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> full = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
@@ -116,7 +116,7 @@ def _of_law(law: Law, flow: AbstractFlow, params: PyTree, t: Array) -> Float[Arr
             change = in_time + sum(jnp.sum(x) for x in terms)
             return jnp.abs(change), jnp.max(jnp.stack([*largest, jnp.abs(in_time)]))
 
-        # One entry at a time, in the memory of one.
+        # One entry at a time, with the memory of one.
         changes, sizes = jax.lax.map(entry, jnp.arange(values.size))
         size = jnp.max(sizes)
         return jnp.max(changes) / jnp.where(size > 0, size, 1.0)

@@ -1,4 +1,4 @@
-"""Gap: what `compare` finds, of one pair of runs or of many."""
+"""Gap: the result of `compare`, for one pair of runs or for many."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-# A gap counts where it is this many times the numerical error in it.
+# A gap counts if it is this many times its numerical error.
 _RESOLVED = 2.0
 # A gap beyond this share of an observable's largest value counts as a departure.
 DEPARTURE = 0.05
@@ -15,7 +15,7 @@ Scale = Literal["largest", "local", "log"]
 
 
 def largest(values: Any) -> float:
-    """The largest number that is defined, nan where none is.
+    """The largest number that is defined, nan if none is.
 
     >>> largest([0.5, float("nan")])
     0.5
@@ -26,7 +26,7 @@ def largest(values: Any) -> float:
 
 
 def _over(values: np.ndarray, scale: Any) -> np.ndarray:
-    """Values over a scale; where that is 0, a value of 0 stays 0 and others are inf."""
+    """Values over a scale; if that is 0, a value of 0 stays 0 and others are inf."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(values == 0, 0.0, values / scale)
 
@@ -47,14 +47,14 @@ class ObservableGap(eqx.Module):
     Args:
         absolute: in the observable's own unit; nan at times at which no entry is
             defined in both runs.
-        scale: what `relative` is relative to. The largest |observable| of the flow
-            over time and entries (1 where that is 0); with `scale="local"` the largest
-            over entries, at each time; None with `scale="log"`.
+        scale: the unit of `relative`. The largest |observable| of the flow over time
+            and entries (1 if that is 0); with `scale="local"` the largest over entries,
+            at each time; None with `scale="log"`.
         numerical_error: the flow's own estimated error at each time, in the same unit
-            as `absolute`, None where it was not asked for.
+            as `absolute`; None if it was not requested.
         logarithm: with `scale="log"` the largest difference of log |observable| over
             entries.
-        logarithm_error: the flow's error in that.
+        logarithm_error: the flow's error of that.
     """
 
     absolute: Float[np.ndarray, " time"]
@@ -65,8 +65,8 @@ class ObservableGap(eqx.Module):
 
     @property
     def relative(self) -> Float[np.ndarray, " time"]:
-        """The gap in the unit that was asked for: `absolute` over `scale`, or
-        `logarithm`. Where a local scale is 0, a gap of 0 is 0 and any other inf.
+        """The gap in the requested unit: `absolute` over `scale`, or `logarithm`. Where
+        a local scale is 0, a gap of 0 is 0 and any other is inf.
         """
         if self.scale is None:
             assert self.logarithm is not None
@@ -83,7 +83,7 @@ class ObservableGap(eqx.Module):
 
     @property
     def largest(self) -> float:
-        """The largest relative gap over times; nan where none is defined."""
+        """The largest relative gap over times; nan if none is defined."""
         return largest(self.relative)
 
 
@@ -94,19 +94,19 @@ class Gap(eqx.Module):
         ts: the times that both runs observed and reached.
         observables: an `ObservableGap` for each name.
         params: relative distance ‖θ_run − θ_flow‖/‖θ_flow‖ of the parameters at the
-            common end, None where the runs end at different times.
+            common end, None if the runs end at different times.
         params_error: the flow's numerical error in that unit.
         params_path: `params` at every time, None unless both saved their parameters.
         params_path_error: the flow's numerical error in that unit.
-        edge: the largest sharpness at which the descent is stable (`SGD.edge`), None
-            where its optimiser has no such statement.
-        past_edge: the first time at which the flow's observable "sharpness" is beyond
-            it, nan where it never is; None where that was not observed.
-        order: the power of the step with which this run is known to approach this
-            flow, None where nothing is claimed: 1 for gradient descent, with momentum
-            or without, and the gradient flow of its loss from the same start.
+        edge: the largest sharpness at which the descent is stable (`SGD.edge`), None if
+            its optimiser has no known edge.
+        past_edge: the first time at which the flow's observable "sharpness" exceeds it,
+            nan if it never does; None if that was not observed.
+        order: the power of the step with which this run is known to approach this flow,
+            None if no order is claimed: 1 for gradient descent, with or without
+            momentum, and the gradient flow of its loss from the same start.
         claim: the same in a sentence.
-        scale: the unit of the relative gaps, as `compare` was asked.
+        scale: the unit of the relative gaps, as passed to `compare`.
     """
 
     ts: Float[np.ndarray, " time"]
@@ -128,8 +128,8 @@ class Gap(eqx.Module):
 
     @property
     def numerical_error(self) -> float | None:
-        """The flow's largest numerical error over times and observables, in the unit
-        of `max_relative`; None where it was not asked for.
+        """The flow's largest numerical error over times and observables, in the unit of
+        `max_relative`; None if it was not requested.
         """
         errors = [gap.relative_error for gap in self.observables.values()]
         known = [largest(error) for error in errors if error is not None]
@@ -137,12 +137,12 @@ class Gap(eqx.Module):
 
     @property
     def resolved(self) -> bool | None:
-        """Whether the gap is more than twice the numerical error beside it.
+        """Whether the gap is more than twice its numerical error.
 
-        The gap that is measured holds the flow's own error, so a gap of about that
-        size says nothing of the descent; None where the error is unknown. It speaks
-        of the numerical error alone: whether this run should approach this flow at
-        all is said by `order` and `claim`.
+        The measured gap includes the flow's own error, so a gap of about that size is
+        no evidence about the descent. None if the error is unknown. This is about
+        numerical error only: whether this run should approach this flow at all is
+        stated by `order` and `claim`.
         """
         error = self.numerical_error
         return None if error is None else self.max_relative > _RESOLVED * error
@@ -150,13 +150,13 @@ class Gap(eqx.Module):
     def departure(self, fraction: float) -> float | None:
         """The first common time at which a relative gap exceeds a fraction.
 
-        A gap within twice the numerical error is none.
+        A gap within twice its numerical error does not count.
 
         Args:
-            fraction: of the unit of the gap, 0.05 for instance.
+            fraction: fraction of the unit of the gap, for instance 0.05.
 
         Returns:
-            The time, None where it never does.
+            The time, None if it never does.
         """
         beyond = np.zeros(self.ts.shape, bool)
         for gap in self.observables.values():
@@ -167,14 +167,14 @@ class Gap(eqx.Module):
 
 
 class EnsembleGap(eqx.Module):
-    """Where the members of an ensemble leave their flows, one by one and together.
+    """Where the members of an ensemble leave their flows, individually and together.
 
     Args:
-        members: the `Gap` of each, None for one whose two runs share no time after the
-            start (one of them ended there).
+        members: the `Gap` of each, None for a member whose two runs share no time after
+            the start (one of them ended there).
         ts: the times that all these gaps have in common.
-        relative: for each observable the relative gap of each member at these times,
-            nan for those without a gap; `mean` and `spread` are over members.
+        relative: for each observable, the relative gap of each member at these times,
+            nan for members without a gap; `mean` and `spread` are over members.
     """
 
     members: tuple[Gap | None, ...]
@@ -189,7 +189,7 @@ class EnsembleGap(eqx.Module):
     @property
     def spread(self) -> dict[str, Float[np.ndarray, " time"]]:
         """The sample standard deviation of the relative gap over members, for each
-        observable; nan where fewer than two have one.
+        observable; nan if fewer than two members have one.
         """
         return {k: _of_members(_deviation, x) for k, x in self.relative.items()}
 
@@ -200,16 +200,16 @@ class EnsembleGap(eqx.Module):
 
     @property
     def numerical_error(self) -> Float[np.ndarray, " member"] | None:
-        """The largest numerical error of each member's flow, in that unit; None where
-        it was not asked for.
+        """The largest numerical error of each member's flow, in that unit; None if it
+        was not requested.
         """
         known = [g for g in self.members if g and g.numerical_error is not None]
         return self._each(lambda gap: gap.numerical_error) if known else None
 
     @property
     def resolved(self) -> np.ndarray | None:
-        """Whether the gap of each member is more than twice its numerical error;
-        False for one without a gap, None where the error is unknown.
+        """Whether the gap of each member is more than twice its numerical error; False
+        for a member without a gap, None if the error is unknown.
         """
         known = self.numerical_error is not None
         flags = [bool(gap is not None and gap.resolved) for gap in self.members]
@@ -217,12 +217,12 @@ class EnsembleGap(eqx.Module):
 
     @property
     def params(self) -> Float[np.ndarray, " member"]:
-        """`Gap.params` of each member, nan where that is None."""
+        """`Gap.params` of each member, nan if that is None."""
         return self._each(lambda gap: gap.params)
 
     @property
     def order(self) -> int | None:
-        """`Gap.order`, the same for all members; None where it is not."""
+        """`Gap.order` if it is the same for all members, else None."""
         orders = {gap.order for gap in self.members if gap is not None}
         return orders.pop() if len(orders) == 1 else None
 
@@ -235,7 +235,7 @@ class EnsembleGap(eqx.Module):
         """`Gap.departure` of each member.
 
         Args:
-            fraction: of the unit of the gap.
+            fraction: fraction of the unit of the gap.
 
         Returns:
             The times, nan where a member never departs.

@@ -16,26 +16,26 @@ from ..trajectory import Trajectory
 from .gap import Gap
 
 TIME, TIME_UNITS = "flow time t", "learning rate × steps"
-# Curves of this many entries can still be told apart.
+# With this many entries, curves can still be told apart.
 _MOST = 8
 _FLOW_AND_DESCENT = "line: flow, points: gradient descent"
-# What axes can show.
+# The range that axes can show.
 _LARGEST = 1e30
 
 
 def first_of(flow: Trajectory | None, descent: Trajectory | None) -> Trajectory:
-    """The flow, or where there is none the descent.
+    """The flow, or the descent if there is no flow.
 
-    Raises `InputError` where there is neither.
+    Raises `InputError` if there is neither.
     """
     run = flow if flow is not None else descent
     if run is None:
-        raise InputError("there is neither a flow nor a descent to draw")
+        raise InputError("no flow and no descent to draw")
     return run
 
 
 def time_axis(times: Any) -> Axis:
-    """The axis of time, logarithmic where output times were spaced so."""
+    """The axis of time, logarithmic if the output times were spaced so."""
     log = len(times) > 2 and float(times[1]) * 5 * len(times) < float(times[-1])
     return Axis(TIME, TIME_UNITS, log=log)
 
@@ -43,7 +43,7 @@ def time_axis(times: Any) -> Axis:
 def reached(run: Trajectory, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Times that a run reached, and an observable at them (time × entries).
 
-    Raises `InputError` for an observable that the run has not.
+    Raises `InputError` for an observable that the run did not record.
     """
     if name not in run.observed:
         text = f"the run did not observe {quoted(name)}"
@@ -63,7 +63,7 @@ def value_axis(run: Trajectory, name: str, log: bool = False) -> Axis:
 
 
 def entry_names(run: Trajectory, name: str) -> list[str]:
-    """The names of the entries of an observable, flat; numbers where it names none."""
+    """The names of the entries of an observable, flat; numbers if it has none."""
     label: Label = dict(run.labels)[name]
     shape, coords = run.observed[name].shape[1:], dict(label.coords)
     dims = label.dims or [""] * len(shape)
@@ -87,14 +87,14 @@ def observable_panel(
     """An observable over time: the flow as lines, the descent as points, theory dashed.
 
     Args:
-        name: of the observable, in both runs.
+        name: name of the observable, in both runs.
         flow, descent: the runs; either may be None.
-        entries: which entries of a vector observable; None: the first eight.
+        entries: entries of a vector observable to draw; None: the first eight.
         log: whether its axis is logarithmic.
-        reductions: solved reductions by name; those that observe it are in front.
+        reductions: solved reductions by name; those that observe it are drawn in front.
         closed_form: the observable as a function of time.
 
-    Raises `InputError` where there is no run, or none that observed it.
+    Raises `InputError` if there is no run, or none that observed it.
     """
     first = first_of(flow, descent)
     times, values = reached(first, name)
@@ -155,8 +155,8 @@ def training_panels(
     reductions: Mapping[str, Trajectory] | None = None,
     closed_forms: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> list[Panel]:
-    """Several observables over time; the first, a loss, on a logarithmic axis where it
-    falls far enough. `entries` are those of vector observables.
+    """Several observables over time; the first, a loss, on a logarithmic axis if it
+    falls far enough. `entries` selects entries of vector observables.
     """
     first = first_of(flow, descent)
     losses = _finite(first, names[0])
@@ -186,8 +186,8 @@ def gap_panel(gap: Gap, names: Sequence[str] | None = None) -> Panel:
     """The relative gap of observables over time, its numerical error dotted.
 
     Args:
-        gap: what `compare` found.
-        names: of the observables; None: all.
+        gap: the result of `compare`.
+        names: names of the observables; None: all.
     """
     curves, times = [], np.asarray(gap.ts)
     for name in gap.observables if names is None else names:
@@ -204,7 +204,7 @@ def gap_panel(gap: Gap, names: Sequence[str] | None = None) -> Panel:
         curves = curves[::2]
     seen = [curve.y[np.isfinite(curve.y) & (curve.y > 0)] for curve in curves]
     medians = [float(np.median(y)) for y in seen if y.size]
-    # The first points, when everything is still at rest, would fill the picture.
+    # The first points, when nothing has moved yet, would dominate the picture.
     low = 1e-2 * min(medians) if medians else None
     axis = Axis(_GAP_LABELS[gap.scale], log=True, low=low)
     title = "dotted: the flow's numerical error" if known else ""
@@ -220,7 +220,7 @@ def drift_panel(
         laws: by name.
         flow, descent: runs that observed them; either may be None.
 
-    Raises `InputError` where there is no run, or one did not observe a law.
+    Raises `InputError` if there is no run, or one that did not observe a law.
     """
     first, curves = first_of(flow, descent), []
     for colour, (name, law) in enumerate(laws.items()):
@@ -239,13 +239,13 @@ def drift_panel(
 def sharpness_panel(
     flow: Trajectory | None, descent: Trajectory | None, edge: float | None = None
 ) -> Panel:
-    """The observable "sharpness" over time, and where descent becomes unstable.
+    """The observable "sharpness" over time, and the edge of stability.
 
     Args:
         flow, descent: runs that observed "sharpness"; either may be None.
         edge: the largest stable sharpness; None: not drawn.
 
-    Raises `InputError` where there is no run, or none that observed it.
+    Raises `InputError` if there is no run, or none that observed it.
     """
     first = first_of(flow, descent)
     values = _finite(first, "sharpness")

@@ -17,33 +17,34 @@ from ..observables import Observable
 from ..precision import highest_precision, require_real
 from ..spectra import largest_eigenvalues
 
-# More are named by no one; Lanczos would keep a vector for each.
+# More are of no use, and Lanczos would keep a vector for each.
 _MOST_MODES = 10_000
 
 
 def sharpness(
     loss: Callable[[Any], Scalar], k: int = 1, rates: PyTree | None = None
 ) -> Observable:
-    """The `k` largest Hessian eigenvalues of `loss`, in falling order, an observable.
+    """The `k` largest Hessian eigenvalues of `loss`, in decreasing order, an
+    observable.
 
     Lanczos on Hessian-vector products, from a fixed start, with 24 + 2 k products, or
-    one for each parameter where that is fewer and exact. Multiple eigenvalues count as
-    often as they occur: for k > 1 it is run again, with 24 products, for each that may
-    have been missed. Gradient descent with learning rate η is stable below the edge
-    2/η; `SGD.edge` is that of momentum and weight decay, too.
+    one for each parameter if that is fewer (and then exact). Multiple eigenvalues count
+    with their multiplicity: for k > 1 it is run again, with 24 products, for each that
+    may have been missed. Gradient descent with learning rate η is stable below the edge
+    2/η; `SGD.edge` is the edge with momentum and weight decay, too.
 
     Args:
         loss: maps parameters to a scalar.
-        k: how many eigenvalues.
+        k: number of eigenvalues.
         rates: the factors r of a `GradientFlow`; the eigenvalues are then those of
-            √r H √r, which say the same of its descent.
+            √r H √r, which determine the stability of its descent.
 
     Returns:
         An `Observable`: parameters ↦ k eigenvalues, in 1/time.
 
     Raises:
-        InputError: for a `k` that is no whole number from 1 on, and, called, for
-            parameters that are fewer than `k`.
+        InputError: if `k` is not a whole number from 1 on; and, when called, for fewer
+            than `k` parameters.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> rates = jnp.array([1.0, 30.0])

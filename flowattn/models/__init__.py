@@ -1,4 +1,4 @@
-"""Models: Equinox modules; what is trained is a filter over them."""
+"""Models: Equinox modules; a filter over them selects what is trained."""
 
 from .attention import AttentionClassifier as AttentionClassifier
 from .classifiers import AbstractClassifier as AbstractClassifier

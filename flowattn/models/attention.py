@@ -18,7 +18,7 @@ class AttentionClassifier(eqx.Module):
     Word w has the score s_w = k_w·q; a sentence's context vector is v = Σ a_w ν_w with
     a the softmax of the scores of its tokens; the classifier turns v into logits.
     Called with `Sentences` it returns logits, sentences × classes. Every array is a
-    parameter; what is trained is chosen outside, by a filter.
+    parameter; a filter outside the model selects the trained ones.
 
     Args:
         query: q, key_dimension numbers.
@@ -48,7 +48,7 @@ class AttentionClassifier(eqx.Module):
 
     @property
     def norms(self) -> Float[Array, " words"]:
-        """‖q‖‖ν_w‖ of every word: the norm that the SEN relation speaks of."""
+        """‖q‖‖ν_w‖ of every word: the norm in the SEN relation."""
         return jnp.linalg.norm(self.query) * jnp.linalg.norm(self.embeddings, axis=-1)
 
     def contexts(self, sentences: Sentences) -> Float[Array, "sentences hidden"]:
@@ -75,15 +75,15 @@ def attend(
 
     Sentences that hold a bag are summed by words. With T the table [e^s, e^s Y] and B
     the bag, Z = B T has the normalisers Z₀ and the sums Z₁, and c = Z₁/Z₀: one
-    exponential for each word, not for each token. Backwards, from g = ∂L/∂c,
+    exponential per word, not per token. Backwards, from g = ∂L/∂c,
 
         ∂L/∂Z₁ = g/Z₀,   ∂L/∂Z₀ = −(g·c)/Z₀,   D = Bᵀ ∂L/∂Z,
         ∂L/∂Y = e^s D₁,   ∂L/∂s = e^s (D₀ + D₁·Y).
 
-    Scores so far apart that e^s would leave the range of its dtype are taken token by
-    token, with the largest of each sentence subtracted. (Reverse mode, and forward
-    over it, as in Hessian-vector products; forward mode alone needs sentences without
-    a bag.)
+    Scores so far apart that e^s would leave the range of its dtype are computed token
+    by token, with the largest of each sentence subtracted. (Works in reverse mode, and
+    forward over reverse, as in Hessian-vector products; forward mode alone needs
+    sentences without a bag.)
     """
     if sentences.bag is None:
         return _by_token(scores, values, sentences)
@@ -91,8 +91,8 @@ def attend(
 
 
 def _by_token(scores, values, sentences: Sentences):
-    # One table of score and value, so that each token costs one gather going forward
-    # and one scatter going back.
+    # One table of score and value, so that each token costs one gather in the forward
+    # pass and one scatter in the backward pass.
     table = jnp.concatenate([scores[:, None], values], axis=1)
     rows = table[sentences.tokens]
     attention = jax.nn.softmax(rows[..., 0], axis=-1, where=sentences.present)
@@ -102,8 +102,8 @@ def _by_token(scores, values, sentences: Sentences):
 def _in_range(scores) -> Bool[Array, ""]:
     """Whether e^s of every word is within the dtype, to its last digit.
 
-    One answer for models side by side under vmap: with an answer for each, a condition
-    would become a select, which computes both ways.
+    One answer for the full batch under vmap: with an answer per model, a condition
+    would become a select, which computes both branches.
     """
     limits = jnp.finfo(scores.dtype)
     spread = jnp.max(scores) - jnp.min(scores)

@@ -1,9 +1,9 @@
-"""Classifiers of a context vector, each split into a linear map and what follows it.
+"""Classifiers of a context vector, each a linear map and a part that follows it.
 
 A context vector is an average of embeddings, v = Σ a_w ν_w, and averaging commutes
-with a linear map: v M = Σ a_w (ν_w M). So a model maps every *word* once by
-`project` and averages the few numbers that come out, instead of gathering long
-embeddings for every token; `finish` takes the average to logits.
+with a linear map: v M = Σ a_w (ν_w M). So a model maps every *word* once by `project`
+and averages the few resulting numbers, instead of gathering long embeddings for every
+token; `finish` turns the average into logits.
 """
 
 import abc
@@ -22,7 +22,7 @@ class AbstractClassifier(eqx.Module):
     def project(
         self, vectors: Float[Array, "*batch dimension"]
     ) -> Float[Array, "*batch hidden"]:
-        """The linear first map, of embeddings or of contexts.
+        """The first, linear map, of embeddings or of contexts.
 
         Args:
             vectors: embeddings or contexts, … × dimension.
@@ -35,7 +35,7 @@ class AbstractClassifier(eqx.Module):
     def finish(
         self, projected: Float[Array, "*batch hidden"]
     ) -> Float[Array, "*batch classes"]:
-        """What follows the linear map.
+        """The part that follows the linear map.
 
         Args:
             projected: mapped vectors or averages of them, … × hidden.
@@ -46,7 +46,7 @@ class AbstractClassifier(eqx.Module):
 
 
 class LinearClassifier(AbstractClassifier):
-    """Logits v W, no bias (Attn-FC where W is frozen, Attn-TC where it is trained).
+    """Logits v W, no bias (Attn-FC if W is frozen, Attn-TC if it is trained).
 
     Args:
         weight: W, dimension × classes.
@@ -67,9 +67,9 @@ class LinearClassifier(AbstractClassifier):
         """Standard normal W with a unit diagonal (the paper's fixed classifier).
 
         Args:
-            dimension: of the embeddings.
-            classes: how many.
-            key: of the draw.
+            dimension: dimension of the embeddings.
+            classes: number of classes.
+            key: random key.
 
         Returns:
             The classifier.
@@ -84,9 +84,9 @@ class LinearClassifier(AbstractClassifier):
         """U ~ uniform(±1/√dimension) (the paper's trained classifier).
 
         Args:
-            dimension: of the embeddings.
-            classes: how many.
-            key: of the draw.
+            dimension: dimension of the embeddings.
+            classes: number of classes.
+            key: random key.
 
         Returns:
             The classifier.
@@ -107,13 +107,13 @@ class AffineClassifier(AbstractClassifier):
 
     @classmethod
     def of(cls, linear: LinearClassifier) -> "AffineClassifier":
-        """That of a linear one, with b = 0.
+        """The affine form of a linear classifier, with b = 0.
 
         Args:
             linear: the linear classifier.
 
         Returns:
-            The affine one.
+            The affine classifier.
         """
         return cls(linear.weight, jnp.zeros_like(linear.weight[0]))
 
@@ -148,7 +148,7 @@ class TwoLayerClassifier(AbstractClassifier):
         """The hidden units before the ReLU; a unit's kink is where this is 0.
 
         Args:
-            projected: what `project` gives, … × hidden.
+            projected: the value of `project`, … × hidden.
 
         Returns:
             v A + b, … × hidden.
@@ -165,13 +165,13 @@ class TwoLayerClassifier(AbstractClassifier):
     def uniform(
         cls, dimension: int, classes: int, hidden: int = 10, *, key: PRNGKeyArray
     ) -> "TwoLayerClassifier":
-        """Everything uniform(±1/√fan-in), as the paper initialises it.
+        """All parameters uniform(±1/√fan-in), as the paper initialises them.
 
         Args:
-            dimension: of the embeddings.
-            classes: how many.
-            hidden: hidden units.
-            key: of the draw.
+            dimension: dimension of the embeddings.
+            classes: number of classes.
+            hidden: number of hidden units.
+            key: random key.
 
         Returns:
             The classifier.

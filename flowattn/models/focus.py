@@ -1,7 +1,7 @@
 """Focus models: attention over the segments of a mosaic, and a classifier.
 
-Each gives, for mosaics, the focus scores of the segments, the logits of each segment,
-and the logits of the attention-weighted average of the segments.
+Each computes, for mosaics, the focus scores of the segments, the logits of each
+segment, and the logits of the attention-weighted average of the segments.
 """
 
 import abc
@@ -94,8 +94,8 @@ class LinearFocus(AbstractFocusModel):
 
 
 class Convolution(eqx.Module):
-    """3 × 3 filters in steps of 2, as one matrix product: XLA's own convolutions are
-    far slower on CPUs inside a loop, which every run is.
+    """3 × 3 filters with stride 2, as one matrix product: XLA's own convolutions are
+    far slower on CPUs inside a loop, and every run is one.
     """
 
     filters: eqx.nn.Linear
@@ -117,11 +117,11 @@ class Convolution(eqx.Module):
 
 
 class Network(eqx.Module):
-    """A small network of images: an MLP of the pixels, or two convolutions and a linear
-    map.
+    """A small network for images: an MLP of the pixels, or two convolutions and a
+    linear map.
 
     Args:
-        layers: what an image goes through; `mlp` and `cnn` make them.
+        layers: the layers applied to an image; `mlp` and `cnn` make them.
     """
 
     layers: eqx.nn.Sequential
@@ -137,8 +137,8 @@ class Network(eqx.Module):
 
         Args:
             shape: height, width and channels of an image.
-            out: how many numbers it gives.
-            key: of the draw.
+            out: number of outputs.
+            key: random key.
 
         Returns:
             The network.
@@ -162,8 +162,8 @@ class Network(eqx.Module):
 
         Args:
             shape: height, width and channels of an image.
-            out: how many numbers it gives.
-            key: of the draw.
+            out: number of outputs.
+            key: random key.
 
         Returns:
             The network.
@@ -189,8 +189,8 @@ class ImageFocus(AbstractFocusModel):
     """A focus network, shared by the segments, and a classification network.
 
     Args:
-        focus: gives one number, the score, for an image.
-        classifier: gives logits for an image.
+        focus: returns one number, the score, for an image.
+        classifier: returns logits for an image.
     """
 
     focus: Network
@@ -213,7 +213,7 @@ class ImageFocus(AbstractFocusModel):
 def _of_each(
     network: Network, mosaics: ImageMosaics
 ) -> Float[Array, "mosaics segments out"]:
-    """A network of every segment, applied to each image once."""
+    """A network applied to every segment, once per image."""
     if mosaics.index.size >= len(mosaics.images):
         return _map(network, mosaics.images)[mosaics.index]
     shown = mosaics.images[mosaics.index.ravel()]
@@ -221,7 +221,7 @@ def _of_each(
 
 
 def _map(function: Callable, over: Any) -> Array:
-    """A function of one entry, for all of them; memory for a batch at a time."""
+    """A function of one entry, mapped over all, with the memory of a batch."""
     if len(jax.tree.leaves(over)[0]) <= 4 * _TOGETHER:
         return jax.vmap(function)(over)
     return jax.lax.map(eqx.filter_checkpoint(function), over, batch_size=_TOGETHER)

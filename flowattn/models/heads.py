@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 
 class AbstractScores(eqx.Module):
-    """Scores of every source position for every target, of every head."""
+    """Scores of every source position for every target, for each head."""
 
     @property
     @abc.abstractmethod
@@ -56,9 +56,9 @@ class PositionalHeads(eqx.Module):
     Called with sequences of words it returns logits, sequences × targets × words.
 
     Args:
-        scores: of each head.
-        values: W, word-to-word logits, of every head or, with a first axis of 1, shared
-            by all.
+        scores: the scores of each head.
+        values: W, word-to-word logits, one per head or, with a first axis of 1, shared
+            by all heads.
 
     >>> import jax.numpy as jnp
     >>> model = PositionalHeads(FreeScores(50 * jnp.eye(2)[None]), jnp.eye(3)[None])
@@ -80,8 +80,8 @@ class PositionalHeads(eqx.Module):
         attention = self.attention
         if len(self.values) < len(attention):
             attention = jnp.mean(attention, axis=0, keepdims=True)
-        # Products with ones in place of gathers, whose gradients would be scattered
-        # entry by entry.
+        # Products with one-hot arrays in place of gathers, whose gradients would be
+        # scattered entry by entry.
         ones = jax.nn.one_hot(tokens, self.values.shape[-1], dtype=self.values.dtype)
         seen = jnp.einsum("hts,nsi->hnti", attention, ones)
         return jnp.einsum("hnti,hio->nto", seen, self.values) / len(attention)

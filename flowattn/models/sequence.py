@@ -15,9 +15,9 @@ class SequenceModel(eqx.Module):
     """An LSTM that reads a sequence, and one that writes it with an attention head.
 
     Words are numbered 0…m − 1, begin-of-sequence is m and end-of-sequence m + 1. The
-    encoder reads the n words alone: its states e_s are what attention chooses from, so
-    a source position is a word. The decoder starts from the encoder's last state and
-    reads the beginning and then the right words (teacher forcing); from its states d_t
+    encoder reads only the n words: attention chooses among its states e_s, so a source
+    position is a word. The decoder starts from the encoder's last state and reads
+    begin-of-sequence and then the right words (teacher forcing); from its states d_t
 
         a_t = softmax_s(e_s·K d_t),   c_t = C Σ_s a_ts e_s,
         logits_t = V tanh(U[d_t; c_t] + u) + v
@@ -27,13 +27,13 @@ class SequenceModel(eqx.Module):
     Called with sequences × n words it returns the logits, sequences × (n + 1) ×
     (m + 2), and log a, sequences × (n + 1) × n.
 
-    Embeddings are drawn from N(0, 1), all else uniformly within ±1/√(inputs), as is
-    customary.
+    Embeddings are drawn from N(0, 1), all other parameters uniformly within
+    ±1/√(inputs), as is customary.
 
     Args:
-        vocabulary: m.
-        width: of the embedding, which both LSTMs share, and of all states.
-        key: of the draw.
+        vocabulary: m, the number of words.
+        width: width of the embedding, which both LSTMs share, and of all states.
+        key: random key.
 
     Raises:
         InputError: for sizes that are not positive.
@@ -66,13 +66,13 @@ class SequenceModel(eqx.Module):
 
     @property
     def begin(self) -> int:
-        """The number of begin-of-sequence; end-of-sequence has the next."""
+        """The number of begin-of-sequence; the next one is end-of-sequence."""
         return self.embedding.num_embeddings - 2
 
     def targets(
         self, words: Int[Array, "sequences length"]
     ) -> Int[Array, "sequences targets"]:
-        """What is to be predicted: the words, then the end.
+        """The targets of the prediction: the words, then the end.
 
         Args:
             words: word numbers, sequences × n.
@@ -143,8 +143,8 @@ def _linear(layer: eqx.nn.Linear, vectors):
 def _read(cell: eqx.nn.LSTMCell, embedding: eqx.nn.Embedding, words, state: State):
     """The states of an LSTM that reads words, and its last state with its cells."""
     assert cell.bias is not None
-    # Words are few and read often: what each does to the gates is one product for all
-    # of them, outside the loop, which leaves half of its work.
+    # There are few words, read often: their effects on the gates are one product
+    # outside the loop, which leaves half of its work.
     table = embedding.weight @ cell.weight_ih.T + cell.bias[None]
 
     def step(state, given):

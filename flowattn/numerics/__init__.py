@@ -1,1 +1,1 @@
-"""Numerics: flows solved, losses descended, one at a time or many side by side."""
+"""Numerics: solving flows and descending losses, singly or many in parallel."""

@@ -1,7 +1,7 @@
 """Adapters: what the package knows of diffrax beyond its public interface.
 
-Each part was read in diffrax 0.7.2 and names what fails where that changes;
-`tests/test_adapters.py` has a test for each. Of JAX and Equinox see `adapters`.
+Each part was checked against diffrax 0.7.2 and states what fails if that changes;
+`tests/test_adapters.py` has a test for each. For JAX and Equinox see `adapters`.
 """
 
 from typing import Any, NamedTuple, TypeVar
@@ -14,36 +14,37 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..trajectory import RESULTS
 
-# A step size control that gives a result other than "successful" ends the solve after
-# the step at hand, which counts if it was kept, and the solve has that result; here
+# A step size control that returns a result other than "successful" ends the solve after
+# the current step, which counts if it was accepted, and the solve has that result; here
 # "event occurred" ends a segment that another follows. If such a step were dropped, its
-# outputs would be written twice; if the code were altered, a run would end there.
+# outputs would be written twice; if the code were changed, a run would end there.
 ENDED = diffrax.RESULTS.event_occurred
 DONE = diffrax.RESULTS.successful
 
 # diffrax rounds a step that ends within this many spacings of the end of its interval
-# to that end, and after a rejection tries half of what is left, again and again. If
-# they became more than `stepping` allows for, a segment could stop advancing.
+# to that end, and after a rejection tries half of the remainder, again and again. If
+# their number exceeded what `stepping` allows for, a segment could stop advancing.
 ROUNDED_SPACINGS = 100
 
 Report = TypeVar("Report")
 
 
 def outcome_of(result: Any) -> Any:
-    """A result of diffrax's as one of the package's.
+    """A diffrax result as a result of this package.
 
     `RESULTS` of the package extends that of diffrax, which Equinox's enumerations
-    provide for; a result that diffrax no longer gave as one of them would be refused
-    while tracing.
+    support. If diffrax returned a result outside that enumeration, tracing would
+    fail.
     """
     return RESULTS.promote(result)
 
 
 def pid_state(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Array]:
-    """The state of diffrax's `PIDController` as arrays only, to be carried by a loop.
+    """The state of diffrax's `PIDController` as arrays only, so that loops can carry
+    it.
 
     It is a tuple: the inverses of the last two scaled errors, and whether the step is
-    the smallest allowed, which begins as Python's False. Another layout fails here or
+    the smallest allowed, which starts as Python's False. Another layout fails here or
     at the first loop.
     """
     last, before, smallest = state
@@ -51,23 +52,23 @@ def pid_state(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Array]:
 
 
 def pid_state_unread(like: Array) -> tuple[Array, Array, Array]:
-    """A state of diffrax's `PIDController` for lanes, which carry none.
+    """A placeholder state of diffrax's `PIDController` for lanes, which carry none.
 
-    With its default coefficients, 0 1 0, and without a smallest step, it reads nothing
-    of its state: a step changes by 0.9 error^(−1/order), within its limits. Lanes
-    also rely on this for giving it the root of the norm and order 1. If it read its
-    state, the steps of lanes would differ from those of `solve`.
+    With its default coefficients, 0 1 0, and without a smallest step, the controller
+    does not read its state: a step changes by 0.9 error^(−1/order), within its limits.
+    Lanes rely on this too, in passing it the root of the norm and order 1. If it read
+    its state, the steps of lanes would differ from those of `solve`.
     """
     one = jnp.ones_like(like)
     return one, one, jnp.array(False)
 
 
 def as_error(report: Report) -> Report:
-    """What a solver gives for its error, to report more of a step than that.
+    """A report that a solver returns in place of its error, to convey more of a step.
 
-    diffrax hands it to the step size control as it is, but for nan, of which it makes
-    inf: so all of it must be arrays of numbers. If diffrax read it, or gave the control
-    a part of it, every solve would fail while tracing.
+    diffrax passes it to the step size control unchanged, except that it replaces nan by
+    inf: so all of it must be numeric arrays. If diffrax read it, or passed on only a
+    part of it, every solve would fail while tracing.
     """
     assert all(hasattr(x, "dtype") for x in jax.tree.leaves(report))
     return report
@@ -94,18 +95,18 @@ class Tableau(NamedTuple):
 
     @property
     def stages(self) -> int:
-        """How many there are."""
+        """The number of stages."""
         return len(self.b)
 
 
 def tableau_of(
     solver: diffrax.AbstractERK | type[diffrax.AbstractERK],
 ) -> Tableau:
-    """The tableau of an explicit method of diffrax's.
+    """The tableau of an explicit diffrax method.
 
-    diffrax leaves out of A and c the row of the first stage, and of A what is not
-    below the diagonal; its weights of the error give it directly, not as those of a
-    second solution. Methods with another kind of tableau are refused.
+    diffrax omits the row of the first stage from A and c, and the entries of A on and
+    above the diagonal; its error weights yield the error directly, not a second
+    solution. Methods with another kind of tableau are refused.
     """
     held = solver.tableau
     assert isinstance(held, diffrax.ButcherTableau)
@@ -120,26 +121,26 @@ def evaluates_first(solver_state: Any, made_jump: Any) -> Bool[Array, ""] | bool
     """Whether a step of an explicit method that is `fsal` evaluates its first stage.
 
     The state of such a method is a pair: whether this is its first step, and the slope
-    at the end of the last one. Of another layout evaluations would be miscounted.
+    at the end of the last one. With another layout, evaluations would be miscounted.
     """
     first, _ = solver_state
     return first | made_jump
 
 
 def explicit_dense(dense: dict[str, Any]) -> tuple[PyTree, PyTree]:
-    """Where a step of an explicit method ends, and its stages' slopes times its length
-    (first axis): from the dictionary of what the method's interpolation needs.
+    """The end of a step of an explicit method, and the slopes of its stages times its
+    length (first axis), from the data of the method's interpolation.
     """
     return dense["y1"], dense["k"]
 
 
 def first_rise(dense: dict[str, Any]) -> PyTree | None:
-    """The slope at a step's start times its length, from what the interpolation needs;
-    None where that does not hold it.
+    """The slope at a step's start times its length, from the data of its interpolation;
+    None if they do not hold it.
 
     It is `k0` for interpolations that know the two ends, and the first of `k` for those
-    of Runge-Kutta methods. By other names it would be taken for absent, and a run that
-    is stuck would go on to its limit of steps.
+    of Runge-Kutta methods. Under other names it would count as absent, and a run that
+    is stuck would continue to its step limit.
     """
     if "k0" in dense:
         return dense["k0"]
@@ -151,14 +152,14 @@ def first_rise(dense: dict[str, Any]) -> PyTree | None:
 def explicit_path(
     solver: Any, h: Float[Array, ""], y0: PyTree, y1: PyTree, k: PyTree
 ) -> diffrax.AbstractPath:
-    """The interpolation of a step from local time 0 to h that the package has made by
-    an explicit method of diffrax's; `k` as in `explicit_dense`.
+    """The interpolation of a step from local time 0 to h that the package made by an
+    explicit diffrax method; `k` as in `explicit_dense`.
     """
     return solver.interpolation_cls(t0=jnp.zeros_like(h), t1=h, y0=y0, y1=y1, k=k)
 
 
 def hermite_dense(y0: PyTree, y1: PyTree, k0: PyTree, k1: PyTree) -> dict[str, Any]:
-    """What diffrax's cubic Hermite interpolation needs: the two ends of a step and the
+    """The data of diffrax's cubic Hermite interpolation: the two ends of a step and the
     slopes there, times its length.
     """
     return dict(y0=y0, y1=y1, k0=k0, k1=k1)

@@ -54,30 +54,30 @@ def descend(
 ) -> Trajectory:
     """Run gradient descent, or any other optimiser, on `loss` from `params`.
 
-    Its times are the optimiser's clock (`optimizer.time`), so that it compares with a
-    flow. It stops where the loss becomes non-finite; what came before is kept. Of an
-    `AbstractBatchLoss` each step descends its `batch(step)`.
+    Its times are the optimiser's clock (`optimizer.time`), so that it can be compared
+    with a flow. It stops when the loss becomes non-finite; everything before is kept.
+    For an `AbstractBatchLoss`, each step descends its `batch(step)`.
 
     Args:
         loss: maps parameters to a scalar.
-        params: the start, any PyTree; its floating-point arrays move but for those that
+        params: the start, any PyTree; its floating-point arrays move, except those that
             `rates` freeze.
         optimizer: `fa.SGD(0.1)`, `fa.Adam(1e-3)`, `fa.Optax(rule, time_per_step)`, …
-        steps: how many.
+        steps: number of steps.
         learning_rate: short for `optimizer=fa.SGD(learning_rate)`.
-        rates: factors of the gradient, as those of `GradientFlow`; what a rate of 0
-            freezes is no part of what the optimiser moves.
-        switch: a time of that clock, and the loss that is descended from the first step
-            that begins there or later, with the optimiser's state made anew.
+        rates: factors of the gradient, as in `GradientFlow`; the optimiser does not see
+            the parts that a rate of 0 freezes.
+        switch: a time of that clock, and the loss to descend from the first step that
+            begins then or later, with a new state of the optimiser.
         every: observe every N steps (default: about a hundred times), or the
-            increasing numbers of the steps to observe. Step 0 is always observed, and
-            so is the last one.
+            increasing numbers of the steps to observe. Step 0 and the last step are
+            always observed.
         observe, save_params, throw, progress, checkpoint: as for `solve`.
-        validation: a loss to watch at every step; the parameters at which it was lowest
-            are `Trajectory.best`.
-        patience: stop after N steps in which it has not been lower.
-        validate_from: the step from which it is watched, so that patience outlasts a
-            plateau at the start.
+        validation: a loss evaluated at every step; the parameters at which it was
+            lowest are `Trajectory.best`.
+        patience: stop after N steps without a new lowest validation loss.
+        validate_from: the first step at which it is evaluated, so that patience
+            outlasts a plateau at the start.
 
     Returns:
         The `Trajectory`. Works under `jit`, `vmap` and `grad` (in one piece, without
@@ -156,9 +156,9 @@ def descend(
 def _planned_times(
     optimizer: AbstractOptimizer, steps: np.ndarray, dtype: Any
 ) -> Array | None:
-    """The times of steps where these differ in length, else None.
+    """The times of steps of different lengths, else None.
 
-    A constant clock's are one product, made where its rate may be traced.
+    For a constant clock they are one product, computed where its rate may be traced.
     """
     return jnp.asarray(optimizer.time(steps), dtype) if optimizer.scheduled else None
 
@@ -189,9 +189,9 @@ def descend_to(
     rates: PyTree | None = None,
     switch: Switch | None = None,
 ) -> Trajectory:
-    """`descend` where the steps to observe, from 0 to the last, are traced numbers as
-    all others are: one program for learning rates that take as many steps as they like
-    to the same time. For `jit` and `vmap`; not for `grad`.
+    """`descend` with traced numbers of the steps to observe, from 0 to the last, like
+    all other numbers: one program for learning rates that take different numbers of
+    steps to the same time. For `jit` and `vmap`; not for `grad`.
     """
     later = None
     if switch is not None:
@@ -214,7 +214,7 @@ def descend_to(
 
 
 def _observed_steps(steps: int, every: Any) -> np.ndarray:
-    """The numbers of the steps that are observed, the first and the last among them."""
+    """The numbers of the observed steps, including the first and the last."""
     if every is None or np.ndim(every) == 0:
         every = max(1, steps // 100) if every is None else whole_number("every", every)
         every = min(every, steps)
@@ -230,7 +230,7 @@ def _observed_steps(steps: int, every: Any) -> np.ndarray:
 
 @eqx.filter_jit
 def _in_one_piece(whole: Descent, blocks: list[tuple[int, int]]) -> Trajectory:
-    """The whole run as one traced program: records equally far apart as a scan."""
+    """The full run as one traced program: equally spaced records as a scan."""
     with highest_precision():
         state = whole.begin()
         row = 0
@@ -243,7 +243,7 @@ def _in_one_piece(whole: Descent, blocks: list[tuple[int, int]]) -> Trajectory:
                     )
                     return whole.observe(state, row)
 
-                # Runs side by side are through once the last of them has ended.
+                # A batch of runs ends when its last run has ended.
                 going = any_of_batch(state.result == RESULTS.successful)
                 return jax.lax.cond(going, through, lambda state: state, state), None
 

@@ -38,7 +38,7 @@ class DescentState(eqx.Module):
 
 
 class Descent(AbstractRun[DescentState]):
-    """A loss that is descended by optax, segment by segment."""
+    """The descent of a loss by an optimiser, run segment by segment."""
 
     loss: Callable[[Any], Scalar]
     params: PyTree
@@ -56,26 +56,28 @@ class Descent(AbstractRun[DescentState]):
 
     @property
     def rule(self) -> Any:
-        """The update rule, made here of its numbers: one program serves all of them."""
+        """The update rule, built here from its numbers: one program serves all of
+        them.
+        """
         return self.optimizer.transformation
 
     @property
     def name(self) -> str:
-        """What is done, in results."""
+        """The name of the optimiser, in results."""
         return self.optimizer.name
 
     @property
     def dtype(self) -> Any:
-        """Of times and losses: that of the parameters."""
+        """The dtype of times and losses: that of the parameters."""
         return float_dtype(self.params)
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Gradient evaluations of a step."""
+        """Gradient evaluations per step."""
         return (1,)
 
     def read(self) -> PyTree:
-        """What an evaluation of the gradient reads."""
+        """The arrays that one gradient evaluation reads."""
         return self.loss, self.params
 
     def parts(self) -> dict[str, Any]:
@@ -94,21 +96,21 @@ class Descent(AbstractRun[DescentState]):
 
     @property
     def computed(self) -> Computed:
-        """What functions of the user's compute, in a first step."""
+        """The user's functions as they act in a first step."""
         return Computed(lambda: self.step(self.begin()), ())
 
     def whole(self, arrays: PyTree) -> PyTree:
-        """The parameters, with what does not move of them."""
+        """The parameters, from those that move."""
         return eqx.combine(arrays, others(self.params, self.moving()))
 
     def moving(self) -> PyTree:
-        """What moves of the parameters, at the start."""
+        """The parameters that move, at the start."""
         return moving(self.params, self.rates)
 
     def looked_at(self) -> "Descent":
-        """The same, which knows whether its optimiser evaluates the loss itself.
+        """The same run, which knows whether its optimiser evaluates the loss itself.
 
-        Raises `InputError` where it does and there are rates.
+        Raises `InputError` if it does and there are rates.
         """
         first, arrays = jnp.array(0), self.moving()
         if not searches(self.rule, arrays, self._seen_at(first)):
@@ -143,7 +145,7 @@ class Descent(AbstractRun[DescentState]):
         )
 
     def step(self, state: DescentState) -> DescentState:
-        """One step; none once the run has ended."""
+        """One step; no change once the run has ended."""
         going = state.result == RESULTS.successful
         whole = self.whole(state.params)
         value, gradient = self._slope(state.params, state.step)
@@ -197,11 +199,11 @@ class Descent(AbstractRun[DescentState]):
         return begun(self.rule, arrays, **seen)
 
     def _slope(self, arrays: PyTree, step: Array) -> tuple[Scalar, PyTree]:
-        """The value and the gradient of what a step descends."""
+        """Value and gradient of the loss of a step."""
         return eqx.filter_value_and_grad(self._seen_at(step))(arrays)
 
     def _seen_at(self, step: Array) -> Callable[[PyTree], Scalar]:
-        """The loss of what moves that a step descends."""
+        """The loss of a step, as a function of the parameters that move."""
 
         def loss(arrays: PyTree) -> Scalar:
             def value(loss):
@@ -214,14 +216,14 @@ class Descent(AbstractRun[DescentState]):
         return loss
 
     def _at(self, step: Array, of: Callable[[Any], Any]) -> Any:
-        """A function of the loss that is descended at a step."""
+        """The value of a function at the loss that a step descends."""
         if self.switch is None:
             return of(self.loss)
         at, second = self.switch
         return jax.lax.cond(step < at, lambda: of(self.loss), lambda: of(second))
 
     def observe(self, state: DescentState, row: Array) -> DescentState:
-        """Write down the state as a record; in no row beyond the last."""
+        """Write the state as a record; nowhere if all rows are written."""
         record = jax.tree.map(
             lambda rows, x: rows.at[row].set(x, mode="drop"),
             state.record,
@@ -237,20 +239,20 @@ class Descent(AbstractRun[DescentState]):
         return jnp.zeros((), self.dtype)
 
     def _later(self, state: DescentState, moves: Array) -> Array | None:
-        """The time elapsed after a step, where steps differ."""
+        """The time elapsed after a step, for steps of different lengths."""
         if state.elapsed is None:
             return None
         return state.elapsed + jnp.where(moves, self._length(state.step), 0)
 
     def _time(self, state: DescentState, step: Array) -> Array:
-        """The flow time of a step: that of the state, or the one before it."""
+        """The flow time of a step: that of the state, or of the step before it."""
         if state.elapsed is None:
             return self._times(step)
         before = state.elapsed - self._length(step)
         return jnp.where(step == state.step, state.elapsed, before)
 
     def _length(self, step: Array) -> Array:
-        """The flow time of a step, where these differ."""
+        """The flow time of a step, for steps of different lengths."""
         length = rate_at(self.optimizer.time_per_step, step)
         return jnp.asarray(length, self.dtype)
 
@@ -271,12 +273,12 @@ class Descent(AbstractRun[DescentState]):
         return not bool(self.going(state))
 
     def method(self, state: DescentState) -> int:
-        """There is one."""
+        """The one method there is."""
         del state
         return 0
 
     def progress_of(self, state: DescentState) -> Progress:
-        """How far the run is."""
+        """The progress of the run."""
         step = int(state.step)
         time = float(self._time(state, state.step))
         done = step / int(self.planned[-1]) if self.going(state) else 1.0
@@ -286,7 +288,9 @@ class Descent(AbstractRun[DescentState]):
     def advance(
         self, state: DescentState, number: int, limit: Any, length: Any
     ) -> DescentState:
-        """Up to `length` steps, observed where planned, or until the run has ended."""
+        """Take up to `length` steps, or until the run has ended; record those
+        planned.
+        """
         del number, limit
         last = jnp.minimum(state.step + length, self.planned[-1])
 
@@ -303,15 +307,16 @@ class Descent(AbstractRun[DescentState]):
         return jax.lax.while_loop(lambda s: self._before(s, last), stretch, state)
 
     def finish(self, state: DescentState, stopped: Any) -> Trajectory:
-        """What a run leaves behind."""
-        # A loss can also be lost by the very last step, which nothing has looked at.
+        """The trajectory of the run."""
+        # The loss may also become non-finite at the very last step, which no step
+        # checks.
         last, whole = state.step - 1, self.whole(state.params)
         value = self._at(last, lambda loss: loss(whole))
         lost = ~jnp.isfinite(value)
         lost &= state.result == RESULTS.successful
         result = RESULTS.where(lost, RESULTS.loss_nonfinite, state.result)
-        # The step that led to a non-finite loss was still taken; the one before was
-        # fine.
+        # The step that led to a non-finite loss was still taken; the state before it
+        # was fine.
         back = (result == RESULTS.loss_nonfinite) & (state.step > 0)
         last_step = state.step - back.astype(state.step.dtype)
         unfinished = self.going(state) & (result == RESULTS.successful)
@@ -344,7 +349,7 @@ class Descent(AbstractRun[DescentState]):
         )
 
     def _sensible(self) -> Array:
-        """Whether numbers that were traced, and not looked at before, make sense."""
+        """Whether traced numbers, which could not be checked before, make sense."""
         sensible = self.optimizer.sensible()
         for number in map(jnp.asarray, jax.tree.leaves(self.rates)):
             sensible &= jnp.all((number >= 0) & (number < jnp.inf))

@@ -28,11 +28,12 @@ from .programs import known_options, make_room
 from .solve import judged, named_events, output_times, started
 from .solvers import methods
 
-# Lanes of small problems: a few loops over this many numbers keep a core busy.
+# Lanes for small problems: a few loops over this many numbers keep a core busy.
 _WIDEST, _WIDEST_ELSEWHERE = 1024, 2**16
-# Lanes of large ones: more cost no less each, and wait for each other at the end.
+# Lanes for large problems: more of them are no cheaper per lane, and wait for each
+# other at the end.
 _NARROWEST = 4
-# A pool should have no more numbers than this: they are gone through in every stage.
+# A pool should hold no more numbers than this: every stage passes over all of them.
 _NUMBERS, _NUMBERS_ELSEWHERE = 2**17, 2**28
 # Members are cut into at most `_BLOCKS` blocks, one per core, each with at least
 # `_FILLINGS` members per lane, which keeps the lanes busy.
@@ -57,27 +58,35 @@ def ensemble(
     flow_axes: PyTree = None,
     lanes: Any = None,
 ) -> Trajectory:
-    """Integrate a flow from many starts, each at its own pace: `vmap` of `solve`, but
-    no member waits for the slowest.
+    """Integrate a flow from many starts, each with its own steps.
 
-    - `params`: as in `solve`, every array with the members as its first axis; so is
-      `state`.
-    - `flow`: one for all; or with `flow_axes` (a prefix PyTree of 0 and None, as for
-      `vmap`) arrays of its own for each member.
-    - `ts`, `t1`, `rtol`, `atol`: as in `solve`, or with the members as first axis;
-      `t1` alone stands for start and end, [0, t1].
-    - `solver`: "tsit5", "dopri8" or any explicit Runge-Kutta method of diffrax that
-      estimates its error.
-    - `observe`, `save_params`, `error`, `events`, `max_steps`: as in `solve`.
-    - `lanes`: how many are at work at once in a loop; None: by size and platform.
+    Computes what `vmap` of `solve` does, but no member waits for the slowest. The
+    members are split into blocks and spread over all devices, or the cores of a
+    processor; neither the blocks nor the numbers depend on how many devices or cores
+    there are. Works under `jit`, as one block; for `grad` use `vmap` of `solve`.
 
-    Returns a `Trajectory` whose arrays have the members as first axis; none is
-    raised for, `result` says of each how it ended. Members are dealt to all
-    devices, and to the cores of a processor, in blocks whose size and numbers do
-    not depend on how many there are. Works under `jit`, in one block; for `grad` use
-    `vmap` of `solve`.
+    Args:
+        flow: the vector field, shared by all members or split by `flow_axes`.
+        params: as in `solve`, but every array has the members as its first axis.
+        state: as in `solve`, with the members as first axis too.
+        ts: output times, (times,) or (members, times).
+        t1: end time, () or (members,), short for the two output times [0, t1].
+        rtol, atol: tolerances as in `solve`, () or (members,).
+        solver: "tsit5", "dopri8" or any explicit Runge-Kutta method of diffrax that
+            estimates its error.
+        observe, save_params, error, events, max_steps: as in `solve`.
+        flow_axes: prefix PyTree of `flow` with 0 for arrays that have the members as
+            first axis and None for shared ones, like the `in_axes` of `vmap`.
+        lanes: number of members that a loop integrates at once; None: chosen by size
+            and platform.
 
-    Raises `InputError` for times, tolerances and solvers that make no sense.
+    Returns:
+        A `Trajectory` whose arrays have the members as first axis. A member that fails
+        does not raise: its entry of `result` reports how it ended.
+
+    Raises:
+        InputError: for times, tolerances and solvers that make no sense, and for arrays
+            that do not share the members axis.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * x**2)
@@ -113,7 +122,7 @@ def ensemble(
     require_moving(flow.moving(solves.start))
     solves = judged(solves)
     if solves.sensible is not None:
-        # Where one of them is each member's own, so is what was judged by it.
+        # If any of them differs between members, so does the verdict on them.
         own = eqx.tree_at(
             lambda s: (s.times, s.rtol, s.atol, s.sensible),
             own,
@@ -136,9 +145,9 @@ def ensemble(
 
 
 def members(params: PyTree) -> int:
-    """How many there are: the common length of the first axis of all arrays.
+    """The number of members: the common length of the first axis of all arrays.
 
-    Raises `InputError` where there is none.
+    Raises `InputError` if the lengths differ or are 0.
     """
     arrays = jax.tree.leaves(eqx.filter(params, eqx.is_array))
     lengths = {jnp.shape(x)[:1] for x in arrays}
@@ -168,7 +177,7 @@ def _solves(
     events,
     error,
 ) -> tuple[Solve, PyTree]:
-    """All solves as one, and which of its arrays have the members as first axis."""
+    """All solves as one, and a mask of the arrays that have a members axis."""
     dtype = float_dtype(params)
     times = output_times(ts, t1, dtype, count=2, most=2)
     require_positive(rtol=rtol, **({} if atol is None else {"atol": atol}))
@@ -199,7 +208,7 @@ def _solves(
 
 
 def _own(flow: AbstractFlow, flow_axes: PyTree, count: int) -> PyTree:
-    """Which arrays of a flow have the members as first axis."""
+    """A mask of the arrays of a flow that have the members as first axis."""
     own = jax.tree.map(
         lambda axis, part: jax.tree.map(lambda x: axis == 0 and eqx.is_array(x), part),
         flow_axes,
@@ -218,10 +227,10 @@ def _own(flow: AbstractFlow, flow_axes: PyTree, count: int) -> PyTree:
 def _starts(
     flow: AbstractFlow, own_flow: PyTree, params: PyTree, state: PyTree
 ) -> PyTree:
-    """The states that the members begin with."""
+    """The initial states of the members."""
     if not flow.has_state or state is not None:
         first = None if state is None else jax.tree.map(_first, state)
-        started(flow, jax.tree.map(_first, params), first)  # which looks at it
+        started(flow, jax.tree.map(_first, params), first)  # validates it
         return params if state is None else state
     axes = jax.tree.map(lambda own: 0 if own else None, own_flow)
     starts = eqx.filter_vmap(
@@ -235,12 +244,12 @@ def _is_none(leaf: Any) -> bool:
 
 
 def _first(leaf: Any) -> Any:
-    """What the first member has of an array."""
+    """The first member's entry of an array."""
     return leaf[0] if eqx.is_array(leaf) else leaf
 
 
 def _require_members(count: int, given: Mapping[str, Array]) -> None:
-    """Raises `InputError` for what is neither one for all nor one for each."""
+    """Raises `InputError` for an array that is neither () nor (members,)."""
     for name, array in given.items():
         if array.shape not in ((), (count,)):
             raise InputError(
@@ -250,9 +259,9 @@ def _require_members(count: int, given: Mapping[str, Array]) -> None:
 
 
 def explicit(solver: Any, rtol: Any) -> Any:
-    """The method of a solver by its name, where lanes can step by it.
+    """The method of a solver by its name.
 
-    Raises `InputError` where they cannot.
+    Raises `InputError` for a method that lanes cannot step by.
     """
     if solver == "auto":
         solver = "tsit5"
@@ -260,7 +269,7 @@ def explicit(solver: Any, rtol: Any) -> Any:
     if not isinstance(method.solver, diffrax.AbstractERK):
         raise InputError(
             f"solver {method.name!r} is not explicit Runge-Kutta; choose from: tsit5, "
-            "dopri8, or such a solver of diffrax"
+            "dopri8, or an explicit Runge-Kutta solver of diffrax"
         )
     return (method,)
 
@@ -268,8 +277,8 @@ def explicit(solver: Any, rtol: Any) -> Any:
 def together(
     solves: Solve, own: PyTree, count: int, max_steps: int, width: int | None
 ) -> tuple[Trajectory, Any]:
-    """Many solves as one, the arrays of which are `own` having the members as first
-    axis: the trajectories, and the share of the lanes' steps that were of use.
+    """Run many solves held as one, whose arrays marked in `own` have the members as
+    first axis. Returns the trajectories, and the share of lane steps that were used.
     """
     mine, shared = eqx.partition(solves, own)
     width = min(count, lanes_for(float_count(mine.start) // count, width))
@@ -308,7 +317,7 @@ def together(
 
 
 def _on_host(leaf: Any) -> Any:
-    """An array of NumPy's, which is cut faster; random keys as they are."""
+    """A NumPy array, which slices faster; random keys unchanged."""
     keys = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
     return leaf if keys else np.asarray(leaf)
 
@@ -316,8 +325,8 @@ def _on_host(leaf: Any) -> Any:
 def lanes_for(
     numbers: int, asked: int | None = None, platform: str | None = None
 ) -> int:
-    """How many lanes a loop runs, for solves of `numbers` numbers each, on a platform
-    (None: this one).
+    """The number of lanes of a loop over solves of `numbers` numbers each, on a
+    platform (None: this one).
     """
     if asked is not None:
         return whole_number("lanes", asked)
@@ -328,15 +337,15 @@ def lanes_for(
 
 
 def float_count(tree: PyTree) -> int:
-    """How many numbers the floating-point arrays of a tree hold."""
+    """The number of entries in the floating-point arrays of a tree."""
     return sum(x.size for x in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
 
 
 def run_block(
     rule: Lanes, own: PyTree, count: int, device: Any
 ) -> tuple[Trajectory, float]:
-    """One loop on one device: the trajectories of the first `count` of its cells, as
-    NumPy arrays.
+    """Run one loop on one device. Returns the trajectories of its first `count` cells
+    as NumPy arrays, and the share of lane steps that were used.
     """
     arguments = on_device(device, (rule, own, np.asarray(count)))
     with _COMPILING:  # one for all threads
@@ -353,9 +362,7 @@ def on_device(device: Any, tree: PyTree) -> PyTree:
 
 
 def compiled_once(fn: Any, *arguments: Any) -> Any:
-    """A call of a jitted function, which of threads that come to it at once one alone
-    compiles.
-    """
+    """Call a jitted function; of threads that call it at once, only one compiles it."""
     with _COMPILING:
         fn.lower(*arguments).compile()
     return fn(*arguments)
@@ -364,8 +371,8 @@ def compiled_once(fn: Any, *arguments: Any) -> Any:
 _COMPILING = threading.Lock()
 
 
-# XLA makes vectors of 256 bits by default, also where the processor has 512: with
-# these a step of many lanes takes two thirds of the time.
+# XLA uses 256-bit vectors by default, even on processors with 512: the longer ones cut
+# the time of a step of many lanes to two thirds.
 _LONG_VECTORS = {"xla_cpu_prefer_vector_width": 512}
 
 

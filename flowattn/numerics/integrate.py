@@ -21,13 +21,13 @@ from .segments import AbstractRun, Progress, latest_loss
 from .solvers import RKC, Method, Watch
 from .stepping import ControlState, StepControl, Time
 
-# The tolerances of a finer solve, as a share. At a tenth, one in twenty losses with
-# kinks has an error bar too small by ten at some time.
+# The tolerances of the refined solve, as a share of the given ones. At a tenth, one in
+# twenty losses with kinks has an error bar ten times too small at some time.
 _FINER = 0.01
-# The steps of a finer solve where no tolerance limits them (the first few, the only one
-# of a slow flow), as a share: else both solves would take the same.
+# The steps of the refined solve where no tolerance limits them (the first few, or the
+# only one of a slow flow), as a share: otherwise both solves would take the same steps.
 _SHORTER = 0.25
-# Changes of the method that are remembered.
+# The number of method changes that are recorded.
 _CHANGES = 32
 
 
@@ -48,8 +48,8 @@ class SolveState(eqx.Module):
 
 
 class Solve(AbstractRun[SolveState]):
-    """A flow that is solved by diffrax, segment by segment (or one of many on lanes,
-    when arrays of all of them are held here as one).
+    """A flow solved by diffrax, segment by segment (or many solves on lanes, when the
+    arrays of all of them are held here as one).
     """
 
     flow: AbstractFlow
@@ -60,16 +60,16 @@ class Solve(AbstractRun[SolveState]):
     recorder: Recorder
     methods: tuple[Method, ...]
     events: dict[str, Callable[[Any], Any]]
-    # Of traced times and tolerances, whether they make sense; None: they do.
+    # Whether traced times and tolerances make sense; None: they do.
     sensible: Bool[Array, "..."] | None = None
     identity: str = eqx.field(static=True, default="")
     # Scales the steps that no tolerance limits.
     reach: Float[Array, ""] = eqx.field(default_factory=lambda: jnp.float32(1))
 
     def refined(self) -> "Solve":
-        """The same solve, or what is here of it, at a hundredth of the tolerances (the
-        relative one not below what the dtype resolves) and in other steps where no
-        tolerance limits them.
+        """The same solve (or the parts of it held here) at a hundredth of the
+        tolerances, with the relative one at least the resolution of the dtype, and in
+        other steps where no tolerance limits them.
         """
         rtol, atol, reach = self.rtol, self.atol, self.reach
         if rtol is not None:
@@ -86,16 +86,16 @@ class Solve(AbstractRun[SolveState]):
 
     @property
     def span(self) -> Float[Array, ""]:
-        """From the first output time to the last."""
+        """The time from the first output to the last."""
         return self.times[-1] - self.times[0]
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Gradient evaluations of a step, by each method."""
+        """Gradient evaluations per step, for each method."""
         return tuple(method.stages for method in self.methods)
 
     def read(self) -> PyTree:
-        """What an evaluation of the field reads."""
+        """The arrays that one evaluation of the field reads."""
         return self.flow, self.start
 
     def parts(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Solve(AbstractRun[SolveState]):
 
     @property
     def computed(self) -> dict[str, Computed]:
-        """What functions of the user's compute, by name."""
+        """The user's functions, by name."""
 
         def events(state):
             params = self.flow.params(state)
@@ -128,11 +128,11 @@ class Solve(AbstractRun[SolveState]):
         }
 
     def _seen(self, state: PyTree, t: Float[Array, ""]) -> Record:
-        """What is observed of a state."""
+        """The record of a state."""
         return self.recorder(self.flow.params(state), t)
 
     def _slope(self, state: PyTree, t: Float[Array, ""]) -> PyTree:
-        """The field, and a product of its Jacobian where a method takes those."""
+        """The field, with a Jacobian-vector product if a method takes those."""
         if all(isinstance(m.solver, diffrax.AbstractERK) for m in self.methods):
             return self.flow(state, t)
         y = self.flow.moving(state)
@@ -144,7 +144,9 @@ class Solve(AbstractRun[SolveState]):
         return jax.jvp(field, (y,), (y,))
 
     def _identity(self, method: Method) -> Any:
-        """A method of this package or of diffrax by its fields, another by its step."""
+        """Identifies a method of this package or of diffrax by its fields, others by a
+        step.
+        """
         module, _, _ = type(method.solver).__module__.partition(".")
         if module in (__name__.partition(".")[0], diffrax.__name__):
             return ByFields(method)
@@ -158,28 +160,28 @@ class Solve(AbstractRun[SolveState]):
         return Computed(step, (self.state(),))
 
     def static(self) -> PyTree:
-        """What does not move of the state."""
+        """The part of the state that does not move."""
         return others(self.start, self.flow.moving(self.start))
 
     def state(self) -> PyTree:
-        """What moves, as diffrax has it: in a tuple, since parameters may have an
-        arithmetic of their own (sparse matrices), which diffrax would meet.
+        """The moving part, as diffrax holds it: in a tuple, since parameters may define
+        their own arithmetic (sparse matrices), which diffrax would use.
         """
         return (self.flow.moving(self.start),)
 
     def whole(self, state: PyTree) -> PyTree:
-        """The state of the flow, from what moves of it."""
+        """The full state of the flow, from the part that moves."""
         return eqx.combine(state[0], self.static())
 
     @property
     def bounds(self) -> Float[Array, " bound"]:
-        """The times between which the field does not jump."""
+        """The jump times of the field in order, between −inf and inf."""
         jumps = [jnp.asarray(t, self.times.dtype) for t in self.flow.jumps]
         return jnp.sort(jnp.stack([-jnp.inf, *jumps, jnp.inf]))
 
     def term(self) -> diffrax.ODETerm:
-        """The field in local time; its arguments are the time that has elapsed before
-        and the bounds of the phase it belongs to.
+        """The field in local time; its arguments are the time elapsed before the
+        segment and the bounds of its phase.
         """
 
         def field(t, y, before):
@@ -188,7 +190,9 @@ class Solve(AbstractRun[SolveState]):
         return diffrax.ODETerm(field)
 
     def _place(self, t, y, before) -> tuple[PyTree, Float[Array, ""]]:
-        """The state of the flow, and its time, from what moves and the local time."""
+        """The state and the time of the flow, from the moving part and the local
+        time.
+        """
         elapsed, since, until = before
         now = self.times[0] + elapsed + t
         if self.flow.jumps:
@@ -198,16 +202,16 @@ class Solve(AbstractRun[SolveState]):
         return self.whole(y), now
 
     def defined(self, before, t, y) -> Bool[Array, ""]:
-        """Whether the field is, at a local time."""
+        """Whether the field is defined at a local time."""
         return self.flow.defined(*self._place(t, y, before))
 
     def record(self, t, y, before) -> PyTree:
-        """What is written at an output time; `before` begins with the time elapsed."""
+        """The record at an output time; `before` begins with the time elapsed."""
         now = self.times[0] + before[0] + t
         return jax.tree.map(packed, self._seen(self.whole(y), now))
 
     def control(self, left, first, max_steps, pause) -> StepControl:
-        """Step size control for a segment."""
+        """The step size control of a segment."""
         return StepControl(
             self.rtol,
             self.atol,
@@ -224,13 +228,15 @@ class Solve(AbstractRun[SolveState]):
 
     @property
     def watched(self) -> tuple[Callable[[PyTree], Any], ...]:
-        """The events as functions of what moves."""
+        """The events as functions of the moving part."""
         place = Partial(_params_of, self.flow if self.flow.has_state else None)
         rest = self.static()
         return tuple(Partial(_at_state, f, place, rest) for f in self.events.values())
 
     def watching(self, number: int, before: Any, outputs: Any) -> Method:
-        """The method of that number, watching in a segment."""
+        """Method `number`, set to watch for events and undefined places in a
+        segment.
+        """
         defined = Partial(type(self).defined, self, before)
         watch = Watch(self.watched, outputs, defined, self.atol)
         return dataclasses.replace(self.methods[number], watch=watch)
@@ -238,7 +244,7 @@ class Solve(AbstractRun[SolveState]):
     def before(self, elapsed: Time, phase: Int[Array, ""]) -> tuple[Any, Any, Any]:
         """The arguments of the field in a segment."""
         if not self.flow.jumps:
-            # Not looked up: on lanes, looking up is dearer than a stage.
+            # No look-up here: on lanes, it costs more than a stage.
             return elapsed.high, self.bounds[0], self.bounds[1]
         return elapsed.high, self.bounds[phase], self.bounds[phase + 1]
 
@@ -279,16 +285,16 @@ class Solve(AbstractRun[SolveState]):
         return state.result == RESULTS.event_occurred
 
     def complete(self, state: SolveState) -> bool:
-        """Whether the solve has ended, other than by its limit of steps."""
+        """Whether the solve has ended for another reason than its step limit."""
         cut_short = state.result == RESULTS.max_steps_reached
         return not bool(self.going(state) | cut_short)
 
     def method(self, state: SolveState) -> int:
-        """The number of the method at work."""
+        """The number of the method in use."""
         return int(state.method)
 
     def progress_of(self, state: SolveState) -> Progress:
-        """How far the solve is."""
+        """The progress of the solve."""
         t, left = float(state.elapsed.high), state.result != RESULTS.successful
         return Progress(
             done=min(t / float(self.span), 1.0) if left else 1.0,
@@ -301,14 +307,14 @@ class Solve(AbstractRun[SolveState]):
     def advance(
         self, state: SolveState, number: int, limit: Any, length: Any
     ) -> SolveState:
-        """Integrate a segment with the method of that number, in local time from 0."""
+        """Integrate a segment with method `number`, in local time from 0."""
         term, zero = self.term(), jnp.zeros_like(self.span)
         before = self.before(state.elapsed, state.phase)
         jump = before[2] - self.times[0]
         left, jumps_in = (state.elapsed.until(t) for t in (self.span, jump))
         jumps, left = jumps_in < left, jnp.minimum(jumps_in, left)
         dt0 = jnp.minimum(state.control.step, left)
-        # Each output time is asked for once: those already written are shifted out.
+        # Each output time is requested once: those already written are shifted out.
         count = self.times.shape[0]
         todo = jnp.minimum(jnp.arange(count) + state.n_reached, count - 1)
         wanted = state.elapsed.until((self.times - self.times[0])[todo])
@@ -382,7 +388,7 @@ class Solve(AbstractRun[SolveState]):
         return following if len(self.methods) == 1 else self._change(following)
 
     def _change(self, state: SolveState) -> SolveState:
-        """Hand over to the other method where the one at work does not fit."""
+        """Switch to the other method if the current one does not fit."""
         control = state.control
         hands_over = control.unfit >= StepControl.most_unfit(control.changes)
         hands_over &= self.going(state)
@@ -407,7 +413,7 @@ class Solve(AbstractRun[SolveState]):
         )
 
     def finish(self, state: SolveState, stopped: Any) -> Trajectory:
-        """What a solve leaves behind."""
+        """The trajectory of the solve."""
         control, result, times = state.control, state.result, self.times
         small = result == RESULTS.dt_min_reached
         result = RESULTS.where(small, RESULTS.blow_up, result)
@@ -458,12 +464,12 @@ class Solve(AbstractRun[SolveState]):
 
 
 def _params_of(flow: AbstractFlow | None, state: PyTree) -> PyTree:
-    """The parameters of a state; the state where a flow (None) has no other."""
+    """The parameters of a state; the state itself if the flow is None."""
     return state if flow is None else flow.params(state)
 
 
 def _at_state(event, params_of, static, y):
-    """An event of the parameters, given what moves."""
+    """The value of an event, from the moving part."""
     return event(params_of(eqx.combine(y[0], static)))
 
 
@@ -472,7 +478,7 @@ def _zeros(shapes: PyTree) -> PyTree:
 
 
 def _sharpness(methods, solver_states) -> Float[Array, ""] | None:
-    """The latest estimate of the spectral radius, 0 where there is none yet."""
+    """The latest estimate of the spectral radius; 0 if none was made."""
     for method, state in zip(methods, solver_states, strict=True):
         if isinstance(method.solver, RKC):
             return state.radius
@@ -480,7 +486,7 @@ def _sharpness(methods, solver_states) -> Float[Array, ""] | None:
 
 
 def _append(saved, new):
-    """Write `new` rows of an output behind the `saved` rows of another."""
+    """Append `new` rows of one output after the `saved` rows of another."""
 
     def append(old, rows):
         index = jnp.arange(len(old)) - saved

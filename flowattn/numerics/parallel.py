@@ -1,4 +1,4 @@
-"""Dealing: independent pieces of work over all devices and cores."""
+"""Parallel: independent pieces of work over all devices and cores."""
 
 import os
 import threading
@@ -15,16 +15,16 @@ Result = TypeVar("Result")
 
 
 def worker_devices() -> list[Any]:
-    """A device for every loop that can run at once: each device, and each core of
-    processors (compiled loops of small arrays use one).
+    """A device for every loop that can run at once: each device, and each core of a
+    processor (compiled loops of small arrays use one).
 
     >>> len(worker_devices()) >= len(jax.local_devices())
     True
     """
-    devices = list(jax.local_devices())  # JAX's own list, which is not ours to change
+    devices = list(jax.local_devices())  # a copy: JAX's list is not ours to change
     if jax.default_backend() != "cpu":
         return devices
-    # Cores that this process may use, which are fewer than there are in containers.
+    # The cores that this process may use, which a container may limit.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     return devices * max(1, cores // len(devices))
 
@@ -34,11 +34,11 @@ def parallel_map(
     items: Iterable[Item],
     at: Sequence[Any] | None = None,
 ) -> Iterator[tuple[Item, Result]]:
-    """`work(item, device)` of every item, each with its result as it is done: one
-    thread for each of the devices `at` (None: `worker_devices()`), and no item is begun
-    before one is free.
+    """Yields each item with `work(item, device)` as soon as it is done: one thread for
+    each of the devices `at` (None: `worker_devices()`), and no item starts before one
+    is free.
 
-    What goes wrong in one is raised here, after those under way have ended.
+    An error in one is raised here, after those in progress have ended.
     """
     free, waiting = threading.local(), list(worker_devices() if at is None else at)
     count = len(waiting)

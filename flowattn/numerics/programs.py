@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
-# What is compiled between two looks has to fit into the rest.
+# Whatever is compiled between two checks has to fit into the rest.
 _SHARE = 1 / 3
-# Seconds between two looks: a program takes some tens of milliseconds to compile, and
+# Seconds between two checks: a program takes some tens of milliseconds to compile, and
 # holds some hundred mappings.
 _EVERY = 0.5
 
@@ -19,8 +19,8 @@ _EVERY = 0.5
 class Mappings:
     """The memory mappings of this process, as Linux counts and limits them.
 
-    `floor`: those that were there after the caches were cleared last, so that mappings
-    of others do not have them cleared at every look; `looked`: when, in seconds.
+    `floor`: the mappings left when the caches were last cleared, so that mappings
+    of others do not cause clearing at every check; `looked`: its time, in seconds.
     """
 
     held: Path = Path("/proc/self/maps")
@@ -34,7 +34,7 @@ class Mappings:
         return self.count() - self.floor > _SHARE * (most - self.floor)
 
     def count(self) -> int:
-        """How many there are."""
+        """The number of mappings."""
         return self.held.read_bytes().count(b"\n")
 
 
@@ -42,15 +42,14 @@ _MAPPINGS = Mappings()
 
 
 def clear_caches_if_many(every: float = 0.0, mappings: Mappings | None = None) -> bool:
-    """Clear JAX's caches of compiled programs where they are many; whether they were.
+    """Clear JAX's caches of compiled programs if they are many; returns whether it did.
 
     A program holds some hundred memory mappings, of which Linux grants a process
-    65,530; the compiler ends a process that wants one more. So what compiles without
-    end (losses in a loop, figures, values of an axis that is static) calls this in
-    between. What is needed again is compiled again. Elsewhere than on Linux nothing is
-    done. Within `every` seconds of the last look none is taken, since it costs some
-    milliseconds. `mappings`: those looked at; None: those of this process.
-
+    65,530; the compiler terminates a process that exceeds the limit. So code that may
+    compile without end (losses in a loop, figures, values of a static axis) calls this
+    in between. Programs still in use are compiled again. On other platforms, nothing is
+    done. A check costs some milliseconds, so none is made within `every` seconds of the
+    last one. `mappings`: those to check; None: those of this process.
     >>> clear_caches_if_many()
     False
     """
@@ -66,13 +65,13 @@ def clear_caches_if_many(every: float = 0.0, mappings: Mappings | None = None) -
 
 
 def make_room() -> None:
-    """Called first by whatever may compile: `clear_caches_if_many`, now and then."""
+    """Called first by code that may compile: `clear_caches_if_many`, now and then."""
     clear_caches_if_many(_EVERY)
 
 
 @functools.cache
 def known_options(**options: Any) -> dict[str, Any]:
-    """These options of XLA's, or none where its version does not know them.
+    """The XLA options that this version knows, or none.
 
     >>> known_options(no_such_option=1)
     {}

@@ -1,4 +1,4 @@
-"""Segments: long runs cut where they can be watched, stopped and gone on with."""
+"""Segments: long runs cut where they can be watched, stopped and resumed."""
 
 import abc
 import dataclasses
@@ -19,7 +19,7 @@ from ..errors import InputError, require_progress
 from ..precision import highest_precision
 from ..trajectory import RESULTS, Trajectory
 
-# Segments take work of about so many bytes read: seconds of one core. It is counted,
+# The work of a segment, in bytes read: seconds of one core. It is counted,
 # not timed, so that segments are the same in every run.
 _WORK = 2**29
 _FEWEST, _MOST = 4, 1000
@@ -27,11 +27,17 @@ State = TypeVar("State")
 
 
 class Progress(NamedTuple):
-    """How far a run is: what `progress` is called with after each segment.
+    """The progress of a run: the argument of the `progress` callback.
 
-    `done` is the fraction of its time, `t` the time, `step` the step size (of a
-    descent the time per step), `solver` the method at work, `loss` the latest value
-    of an observable called "loss", None where there is none.
+    Args:
+        done: fraction of the run's time that has passed, from 0 to 1.
+        t: time reached.
+        step: step size; of a descent, the time per step.
+        solver: name of the method in use.
+        loss: latest value of the observable named "loss"; None without one.
+
+    >>> print(Progress(done=0.5, t=5.0, step=0.1, solver="tsit5", loss=0.25))
+    (tsit5) t = 5, loss 0.25, step 0.1
     """
 
     done: float
@@ -46,17 +52,17 @@ class Progress(NamedTuple):
 
 
 def latest_loss(record: Any, saved: int) -> float | None:
-    """The last of `saved` values of an observable called "loss", if there is one."""
+    """The last of `saved` values of the observable named "loss", if any."""
     loss = record.values.get("loss")
     return float(loss[saved - 1]) if saved and np.ndim(loss) == 1 else None
 
 
 def segment_length(read: PyTree, written: PyTree, evaluations: int) -> int:
-    """Steps of a segment, from sizes alone.
+    """The number of steps in a segment, from array sizes alone.
 
-    `read` is what an evaluation reads, `written` a segment's output (arrays or their
-    shapes), `evaluations` those of a step. The work of a segment should outweigh the
-    handling of its output.
+    `read` holds the arrays that one evaluation reads, `written` the output of a segment
+    (arrays or their shapes); `evaluations` counts the evaluations of a step. The work
+    of a segment should outweigh the handling of its output.
 
     >>> segment_length(np.zeros(2**20), np.zeros(1), 6)
     10
@@ -78,15 +84,16 @@ def _extended(dtype: Any) -> bool:
 
 
 class AbstractRun(eqx.Module, Generic[State]):
-    """What is run in segments: the same in each, an argument of their compiled code.
+    """The constant part of a segmented run, an argument of its compiled code.
 
-    Each kind has a static field `identity`: of what is computed, where that is needed.
+    Each subclass has a static field `identity`, which names the computation where a
+    checkpoint needs it.
     """
 
     @property
     @abc.abstractmethod
     def stages(self) -> tuple[int, ...]:
-        """Gradient evaluations of a step, for each method that the run chooses from."""
+        """Gradient evaluations per step, for each method that the run can choose."""
 
     @abc.abstractmethod
     def begin(self) -> State:
@@ -94,8 +101,8 @@ class AbstractRun(eqx.Module, Generic[State]):
 
     @abc.abstractmethod
     def advance(self, state: State, number: int, limit: Any, length: Any) -> State:
-        """A segment of up to `length` steps, by the method of that number; `limit`
-        bounds the steps of all segments.
+        """Run a segment of up to `length` steps by method `number`; `limit` bounds the
+        steps of all segments together.
         """
 
     @abc.abstractmethod
@@ -104,27 +111,27 @@ class AbstractRun(eqx.Module, Generic[State]):
 
     @abc.abstractmethod
     def complete(self, state: State) -> bool:
-        """Whether the run has ended, other than by its limit of steps."""
+        """Whether the run has ended for another reason than its step limit."""
 
     @abc.abstractmethod
     def finish(self, state: State, stopped: Any) -> Trajectory:
-        """What the run leaves behind; `stopped` is its result while it is going."""
+        """The trajectory so far; `stopped` is the result of an unfinished run."""
 
     @abc.abstractmethod
     def method(self, state: State) -> int:
-        """The number of the method at work."""
+        """The number of the method in use."""
 
     @abc.abstractmethod
     def progress_of(self, state: State) -> Progress:
-        """How far the run is."""
+        """The progress of the run."""
 
     @abc.abstractmethod
     def read(self) -> PyTree:
-        """What an evaluation of the gradient reads."""
+        """The arrays that one gradient evaluation reads."""
 
     @abc.abstractmethod
     def parts(self) -> dict[str, Any]:
-        """Everything that determines the numbers, by name: values, and what is computed
+        """Everything that determines the numbers, by name: values and computations
         (`identity.Computed`).
         """
 
@@ -142,7 +149,7 @@ def _advance(run: AbstractRun[State], state: State, number: int, *bounds: Any) -
 
 
 def _strongly_typed(state: State) -> State:
-    """A state without weak types: with them `_advance` would be compiled twice."""
+    """A state without weak types, with which `_advance` would be compiled twice."""
     return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
 
 
@@ -153,7 +160,7 @@ def _finish(run: AbstractRun, state: Any) -> Trajectory:
 
 
 def require_alone(progress: Any, checkpoint: Any) -> None:
-    """Raises `InputError` for what a run under a trace cannot have."""
+    """Raises `InputError` for options that a traced run cannot have."""
     if progress is not None or checkpoint is not None:
         raise InputError(
             "progress and checkpoint need a run outside jit, vmap and grad"
@@ -168,9 +175,10 @@ def in_segments(
     file: Path | None,
     throw: bool,
 ) -> Trajectory:
-    """A run as one compiled program for each segment, driven from here.
+    """Run in segments, each a call of one compiled program.
 
-    Ctrl-C ends it between two segments: raised with `throw`, otherwise its result.
+    Ctrl-C ends the run between two segments. With `throw` it is raised; otherwise the
+    result code reports it.
     """
     like = eqx.filter_eval_shape(_begin, run)
     lengths = [segment_length(run.read(), like.record, n) for n in run.stages]
@@ -178,9 +186,8 @@ def in_segments(
     if file is not None:
         parts = {**run.parts(), "the length of segments": lengths}
         checkpoint = Checkpoint(file, parts)
-        # A program that JAX holds from before, of a function whose globals or
-        # attributes were changed since, computes something else: with the identity as a
-        # static part of the run, it is compiled anew.
+        # JAX may hold an older program of a function whose globals or attributes have
+        # changed since. With the identity as a static part of the run, it recompiles.
         named: Any = {"identity": checkpoint.identity}
         run = dataclasses.replace(run, **named)
         state = checkpoint.load(like)
@@ -197,7 +204,7 @@ def in_segments(
         raise KeyboardInterrupt
     trajectory = _finish(run, state).marked()
     if interrupted:
-        # Also where that was in the last segment: what follows is not to begin.
+        # Even in the last segment: whatever follows must not begin.
         trajectory = dataclasses.replace(trajectory, result=RESULTS.interrupted)
     return trajectory
 
@@ -209,11 +216,12 @@ def _drive(
     progress: Callable[[Progress], None] | None,
     checkpoint: Checkpoint | None,
 ) -> tuple[State, bool]:
-    """Advance a run segment by segment; the last state, and whether Ctrl-C was heard.
+    """Advance a run segment by segment. Returns the last state, and whether Ctrl-C was
+    pressed.
 
-    `progress` is called after each segment, and the checkpoint written when it is
-    due, and at the end. Not after a last segment that the limit of steps has cut: such
-    a run resumes from before it, as one with a higher limit would have.
+    `progress` is called after each segment. The checkpoint is written when it is due
+    and at the end, but not after a last segment cut by the step limit: such a run
+    resumes from before that segment, as a run with a higher limit would.
     """
     latest, interrupt, asked = state, _Interrupt(), False
     try:
@@ -237,10 +245,10 @@ def _drive(
 
 
 class _Interrupt:
-    """Ctrl-C, heard at the next end of a segment; a second one is raised at once.
+    """Defers Ctrl-C to the end of the segment; a second one is raised at once.
 
-    An exception raised wherever the interpreter happens to be may be lost in there, or
-    leave a state half made. Other handlers than Python's own, and other threads than
+    An exception raised wherever the interpreter happens to be may be lost there, or
+    leave a half-built state. Handlers other than Python's own, and threads other than
     the main one, are left alone.
     """
 

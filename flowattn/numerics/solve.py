@@ -60,62 +60,70 @@ def solve(
     progress: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
 ) -> Trajectory:
-    """Integrate a flow from `params`, adaptively, observing as it goes.
+    """Integrate a flow from `params` with adaptive steps, and record observables.
 
-    - `flow`: the vector field; `params`: any PyTree, its floating-point arrays move
-      but for those that the flow's rates freeze.
-    - `state`: of a flow with a state, the one to begin with, `Trajectory.state` of an
-      earlier solve for instance; default: `flow.start(params)`.
-    - `ts`: increasing output times, `params` holding at `ts[0]`; or `t1`, short for
-      101 times from 0 to `t1`.
-    - `rtol`, `atol` (default rtol/1000): tolerances of the local error, in the root
-      mean square over all parameters.
-    - `solver`: "auto" is Tsit5 (Dopri8 for tolerances below 1e-9) while accuracy
-      limits the steps and `RKC` where stability does; or "tsit5", "dopri8", "rkc",
-      "kvaerno5" (implicit, matrix-free) or any adaptive solver of diffrax. Default:
-      "auto"; under `jit`, `vmap` and `grad`, where each method is compiled and all
-      lanes wait for the slowest, "tsit5".
-    - `observe`: named `params -> array` functions, evaluated inside the solve; what
-      they give keeps its dtype.
-    - `save_params`: keep the parameters at every output time.
-    - `error`: solve again at a hundredth of the tolerances; the difference estimates
-      the global error of everything observed (`Trajectory.error`), nan where the finer
-      solve did not get. Where the two solves cross, the difference dips: dips are
-      filled from output times on either side.
-    - `events`: named `params -> number` functions; the first time at which each
-      changes sign is `Trajectory.events[name]`, nan where it never does. Found within
-      the steps that are made anyway, at the exactness of the observables; of two
-      changes within one step neither is seen. An event has no sign where it is not
-      finite, nor at a start where it is exactly 0; where it is undefined between two
-      different signs, the time is that from which it has the second.
-    - `max_steps`: steps tried, rejected ones included.
-    - `throw`: raise where the solve does not reach the end; otherwise the result code
-      says so and what came before is kept.
-    - `progress`: called after each segment with a `Progress`.
-    - `checkpoint`: a folder in which the state of the solve is kept; where it holds a
-      state of this very solve, the solve resumes from it, and the numbers are those of
-      an unbroken run (same machine, same versions).
+    Computes in the dtype of the parameters, with matrix products at the highest
+    precision. A long solve is cut into segments, by the amount of computation and never
+    by the clock. Each segment has its own local time, so that steps stay resolved
+    however large the time is. Ctrl-C ends the solve between two segments: it is raised,
+    or with `throw=False` reported by the result code.
 
-    The parameters' own dtype is computed in, with matrix products at the highest
-    precision. A long solve is cut into segments, by what it has computed and never by
-    the clock. Ctrl-C ends it between two of them: raised, or with `throw=False` a
-    result code. Works under `jit`, `vmap` and `grad`, in one piece and without
-    `progress` and `checkpoint` there. Segments are also of local time,
-    so that steps stay resolved however large the time is.
+    Works under `jit`, `vmap` and `grad`: as one program, without `progress` and
+    `checkpoint`. Functions should be pure, as for `jax.jit`: if the globals or
+    attributes of a function change between two calls, JAX may still run the program
+    compiled before. With `checkpoint` it recompiles.
 
-    With `jax_debug_nans` sound runs do not raise: nan is put where there is nothing
-    (an event that never came, a time not reached) outside of compiled code. Under a
-    `jit` of your own it is part of what that returns.
+    With `jax_debug_nans`, sound runs do not raise: the nan of missing values (an event
+    that never occurred, a time not reached) is filled in outside compiled code. Under a
+    `jit` of your own, that nan is part of the compiled program's output.
 
-    Functions should be pure, as for `jax.jit`: of one whose globals or attributes are
-    changed between two calls JAX may run the program that it compiled before. With
-    `checkpoint` it is compiled anew.
+    Args:
+        flow: the vector field.
+        params: the start, any PyTree; its floating-point arrays move, except those that
+            the flow's rates freeze.
+        state: the initial state of a flow with state, for example `Trajectory.state` of
+            an earlier solve; default: `flow.start(params)`.
+        ts: increasing output times, (times,); `params` is the value at `ts[0]`.
+        t1: end time, short for 101 output times from 0 to `t1`.
+        rtol, atol: tolerances of the local error, as a root mean square over all
+            parameters; `atol` defaults to rtol/1000.
+        solver: "auto", "tsit5", "dopri8", "rkc", "kvaerno5" (implicit, matrix-free) or
+            any adaptive solver of diffrax. "auto" uses Tsit5 (Dopri8 for tolerances
+            below 1e-9) while accuracy limits the steps, and `RKC` while stability does.
+            Default: "auto"; under `jit`, `vmap` and `grad`, where each method is
+            compiled and all lanes wait for the slowest, "tsit5".
+        observe: named functions `params -> array`, evaluated during the solve; their
+            values keep their dtypes.
+        save_params: keep the parameters at every output time.
+        error: solve again at a hundredth of the tolerances. The difference estimates
+            the global error of every observable (`Trajectory.error`); it is nan at
+            times that the finer solve did not reach. Where the two solves cross, the
+            difference dips; dips are filled from the output times on either side.
+        events: named functions `params -> number`. `Trajectory.events[name]` is the
+            first time at which the function changes sign, nan if it never does. Events
+            take no extra steps and are located as accurately as the observables; two
+            changes within one step cancel unseen. An event has no sign where it is not
+            finite, nor at a start where it is exactly 0. Where it is undefined between
+            two different signs, its time is that from which it has the second.
+        max_steps: limit on the steps tried, rejected steps included.
+        throw: raise if the solve does not reach the end; otherwise the result code
+            reports it, and everything before is kept.
+        progress: called with a `Progress` after each segment.
+        checkpoint: a folder that keeps the state of the solve. If it holds a state of
+            this same solve, the solve resumes from it, with the numbers of an
+            uninterrupted run (on the same machine and versions).
 
-    Raises `InputError` for times, tolerances or events that make no sense (of traced
-    ones the result code says so) and for complex parameters, and an
-    `equinox.EquinoxRuntimeError` for a solve that fails while `throw` is set. Warns
-    of tolerances that are below what the dtype can give, and of Python's floats in
-    `params`, which stay.
+    Returns:
+        The `Trajectory`, with time as the first axis of every observable.
+
+    Raises:
+        InputError: for times, tolerances or events that make no sense (if they are
+            traced, the result code reports it), and for complex parameters.
+        equinox.EquinoxRuntimeError: for a solve that fails while `throw` is set.
+
+    Warns:
+        UserWarning: for tolerances below the resolution of the dtype, and for Python
+            floats in `params`, which stay constant.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
@@ -172,7 +180,7 @@ def solve(
         )
 
     trajectory = run(whole, "flow.state")
-    # A solve that did not get through is not tried again with smaller steps.
+    # A solve that gave up is not tried again with smaller steps.
     failed = trajectory.result != RESULTS.successful
     if error and (isinstance(failed, Tracer) or not _given_up(trajectory.result)):
         trajectory = trajectory.with_refined(run(whole.refined(), "flow-finer.state"))
@@ -186,9 +194,9 @@ def solve(
 
 
 def started(flow: AbstractFlow, params: PyTree, state: PyTree) -> PyTree:
-    """The state that a solve begins with: the one that is given, or the flow's own.
+    """The initial state of a solve: `state` if given, else the flow's own.
 
-    Raises `InputError` for one that is not of the flow, or not of these parameters.
+    Raises `InputError` for a state that fits neither the flow nor these parameters.
     """
     if state is None:
         return flow.start(params)
@@ -215,7 +223,7 @@ def _given_up(result) -> bool:
 
 
 def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]:
-    """Events by name; `InputError` for one that gives no number."""
+    """Events by name; `InputError` for a function that returns no number."""
     if not isinstance(events, Mapping | None):
         raise InputError(
             "events must be a dict of named functions of the parameters, got "
@@ -230,11 +238,11 @@ def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]
         except (TypeError, ValueError):
             kind = type(fn(params)).__name__
             raise InputError(
-                f"event {name!r} must give one floating-point number, got a {kind}"
+                f"event {name!r} must return one floating-point number, got a {kind}"
             ) from None
         if given.shape != () or not jnp.issubdtype(given.dtype, jnp.floating):
             raise InputError(
-                f"event {name!r} must give one floating-point number, got "
+                f"event {name!r} must return one floating-point number, got "
                 f"{given.dtype} of shape {given.shape}"
             )
     return named
@@ -243,9 +251,9 @@ def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]
 def output_times(
     ts: Any, t1: Any, dtype: Any, count: int = 101, most: int = 1
 ) -> Float[Array, "... time"]:
-    """Output times, given or `count` of them to an end (or to several ends).
+    """The output times: `ts`, or `count` times from 0 to each end time in `t1`.
 
-    Raises `InputError` for what are none, or have more than `most` axes.
+    Raises `InputError` for invalid times, and for more than `most` axes.
     """
     if (ts is None) == (t1 is None):
         raise InputError("give either ts (output times) or t1 (the end time)")
@@ -270,11 +278,11 @@ def output_times(
 
 
 def judged(whole: Solve) -> Solve:
-    """A solve that knows whether its times and tolerances make sense, where they are
-    traced and nothing has been able to look at them before.
+    """A solve that checks its traced times and tolerances, which cannot be checked
+    while tracing.
 
-    Where they do not it covers no time, so that it ends at once, and `finish` says so.
-    Where no time passes (t1 = 0) the solve is its start.
+    If they are invalid, it covers no time, so that it ends at once, and `finish`
+    reports it. If no time passes (t1 = 0), the solution is its start.
     """
     times, rtol, atol = whole.times, whole.rtol, whole.atol
     jumps = whole.flow.jumps
@@ -304,7 +312,7 @@ def judged(whole: Solve) -> Solve:
 def in_one_piece(whole: Solve, max_steps: int) -> Trajectory:
     """The solve as one traced program, not yet `marked`."""
     if isinstance(max_steps, int):
-        # Reverse mode holds the root of their number, and counts them in 32 bits.
+        # Reverse mode keeps √max_steps states, and counts steps in 32 bits.
         max_steps = min(max_steps, 2**31 - 1)
 
     def segment(state: SolveState) -> SolveState:

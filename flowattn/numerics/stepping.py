@@ -12,11 +12,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .adapters import ROUNDED_SPACINGS, pid_state, report_in
 from .solvers import SHORTENED, Tried, remembered, turns
 
-# A segment of local time ends where a step falls below this many spacings of the
-# local time: one above it is never rounded by diffrax.
+# A segment of local time ends when a step falls below this many spacings of the
+# local time: diffrax never rounds a step above it.
 _SPACINGS = 2 * ROUNDED_SPACINGS
-# A place that is not finite is found to this share of the time reached: closer to it
-# where it lies is a matter of rounding.
+# A non-finite place is located to this share of the time reached: closer to it, its
+# position is a matter of rounding.
 _PLACED = 1e-14
 # A step may be this many times as long as the last.
 _GROWTH = 10.0
@@ -44,16 +44,16 @@ class Time(eqx.Module):
 
 
 class ControlState(eqx.Module):
-    """What step size control carries from step to step, and segment to segment.
+    """The state of step size control, from step to step and segment to segment.
 
     - `pid`: diffrax's part; `step`: the step to try next;
-    - `tried`, `accepted`: steps so far; `evaluations`, `products`: what all the steps
-      tried have cost;
+    - `tried`, `accepted`: steps so far; `evaluations`, `products`: the total cost of
+      all steps tried;
     - `nonfinite`: whether the last step met something that is not finite;
-    - `unfit`: steps that did not suit the method, less those that did;
-    - `changes`: how often the method changed;
+    - `unfit`: steps that did not suit the method, minus those that did;
+    - `changes`: number of method changes;
     - `crossed`: the time elapsed at each event, inf before it; `signs`: the last sign
-      of each, 0 while there has been none.
+      of each, 0 if it had none.
     """
 
     pid: Any
@@ -73,18 +73,18 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     """diffrax's step size control, which here also
 
     - remembers the next step, so that a later segment can start with it;
-    - counts what steps cost, rejected ones too, and how many were tried;
+    - counts the cost of steps, including rejected ones, and the steps tried;
     - refuses steps that are not finite, whatever their error;
-    - ends the solve at blow-up, at non-finite values and at the limit of steps;
-    - ends the segment (as diffrax's events do) after `pause` steps, where local time
-      no longer resolves a step, and where the method does not fit.
+    - ends the solve at blow-up, at non-finite values and at the step limit;
+    - ends the segment (as diffrax's events do) after `pause` steps, when local time no
+      longer resolves a step, and when the method does not fit.
 
-    `span` is the time of the whole solve, `reach` (at most 1) scales the steps that no
+    `span` is the time of the full solve. `reach` (at most 1) scales the steps that no
     tolerance limits: the first, those that grow from it, and the longest, which is the
     span. `left` is the time from the start of the segment, `first` the steps tried
-    before it, `events` how many are looked for, `spacings` those of the local time
-    that a step must span. The field's arguments begin with the time that has elapsed
-    before the segment.
+    before it, `events` their number, `spacings` the number of spacings of local time
+    that a step must span. The field's arguments begin with the time elapsed before the
+    segment.
     """
 
     rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -102,7 +102,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
 
     @property
     def pid(self) -> diffrax.PIDController:
-        """diffrax's own."""
+        """diffrax's own controller."""
         return diffrax.PIDController(
             self.rtol,
             self.atol,
@@ -111,14 +111,14 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         )
 
     def wrap(self, direction):
-        """Flows go forward in time."""
+        """Flows run forward in time."""
         del direction
         return self
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         """The first step, and the state before it."""
         end, pid = self.pid.init(terms, t0, t1, y0, dt0, args, func, error_order)
-        # A start at which the field is not finite has no step to offer.
+        # A start at which the field is not finite yields no step.
         step = end - t0
         usable = jnp.isfinite(step) & (step > 0)
         step = jnp.where(usable, step, 1e-3 * self.span)
@@ -143,7 +143,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     def adapt_step_size(
         self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
     ):
-        """Keep a step or not, choose the next one, and say whether to go on."""
+        """Accept a step or not, choose the next one, and decide whether to continue."""
         state, made = controller_state, report_in(y_error, Tried)
         evaluations, products = (
             count.astype(state.tried.dtype)
@@ -152,7 +152,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         keep, start, end, jump, pid, result = self.pid.adapt_step_size(
             t0, t1, y0, y1_candidate, args, made.error, error_order, state.pid
         )
-        # A step that is not finite is shortened, whatever its error.
+        # A non-finite step is shortened, whatever its error.
         lost = (made.lost > 0) | jnp.isnan(jnp.asarray(end - start))
         keep &= ~lost
         start = jnp.where(lost, t0, start)
@@ -193,11 +193,11 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
 
     @staticmethod
     def smallest(elapsed: Float[Array, ""]) -> Float[Array, ""]:
-        """The step that no longer moves a `Time` as it should: that resolves eps² of
-        itself, and a step is to be resolved to √eps.
+        """The smallest step that still advances a `Time`: it resolves eps² of itself,
+        and a step should be resolved to √eps.
 
-        So a transient may be shorter than the spacing of the time at which it comes,
-        and a blow-up is met after some hundred steps: by x' = x² they shrink by a
+        So a transient may be shorter than the spacing of the time at which it occurs,
+        and a blow-up is reached after some hundred steps: for x' = x² they shrink by a
         constant factor each.
         """
         finfo = jnp.finfo(elapsed.dtype)
@@ -206,7 +206,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
 
     @staticmethod
     def _events(state, keep, elapsed, made) -> tuple[Array, Array]:
-        """When each event was, and its last sign."""
+        """The time of each event, and its last sign."""
         before, after = made.signs
         known = remembered(state.signs, before)
         now = keep & jnp.isinf(state.crossed) & turns(known, after)
@@ -217,5 +217,5 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
 
     @staticmethod
     def most_unfit(changes: Int[Array, ""]) -> Int[Array, ""]:
-        """How many unfit steps a method may make."""
+        """The number of unfit steps that a method may make."""
         return _UNFIT_STEPS * 2 ** jnp.minimum(changes // 2, 20)

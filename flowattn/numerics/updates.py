@@ -1,5 +1,5 @@
-"""Updates: steps of optax's rules, each given what it asks for. The only file that runs
-them.
+"""Updates: steps of optax's rules, each with the extra arguments it takes. The only
+file that runs them.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ def moved(
     params: PyTree,
     **seen: Any,
 ) -> tuple[PyTree, PyTree]:
-    """Parameters and state after a step; `seen` is what a step knows beside the
-    gradient: `value`, `grad`, `value_fn`.
+    """Parameters and state after a step; `seen` holds what a step can pass to the rule
+    besides the gradient: `value`, `grad`, `value_fn`.
     """
-    # Optax counts steps in integers and multiplies them with floats.
+    # Optax counts steps in integers and multiplies them by floats.
     with jax.numpy_dtype_promotion("standard"):
         updates, state = optimizer.update(gradient, state, params, **seen)
     return optax.apply_updates(params, updates), state
@@ -36,7 +36,7 @@ def searches(
 ) -> bool:
     """Whether an optimiser evaluates the loss itself, as a line search does.
 
-    Raises `InputError` for one that asks for more than a step of a descent knows.
+    Raises `InputError` for an optimiser that needs more than a step of a descent has.
     """
     asked, value = [], jax.eval_shape(loss, params)
 

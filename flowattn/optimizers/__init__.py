@@ -1,4 +1,4 @@
-"""Optimizers: what a descent moves by."""
+"""Optimizers: the update rules of a descent."""
 
 from .base import AbstractOptimizer as AbstractOptimizer
 from .rules import SGD as SGD

@@ -1,9 +1,9 @@
-"""Base: what an optimiser is, and the clock by which a descent compares with flows.
+"""Base: the interface of optimisers, and the clock that relates descents to flows.
 
-Clock. A step of gradient descent, θ − η ∇L, is one of Euler's method for the gradient
-flow with step η. Heavy-ball momentum, m' = β m + ∇L and θ' = θ − η m', moves a constant
-gradient by η/(1 − β) a step once it is under way. So N steps stand for the flow time
-Σ_{k<N} η_k/(1 − β), which a schedule η_k bends.
+Clock. A step of gradient descent, θ − η ∇L, is an Euler step of length η for the
+gradient flow. Heavy-ball momentum, m' = β m + ∇L and θ' = θ − η m', moves by
+η/(1 − β) times a constant gradient per step once it is under way. So N steps stand for
+the flow time Σ_{k<N} η_k/(1 − β), which a schedule η_k bends.
 """
 
 import abc
@@ -30,10 +30,10 @@ from ..schedules import SLACK, steps_until, sum_of, sums_of
 
 
 class AbstractOptimizer(eqx.Module):
-    """What a descent moves by: an update rule, its clock and its stability edge.
+    """The update rule of a descent, with its clock and its stability edge.
 
-    Numbers may be arrays, and are then traced: one compiled program serves all of them.
-    `time_per_step` is a function of the step's number where there is a schedule.
+    Its numbers may be arrays, which are then traced: one compiled program serves all
+    values. With a schedule, `time_per_step` is a function of the step's number.
     """
 
     @property
@@ -44,29 +44,27 @@ class AbstractOptimizer(eqx.Module):
     @property
     @abc.abstractmethod
     def transformation(self) -> optax.GradientTransformationExtraArgs:
-        """The update rule as optax has it."""
+        """The update rule in optax's form."""
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """What it is called in results."""
+        """The name in results."""
 
     @property
     @abc.abstractmethod
     def config(self) -> dict[str, Any]:
-        """What it is, ready for JSON."""
+        """The configuration, ready for JSON."""
 
     @property
     def edge(self) -> Any:
-        """The largest sharpness at which a descent is stable; None where there is no
-        such statement.
-        """
+        """The largest sharpness at which a descent is stable; None if unknown."""
         return None
 
     @property
     def order_reason(self) -> tuple[int | None, str]:
-        """With which power of its rate a descent approaches the gradient flow, and why;
-        or None, and why none is claimed.
+        """The power of its rate with which a descent approaches the gradient flow, and
+        why; or None, and why no order is claimed.
         """
         return None, f"{self.name} follows another flow than the gradient's"
 
@@ -79,7 +77,7 @@ class AbstractOptimizer(eqx.Module):
         """The flow time of N steps, by the clock of `GradientFlow`.
 
         Args:
-            steps: N, or an array of such.
+            steps: N, or an array of step numbers.
 
         Returns:
             The time, in the shape of `steps`.
@@ -132,14 +130,14 @@ class AbstractOptimizer(eqx.Module):
         return round(min(float(t1) / float(self.time_per_step), 1e18))
 
     def steps_before(self, t: Any) -> Any:
-        """How many steps begin before a flow time: the number of the first that does
-        not.
+        """The number of steps that begin before a flow time, which is the number of the
+        first step that does not.
 
         Args:
-            t: a flow time, which may be traced where there is no schedule.
+            t: a flow time, which may be traced unless there is a schedule.
 
         Returns:
-            N; an array where anything is traced.
+            N; an array if anything is traced.
 
         Raises:
             InputError: for a time that a schedule never reaches.
@@ -154,14 +152,15 @@ class AbstractOptimizer(eqx.Module):
         return steps_until(rate, float(t))
 
     def settled(self, dtype: Any) -> "AbstractOptimizer":
-        """The same with its numbers as arrays, so that one program serves all of them.
+        """The same optimiser with its numbers as arrays, so that one program serves
+        all.
 
         Args:
             dtype: of the arrays.
 
         Returns:
-            The optimiser; numbers that are known to be 0 stay, and leave their part
-            out.
+            The optimiser; numbers known to be 0 stay plain, and the program omits their
+                part.
         """
 
         def number(x: Any) -> Any:
@@ -172,9 +171,9 @@ class AbstractOptimizer(eqx.Module):
         return jax.tree.map(number, self)
 
     def sensible(self) -> Array:
-        """Whether numbers that are traced, and not looked at before, make sense.
+        """Whether traced numbers, which could not be checked before, make sense.
 
         Returns:
-            A flag, traced where they are.
+            A flag, traced if they are.
         """
         return jnp.array(True)

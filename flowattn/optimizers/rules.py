@@ -1,4 +1,4 @@
-"""Rules: gradient descent, Adam and RMSProp, with a rate, momentum and weight decay.
+"""Rules: gradient descent, Adam and RMSProp, with momentum and weight decay.
 
 Edge. On a quadratic of curvature h, with (decoupled) weight decay λ, modes z^k obey
 z − 1 + ηλ = −η h G(z), where G(z) = 1 for plain descent, z/(z − β) with momentum and
@@ -29,8 +29,8 @@ from .base import AbstractOptimizer
 
 
 class _Rated(AbstractOptimizer):
-    """An optimiser with a learning rate, a schedule of it or a number, and decoupled
-    weight decay.
+    """An optimiser with a learning rate (a number or a schedule) and decoupled weight
+    decay.
     """
 
     learning_rate: Any
@@ -39,11 +39,11 @@ class _Rated(AbstractOptimizer):
     @property
     @abc.abstractmethod
     def _direction(self) -> optax.GradientTransformation:
-        """The update rule but for weight decay and the learning rate."""
+        """The update rule without weight decay and learning rate."""
 
     @property
     def transformation(self) -> optax.GradientTransformationExtraArgs:
-        """The update rule as optax has it."""
+        """The update rule in optax's form."""
         parts = [self._direction]
         if not known_zero(self.weight_decay):
             parts.append(optax.add_decayed_weights(self.weight_decay))
@@ -74,8 +74,8 @@ class _Rated(AbstractOptimizer):
             if np.ndim(rate) > 0:
                 raise InputError(
                     "learning_rate must be one number, got an array of shape "
-                    f"{np.shape(rate)}; parts that have learning rates of their own "
-                    "are given by rates"
+                    f"{np.shape(rate)}; use rates for parts with learning rates "
+                    "of their own"
                 )
             require_scalar(learning_rate=rate)
             require_positive(learning_rate=rate)
@@ -84,7 +84,7 @@ class _Rated(AbstractOptimizer):
         require_from_0(weight_decay=self.weight_decay)
 
     def sensible(self) -> Array:
-        """Whether numbers that are traced make sense."""
+        """Whether traced numbers make sense."""
         rate, decay = self.learning_rate, jnp.asarray(self.weight_decay)
         fine = (decay >= 0) & (decay < jnp.inf)
         return fine if callable(rate) else fine & (rate > 0) & (rate < jnp.inf)
@@ -94,9 +94,9 @@ class SGD(_Rated):
     """Gradient descent, with heavy-ball or Nesterov's momentum if any.
 
     Args:
-        learning_rate: η, a number or a schedule of optax's.
+        learning_rate: η, a number or a schedule of optax.
         momentum: β, from 0 to below 1.
-        nesterov: look ahead by a step of momentum.
+        nesterov: use Nesterov's momentum, which looks one step ahead.
         weight_decay: λ ≥ 0, decoupled: each step shrinks parameters by 1 − η λ.
 
     Raises:
@@ -119,7 +119,7 @@ class SGD(_Rated):
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """The name in results."""
         if known_zero(self.momentum):
             return "gradient descent"
         kind = "Nesterov momentum" if self.nesterov else "momentum"
@@ -153,7 +153,7 @@ class SGD(_Rated):
 
     @property
     def order_reason(self) -> tuple[int | None, str]:
-        """Order 1, but for weight decay.
+        """Order 1, unless there is weight decay.
 
         Along a smooth θ(kh), h = η/(1 − β), the heavy ball
         θ_{k+1} − θ_k = β (θ_k − θ_{k−1}) − η r ∇L gives
@@ -161,9 +161,9 @@ class SGD(_Rated):
             θ' + h (1 + β)/(2 (1 − β)) θ'' + O(h²) = −r ∇L,
 
         where plain descent has h/2 θ'': the same flow to the same order at fixed β,
-        with (1 + β)/(1 − β) times the constant. That it begins at rest puts it behind
-        by β/(1 − β) steps, which is O(h) too. Nesterov's differs from it by h β θ''
-        terms, of the same order.
+        with (1 + β)/(1 − β) times the constant. Because it starts at rest, it lags by
+        β/(1 − β) steps, which is O(h) too. Nesterov's differs from it by h β θ'' terms,
+        of the same order.
         """
         if not known_zero(self.weight_decay):
             return None, (
@@ -189,7 +189,7 @@ class SGD(_Rated):
         return 1, reason
 
     def sensible(self) -> Array:
-        """Whether numbers that are traced make sense."""
+        """Whether traced numbers make sense."""
         momentum = jnp.asarray(self.momentum)
         return _Rated.sensible(self) & (momentum >= 0) & (momentum < 1)
 
@@ -198,7 +198,7 @@ class Adam(_Rated):
     """Adam (Kingma & Ba 2015); with weight decay AdamW (Loshchilov & Hutter 2019).
 
     Args:
-        learning_rate: η, a number or a schedule of optax's.
+        learning_rate: η, a number or a schedule of optax.
         b1, b2: decay of the first and the second moment, from 0 to below 1.
         eps: added to the root of the second moment.
         weight_decay: λ ≥ 0, decoupled: each step shrinks parameters by 1 − η λ.
@@ -221,7 +221,7 @@ class Adam(_Rated):
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """The name in results."""
         return "adam" if known_zero(self.weight_decay) else "adamw"
 
     @property
@@ -233,7 +233,7 @@ class RMSProp(_Rated):
     """RMSProp (Tieleman & Hinton 2012).
 
     Args:
-        learning_rate: η, a number or a schedule of optax's.
+        learning_rate: η, a number or a schedule of optax.
         decay: decay of the second moment, from 0 to below 1.
         eps: added to the second moment, under the root.
         weight_decay: λ ≥ 0, decoupled: each step shrinks parameters by 1 − η λ.
@@ -255,7 +255,7 @@ class RMSProp(_Rated):
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """The name in results."""
         return "rmsprop"
 
     @property

@@ -1,4 +1,4 @@
-"""Wrapped: any optimiser of optax's, with a clock; what `descend` accepts."""
+"""Wrapped: any optax optimiser, with a clock; the optimisers that `descend` accepts."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from .rules import SGD
 
 
 class Optax(AbstractOptimizer):
-    """Any optimiser of optax's.
+    """Any optimiser of optax.
 
-    It is given what it asks for: the `value` of the loss that a step sees, its own
+    It receives the extra arguments that it takes: the `value` of the step's loss, its
     gradient `grad`, and `value_fn`.
 
     Args:
-        transformation: the optimiser, `optax.adamw(1e-3)` for instance.
-        time_per_step: the flow time that one of its steps stands for.
+        transformation: the optimiser, for instance `optax.adamw(1e-3)`.
+        time_per_step: the flow time that each of its steps stands for.
 
     Raises:
-        InputError: for what is no optimiser of optax's, or no time.
+        InputError: for anything but an optax optimiser, and for an invalid time.
 
     >>> import jax.numpy as jnp, optax, flowattn as fa
     >>> run = fa.descend(jnp.sum, jnp.ones(2), fa.Optax(optax.lion(0.1), 0.1), steps=5)
@@ -51,8 +51,8 @@ class Optax(AbstractOptimizer):
 
     @property
     def transformation(self) -> optax.GradientTransformationExtraArgs:
-        """The update rule, which takes all there is to know of a step and looks at what
-        it needs.
+        """The update rule, which accepts everything that is known of a step and reads
+        what it needs.
         """
         if isinstance(self.rule, optax.MultiSteps):
             update: Any = self.rule.update
@@ -61,29 +61,29 @@ class Optax(AbstractOptimizer):
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """The name in results."""
         return "optax"
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its clock; optax does not say what it is."""
+        """Its clock; optax does not declare its kind."""
         return {"name": "optax", "time_per_step": float(self.time_per_step)}
 
     @property
     def order_reason(self) -> tuple[None, str]:
-        """None: optax does not say what it is."""
+        """None: optax does not declare an order."""
         return None, "an optimizer of optax may follow another flow"
 
     def sensible(self) -> Array:
-        """Whether its time, where that is traced, makes sense."""
+        """Whether its time, if traced, makes sense."""
         time = jnp.asarray(self.time_per_step)
         return (time > 0) & (time < jnp.inf)
 
 
 def optimizer_of(optimizer: Any, learning_rate: Any) -> AbstractOptimizer:
-    """The optimiser that was given, or `SGD` of a learning rate.
+    """The given optimiser, or `SGD` with a learning rate.
 
-    Raises `InputError` where it is not one of the two.
+    Raises `InputError` unless exactly one is given.
     """
     if (optimizer is None) == (learning_rate is None):
         raise InputError("give either an optimizer or learning_rate, short for SGD")

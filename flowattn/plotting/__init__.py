@@ -1,5 +1,5 @@
-"""Pictures, drawn by matplotlib from panels. Nothing is solved here; every function
-returns what it drew.
+"""Pictures, drawn from panels by matplotlib. Nothing is solved here; every function
+returns its drawing.
 """
 
 from .draw import draw as draw

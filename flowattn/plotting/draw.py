@@ -1,4 +1,4 @@
-"""Draws panels: the one place where matplotlib meets them."""
+"""Draws panels: the one module that draws them with matplotlib."""
 
 import textwrap
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from matplotlib.ticker import NullFormatter
 from ..panels import Axis, Curve, Panel, Picture, Scale, numbers
 from .style import COLOURS, MARKERS, Drawing, styled
 
-# Axes cannot show more than this, and a diverged run has it.
+# Axes cannot show more than this, which diverged runs may exceed.
 _LARGEST = 1e30
-# Points of several curves are thinned to about so many.
+# Points of several curves are thinned to about this many.
 _THINNED = 25
-# Letters per inch of titles and of captions.
+# Letters per inch in titles and captions.
 _TITLE, _CAPTION = 14, 17
 
 
@@ -31,10 +31,10 @@ def draw(
 
     Args:
         panels: a `Picture`, or panels, or one panel.
-        title: above all, of panels that are no `Picture`.
-        columns: panels in a row, likewise.
+        title: above all panels, unless they are a `Picture`.
+        columns: number of panels in a row, likewise.
 
-    Raises `InputError` where two curves have one name.
+    Raises `InputError` if two curves have the same name.
 
     >>> import flowattn as fa
     >>> from flowattn.plotting import draw
@@ -87,12 +87,12 @@ def _drawn(picture: Picture) -> Drawing:
 
 @styled
 def draw_panel(panel: Panel, axes: Axes, bar: bool = True) -> ScalarMappable | None:
-    """Draw a panel into axes that are there, for figures of your own.
+    """Draw a panel into existing axes, for figures of your own.
 
     Args:
         panel: what to draw.
-        axes: matplotlib's.
-        bar: whether to add the bar of its colour scale.
+        axes: axes of matplotlib.
+        bar: whether to add the colour bar of its scale.
 
     Returns: the colours of its scale; None without a scale.
     """
@@ -126,7 +126,7 @@ def _title(axes: Axes, title: str) -> None:
 
 
 def positive(values: np.ndarray) -> np.ndarray:
-    """For a logarithmic axis: what is 0 or less, or beyond all measure, is left out."""
+    """For a logarithmic axis: omits values that are 0 or less, or out of range."""
     return np.where((values > 0) & (values < _LARGEST), values, np.nan)
 
 
@@ -148,8 +148,8 @@ def _colour(curve: Curve, shades: ScalarMappable | None) -> Any:
     return COLOURS[(curve.colour or 0) % len(COLOURS)]
 
 
-# Line style, order (theory in front of lines, these of points, guides behind) and width
-# in points.
+# Line style, order (theory in front of lines, these in front of points, guides behind)
+# and width in points.
 _LINES = {
     "line": ("-", 2.6, 1.4),
     "path": ("-", 2.4, 1.1),
@@ -196,7 +196,7 @@ def _curve(
 
 
 def _arrow(axes: Axes, curve: Curve, colour: Any) -> None:
-    """A head in the middle of a path, by its length in the picture."""
+    """An arrow head in the middle of a path, by its length in the picture."""
     points = np.stack([curve.x, curve.y], axis=1)
     points = points[np.isfinite(points).all(axis=1)]
     places = axes.transData.transform(points)
@@ -216,7 +216,7 @@ def _arrow(axes: Axes, curve: Curve, colour: Any) -> None:
 
 
 def _first_places(panel: Panel) -> np.ndarray | None:
-    """The places of the first measured curve's points."""
+    """The positions of the first measured curve's points."""
     measured = ("line", "points", "both")
     return next((c.x for c in panel.curves if c.style in measured), None)
 
@@ -249,7 +249,7 @@ def _scaled(axes: Axes, which: str, axis: Axis, places: np.ndarray | None) -> No
 
 
 def _far_apart(places: np.ndarray) -> bool:
-    """Whether a few points have room for labels of their own."""
+    """Whether a few points have room for a label each."""
     if not 1 < len(places) <= 8 or not np.all(places > 0):
         return False
     if any(len(f"{place:g}") > 6 for place in places):
@@ -258,7 +258,7 @@ def _far_apart(places: np.ndarray) -> bool:
 
 
 def _whole(places: np.ndarray) -> bool:
-    """Whether places are a few whole numbers, all to be named."""
+    """Whether positions are a few whole numbers, each to be labelled."""
     return 1 < len(places) <= 8 and bool(np.all(places == np.round(places)))
 
 
@@ -274,7 +274,7 @@ def _colours(scale: Scale) -> Colormap:
 
 
 def _shades(panel: Panel, scale: Scale) -> ScalarMappable:
-    """The colours of a scale; its limits by the data where they are open."""
+    """The colours of a scale; open limits come from the data."""
     if scale.names:
         norm = BoundaryNorm(np.arange(len(scale.names) + 1) - 0.5, len(scale.names))
         return ScalarMappable(norm, _colours(scale))
@@ -296,7 +296,7 @@ def _bar(shades: ScalarMappable | None, panel: Panel, axes: list[Axes]) -> None:
     figure, scale, image = axes[0].get_figure(root=True), panel.scale, panel.image
     assert figure is not None and shades is not None and scale is not None
     if scale.names and image is not None:
-        # Of the names only those that are seen.
+        # Only the names that are visible.
         kinds = np.unique(image.values[np.isfinite(image.values)]).astype(int)
         colours = ListedColormap([COLOURS[kind % len(COLOURS)] for kind in kinds])
         norm = BoundaryNorm(np.arange(len(kinds) + 1) - 0.5, max(len(kinds), 1))
@@ -311,7 +311,7 @@ def _bar(shades: ScalarMappable | None, panel: Panel, axes: list[Axes]) -> None:
 
 
 def _edges(places: np.ndarray, log: bool) -> np.ndarray:
-    """The borders of cells, half-way between their places."""
+    """The borders of cells, half-way between their positions."""
     at = np.log10(places) if log else places
     if len(at) == 1:
         edges = np.array([at[0] - 0.5, at[0] + 0.5])

@@ -32,12 +32,12 @@ def plot_observable(
     """An observable over time: the flow as lines, the descent as points.
 
     Args:
-        name: of the observable.
+        name: name of the observable.
         flow, descent: the runs; either may be None.
-        entries: which entries of a vector observable; None: the first eight.
+        entries: entries of a vector observable to draw; None: the first eight.
         log: whether its axis is logarithmic.
 
-    Raises `InputError` where there is no run, or none that observed it.
+    Raises `InputError` if there is no run, or none that observed it.
     """
     return draw(observable_panel(name, flow, descent, entries=entries, log=log))
 
@@ -49,10 +49,10 @@ def plot_training(
     *,
     entries: Sequence[int] | None = None,
 ) -> Drawing:
-    """Several observables over time; the first, a loss, on a logarithmic axis where it
-    falls far enough. `entries` are those of vector observables.
+    """Several observables over time; the first, a loss, on a logarithmic axis if it
+    falls far enough. `entries` selects entries of vector observables.
 
-    Raises `InputError` where there is no run, or none that observed them.
+    Raises `InputError` if there is no run, or none that observed them.
     """
     return draw(training_panels(flow, descent, names, entries=entries))
 
@@ -67,7 +67,7 @@ def plot_drift(
 ) -> Drawing:
     """|h(t) − h(0)| of each law over its scale: flow as lines, descent as points.
 
-    Raises `InputError` where there is no run, or one that did not observe a law.
+    Raises `InputError` if there is no run, or one that did not observe a law.
     """
     return draw(drift_panel(laws, flow, descent))
 
@@ -77,7 +77,7 @@ def plot_sharpness(
 ) -> Drawing:
     """The observable "sharpness" over time, and the largest stable one, `edge`.
 
-    Raises `InputError` where there is no run, or none that observed it.
+    Raises `InputError` if there is no run, or none that observed it.
     """
     return draw(sharpness_panel(flow, descent, edge))
 
@@ -93,13 +93,13 @@ def plot_sweep(
 
     Args:
         dataset: what `sweep` returned.
-        x: an axis; None: the first of more than one value.
+        x: an axis; None: the first with more than one value.
         y: an axis for a phase diagram, or a variable for curves over `x`; None: the
-            second axis, or where there is none the loss.
-        color: the variable of a phase diagram (None: the loss), or the axis whose
-            values are curves.
-        where: the values at which axes that are not drawn are fixed.
+            second axis, or else the loss.
+        color: the variable of a phase diagram (None: the loss), or the axis with one
+            curve per value.
+        where: the values at which other axes are fixed.
 
-    Raises `InputError` for names and values that there are not.
+    Raises `InputError` for unknown names and values.
     """
     return draw(sweep_panel(dataset, x, y, color, where))

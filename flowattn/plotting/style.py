@@ -1,4 +1,4 @@
-"""The style of all pictures, and a drawing: a figure and the numbers in it."""
+"""The style of all pictures, and a drawing: a figure and its numbers."""
 
 import functools
 import io
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Okabe & Ito's palette, which colour-blind readers can tell apart, grey for yellow.
+# The palette of Okabe & Ito for colour-blind readers, with grey in place of yellow.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -28,7 +28,7 @@ MARKERS = "osD^vPX*"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
-    # Letters as letters, which journals ask for and readers can search.
+    # Letters as text, which journals ask for and readers can search.
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "figure.constrained_layout.use": True,
@@ -61,19 +61,19 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class Drawing(NamedTuple):
-    """A figure and the numbers in it: for each curve its label and (x, y)."""
+    """A figure and its numbers: for each curve its label and (x, y)."""
 
     figure: Figure
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
 
     @styled
     def save(self, path) -> None:
-        """Write the picture; its format is that of the suffix."""
+        """Write the picture; the suffix determines its format."""
         self.figure.savefig(path)
 
     @styled
     def _repr_png_(self) -> bytes:
-        """What notebooks show of a drawing that ends a cell."""
+        """What notebooks show for a drawing at the end of a cell."""
         picture = io.BytesIO()
         self.figure.savefig(picture, format="png", dpi=100)
         return picture.getvalue()

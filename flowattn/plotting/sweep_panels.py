@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 # Positive values that span more than this are drawn on a logarithmic scale.
 _SPAN = 1e3
-# An axis that spans less than this is drawn on a linear one, however it is spaced.
+# An axis that spans less than this is drawn on a linear scale, however it is spaced.
 _LEAST_RATIO = 5.0
-# So many curves have colours of their own and a legend, more have a colour bar.
+# Up to this many curves have separate colours and a legend, more have a colour bar.
 _MOST = 8
-# Points of curves are marked where there are no more.
+# Points of curves are marked up to this many.
 _FEW = 40
 _PERCENTILES = (10, 50, 90)
 
 
 class _Axis(NamedTuple):
-    """A dim as it is drawn: the places of its entries, ascending, and their names.
+    """A dim as it is drawn: the positions of its entries, ascending, and their names.
 
-    `order` sorts the entries of the data; `text`: they are no numbers, and their
-    places are 0, 1, ….
+    `order` sorts the entries of the data; with `text`, they are not numbers, and their
+    positions are 0, 1, ….
     """
 
     name: str
@@ -42,7 +42,7 @@ class _Axis(NamedTuple):
 
     @property
     def log(self) -> bool:
-        """Whether the places are spaced more evenly by ratio than by difference."""
+        """Whether the positions are spaced more evenly by ratio than by difference."""
         at = self.places
         if self.text or len(at) < 2 or at[0] <= 0 or at[-1] < _LEAST_RATIO * at[0]:
             return False
@@ -57,8 +57,8 @@ class _Axis(NamedTuple):
 
 
 class _Roles(NamedTuple):
-    """What is drawn over what: a phase diagram where `up` is a dim, else curves, one
-    for each entry of `by`.
+    """What is drawn over what: a phase diagram if `up` is a dim, else one curve for
+    each entry of `by`.
     """
 
     variable: str
@@ -72,10 +72,10 @@ class _Roles(NamedTuple):
 
 
 class _Picture(NamedTuple):
-    """A variable over the dims that are drawn, and the runs of several seeds last.
+    """A variable over the drawn dims, with the runs of several seeds last.
 
-    `codes` are the results of the same runs; `flags` the names of a variable that is
-    one of a few.
+    `codes` are the results of the same runs; `flags` the names of a categorical
+    variable.
     """
 
     name: str
@@ -89,16 +89,16 @@ class _Picture(NamedTuple):
 
     @property
     def ended(self) -> np.ndarray:
-        """Which of the runs have something to show."""
+        """Which of the runs have a value to show."""
         return self.codes != MISSING if self.flags else self.codes == 0
 
     def middle(self) -> np.ndarray:
-        """The medians over seeds; of flags the most frequent one."""
+        """The medians over seeds; for flags, the most frequent one."""
         return self.spread()[1]
 
     def spread(self) -> np.ndarray:
-        """10th percentile, median and 90th percentile over seeds; nan where no run
-        has a value.
+        """10th percentile, median and 90th percentile over seeds; nan if no run has a
+        value.
         """
         if not self.flags:
             with warnings.catch_warnings():
@@ -119,20 +119,20 @@ def sweep_panel(
 ) -> Panel:
     """A phase diagram of a sweep over two axes, or curves over one.
 
-    - `x`: an axis; None: the first of more than one value.
+    - `x`: an axis; None: the first with more than one value.
     - `y`: an axis for a phase diagram, coloured by the variable `color` (None: the
-      loss, or the first of real numbers); a variable for curves over `x`, one for each
-      value of the axis `color`. None: the second axis, or where there is none the loss.
-    - `where`: the values at which axes that are not drawn are fixed (the nearest; text
-      exactly), else their first. Dims of the variable's own, as `split` and `time`, are
-      drawn as axes are, or fixed here.
+      loss, or the first real-valued one); or a variable for curves over `x`, one for
+      each value of the axis `color`. None: the second axis, or else the loss.
+    - `where`: the values at which other axes are fixed (the nearest; text exactly),
+      by default their first. Further dims of the variable, such as `split` and `time`,
+      are drawn like axes, or fixed here.
 
-    Of several seeds the median is drawn, and with curves the band from the 10th to the
-    90th percentile, over the runs that ended well and have a value. Places where no run
-    did are hatched; where those that did have no value (an event that never came) they
-    are blank.
+    For several seeds the median is drawn, and with curves the band from the 10th to the
+    90th percentile, over the runs that ended well and have a value. Cells without such
+    a run are hatched; cells whose runs have no value (an event that did not occur) are
+    blank.
 
-    Raises `InputError` for names and values that there are not.
+    Raises `InputError` for unknown names and values.
     """
     if MARKER not in dataset:
         raise InputError(f"the data set is not of a sweep: it has no {MARKER}")
@@ -144,9 +144,9 @@ def sweep_panel(
 def _roles(
     dataset: "Dataset", x: str | None, y: str | None, color: str | None
 ) -> _Roles:
-    """Names given and names left open, settled.
+    """The given and the omitted names, resolved.
 
-    Raises `InputError` for those that are unknown or do not go together.
+    Raises `InputError` for names that are unknown or do not fit together.
     """
     axes, variables = _axes(dataset), list(map(str, dataset.data_vars))
     dims = list(map(str, dataset.sizes))
@@ -157,7 +157,7 @@ def _roles(
     wide = [name for name in axes if name != "seed" and dataset.sizes[name] > 1]
     free = [name for name in wide or axes if name not in (y, color)]
     if x is None and not free:
-        raise InputError("there is no axis left for x: fewer may be y and color")
+        raise InputError("no axis is left for x: give fewer of y and color")
     across = free[0] if x is None else x
     if y is None and color not in dims:
         y = next((name for name in wide if name != across), None)
@@ -188,7 +188,7 @@ def _axes(dataset: "Dataset") -> list[str]:
 
 
 def _default(dataset: "Dataset") -> str:
-    """The loss, or the first variable of real numbers."""
+    """The loss, or the first real-valued variable."""
     names = [str(n) for n, v in dataset.data_vars.items() if v.dtype.kind == "f"]
     return "loss" if "loss" in names else [*names, MARKER][0]
 
@@ -198,9 +198,9 @@ def _unknown(role: str, name: str, choices: Sequence[str], why="is unknown") -> 
 
 
 def _pictured(dataset: "Dataset", roles: _Roles, where: dict[str, Any]) -> _Picture:
-    """What is drawn, read from the data set.
+    """The data to draw, read from the data set.
 
-    Raises `InputError` for `where` that does not fix what is to be fixed.
+    Raises `InputError` if `where` does not fix what must be fixed.
     """
     variable, marker = dataset[roles.variable], dataset[MARKER]
     dims, drawn = list(map(str, variable.dims)), roles.drawn
@@ -243,7 +243,7 @@ def _pictured(dataset: "Dataset", roles: _Roles, where: dict[str, Any]) -> _Pict
     axes = [_axis(dataset, dim) for dim in drawn]
     sort = np.ix_(*(axis.order for axis in axes), np.arange(values.shape[-1]))
     if flags:
-        # An outcome that has no name of its own has the number after the last.
+        # An outcome without a name has the number after the last.
         flags = [name.replace("_", " ") for name in (*flags, "other")]
     about = str(dataset.attrs.get("title", "sweep"))
     title = ": ".join([about, ", ".join(said)] if said else [about])
@@ -257,7 +257,7 @@ def _pictured(dataset: "Dataset", roles: _Roles, where: dict[str, Any]) -> _Pict
 
 
 def _notes(codes: np.ndarray, undefined: int, flat: bool, several: bool) -> str:
-    """How many of the cells have nothing to show, as lines of their own."""
+    """The numbers of cells with nothing to show, as lines of their own."""
     failed, missing = int(np.sum(codes > 0)), int(np.sum(codes == MISSING))
     counts = [(failed, "failed"), (missing, "missing")]
     absent = ", ".join(f"{count} {text}" for count, text in counts if count)
@@ -297,9 +297,9 @@ def _shown(axis: _Axis) -> str:
 
 
 def _place(axis: _Axis, wanted: Any) -> int:
-    """Where on an axis a value lies; of numbers the nearest.
+    """The position of a value on an axis; for numbers the nearest.
 
-    Raises `InputError` for one that is not there.
+    Raises `InputError` for a value that is not there.
     """
     if axis.text:
         if str(wanted) not in axis.names:
@@ -312,7 +312,7 @@ def _place(axis: _Axis, wanted: Any) -> int:
         number = np.nan
     if not np.isfinite(number):
         raise InputError(
-            f"where {axis.name}={wanted} is no number; choose from: {_shown(axis)}"
+            f"where {axis.name}={wanted} is not a number; choose from: {_shown(axis)}"
         )
     return int(np.argmin(np.abs(axis.places - number)))
 
@@ -326,7 +326,7 @@ def _many_decades(values: np.ndarray) -> bool:
 
 
 def _phase(picture: _Picture) -> Panel:
-    """Cells in colour."""
+    """A grid of coloured cells."""
     (across, up), shown = picture.dims, picture.middle()
     log = not picture.flags and _many_decades(shown)
     lost = ~picture.ended.any(axis=-1).T

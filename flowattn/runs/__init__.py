@@ -1,1 +1,1 @@
-"""Runs: flow and descent of one problem, and what is reported of them."""
+"""Runs: flow and descent of one problem, and the report on them."""

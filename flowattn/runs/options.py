@@ -1,4 +1,4 @@
-"""Options: how a problem is run, and which of them do nothing."""
+"""Options: how a problem is run, and which options have no effect."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,12 +14,14 @@ MOST_STEPS = 10**9
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How flows are solved and when they are observed: the same record, with the same
+    """How flows are solved and when they are observed: the same fields, with the same
     defaults, for runs, the command line and sweeps.
     """
 
     t1: float | None = None
-    """End of the flow; None: the system's own, without a system that of the steps."""
+    """End of the flow; None: the system's own, or that of the steps without a
+    system.
+    """
     rtol: float = 1e-6
     """Relative tolerance of the flow's local error."""
     atol: float | None = None
@@ -29,7 +31,7 @@ class Settings:
     max_steps: int = 5000
     """Largest number of steps the flow may try before it is given up as stuck."""
     outputs: int | None = None
-    """Number of output times after the start; None: the system's own, 100 as a rule."""
+    """Number of output times after the start; None: the system's own, usually 100."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Options(Settings):
     spacing: Literal["linear", "log"] = "linear"
     """Spacing of the output times; log: from one step of the descent on."""
     sharpness: int = 0
-    """Observe the N largest Hessian eigenvalues (from 26 products each time)."""
+    """Observe the N largest Hessian eigenvalues (at 26 products or more each time)."""
     seed: int = 0
     """Seed of the data and of the start."""
     steps: int | None = None
@@ -47,10 +49,10 @@ class Options(Settings):
     patience: int | None = None
     """Stop after N steps without a lower validation loss; None: never."""
     validate_from: int = 0
-    """Step from which the validation loss is watched, to outlast a first plateau."""
+    """First step at which the validation loss is evaluated, to outlast a plateau."""
     scale: Scale = "largest"
-    """What the gap is relative to: the largest value over time, that at each time, or
-    its logarithm."""
+    """Unit of the gap: the largest value over time, the largest at each time, or the
+    logarithm."""
     flow: bool = True
     """Run the flow."""
     descent: bool = True
@@ -60,8 +62,8 @@ class Options(Settings):
 
 
 def require_sensible(options: Options, called: Callable[[str], str] = str) -> None:
-    """Raises `InputError` for an option that makes no sense; `called` gives the name of
-    an option as it was given.
+    """Raises `InputError` for an option that makes no sense; `called` returns the name
+    of an option as the user wrote it.
     """
     for name, kind in kinds(Options).items():
         require_kind(name, getattr(options, name), kind)
@@ -98,7 +100,7 @@ _BOTH = ("spacing", "scale", "sharpness", "flow", "descent", "outputs")
 def require_of_study(
     trained: bool, options: Options, called: Callable[[str], str] = str
 ) -> None:
-    """Raises `InputError` for options that say nothing to the runs of a study: of
+    """Raises `InputError` for options without effect on the runs of a study: of
     networks that are `trained`, or of flows from many starts.
     """
     idle = {*_BOTH, "solver", "patience", "validate_from"}
@@ -123,7 +125,7 @@ def require_of_run(
         idle |= dict.fromkeys(_FLOW, why)
         if options.steps is not None:
             steps = called("steps")
-            idle["t1"] = f"does nothing together with {steps} where there is no flow"
+            idle["t1"] = f"does nothing together with {steps} if there is no flow"
     if not descent:
         why = "is of the descent, which is not run"
         if options.descent:

@@ -1,4 +1,4 @@
-"""Outcomes: how each part of a run ended, and whether a folder holds all of one."""
+"""Outcomes: how each part of a run ended, and whether a folder holds all of a run."""
 
 import json
 import math
@@ -12,20 +12,20 @@ from .table import table
 NOT_BEGUN, SUCCESSFUL, UNDEFINED = "not begun", "successful", "undefined"
 # Ends of a part that can be resumed.
 UNFINISHED = ("interrupted", "max_steps_reached", NOT_BEGUN)
-# Ends that leave nothing to be desired.
+# Ends that count as success.
 _WELL = (SUCCESSFUL, "out_of_patience")
 
 
 class Outcomes(dict[str, str]):
-    """How each part of a run ended, by its name, in the order in which they are run."""
+    """How each part of a run ended, by name, in the order of execution."""
 
     @property
     def stopped(self) -> bool:
-        """Whether a part was interrupted: those after it are not begun."""
+        """Whether a part was interrupted: later parts do not begin."""
         return "interrupted" in self.values()
 
     def add(self, part: str, run: Trajectory | None, refined: bool = False) -> None:
-        """A part that was run, or was to be run, and its error estimate."""
+        """Record a part that was run, or was to be run, and its error estimate."""
         self[part] = NOT_BEGUN if run is None else run.outcome
         if refined:
             known = run is not None and run.refined is not None
@@ -36,24 +36,24 @@ class Outcomes(dict[str, str]):
             )
 
     def add_numbers(self, part: str, numbers: list[float | None]) -> None:
-        """A part that only computes numbers: none if it was not begun."""
+        """Record a part that only computes numbers, unless it did not begin."""
         sound = all(x is not None and math.isfinite(x) for x in numbers)
         self[part] = (SUCCESSFUL if sound else UNDEFINED) if numbers else NOT_BEGUN
 
 
 def status(outcomes: dict[str, str]) -> int:
-    """The exit status of parts: 0, or 1 where one did not end as it should have."""
+    """The exit status of parts: 0, or 1 if one did not end as it should have."""
     return int(any(end not in _WELL for end in outcomes.values()))
 
 
 def unfinished(outcomes: dict[str, str]) -> bool:
-    """Whether there is a part that can be resumed."""
+    """Whether some part can be resumed."""
     return any(end in UNFINISHED for end in outcomes.values())
 
 
 class Done(NamedTuple):
-    """A run that is complete but for files that are `lost`: its table, and how its
-    parts ended.
+    """A run that is complete except for the `lost` files: its table, and how its parts
+    ended.
     """
 
     text: str
@@ -62,8 +62,8 @@ class Done(NamedTuple):
 
 
 def finished(config: dict[str, Any], folder: Path) -> Done | None:
-    """What a folder holds of a run of this very configuration; None where there is
-    none, where it was cut short, or where its summary is not one.
+    """What a folder holds of a run with this very configuration; None if nothing, if
+    it was cut short, or if its summary is invalid.
     """
     try:
         summary = json.loads((folder / "summary.json").read_text())
@@ -78,5 +78,5 @@ def finished(config: dict[str, Any], folder: Path) -> Done | None:
         if store not in lost and not runs_are_whole(folder / store, names):
             lost.append(store)
         return Done(table(summary), dict(summary["outcomes"]), lost)
-    except Exception:  # a file of any shape fails in any way
+    except Exception:  # a file of any shape can fail in any way
         return None

@@ -17,7 +17,7 @@ def run_panels(
         run: its `problem`, `flow`, `descent`, `gap`, `reductions` and `edge`.
 
     Returns:
-        The panels of each picture; nothing where no run has two times.
+        The panels of each picture; empty if no run has two times.
     """
     runs = (run.flow, run.descent, *run.reductions.values())
     if not any(one is not None and one.n_reached > 1 for one in runs):
@@ -27,8 +27,8 @@ def run_panels(
 
 
 def common_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
-    """The pictures of any run by name, as far as there is something to draw: the gap,
-    the drift of the laws, the sharpness.
+    """The pictures of any run by name, each if there is something to draw: the gap, the
+    drift of the laws, the sharpness.
     """
     found, runs = {}, [run.flow, run.descent]
     if run.gap is not None:

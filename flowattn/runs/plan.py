@@ -1,4 +1,4 @@
-"""Plan: a problem, an optimiser and options, all settled and sensible."""
+"""Plan: a problem, an optimiser and options, all resolved and validated."""
 
 import dataclasses
 from collections.abc import Callable
@@ -45,14 +45,14 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What is run, in results."""
+        """The name of the run, in results."""
         return "problem" if self.system is None else self.system.name
 
     @property
     def config(self) -> dict[str, Any]:
         """Everything that was chosen, ready for JSON."""
         config = fields_of(self.options)
-        if self.system is None:  # which alone is drawn by a seed
+        if self.system is None:  # only systems are drawn with a seed
             del config["seed"], config["data"]
         else:
             config = {**fields_of(self.system), **config}
@@ -74,7 +74,7 @@ class Plan:
         if self.options.spacing == "log":
             chosen = np.geomspace(1, self.steps, self.outputs)
             return np.unique(np.round(chosen).astype(int))
-        # Enough of the records lie on the time that flow and descent have in common.
+        # Enough of the records lie in the time that flow and descent have in common.
         common = self.steps
         if self.flow:
             common = min(self.steps, _steps_within(self.optimizer, self.t1))
@@ -83,7 +83,7 @@ class Plan:
         return np.append(np.arange(0, self.steps, every), self.steps)
 
     def output_times(self, run: Trajectory | None) -> np.ndarray:
-        """The flow's output times: the descent's, and its own beyond them."""
+        """The flow's output times: those of the descent, and its own beyond them."""
         t1 = self.t1
         if self.ts is not None:
             own = self.ts
@@ -111,7 +111,8 @@ def plan(
     ts: Any = None,
     called: Callable[[str], str] = str,
 ) -> Plan:
-    """Settle what is left open. `called` gives the name of an option as it was given.
+    """Resolve what was left open. `called` returns the name of an option as the user
+    wrote it.
 
     Raises `InputError` for options that make no sense.
     """
@@ -132,7 +133,7 @@ def plan(
     defaults = _of_problem(times) if system is None else system.defaults
     if system is None and (options.seed or options.data is not None):
         name = "seed" if options.seed else "data"
-        raise InputError(f"{name} is of a system: a problem has its data and start")
+        raise InputError(f"{name} is of a system: a problem has its own data and start")
     if options.data is not None:
         require_folder(called("data"), options.data)
     study = isinstance(system, AbstractStudy)
@@ -147,7 +148,7 @@ def plan(
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(chosen)):
         raise InputError("run needs an optimizer whose numbers are known, not traced")
     if optimizer is not None and defaults.steps == 0:
-        defaults = defaults._replace(steps=None)  # an optimiser asks for a descent
+        defaults = defaults._replace(steps=None)  # an optimiser implies a descent
     t1, steps, flow = _lengths(system, defaults, options, times, chosen, called)
     descent = options.descent and steps > 0
     if not study:
@@ -168,7 +169,7 @@ def plan(
 def _require_of_study(
     optimizer: AbstractOptimizer, defaults: Defaults, called: Callable[[str], str]
 ) -> None:
-    """Raises `InputError` for an optimiser of which a survey takes no notice."""
+    """Raises `InputError` for an optimiser that a survey would ignore."""
     name = called("optimizer")
     if defaults.t1 is not None:
         raise InputError(f"{name} does nothing here: these are flows from many starts")
@@ -177,13 +178,13 @@ def _require_of_study(
     )
     if type(optimizer) is not type(defaults.optimizer) or ours != theirs:
         raise InputError(
-            f"{name} can differ in its learning rate alone here: these are networks "
+            f"only the learning rate of {name} can differ here: these are networks "
             f"that are trained by {defaults.optimizer.name}"
         )
 
 
 def _of_problem(times: np.ndarray | None) -> Defaults:
-    """How a problem that is of no system is run where nothing is asked."""
+    """How a problem without a system is run by default."""
     return Defaults(None if times is None else float(times[-1]), SGD(0.1))
 
 
@@ -221,7 +222,7 @@ def _lengths(
     t1 = defaults.t1 if asked is None else asked
     steps = defaults.steps if options.steps is None else options.steps
     if asked is not None and options.steps is None and steps != 0:
-        steps = None  # as many as lead to what was asked for
+        steps = None  # as many as lead to the requested time
     if system is None and t1 is None:
         if steps is None:
             raise InputError(
@@ -238,7 +239,7 @@ def _lengths(
     descent, flow = options.descent and steps > 0, options.flow and t1 is not None
     if not (flow or descent):
         lacks, asks = ("descent", "steps") if options.descent else ("flow", "t1")
-        name = "this" if system is None else f"{system.name} like this"
+        name = "this problem" if system is None else f"this {system.name}"
         raise InputError(
             f"nothing to run: {name} has no {lacks} unless {called(asks)} is given"
         )
@@ -255,7 +256,7 @@ def _lengths(
 
 
 def _steps_within(optimizer: AbstractOptimizer, t1: float) -> int:
-    """How many steps end by a time; all where a schedule never gets there."""
+    """The number of steps that end by a time; all if a schedule never gets there."""
     if not optimizer.scheduled:
         return int(t1 / float(optimizer.time_per_step))
     try:

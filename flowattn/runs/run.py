@@ -1,4 +1,4 @@
-"""Run: the flow and the descent of one problem, and all that is asked of them."""
+"""Run: the flow and the descent of one problem, and everything computed from them."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ from .summary import stability, summarise, summarise_study
 from .table import table
 
 # `watch(name)` returns a context manager that yields a progress callback, called with a
-# `Progress` (of the runs of a study, with a `Part`).
+# `Progress` (in the runs of a study, with a `Part`).
 Watch = Callable[[str], AbstractContextManager[Callable[[Any], None]]]
 
 
@@ -55,18 +55,18 @@ def silent(name: str) -> Iterator[Callable[[Any], None]]:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Run:
-    """The flow and the descent of one problem, and all that is asked of them.
+    """The flow and the descent of one problem, and everything computed from them.
 
     Printed, it is the table of the command line.
 
     Args:
         plan: what was run, and how.
         summary: all numbers, ready for JSON (`docs/design.md` lists the keys).
-        problem: the instance that was run; None for a study.
+        problem: the problem that was run; None for a study.
         flow, descent: the two trajectories, None where not run.
-        gap: where the descent leaves the flow, None where that is not known.
-        reductions: the solutions of the theories in fewer numbers, by name.
-        survey: of a study, what its runs found.
+        gap: where the descent leaves the flow, None if unknown.
+        reductions: the solutions of the reduced theories, by name.
+        survey: the findings of a study's runs.
     """
 
     plan: Plan
@@ -80,17 +80,17 @@ class Run:
 
     @property
     def system(self) -> AbstractSetting | None:
-        """The system or study that was run, None for a problem of one's own."""
+        """The system or study that was run; None for a problem of your own."""
         return self.plan.system
 
     @property
     def outcomes(self) -> dict[str, str]:
-        """How each part ended, by its name."""
+        """How each part ended, by name."""
         return self.summary["outcomes"]
 
     @property
     def laws(self) -> dict[str, dict[str, Any]]:
-        """What was found of each law: its kind, and how far flow (`max_drift`) and
+        """The findings for each law: its kind, and how far flow (`max_drift`) and
         descent (`descent_drift`) leave it.
         """
         return {law["name"]: law for law in self.summary["laws"]}
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def edge(self) -> float | None:
-        """The largest sharpness at which the descent is stable, where there is one."""
+        """The largest sharpness at which the descent is stable, if known."""
         return self.sharpness["edge"]
 
     def __repr__(self) -> str:
@@ -130,7 +130,7 @@ class Run:
         """Draw the pictures of this run.
 
         Returns:
-            Drawings by name; `plot()["gap"].figure` is a figure of matplotlib's.
+            Drawings by name; `plot()["gap"].figure` is a matplotlib figure.
         """
         from ..plotting import draw
 
@@ -143,14 +143,14 @@ class Run:
         """Write `summary.json`, `trajectory.zarr` and the pictures to a folder.
 
         Args:
-            out: the folder; what an earlier run has left there is replaced, other
-                files stay.
+            out: the folder; files of an earlier run there are replaced, other files
+                stay.
 
         Returns:
             The folder.
 
         Raises:
-            InputError: for what can be no folder, or cannot be written to.
+            InputError: for an invalid folder, or one that cannot be written to.
         """
         folder = path_of("out", out)
         with staged(folder, earlier_files(folder)) as stage:
@@ -171,24 +171,25 @@ def run(
     the gap with its error bar, the laws, the reductions and the sharpness.
 
     Args:
-        what: a system, as `fa.systems.Focus()`, a study, as `fa.systems.KTIW()`, or
-            `fa.Problem(params, loss)`.
-        optimizer: of the descent; None: the system's, of a problem `fa.SGD(0.1)`.
-        ts: output times of the flow, instead of `t1` and `outputs`.
+        what: a system such as `fa.systems.Focus()`, a study such as
+            `fa.systems.KTIW()`, or `fa.Problem(params, loss)`.
+        optimizer: of the descent; None: the system's, or `fa.SGD(0.1)` for a problem.
+        ts: output times of the flow, in place of `t1` and `outputs`.
         watch: called with the name of each part, returns a context manager that yields
             a progress callback.
-        checkpoint: a folder to keep unfinished work in; the same call resumes from it.
-        options: the flow's `t1`, `rtol`, `atol`, `solver`, `max_steps`; `outputs` and
+        checkpoint: a folder that keeps unfinished work; the same call resumes from it.
+        options: `t1`, `rtol`, `atol`, `solver`, `max_steps` of the flow; `outputs` and
             their `spacing` ("linear", "log"); `steps`, `patience` and `validate_from`
             of the descent; `sharpness`, the number of Hessian eigenvalues to observe;
-            the `scale` of the gap; `flow=False` or `descent=False` to leave one out; of
-            a system the `seed`, and the `data` folder of named corpora.
+            the `scale` of the gap; `flow=False` or `descent=False` to leave one out;
+            for a system also the `seed`, and the `data` folder of named corpora.
 
     Returns:
-        A `Run`. What a failed or interrupted part leaves is reported like any result.
+        A `Run`. The results of a failed or interrupted part are reported like any
+        others.
 
     Raises:
-        InputError: for options that make no sense, or that do nothing.
+        InputError: for options that make no sense, or that have no effect.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> problem = fa.Problem(jnp.array([2.0]), lambda x: 0.5 * jnp.sum(x**2))
@@ -209,7 +210,7 @@ def run(
 
 
 def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
-    """Make the parts of a run one after another, and put the numbers together."""
+    """Execute the parts of a run one after another, and collect the numbers."""
     if isinstance(plan.system, AbstractStudy):
         return _studied(plan.system, plan, watch, checkpoint)
     options = plan.options
@@ -295,7 +296,7 @@ def _reductions(
     watch: Watch,
     checkpoint: Path | None,
 ) -> dict[str, Trajectory]:
-    """The reductions that are observed as the full model is, solved at its times."""
+    """The reductions, observed like the full model and solved at its times."""
     found = {}
     for name, reduction in problem.reductions.items():
         if not reduction.observables:
@@ -329,7 +330,7 @@ def _sharpest(plan: Plan, problem: Problem, checkpoint: Path | None) -> float:
 
 
 def _origin(plan: Plan, seconds: dict[str, float]) -> dict[str, Any]:
-    """What was chosen, and what it was run with."""
+    """The settings, and the environment of the run."""
     origin = {**provenance(plan.precision), "seconds": seconds}
     origin["command"] = sys.argv[1:]
     return {"config": plan.config, "provenance": origin}
@@ -338,7 +339,7 @@ def _origin(plan: Plan, seconds: dict[str, float]) -> dict[str, Any]:
 def _studied(
     study: AbstractStudy, plan: Plan, watch: Watch, checkpoint: Path | None
 ) -> Run:
-    """Make the many runs of a study, and put their numbers together."""
+    """Execute the many runs of a study, and collect their numbers."""
 
     def keep(name: str, make: Callable[[], Any]) -> Any:
         if checkpoint is None:

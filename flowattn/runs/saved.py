@@ -1,4 +1,4 @@
-"""Saved: what a run leaves in a folder."""
+"""Saved: the files of a run in a folder."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,16 @@ SUMMARY, STORE = "summary.json", "trajectory.zarr"
 
 
 def earlier_files(folder: Path) -> set[str]:
-    """The files that an earlier run has left in a folder: a later one's would stand
-    next to what is out of date.
+    """The files that an earlier run has left in a folder. They would be out of date
+    next to those of a later run.
     """
     found = {SUMMARY, STORE}
     try:
         listed = json.loads((folder / SUMMARY).read_text())["files"]
         named = {name for name in listed if isinstance(name, str)}
-    except Exception:  # no summary of ours, or a damaged one
+    except Exception:  # not a summary of ours, or a damaged one
         return found
-    # A summary may come from elsewhere: nothing but pictures, and none outside.
+    # A summary may come from elsewhere: only pictures, and none outside the folder.
     return found | {n for n in named if Path(n).name == n and n.endswith(".png")}
 
 

@@ -49,7 +49,7 @@ def summarise(
 
 
 def summarise_study(plan: Plan, survey: Survey) -> dict[str, Any]:
-    """The numbers of many runs, in the form that one run's have."""
+    """The numbers of many runs, in the same form as those of one run."""
     summary = {"system": plan.name, "flow": None, "descent": None, "gap": None}
     nothing = {name: [] for name in ("laws", "reductions", "closed_forms")}
     return _undefined_to_none({**summary, **nothing, "metrics": survey.metrics})
@@ -66,7 +66,7 @@ def _flow(system: Any, run: Trajectory) -> dict[str, Any]:
 
 
 def _events(run: Trajectory) -> dict[str, Any]:
-    """When the events of a run were, and how exactly that is known."""
+    """The times of a run's events, with their errors."""
     errors = run.event_error or {}
     return {
         "events": {name: float(t) for name, t in run.events.items()},
@@ -120,7 +120,7 @@ def stability(
     optimizer: AbstractOptimizer,
 ) -> dict[str, Any]:
     """Whether a descent is stable, from the largest Hessian eigenvalue at the start
-    (None: unknown) and the optimiser's edge (None: it has none).
+    (None: unknown) and the optimiser's edge (None: unknown).
     """
     rate, edge = getattr(optimizer, "learning_rate", None), optimizer.edge
     rate = None if rate is None or callable(rate) else float(rate)
@@ -145,8 +145,8 @@ def stability(
 
 
 def _largest_stable(optimizer: Any, top: float) -> float | None:
-    """The learning rate whose edge is a sharpness: without weight decay λ edges are as
-    1/η, and with it as 1/η − λ/2. None where there is no edge.
+    """The learning rate whose edge equals a sharpness: edges scale as 1/η without
+    weight decay λ, and as 1/η − λ/2 with it. None without an edge.
     """
     if optimizer.edge is None:
         return None
@@ -164,7 +164,7 @@ def _run(system, run) -> dict[str, Any]:
 
 
 def _statistics(run: Trajectory) -> dict[str, Any]:
-    """How a run ended and what it took, and its finer solve."""
+    """How a run ended, its cost, and its finer solve."""
     finer = run.refined
     return {
         **_ended(run),
@@ -178,7 +178,7 @@ def _ended(run) -> dict[str, Any]:
 
 
 def _stats(run) -> dict[str, Any]:
-    """What a run took, as numbers."""
+    """The cost of a run, as numbers."""
     arrays = {k: v for k, v in run.stats.items() if eqx.is_array(v)}
     return {**run.stats, **{k: v.item() for k, v in arrays.items()}}
 

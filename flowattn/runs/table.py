@@ -78,7 +78,7 @@ def heading(summary: dict[str, Any]) -> str:
 
 
 def _event_lines(run, lead: str) -> list[str]:
-    """When the events of a flow, or of a reduction, were."""
+    """The times of the events of a flow, or of a reduction."""
     lines = []
     for name, t in run["events"].items():
         words, error = name.replace("_", " "), run["event_errors"].get(name)
@@ -89,7 +89,7 @@ def _event_lines(run, lead: str) -> list[str]:
 
 
 def _metrics(metrics: dict[str, Any]) -> list[str]:
-    """Numbers by name, then tables of those that come in groups of the same names."""
+    """Numbers by name, then tables of those that share a group of names."""
     single = {k: v for k, v in metrics.items() if not isinstance(v, dict)}
     rows = [(k.replace("_", " "), _show(v)) for k, v in single.items()]
     found = [_columns([("metric", "value"), *rows])] if rows else []
@@ -106,7 +106,7 @@ def _metrics(metrics: dict[str, Any]) -> list[str]:
 
 
 def _theory(summary) -> list[str]:
-    """Reductions and closed forms beside the full model."""
+    """Reductions and closed forms, compared with the full model."""
     lines = []
     for one in summary["reductions"]:
         line = f"theory   {one['name']} ({one['kind']}, defect {one['defect']:.1e})"
@@ -125,7 +125,7 @@ def _theory(summary) -> list[str]:
 
 
 def _cost(run) -> str:
-    """What a run took, in words."""
+    """The cost of a run, in words."""
     stats = run["stats"]
     parts = []
     if "gradient_evaluations" in stats:
@@ -145,7 +145,7 @@ def _cost(run) -> str:
 
 
 def _estimated(run) -> list[str]:
-    """How far the error of a run is known, where it is not to the end."""
+    """How far the error of a run is known, if not to the end."""
     finer = run["error_stats"]
     if finer is None or finer["result"] == "successful":
         return []
@@ -208,7 +208,7 @@ def _whole(final: dict[str, Any]) -> dict[str, Any]:
 
 
 def _splits(summary) -> str:
-    """What has a value for each split, as a table; empty where nothing has."""
+    """The values for each split, as a table; empty if there are none."""
     rows = []
     for kind in ("flow", "descent"):
         final = {} if summary[kind] is None else summary[kind]["final"]
@@ -244,7 +244,9 @@ _UNKNOWN = "–"
 
 
 def _columns(rows) -> str:
-    """Rows as lines, their heads the first, without columns where nothing is known."""
+    """Rows as lines, with the heads first, without columns in which nothing is
+    known.
+    """
     head, *body = zip(*rows, strict=True)
     columns = [head, *(x for x in body if set(x[1:]) != {_UNKNOWN})]
     widths = [max(map(len, column)) for column in columns]

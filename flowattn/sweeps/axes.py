@@ -1,4 +1,4 @@
-"""Axes: what a sweep varies, and how it is written."""
+"""Axes: the varied fields of a sweep, and the notation for their values."""
 
 import dataclasses
 import math
@@ -12,15 +12,15 @@ from ..errors import InputError, cut, instead, quoted, unknown
 from ..fields import alternatives, in_words, kinds
 from ..systems import AbstractSystem
 
-# Values of one axis: they are kept in the attributes of the store.
+# The limit on values of one axis, which are kept in the attributes of the store.
 _MOST = 10**6
 
 
 class Axis(NamedTuple):
-    """One thing that is varied, and its values.
+    """One varied field, and its values.
 
-    `traced`: it is an argument of one compiled program; others have programs or data
-    of their own for each value. `long_name` says what it is.
+    `traced`: it is an argument of one compiled program; other axes need a program or
+    data for each value. `long_name` describes it.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Axis(NamedTuple):
 
     @property
     def array(self) -> np.ndarray:
-        """The values as a coordinate; text where they are not all numbers."""
+        """The values as a coordinate; text unless they are all numbers."""
         if all(isinstance(v, bool | int | float) for v in self.values):
             return np.asarray(self.values)
         return np.asarray([str(value) for value in self.values], dtype=object)
@@ -39,7 +39,7 @@ class Axis(NamedTuple):
 def axis_of(system: AbstractSystem, name: str, values: Any) -> Axis:
     """An axis of a system, its flow or its descent, from values or their spec.
 
-    Raises `InputError` for a name that is unknown, and for values that make no axis.
+    Raises `InputError` for an unknown name, and for invalid values.
 
     >>> from flowattn.systems import Copying
     >>> axis_of(Copying(reduced=True), "start", "-1:1:3").values
@@ -68,7 +68,7 @@ def axis_of(system: AbstractSystem, name: str, values: Any) -> Axis:
 
 
 def _kind(system: AbstractSystem, name: str) -> tuple[Any, bool, str]:
-    """The type of what is named, whether it is traced, and what it is."""
+    """The type of a named field, whether it is traced, and its description."""
     fields = {field.name: field for field in dataclasses.fields(system)}
     if name in fields:
         static = fields[name].metadata.get("static", False)
@@ -88,7 +88,7 @@ def _kind(system: AbstractSystem, name: str) -> tuple[Any, bool, str]:
 
 
 def _listed(name: str, values: Any) -> Sequence[Any]:
-    """Values as a sequence: of arrays of any library, pandas and xarray as NumPy's."""
+    """Values as a sequence: arrays of any library, pandas and xarray like NumPy's."""
     if hasattr(values, "__array__"):
         values = np.asarray(values)
         if values.ndim == 1:
@@ -129,7 +129,7 @@ def _parsed(name: str, spec: str, kind: Any) -> list[Any]:
     require_few(f"axis {name}", count)
     if count == 1 and low != high:
         raise InputError(
-            f"axis {name}={spec}: one value has no two ends; write {low:g}"
+            f"axis {name}={spec}: one value cannot have two ends; write {low:g}"
         )
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(f"axis {name}={spec} must have finite ends")
@@ -172,7 +172,7 @@ def _value(name: str, text: str, kind: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A number of an array as Python's."""
+    """A NumPy number as a Python number."""
     return value.item() if isinstance(value, np.generic | jax.Array) else value
 
 

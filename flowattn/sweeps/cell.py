@@ -1,4 +1,4 @@
-"""Cell: one run of a sweep, made of a system, what is varied of it, and a seed."""
+"""Cell: one run of a sweep, built from a system, its varied fields, and a seed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from ..precision import float_dtype
 from ..problem import Problem
 from ..systems import AbstractSystem
 
-# Longer observables are left out of a sweep unless they are asked for.
+# Longer observables are left out of a sweep unless requested.
 _LONGEST = 100
 
 
-# Axes that are of the descent.
+# Axes of the descent.
 OF_DESCENT = ("learning_rate", "momentum")
 
 
 class How(NamedTuple):
-    """How every cell of a sweep is run, but for what is varied.
+    """How every cell of a sweep is run, except for the varied fields.
 
     `outputs`: times between the start and the end at which cells are observed.
     """
@@ -44,7 +44,7 @@ class How(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What a run of one cell is made of."""
+    """The parts of the run of one cell."""
 
     solve: Solve
     problem: Problem
@@ -58,8 +58,8 @@ def cell_of(
     seed: Any,
     data: str | None,
 ) -> Cell:
-    """The run of one cell; `fields` are of the system, the flow or the descent, and
-    may be traced.
+    """The run of one cell; `fields` are of the system, the flow or the descent, and may
+    be traced.
     """
     names = {field.name for field in dataclasses.fields(system)}
     mine = {name: value for name, value in fields.items() if name in names}
@@ -91,16 +91,16 @@ def cell_of(
 
 
 def planned_steps(descent: AbstractOptimizer, end: Any, outputs: int) -> Array:
-    """The steps of the descent to observe, equally far apart but for rounding."""
+    """The steps of the descent to observe, equally spaced up to rounding."""
     steps = jnp.round(end / descent.time_per_step)
     shares = jnp.linspace(0, 1, outputs + 2, dtype=steps.dtype)
     return jnp.round(steps * shares).astype(int)
 
 
 def _observed(problem: Problem, how: How) -> dict[str, Any]:
-    """The observables that are asked for, or all short ones.
+    """The requested observables, or all short ones.
 
-    Raises `InputError` for one that there is not.
+    Raises `InputError` for an unknown observable.
     """
     known = problem.observables
     for name in how.observe or ():

@@ -1,4 +1,4 @@
-"""Cells: the runs of a part of a sweep, all of one shape, and what is kept of them."""
+"""Cells: the runs of one part of a sweep, all of one shape, and their results."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from .rows import SOLVED_BY, of_descents, of_flow
 
 
 class Rows(NamedTuple):
-    """The cells of a part as arrays, cells first, and how many steps were tried."""
+    """The cells of a part as arrays, cells first, and the number of steps tried."""
 
     values: dict[str, np.ndarray]
     steps: int
@@ -44,8 +44,8 @@ def run_cells(
     how: How,
     device: Any,
 ) -> Rows:
-    """Run the cells that `make` makes of `cells` (arrays, cells first): `count` of
-    them, in programs for `room` of them.
+    """Run `count` cells, which `make` builds from `cells` (arrays, cells first), in
+    programs for `room` cells.
     """
     index = np.minimum(np.arange(room), count - 1)
     padded = jax.tree.map(lambda x: np.asarray(x)[index], cells)
@@ -70,7 +70,7 @@ def run_cells(
     stuck = np.flatnonzero(values["result"] == OUTCOMES.index("max_steps_reached"))
     flows = [(trajectory, int(row)) for row in every]
     if stuck.size and rest.flow.real_spectrum:
-        # Where steps run out stability may have held them up: once more, by RKC.
+        # Flows out of steps may be limited by stability: solve them once more by RKC.
         again = _by_rkc(rest, solves, stuck, how, device)
         used[stuck] = SOLVED_BY.index("rkc")
         new = of_flow(again, how) | _drifts(own, shared, again, stuck, device)
@@ -87,10 +87,10 @@ def run_cells(
 def spread(
     make: Callable[[PyTree], PyTree], cells: PyTree, count: int
 ) -> tuple[PyTree, PyTree]:
-    """What `make` gives for all cells, as what each has of its own (cells first) and
-    what all share, which is held once: data, above all.
+    """The values of `make` for all cells, split into each cell's own (cells first) and
+    those shared by all, which are held once: data, above all.
 
-    Under `vmap` what depends on the cells is traced, and what does not is not.
+    Under `vmap`, what depends on the cells is traced, and the rest is not.
     """
     shared = []
 
@@ -101,7 +101,7 @@ def spread(
 
     own = jax.vmap(traced_part, axis_size=count)(cells)
     rest = shared[-1]
-    # What moves is each cell's own, also where all begin alike.
+    # The moving part is each cell's own, even if all start alike.
     moves = eqx.filter(rest.solve.start, eqx.is_inexact_array)
     spread_out = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), moves)
     start = eqx.combine(own.solve.start, spread_out)
@@ -128,7 +128,7 @@ _TOGETHER = 8
 
 
 def _by_rkc(rest, solves, stuck, how: How, device) -> Trajectory:
-    """The cells of an index, solved by RKC (and again at finer tolerances)."""
+    """The cells at an index, solved by RKC (and again at finer tolerances)."""
     rkc = (Method(RKC()),)
     rest, solves = (
         eqx.tree_at(lambda s: s.methods, part, rkc) for part in (rest, solves)
@@ -159,8 +159,8 @@ def _rkc(solves: tuple[Solve, PyTree], max_steps: int) -> Trajectory:
 
 
 def _drifts(own, shared, runs: Trajectory, index, device) -> dict[str, np.ndarray]:
-    """How far flows, of the cells of an index, leave each law; nan where they did not
-    reach their end.
+    """How far the flows of the cells at an index leave each law; nan for flows that did
+    not reach their end.
     """
     recorder = shared.solve.recorder
     names = [n for n, fn in recorder.observe.items() if isinstance(fn, Law)]
@@ -170,7 +170,7 @@ def _drifts(own, shared, runs: Trajectory, index, device) -> dict[str, np.ndarra
     mine = own.solve.recorder
     mine = {n: mine.observe[n] for n in names}
     mine = _rows(mine, index)
-    # What is looked at of a run is not its parameters.
+    # No part of a run that is read here is its parameters.
     seen = eqx.tree_at(
         lambda t: (t.params, t.state, t.refined),
         runs,

@@ -1,4 +1,4 @@
-"""Chunks: the part of a sweep that is run, written and, if lost, run again together."""
+"""Chunks: the parts of a sweep that are run, written and, if lost, run again."""
 
 import math
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ def run_chunk(sweep: Sweep, grid: Grid, number: int, device: Any = None) -> Rows
 
 
 class Done(NamedTuple):
-    """What is reported of a chunk: its cells, those that failed, and steps of flows."""
+    """The report on a chunk: its cells, those that failed, and the steps of flows."""
 
     cells: int
     failed: int
@@ -51,7 +51,7 @@ class Done(NamedTuple):
 def write_chunk(
     sweep: Sweep, store: CellStore, number: int, device: Any = None
 ) -> Done:
-    """Run the cells of one chunk and write them, if that has not been done."""
+    """Run the cells of one chunk and write them, unless that has been done."""
     results, steps = store.marks(number), 0
     if results is None:
         rows = run_chunk(sweep, store.grid, number, device)

@@ -1,4 +1,4 @@
-"""Cluster: the chunks of a sweep over Dask, here or at a scheduler."""
+"""Cluster: the chunks of a sweep over Dask, on this machine or at a scheduler."""
 
 import contextlib
 import functools
@@ -26,17 +26,17 @@ from ..errors import InputError, require_positive
 from .chunks import Done, write_chunk
 from .settings import Sweep
 
-# How often a chunk that raises is tried again (a file system that was away). Of workers
-# that die Dask counts as many by itself.
+# How often a chunk that raises is tried again (after a file system failure, say). Dask
+# itself counts as many deaths of workers.
 _RETRIES = 3
-# What a task evaluates: text, which schedulers and workers can read that lack this
-# package, or have another version of it or of Python, and can then say so.
+# The code of a task: text, which schedulers and workers can read even without this
+# package, or with another version of it or of Python, and can then report so.
 _TASK = f"__import__('importlib').import_module({__name__!r}).at_worker(number, work)"
 
 
 class Patience(NamedTuple):
-    """How long a sweep waits, in seconds: for an answer of the scheduler, for a worker
-    once all have gone, and between two looks at whether there is either.
+    """How long a sweep waits, in seconds: for a reply of the scheduler, for a worker
+    once all have gone, and between two checks for either.
     """
 
     answer: float = 30.0
@@ -51,7 +51,7 @@ Dealer = Callable[[Sweep, CellStore, list[int]], Iterator[tuple[Any, Done]]]
 
 
 class _Work(NamedTuple):
-    """What workers are to know of a sweep."""
+    """What workers need to know of a sweep."""
 
     sweep: Sweep
     folder: Folder
@@ -65,16 +65,16 @@ class _Work(NamedTuple):
 def cluster(
     workers: int | None, scheduler: str | None, patience: Patience = _PATIENCE
 ) -> Iterator[Dealer]:
-    """What hands the chunks of a sweep to `workers` processes of this machine, or to
-    the workers of the scheduler at an address.
+    """The function that sends the chunks of a sweep to `workers` processes of this
+    machine, or to the workers of the scheduler at an address.
 
-    Cells travel as the settings of the sweep, results do not travel: workers write
-    their chunks to the store. A worker that dies costs the chunk it was at. Each
-    worker first shows that it would compute the same numbers.
+    Cells travel as the settings of the sweep, and results do not travel: workers write
+    their chunks to the store. A worker that dies costs its current chunk. Each worker
+    first shows that it would compute the same numbers.
 
-    Raises `InputError` where Dask is not installed, for what is no address, and where
-    no scheduler answers; dealing raises it where a worker differs, where workers die of
-    a chunk, and where the scheduler has gone.
+    Raises `InputError` if Dask is not installed, for an invalid address, and if no
+    scheduler replies. The function raises it if a worker differs, if workers die of a
+    chunk, and if the scheduler is gone.
     """
     try:
         import distributed
@@ -100,7 +100,7 @@ def cluster(
         wide = bool(jax.config.read("jax_enable_x64"))
         proof = _proof(sweep)
         work = _Work(sweep, store.folder, store.grid, store.owner, wide, proof)
-        # A task, not scattered data: where its worker dies it is made again.
+        # A task, not scattered data: if its worker dies, the task is run again.
         sent = client.submit(bytes, dumps(work), retries=_RETRIES, pure=False)
         names = [{"number": number, "work": sent} for number in todo]
         tasks = [_TASK] * len(todo)
@@ -116,9 +116,9 @@ def cluster(
 def _gathered(
     client: Any, futures: list[Any], where: str, patience: Patience
 ) -> Iterator[tuple[Any, Done]]:
-    """What tasks give, each as it is done.
+    """The results of tasks, each as it is done.
 
-    Raises `InputError` where they give nothing.
+    Raises `InputError` if there are none.
     """
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for future in futures:
@@ -143,9 +143,9 @@ def _gathered(
 
 
 def _result(client: Any, future: Any, where: str, patience: Patience) -> Done:
-    """What a task gave.
+    """The result of a task.
 
-    Raises `InputError` where its worker could not run it, or died of it.
+    Raises `InputError` if its worker could not run it, or died of it.
     """
     from distributed import KilledWorker
     from distributed.comm.core import CommClosedError
@@ -154,7 +154,7 @@ def _result(client: Any, future: Any, where: str, patience: Patience) -> Done:
         return Done(*future.result())
     except KilledWorker as error:
         raise InputError(
-            f"{error.allowed_failures + 1} workers died one after the other of the "
+            f"{error.allowed_failures + 1} workers died one after another of the "
             f"same chunk (out of memory?); the last was at {error.last_worker.address}"
         ) from None
     except CommClosedError:
@@ -166,16 +166,16 @@ def _result(client: Any, future: Any, where: str, patience: Patience) -> Done:
         ) from None
     except (ImportError, AttributeError) as error:
         raise InputError(
-            "a worker has not this version of flowattn, or none: "
+            "a worker has another version of flowattn, or none: "
             f"{type(error).__name__}: {_first_line(error)}"
         ) from None
 
 
 def _workers(client: Any, where: str, patience: Patience) -> Any:
-    """The workers that there are.
+    """The current workers.
 
-    Raises `InputError` where the scheduler is gone. A client that has lost it and found
-    it again has lost its tasks as well.
+    Raises `InputError` if the scheduler is gone. A client that has lost it and found it
+    again has lost its tasks too.
     """
     if client.status == "running":
         answer = _within(patience.answer, lambda: client.scheduler_info()["workers"])
@@ -191,8 +191,8 @@ def _gone(where: str) -> InputError:
 def at_worker(number: int, work: bytes) -> tuple[int, int, int]:
     """On a worker: run a chunk and write it.
 
-    Raises `InputError` where the worker would compute other numbers, and where the
-    store has not the sweep's owner any more.
+    Raises `InputError` if the worker would compute other numbers, and if the store no
+    longer belongs to the sweep's owner.
     """
     sweep, store = _settings(work)
     assert store.folder is not None and store.owner is not None
@@ -203,13 +203,13 @@ def at_worker(number: int, work: bytes) -> tuple[int, int, int]:
 
 @functools.lru_cache(maxsize=1)
 def _settings(work: bytes) -> tuple[Sweep, CellStore]:
-    """The sweep and its store, opened once by each worker, which has shown before that
-    it is alike.
+    """The sweep and its store, opened once by each worker, which has first shown that
+    it computes the same numbers.
     """
     host = platform.node()
     try:
         received = pickle.loads(work)
-    except Exception as error:  # a module that is not there, or another class in it
+    except Exception as error:  # a missing module, or another class in it
         raise InputError(
             f"a worker on {host} cannot read the sweep: "
             f"{type(error).__name__}: {_first_line(error)}"
@@ -221,13 +221,13 @@ def _settings(work: bytes) -> tuple[Sweep, CellStore]:
             there, here = (str(value)[:12] for value in (mine[name], wanted))
             raise InputError(
                 f"a worker on {host} would compute other numbers: {name} is {there} "
-                f"there, {here} here; install the same and start it anew"
+                f"there, {here} here; install the same version and restart it"
             )
     return received.sweep, CellStore(received.folder, received.grid, received.owner)
 
 
 def _proof(sweep: Sweep) -> dict[str, Any]:
-    """What numbers come from, by name: versions, sources, dtype."""
+    """The origins of the numbers, by name: versions, sources, dtype."""
     dtype = str(jnp.zeros(()).dtype)
     return {
         **provenance(dtype)["versions"],
@@ -239,7 +239,7 @@ def _proof(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-# As it was when it was imported, more or less: a process does not see later changes.
+# Approximately as imported: a process does not see later changes.
 _code_of = functools.cache(code_hash)
 
 
@@ -248,7 +248,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _require_address(address: Any) -> None:
-    """Raise `InputError` for what is no address of a scheduler, wherever one may be."""
+    """Raise `InputError` for anything but the address of a scheduler."""
     from distributed.comm.addressing import parse_address, parse_host_port
     from distributed.comm.registry import get_backend
 
@@ -264,16 +264,17 @@ def _require_address(address: Any) -> None:
             raise ValueError("ports are numbers from 1 to 65535")
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{address!r} is no address of a scheduler, as tcp://HOST:8786 is: {error}"
+            f"{address!r} is not the address of a scheduler, such as "
+            f"tcp://HOST:8786: {error}"
         ) from None
 
 
 def _client(
     distributed: Any, workers: int | None, address: str | None, patience: Patience
 ):
-    """A client of a cluster of its own, or of the scheduler at an address.
+    """A client of a new local cluster, or of the scheduler at an address.
 
-    Raises `InputError` where none answers in time.
+    Raises `InputError` if none replies in time.
     """
     if workers is not None:
         return distributed.Client(
@@ -283,8 +284,8 @@ def _client(
             dashboard_address=None,
             silence_logs="CRITICAL",
         )
-    # Distributed's own time-out does not end where something takes the connection and
-    # says nothing.
+    # Distributed's own time-out does not take effect if something accepts the
+    # connection and does not reply.
     wait = patience.answer
     client = _within(wait + 1, lambda: distributed.Client(address, timeout=wait))
     if isinstance(client, Exception):
@@ -301,27 +302,27 @@ def _client(
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What a call gives or raises, or that it takes too long: it is made in a thread,
-    which is left behind then.
+    """The result or error of a call, or that it takes too long: it runs in a thread,
+    which is then left behind.
     """
     found: list[Any] = []
 
     def make() -> None:
         try:
             found.append(call())
-        except Exception as error:  # what is no scheduler may answer anything
+        except Exception as error:  # anything but a scheduler may reply anything
             found.append(error)
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
     thread.join(seconds)
-    [answer] = found or [TimeoutError("it takes connections and says nothing")]
+    [answer] = found or [TimeoutError("it accepts connections and does not reply")]
     return answer
 
 
 @contextlib.contextmanager
 def _unlogged() -> Iterator[None]:
-    """Without Distributed's logs: what ends a sweep is said in a line of ours."""
+    """Silence Distributed's logs: what ends a sweep is reported in a line of ours."""
     names = [n for n in logging.root.manager.loggerDict if n.startswith("distributed")]
     before = {logger: logger.level for logger in map(logging.getLogger, names)}
     for logger in before:

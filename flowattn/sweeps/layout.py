@@ -1,4 +1,4 @@
-"""Layout: the arrays of a sweep's data set, and how its cells are cut into chunks."""
+"""Layout: the arrays of a sweep's data set, and its division into chunks."""
 
 import math
 from collections.abc import Mapping
@@ -16,24 +16,24 @@ from .cell import OF_DESCENT, Cell, cell_of
 from .rows import Variable, variables_of
 from .settings import Sweep
 
-# A chunk has at most this many cells per lane: a compromise between what is lost when a
+# A chunk has at most this many cells per lane: a compromise between the loss when a
 # run is killed and lanes that wait for the last cell of a chunk.
 _FILLINGS = 64
-# A chunk has at least `_LEAST` cells per lane, or `_SMALL` cells: lanes that are never
-# given another cell wait for the slowest.
+# A chunk has at least `_LEAST` cells per lane, or `_SMALL` cells: lanes that never get
+# another cell wait for the slowest.
 _LEAST, _SMALL = 8, 256
-# A sweep has at least `_CHUNKS` chunks, if they are not too small, and at most
-# `_MOST_CHUNKS`, which schedulers and file systems can take.
+# A sweep has at least `_CHUNKS` chunks, unless they are too small, and at most
+# `_MOST_CHUNKS`, which schedulers and file systems can handle.
 _CHUNKS, _MOST_CHUNKS = 16, 8192
-# Cells whose own data hold no more numbers than this are lanes of one program, data
-# and all; others come with their data, seed by seed.
+# Cells whose own data hold at most this many numbers are lanes of one program, data
+# included; others come with their data, seed by seed.
 _OWN_DATA = 2**14
 
 
 def planned(sweep: Sweep) -> tuple[Grid, dict[str, Array]]:
     """The grid of cells, and all arrays of the data set.
 
-    Of the sweep alone, not of the machine: the same wherever it is run.
+    It depends on the sweep alone, not on the machine.
     """
     found: dict[str, Variable] = {}
     left_out, coords, numbers, in_lanes = set(), {}, 1, True
@@ -50,8 +50,8 @@ def planned(sweep: Sweep) -> tuple[Grid, dict[str, Array]]:
     clash = set(found) & set(sweep.dims)
     if clash:
         raise InputError(
-            f"{min(clash)} is an axis here, and also an observable, which can then not "
-            "be kept: say with observe (--observe NAME, for each) which others are"
+            f"{min(clash)} is an axis here and also an observable, which then cannot "
+            "be kept: name the others with observe (--observe NAME, for each)"
         )
     grid = _grid(sweep, lanes_for(numbers, platform="cpu"), in_lanes)
     arrays = {}
@@ -78,7 +78,7 @@ def planned(sweep: Sweep) -> tuple[Grid, dict[str, Array]]:
 
 
 def _time(sweep: Sweep) -> Array:
-    """The output times, or shares of the end where it is not the same for all."""
+    """The output times, or shares of the end if it differs between cells."""
     varied = any(axis.name == "t1" for axis in sweep.axes)
     values = np.linspace(0, 1 if varied else sweep.how.t1, sweep.how.outputs + 2)
     text = "flow time, as a share of t1" if varied else "flow time"
@@ -89,7 +89,7 @@ def _time(sweep: Sweep) -> Array:
 
 
 def _grid(sweep: Sweep, lanes: int, in_lanes: bool) -> Grid:
-    """Chunks that cut axes of one program as evenly as they can."""
+    """Chunks that divide the axes of one program as evenly as possible."""
     cut = [axis.traced and axis.name not in OF_DESCENT for axis in sweep.axes] + [
         in_lanes
     ]
@@ -112,7 +112,7 @@ def _one_cell(sweep: Sweep, static: Mapping[str, Any]) -> Cell:
 
 
 def _seeds_are_lanes(sweep: Sweep, static: Mapping[str, Any]) -> bool:
-    """Whether the draw of a problem can be traced, and the data it makes are small."""
+    """Whether a problem's draw can be traced, and its data are small."""
     first = {a.name: a.values[0] for a in sweep.axes if a.traced}
 
     def drawn(seed):
@@ -121,6 +121,6 @@ def _seeds_are_lanes(sweep: Sweep, static: Mapping[str, Any]) -> bool:
 
     try:
         shapes = jax.eval_shape(drawn, jnp.array(0, jnp.uint32))
-    except Exception:  # whatever looks at a traced number, or reads files by it
+    except Exception:  # code that inspects a traced number, or reads files by it
         return False
     return sum(x.size for x in jax.tree.leaves(shapes)) <= _OWN_DATA

@@ -1,4 +1,4 @@
-"""Rows: what a sweep keeps of each cell."""
+"""Rows: the results that a sweep keeps of each cell."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from ..measures.gap import DEPARTURE
 from ..trajectory import OUTCOMES, Trajectory, outcome_codes
 from .cell import Cell, How
 
-# What a row says of its solver.
+# The values of a row's solver.
 SOLVED_BY = ("tsit5", "dopri8", "rkc")
 
 
 class Variable(NamedTuple):
-    """A data variable of a sweep: what it is for each cell."""
+    """A data variable of a sweep: its value for each cell."""
 
     dims: tuple[str, ...]
     shape: tuple[int, ...]
@@ -58,7 +58,7 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
         own = dims_of(label, name, len(shape))
         attrs = {"units": label.units, "long_name": label.long_name or name}
         coords = dict(label.coords)
-        # Counts and complex numbers stay what they are where floats would lose some.
+        # Counts and complex numbers keep their dtype, since floats would lose digits.
         given = record.values[name].dtype
         dtype = real if np.can_cast(given, real) else str(given)
         whole = Variable(time[0] + own, time[1] + shape, dtype, attrs, coords)
@@ -138,8 +138,8 @@ def of_flow(runs: Trajectory, how: How) -> dict[str, np.ndarray]:
 def of_descents(
     flows: Sequence[tuple[Trajectory, int]], runs: Trajectory, how: How
 ) -> dict[str, np.ndarray]:
-    """What is kept of descents, and their gaps from the flows: of each cell the
-    trajectories that hold its own, and its place there.
+    """The results of descents, and their gaps from the flows: for each cell, the
+    trajectories that hold its own, and its index there.
     """
     one, _ = flows[0]
     rows = slice(None) if how.outputs else -1

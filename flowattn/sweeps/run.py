@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 class Tally(NamedTuple):
-    """How far a sweep is: the share that is done, cells done of how many, how many of
-    them failed, steps of flows, and the seconds that they took.
+    """The progress of a sweep: the share that is done, the numbers of cells done, of
+    all cells and of failed ones, the steps of flows, and the seconds that they took.
     """
 
     done: float
@@ -47,28 +47,28 @@ class Tally(NamedTuple):
 
 
 def opened(sweep: Sweep, place: Any, stack: contextlib.ExitStack) -> CellStore:
-    """The store of a sweep, made where there is none, and owned until `stack` ends
-    where there is anything to do in it. Damaged chunks are taken away, to be run again.
+    """The store of a sweep, created if there is none, and owned until `stack` ends if
+    there is work to do. Damaged chunks are removed, to be computed again.
 
-    Raises `InputError` where there is one of another sweep, or something else, and
-    where it is being written by others.
+    Raises `InputError` if the place holds another sweep, or something else, and if
+    another process is writing to it.
     """
     if place is None:
         grid, arrays = planned(sweep)
         return _made(sweep, CellStore(None, grid), arrays)
     folder = folder_at(place)
     store, plan = _found(sweep, folder), None
-    if store is None:  # what is wrong in it is said before anything is written
+    if store is None:  # problems in it are reported before anything is written
         plan = planned(sweep)
     elif not store.missing() and not store.damaged():
-        # What a process leaves that is killed after its last chunk; not for those who
-        # may only read.
+        # Left by a process that was killed after its last chunk; not removed for users
+        # with read access only.
         if folder.read(CLAIM) is not None:
             with contextlib.suppress(InputError), owned(folder):
                 store.clean()
         return store
     owner = stack.enter_context(owned(folder))
-    # As it is now that nobody else writes.
+    # The state now that no other process writes.
     store = _found(sweep, folder, owner)
     if store is None:
         grid, arrays = plan or planned(sweep)
@@ -89,16 +89,16 @@ def opened(sweep: Sweep, place: Any, stack: contextlib.ExitStack) -> CellStore:
     return store
 
 
-# What of an origin numbers come from.
+# The parts of an origin that determine the numbers.
 _MADE_BY = ("versions", "code", "platform")
 
 
 def _found(
     sweep: Sweep, folder: Folder, owner: Owner | None = None
 ) -> CellStore | None:
-    """The store of a sweep; None where none has been made.
+    """The store of a sweep; None if there is none yet.
 
-    Raises `InputError` where there is one of another sweep, or something else.
+    Raises `InputError` if the place holds another sweep, or something else.
     """
     store = existing(folder, owner)
     if store is None:
@@ -110,7 +110,7 @@ def _found(
 
 
 def _made(sweep: Sweep, store: CellStore, arrays: Mapping[str, Array]) -> CellStore:
-    """The store of a sweep, with nothing in it yet."""
+    """The store of a sweep, still empty."""
     described = {"config": sweep.config, "chunk": list(store.grid.chunk)}
     attrs = {"title": f"sweep of {sweep.system.name}"}
     attrs |= {"source": sweep.system.citation, "provenance": _origin(sweep)}
@@ -120,7 +120,7 @@ def _made(sweep: Sweep, store: CellStore, arrays: Mapping[str, Array]) -> CellSt
 
 
 def _origin(sweep: Sweep) -> dict[str, Any]:
-    """What a sweep is computed with."""
+    """The environment in which a sweep is computed."""
     hashes = {
         "flowattn": source_hash(),
         sweep.system.name: code_hash(type(sweep.system)),
@@ -130,12 +130,12 @@ def _origin(sweep: Sweep) -> dict[str, Any]:
 
 
 def _say(line: str) -> None:
-    """What a user should know, as a warning."""
+    """A warning to the user."""
     warnings.warn(line, stacklevel=2)
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The first thing in which two configurations differ, in words."""
+    """The first difference between two configurations, in words."""
     for name in dict.fromkeys([*here, *there]):
         old, new = (config.get(name, "absent") for config in (there, here))
         if isinstance(old, dict) and isinstance(new, dict):
@@ -150,7 +150,7 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any, other: Any) -> str:
-    """A value, of a long list the ends and where it differs from another."""
+    """A value; for a long list, the ends and the first difference from another."""
     if not isinstance(value, list) or len(value) <= 4:
         text = str(value)
         return text if len(text) <= 100 else f"{text[:100]}…"
@@ -168,9 +168,9 @@ def execute(
     progress: Callable[[Tally], None] | None = None,
     dealer: Any = None,
 ) -> None:
-    """Run what is missing in a store.
+    """Compute the missing chunks of a store.
 
-    `dealer` hands out the numbers of chunks where that is not to be done on this
+    `dealer` distributes the numbers of chunks if that is not to be done on this
     machine's own devices and cores.
     """
     todo, begin = store.missing(), time.monotonic()
@@ -194,7 +194,7 @@ def execute(
 
 
 def counted(dataset: "Dataset") -> dict[str, int]:
-    """How many cells ended in each way, by its name."""
+    """The number of cells that ended in each way, by its name."""
     names = dataset[MARKER].attrs["flag_meanings"].split()
     counts = np.bincount(dataset[MARKER].values.ravel() - MISSING).tolist()
     found = zip(["missing", *names], counts, strict=False)
@@ -212,42 +212,41 @@ def sweep(
     progress: Callable[[Tally], None] | None = None,
     **how: Any,
 ) -> "Dataset":
-    """Run a system at every point of a product of axes and seeds: one data set.
+    """Run a system at every point of a product of axes and seeds, as one data set.
 
-    Each cell has a row, also where its flow failed: `result` says how it ended, and
+    Each cell has a row, even if its flow failed: `result` reports how it ended, and
     observables are nan. A flow that runs out of steps is tried once more by RKC
     (`solver_used`). The numbers do not depend on workers, devices or interruptions.
 
     Args:
-        system: the system that is varied.
-        vary: axes by name, any field of the system, of the flow (t1, rtol, atol,
+        system: the system to vary.
+        vary: axes by name: any field of the system, of the flow (t1, rtol, atol,
             solver) or of the descent (learning_rate, momentum); values, or their spec
             ("lo:hi:n", "lo:hi:n:log", "a,b,c").
-        seeds: N seeds from 0 on, or a list of them.
+        seeds: the seeds 0 to N − 1, or a list of seeds.
         out: a zarr store, a path or any URL that fsspec knows; None: in memory. Chunks
             are written as they are done, and the same call again resumes from there;
-            what has been damaged is computed again, and a warning says so. One call at
-            a time writes to a store.
-        workers: Dask on this machine, with N processes.
-        scheduler: Dask on a cluster at an address.
+            damaged chunks are computed again, with a warning. Only one call at a time
+            may write to a store.
+        workers: number of Dask processes on this machine.
+        scheduler: address of a Dask scheduler.
         progress: called with a `Tally` after each chunk.
         how: `t1`, `rtol`, `atol`, `solver` (explicit: "tsit5", "dopri8") and
-            `max_steps`, as for `solve`, None: the paper's; `outputs`, at how many times
-            between start and end cells are observed, None: only at the end, with a
-            descent 19; `observe`, names of observables, None: all that are not long;
-            `error`, whether to solve again at a hundredth of the tolerances, None: only
-            with a descent; `descent`, an optimiser (`fa.SGD(0.1)`), or "sgd:RATE",
-            "sgd:RATE:MOMENTUM" or "adam:RATE", to run from each start, with its gap to
-            the flow; `data`, the folder of named corpora.
+            `max_steps`, as for `solve`, None: the paper's; `outputs`, the number of
+            times between start and end at which cells are observed, None: only at the
+            end, with a descent 19; `observe`, names of observables, None: all that are
+            not long; `error`, whether to solve again at a hundredth of the tolerances,
+            None: only with a descent; `descent`, an optimiser (`fa.SGD(0.1)`), or
+            "sgd:RATE", "sgd:RATE:MOMENTUM" or "adam:RATE", to run from each start, with
+            its gap to the flow; `data`, the folder of named corpora.
 
     Returns:
-        An xarray `Dataset`: observables, drifts, gaps and how each cell ended.
+        An xarray `Dataset`: observables, drifts, gaps, and how each cell ended.
 
     Raises:
-        InputError: for what makes no sweep, for a store of another one, one that
-            another process writes to or that cannot be written, and for Dask workers
-            that would compute other numbers. Reading what has been damaged since raises
-            it too.
+        InputError: for an invalid sweep; for a store that belongs to another sweep,
+            that another process writes to, or that cannot be written; for Dask workers
+            that would compute other numbers; and for reading data damaged since then.
 
     >>> import flowattn as fa
     >>> system = fa.systems.Focus(reduced=True)
@@ -257,7 +256,7 @@ def sweep(
     """
     if isinstance(system, AbstractStudy):
         raise InputError(
-            f"{system.name} is a study, many runs in itself, and not swept; use run"
+            f"{system.name} is a study (many runs) and cannot be swept; use run"
         )
     if not isinstance(system, AbstractSystem):
         raise InputError(
@@ -291,15 +290,15 @@ def sweep(
 def opened_dataset(place: str | Path) -> "Dataset":
     """The data set of a sweep from its store: a path, or any URL that fsspec knows.
 
-    Raises `InputError` for a place that is not the store of a sweep, and where files
-    of it are gone; reading what is damaged raises it later.
+    Raises `InputError` for anything but the store of a sweep, and if files of it are
+    missing; damaged data raise it when they are read.
     """
     return dataset_at(folder_at(place))
 
 
 def require_undamaged(place: str | Path) -> None:
-    """Raise `DamagedError`, with the names of all damaged files, where a store has any;
-    all of it is read.
+    """Raise `DamagedError`, with the names of all damaged files, if a store has any.
+    Reads the full store.
     """
     store = existing(folder_at(place))
     if store is not None:

@@ -1,4 +1,4 @@
-"""Settings: what a sweep is, settled and looked at before anything is run."""
+"""Settings: the settings of a sweep, resolved and validated before it runs."""
 
 import dataclasses
 import inspect
@@ -33,13 +33,13 @@ _MOST_CELLS = 10**9
 # Each takes seconds to compile.
 _MOST_PROGRAMS = 10**4
 _MOST_OUTPUTS = 10**6
-# What a 32-bit count holds.
+# The largest 32-bit count.
 _MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep whose numbers are settled: the product of axes and seeds."""
+    """A sweep with all numbers resolved: the product of axes and seeds."""
 
     system: AbstractSystem
     axes: tuple[Axis, ...]
@@ -54,7 +54,7 @@ class Sweep:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many values there are along each."""
+        """The number of values along each."""
         return (*(len(axis.values) for axis in self.axes), len(self.seeds))
 
     @property
@@ -76,7 +76,7 @@ class Sweep:
 
     @property
     def statics(self) -> list[dict[str, Any]]:
-        """Every combination of what has programs of its own."""
+        """Every combination of values that need separate programs."""
         outer = [axis for axis in self.axes if not axis.traced]
         names = [axis.name for axis in outer]
         values = product(*(axis.values for axis in outer))
@@ -88,7 +88,7 @@ def _fields(sweep: Sweep) -> tuple[Any, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON has it."""
+    """A setting in the form of JSON."""
     if isinstance(value, tuple):
         return list(value)
     if value is None or isinstance(value, str | bool | int):
@@ -112,10 +112,10 @@ def settled(
     descent: str | AbstractOptimizer | None = None,
     data: str | None = None,
 ) -> Sweep:
-    """A sweep with all that is left open settled.
+    """A sweep with everything that was left open resolved.
 
-    Raises `InputError` for settings that make no sense, and for cells that make no
-    system.
+    Raises `InputError` for settings that make no sense, and for cells that are not
+    valid systems.
     """
     require_kind("data", data, str | None)
     require_kind("error", error, bool | None)
@@ -124,10 +124,10 @@ def settled(
     given = {"t1": t1, "rtol": rtol, "atol": atol, "solver": solver}
     for name in given.keys() & names:
         if given[name] != SETTINGS[name]:
-            raise InputError(f"{name} is varied: beside its axis it says nothing")
+            raise InputError(f"{name} is varied: next to its axis it has no effect")
     end = system.defaults.t1 if t1 is None else t1
     if end is None and "t1" not in names:
-        raise InputError(f"{system.name} like this has no flow unless t1 is given")
+        raise InputError(f"this {system.name} has no flow unless t1 is given")
     end = 1.0 if end is None else end
     require_scalar(t1=end, rtol=rtol)
     require_positive(t1=end, rtol=rtol)
@@ -167,7 +167,7 @@ def settled(
     return sweep
 
 
-# What a sweep is given by name, with its default.
+# The settings of a sweep by name, with their defaults.
 SETTINGS = {
     name: parameter.default
     for name, parameter in inspect.signature(settled).parameters.items()
@@ -176,9 +176,9 @@ SETTINGS = {
 
 
 def _seeds(seeds: int | Sequence[Any]) -> tuple[int, ...]:
-    """N seeds from 0 on, or those given.
+    """The numbers from 0 to N − 1, or the given seeds.
 
-    Raises `InputError` for what are none.
+    Raises `InputError` for invalid seeds.
     """
     if np.ndim(seeds) == 0:
         count = _whole("seeds", seeds)
@@ -212,7 +212,7 @@ def _solver(solver: Any) -> str:
 def descent_of(
     system: AbstractSystem, given: str | AbstractOptimizer
 ) -> AbstractOptimizer:
-    """A descent: an optimiser, or text of its name and learning rate, of sgd by default
+    """A descent: an optimiser, or text with its name and learning rate; sgd defaults to
     the paper's.
 
     >>> from flowattn.systems import Focus
@@ -243,7 +243,9 @@ def descent_of(
 
 
 def _require_finite_work(sweep: Sweep) -> None:
-    """Raises `InputError` for more cells, programs, outputs or steps than ever end."""
+    """Raises `InputError` for more cells, programs, outputs or steps than can
+    finish.
+    """
     how = sweep.how
     for name, most in (("outputs", _MOST_OUTPUTS), ("max_steps", _MOST_STEPS)):
         value = getattr(how, name)
@@ -257,13 +259,15 @@ def _require_finite_work(sweep: Sweep) -> None:
     programs = math.prod(len(axis.values) for axis in sweep.axes if not axis.traced)
     if programs > _MOST_PROGRAMS:
         raise InputError(
-            f"axes of fields that are fixed in a program ask for {programs:.0e} "
-            f"programs; at most {_MOST_PROGRAMS} can be"
+            f"axes of fields that are fixed in a program need {programs:.0e} programs; "
+            f"at most {_MOST_PROGRAMS} can be"
         )
 
 
 def _require_sensible(sweep: Sweep) -> None:
-    """Raises `InputError` for values of axes, and combinations, that make no system."""
+    """Raises `InputError` for axis values, and combinations, that are not valid
+    systems.
+    """
     fields = {field.name for field in _fields(sweep)}
     dtype = jnp.zeros(()).dtype
     for static in sweep.statics:
@@ -288,8 +292,8 @@ def _require_sensible(sweep: Sweep) -> None:
 
 
 def _require_steps(sweep: Sweep) -> None:
-    """Raises `InputError` where a descent makes no sense for some value of an axis, or
-    has fewer steps than are to be observed.
+    """Raises `InputError` if a descent makes no sense for some value of an axis, or has
+    fewer steps than are to be observed.
     """
     known = {axis.name: axis.values for axis in sweep.axes}
     descent, outputs = sweep.how.descent, sweep.how.outputs

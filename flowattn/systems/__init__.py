@@ -1,4 +1,4 @@
-"""Systems and studies: one paper's setting each, imported when it is asked for."""
+"""Systems and studies: one paper's setting each, imported on first use."""
 
 from ..lazy import lazily as _lazily
 

@@ -32,10 +32,10 @@ _LONGEST_IN_SUMMARY = 100
 
 
 class Defaults(NamedTuple):
-    """How a system is run where nothing is asked.
+    """How a system is run by default.
 
-    `t1`: the flow's end, None: no flow; `steps` of the descent, None: as many as lead
-    to t1, 0: no descent; `outputs`: at how many times both are observed.
+    `t1`: the flow's end, None: no flow; `steps` of the descent, None: as many as reach
+    t1, 0: no descent; `outputs`: the number of times at which both are observed.
     """
 
     t1: float | None = 500.0
@@ -54,9 +54,9 @@ def _unkept(name: str, make: Callable[[], Any]) -> Any:
 
 
 class StudySettings(NamedTuple):
-    """How the runs of a study are made; `progress` is called with how far they are.
-    `keep` is given each piece of the work by name, so that an interrupted study can
-    resume: it calls the function, or has its result from before.
+    """How the runs of a study are executed; `progress` is called with their progress.
+    `keep` receives each piece of the work by name, so that an interrupted study can
+    resume: it calls the function, or returns its earlier result.
     """
 
     t1: float
@@ -70,7 +70,7 @@ class StudySettings(NamedTuple):
 
     @property
     def learning_rate(self) -> float:
-        """Of the optimiser, which has one that is constant.
+        """The constant learning rate of the optimiser.
 
         Raises `InputError` for any other.
         """
@@ -81,7 +81,7 @@ class StudySettings(NamedTuple):
 
 
 class Part(NamedTuple):
-    """How far a study is: the part `done`, from 0 to 1, and what that is."""
+    """The progress of a study: the part `done`, from 0 to 1, and its description."""
 
     done: float
     what: str
@@ -91,7 +91,7 @@ class Part(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One array of a survey, with what it is."""
+    """One array of a survey, with its description."""
 
     values: np.ndarray
     dims: tuple[str, ...]
@@ -100,8 +100,8 @@ class Column(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What a study found: `metrics`, numbers ready for JSON (in nested dictionaries),
-    and the arrays that they come from, with the `coords` of their dims.
+    """The findings of a study: `metrics`, numbers ready for JSON (in nested
+    dictionaries), and the arrays that they come from, with the `coords` of their dims.
     """
 
     metrics: dict[str, Any]
@@ -115,8 +115,8 @@ class Survey(NamedTuple):
 
 @runtime_checkable
 class AnyRun(Protocol):
-    """What pictures need of a run: its problem, the flow and the descent, the gap
-    between them, solved reductions by name, and the largest stable sharpness.
+    """The parts of a run that its pictures need: its problem, the flow and the descent,
+    the gap between them, solved reductions by name, and the largest stable sharpness.
     """
 
     @property
@@ -133,7 +133,7 @@ class AnyRun(Protocol):
     def edge(self) -> float | None: ...
 
 
-# This many observables are drawn where a system does not choose.
+# The number of observables drawn by default.
 _SHOWN = 4
 
 
@@ -145,13 +145,13 @@ class AbstractSetting(Checked):
     traced, so one compiled program serves a sweep over them; all others are static.
 
     Raises:
-        InputError: for a field that is not what its annotation says, and for one that
-            is given where it is `idle`; only then is there a `__check_init__`.
+        InputError: for a field that does not match its annotation, and for one that is
+            given although it is `idle`; only then does `__check_init__` run.
     """
 
     name: ClassVar[str]
     citation: ClassVar[str]
-    example: ClassVar[str] = ""  # flags of a run that says something
+    example: ClassVar[str] = ""  # flags of an instructive run
 
     def __post_init__(self):
         super().__post_init__()
@@ -159,42 +159,42 @@ class AbstractSetting(Checked):
 
     @property
     def idle(self) -> dict[str, str]:
-        """Fields that do nothing beside the others, each with what is said of it where
-        it is given all the same: "needs loss='hybrid'".
+        """Fields without effect next to the others, each with the message for a user
+        who sets it all the same: "needs loss='hybrid'".
         """
         return {}
 
     @property
     def defaults(self) -> Defaults:
-        """How it is run where nothing is asked."""
+        """How it is run by default."""
         return Defaults()
 
 
 class AbstractStudy(AbstractSetting):
-    """Many runs with one answer: random starts, or networks that are compared.
+    """Many runs with one answer: random starts, or networks to be compared.
 
-    `fa.run(study)` and `flowattn run` make it; sweeps and laws are of systems.
+    `fa.run(study)` and `flowattn run` execute it; sweeps and laws are for systems.
     """
 
     @abc.abstractmethod
     def run(
         self, key: PRNGKeyArray, data: str | None, settings: StudySettings
     ) -> Survey:
-        """Make all runs.
+        """Execute all runs.
 
         Args:
-            key: draws data and starts.
+            key: random key of data and starts.
             data: the folder of named corpora.
-            settings: how runs are made; those that make no sense here are refused
-                before (`defaults.t1` None: networks that are trained).
+            settings: how the runs are executed; settings that make no sense here are
+                refused before (`defaults.t1` None: trained networks).
 
         Returns:
-            What was found: numbers, and labelled arrays.
+            The findings: numbers, and labelled arrays.
         """
 
     def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
-        """The pictures of what was found by name, each as panels: every array of one
-        dim, unless a study has its own.
+        """The pictures of the findings by name, each as panels: every one-dimensional
+        array, unless a study has its own.
         """
         panels = []
         for name, column in survey.columns.items():
@@ -213,15 +213,15 @@ class AbstractSystem(AbstractSetting):
     """One paper's setting as one `Problem`: its flow is solved, its loss descended."""
 
     def require_within(self, t1: float) -> None:
-        """Raises `InputError` where a run to a time would make no sense."""
+        """Raises `InputError` if a run to a time would make no sense."""
         del t1
 
     @abc.abstractmethod
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
-        """An instance drawn by `key`; `data` is the folder of named corpora."""
+        """An instance drawn with `key`; `data` is the folder of named corpora."""
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
-        """Numbers of a run that are no observable's, ready for JSON."""
+        """Numbers of a run beyond its observables, ready for JSON."""
         del problem, flow
         return {}
 
@@ -232,22 +232,22 @@ class AbstractSystem(AbstractSetting):
         return default_panels(run)
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
-        """The last output time before a kink of the model; None where it met none."""
+        """The last output time before a kink of the model; None if there was none."""
         del trajectory
         return None
 
     def final(self, trajectory: Trajectory) -> dict[str, Any]:
-        """The last observed values: numbers, by split where they are, else lists.
+        """The last observed values: numbers, by split if they have splits, else lists.
 
-        None where nothing was reached or a value is undefined.
+        None if nothing was reached or a value is undefined.
         """
         return final_values(trajectory)
 
 
 def final_values(trajectory: Trajectory) -> dict[str, Any]:
-    """The last observed values: numbers, by split where they are, else lists.
+    """The last observed values: numbers, by split if they have splits, else lists.
 
-    None where nothing was reached or a value is undefined.
+    None if nothing was reached or a value is undefined.
     """
     last = int(trajectory.n_reached) - 1
     values = {}

@@ -1,8 +1,8 @@
-"""Registry: the systems and studies that there are, of which none is imported before
-it is asked for.
+"""Registry: the available systems and studies, none of which is imported before it is
+used.
 
-To add one of this package takes a line here. Others come from installed packages, whose
-entry points are in the group `flowattn.systems`, or are named as `module:Class`.
+To add one to this package takes a line here. Others come from installed packages, with
+entry points in the group `flowattn.systems`, or are named as `module:Class`.
 """
 
 import importlib
@@ -31,7 +31,7 @@ _SNELL = (
     "Learns, arXiv 2103.07601, 2021"
 )
 
-# By their names on the command line; modules are of this folder.
+# By their names on the command line; the modules are in this folder.
 REGISTRY: dict[str, Line] = {
     "topic-words": Line("topic_words.system:TopicWords", _LU),
     "focus": Line("focus.system:Focus", _VASHISHT),
@@ -44,13 +44,13 @@ REGISTRY: dict[str, Line] = {
 }
 
 _GROUP = "flowattn.systems"
-# What names a class of any module.
+# A class of any module.
 _PLACE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def known() -> dict[str, Line]:
-    """All that can be run by name: this package's, and those of others, which cannot
-    take its names.
+    """Everything that can be run by name: this package's systems, and those of others,
+    which cannot reuse their names.
     """
     found = dict(REGISTRY)
     for point in importlib.metadata.entry_points(group=_GROUP):
@@ -72,15 +72,15 @@ def load(name: str) -> Any:
     """The class of a system or study.
 
     Args:
-        name: as on the command line, "topic-words" for instance; or "module:Class" of
-            any module that can be imported, which is then imported and so run.
+        name: as on the command line, for instance "topic-words"; or "module:Class" of
+            any module that can be imported, which importing then executes.
 
     Returns:
         The class, a subclass of `AbstractSystem` or `AbstractStudy`.
 
     Raises:
-        InputError: for a name that is unknown, a module that cannot be imported, and
-            for what is no system.
+        InputError: for an unknown name, a module that cannot be imported, and a class
+            that is not a system.
 
     >>> load("keyword").__name__
     'Keyword'
@@ -97,7 +97,7 @@ def load(name: str) -> Any:
 
 
 def _foreign(name: str, place: str) -> Any:
-    """A class of a module that is not of this package."""
+    """A class of a module outside this package."""
     from .base import AbstractStudy, AbstractSystem
 
     kinds = (AbstractSystem, AbstractStudy)
@@ -121,10 +121,10 @@ def _foreign(name: str, place: str) -> Any:
             ]
             raise unknown(f"class of {module_name}", attribute, own or ["none"])
         raise InputError(
-            f"{name} is no system: it must be a subclass of fa.systems.AbstractSystem "
-            "or fa.systems.AbstractStudy"
+            f"{name} is not a system: it must be a subclass of "
+            "fa.systems.AbstractSystem or fa.systems.AbstractStudy"
         )
     for lacking in (*sorted(found.__abstractmethods__), "name", "citation"):
         if lacking in found.__abstractmethods__ or not hasattr(found, lacking):
-            raise InputError(f"{name} is no system yet: it has no {lacking!r}")
+            raise InputError(f"{name} is not yet a system: it has no {lacking!r}")
     return found

@@ -1,4 +1,4 @@
-"""Tasks: what generates or holds the data."""
+"""Tasks: generators and readers of data."""
 
 from .bags import Bag as Bag
 from .cifar import cifar10 as cifar10

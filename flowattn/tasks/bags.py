@@ -14,11 +14,11 @@ _SCATTER = 4
 
 
 class Sums(eqx.Module):
-    """Sums of chosen rows of a table: the product of a sparse matrix of ones with it.
+    """Sums of selected rows of a table: its product with a sparse matrix of ones.
 
     XLA's own sum of scattered rows is a serial loop. Here the terms of a sum are
     gathered, `terms` at a time and padded with a row of zeros, and only these chunks
-    are added to their row: an ELL format whose long rows are split.
+    are added to their row: an ELL format in which long rows are split.
     """
 
     index: UInt[Array, "terms chunk"]
@@ -27,7 +27,7 @@ class Sums(eqx.Module):
 
     @classmethod
     def of(cls, row: np.ndarray, column: np.ndarray, rows: int, columns: int) -> "Sums":
-        """The matrix with ones (added up) at these places."""
+        """The matrix with ones (added up) at these positions."""
         order = np.argsort(row, kind="stable")
         row, column = row[order], column[order]
         count = np.bincount(row, minlength=rows)
@@ -37,10 +37,10 @@ class Sums(eqx.Module):
         place = np.arange(len(row)) - (np.cumsum(count) - count)[row]
         whole = np.all(chunks == 1)
         if not whole:
-            # Round numbers of chunks: one compiled program for sentences drawn again.
+            # Round numbers of chunks: one compiled program also serves other draws.
             total = int(chunks.sum())
             chunks[-1] += -total % _rounding(total)
-        # Unsigned, since signed indices would be looked at for being negative.
+        # Unsigned, since signed indices would be checked for being negative.
         index = np.full((terms, chunks.sum()), columns, np.uint32)
         index[place % terms, begins[row] + place // terms] = column
         owner = None if whole else np.repeat(np.arange(rows, dtype=np.int32), chunks)
@@ -70,7 +70,7 @@ class Sums(eqx.Module):
 
 
 def _chunk_length(count: np.ndarray) -> int:
-    """How many terms a chunk should have: few padded ones, and few chunks."""
+    """The number of terms per chunk that keeps both padding and chunks few."""
     longest = max(int(count.max()), 1)
     candidates = [longest, *(k for k in (4, 8, 16, 32) if k < longest)]
 
@@ -91,17 +91,17 @@ def _rounding(count: int) -> int:
 
 
 class Bag(eqx.Module):
-    """How often each sentence holds each word: a matrix of counts, B.
+    """How often each sentence contains each word: a matrix of counts, B.
 
     `B @ table` adds up the rows of a table of words over each sentence, `transposed`
-    that of sentences over each word. `Bag.of` makes it.
+    those of a table of sentences over each word. `Bag.of` makes it.
 
     Args:
         by_sentence: the sums over the words of each sentence.
-        by_word: the sums over the sentences that hold each word.
-        filler: the number of a word that pads sentences, which is counted instead of
-            gathered; None: there is none.
-        fillers: how often each sentence holds it.
+        by_word: the sums over the sentences that contain each word.
+        filler: the number of the word that pads sentences, which is counted instead of
+            gathered; None: no padding.
+        fillers: how often each sentence contains it.
     """
 
     by_sentence: Sums
@@ -116,8 +116,8 @@ class Bag(eqx.Module):
         Args:
             tokens: word numbers, sentences × length.
             present: which of them are read; None: all.
-            words: how many words there are.
-            filler: the number of a word that pads sentences; None: there is none.
+            words: number of words in the vocabulary.
+            filler: the number of the word that pads sentences; None: no padding.
 
         Returns:
             The `Bag`.
@@ -145,7 +145,7 @@ class Bag(eqx.Module):
         return sums + jnp.outer(self.fillers.astype(table.dtype), table[self.filler])
 
     def transposed(self, table: Float[Array, "sentences k"]) -> Float[Array, "words k"]:
-        """Sums over the sentences that hold each word.
+        """Sums over the sentences that contain each word.
 
         Args:
             table: a row for each sentence.

@@ -19,10 +19,10 @@ from .pickles import read_pickle
 _PLANES = (3, 32, 32)
 # An image and its label.
 _ROW = 1 + math.prod(_PLANES)
-# What CIFAR-10 has in one part, and more than any of its files takes.
+# The number of images in a part of CIFAR-10, and a bound on the size of its files.
 _MOST_IMAGES, _LARGEST = 50_000, 2**28
 # An array of an npz may take _FREE bytes and, compressed, _DENSEST times its own:
-# photographs are made smaller by a third or so.
+# compression makes photographs smaller by a third or so.
 _FREE, _DENSEST = 2**23, 20
 
 _Part = tuple[np.ndarray, np.ndarray]
@@ -32,17 +32,18 @@ def cifar10(data: str | None) -> ImageSet:
     """CIFAR-10 from a folder: the standard python or binary batches, or cifar10.npz
     (x_train, y_train, x_test, y_test).
 
-    Nothing in the files is run, and none makes more than it holds: a batch is a dict of
-    `data`, uint8 of shape (images, 3072), and `labels`, a list of numbers.
+    Nothing in the files is executed, and none can claim more memory than its contents
+    need: a batch is a dict of `data`, uint8 of shape (images, 3072), and `labels`, a
+    list of numbers.
 
     Args:
         data: the folder; None: the environment's FLOWATTN_DATA.
 
     Returns:
-        The `ImageSet`, whose last images are the test's.
+        The `ImageSet`, whose last images are for test.
 
     Raises:
-        InputError: where no such files are there, or one is damaged or holds something
+        InputError: if there are no such files, or one is damaged or holds something
             else.
     """
     data = data or os.environ.get("FLOWATTN_DATA")
@@ -68,7 +69,7 @@ def _read(reader: Callable[[Path], list[_Part]], files: list[Path]) -> ImageSet:
             read = [_checked(*part) for part in reader(file)]
         except Exception as error:  # a damaged file may fail in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{file} is no CIFAR-10 file: {reason}") from None
+            raise InputError(f"{file} is not a CIFAR-10 file: {reason}") from None
         parts += read
     pixels, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     return ImageSet(pixels, labels, tested=len(parts[-1][1]))
@@ -117,7 +118,7 @@ def _python(file: Path) -> list[_Part]:
 
 
 def _entry(held: dict[Any, Any], name: str) -> Any:
-    """What a dict has under a name: bytes of Python 2, or text."""
+    """The value of a dict under a name: bytes in Python 2, or text."""
     found = [held[key] for key in (name, name.encode()) if key in held]
     if len(found) != 1:
         raise ValueError(f"it holds {len(found) or 'no'} {name}")
@@ -133,16 +134,16 @@ def _npz(file: Path) -> list[_Part]:
 
 
 class _Header(NamedTuple):
-    """What stands before the bytes of an array in an npz."""
+    """The header of an array in an npz."""
 
     dtype: np.dtype
     order: Any
     shape: tuple[int, ...]
     length: int
-    """Of the header itself, in bytes."""
+    """Length of the header itself, in bytes."""
 
 
-# The header as NumPy writes it, of arrays of whole numbers.
+# The header as NumPy writes it, for arrays of whole numbers.
 _HEADER = re.compile(
     rb"\s*\{'descr': '([<>|=][iu][1248])', 'fortran_order': (True|False), "
     rb"'shape': \(((?:\d{1,9}L?, ?)*(?:\d{1,9}L?)?)\),? *\}\s*"
@@ -169,14 +170,15 @@ def _header(stream: Any) -> _Header:
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One array of an npz. What its header declares is checked before any memory is
-    taken: against CIFAR-10's shapes, the size of the member, and that of its bytes.
+    """One array of an npz. Before any memory is allocated, its declared header is
+    checked against CIFAR-10's shapes, the size of the member, and the size of its
+    bytes.
     """
     members = [m for m in archive.infolist() if m.filename == f"{name}.npy"]
     if len(members) != 1:
         raise ValueError(f"it holds {len(members) or 'no'} {name}")
     (member,) = members
-    # NumPy writes these two; others unpack without a limit.
+    # NumPy writes these two; others decompress without a limit.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that is not read")
     stream: Any

@@ -17,12 +17,12 @@ from ..fields import Checked
 class CopyingTask(Checked):
     """Sequences of `length` distinct words of a vocabulary, in random order.
 
-    With as many words as the vocabulary has they are its permutations: every sequence
-    is the same bag of words. Word numbers begin at 0.
+    If the vocabulary has exactly `length` words, the sequences are its permutations:
+    every sequence is the same bag of words. Word numbers start at 0.
 
     Args:
-        length: words of a sequence, n.
-        vocabulary: words to choose from, m.
+        length: n, the number of words in a sequence.
+        vocabulary: m, the number of words to choose from.
 
     Raises:
         InputError: for a length below 2, or above the vocabulary.
@@ -47,7 +47,7 @@ class CopyingTask(Checked):
 
     @property
     def count(self) -> int:
-        """How many sequences there are: m!/(m − n)!."""
+        """The number of sequences: m!/(m − n)!."""
         return math.perm(self.vocabulary, self.length)
 
     def every(self) -> Int[Array, "sequences length"]:
@@ -60,11 +60,11 @@ class CopyingTask(Checked):
         return jnp.asarray(np.array(list(found), np.int32))
 
     def draw(self, key: PRNGKeyArray, count: int) -> Int[Array, "sequences length"]:
-        """Some sequences, drawn independently.
+        """Independently drawn sequences.
 
         Args:
-            key: of the draw.
-            count: how many.
+            key: random key.
+            count: number of sequences.
 
         Returns:
             Word numbers, sequences × length.

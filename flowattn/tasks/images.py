@@ -1,4 +1,4 @@
-"""Labelled images that mosaics are made of; scikit-learn's digits."""
+"""Labelled images for mosaics; scikit-learn's digits."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
-# Shares of the images that train and are watched; the others test.
+# Shares of the images for training and validation; the others are for test.
 _TRAIN, _VALIDATION = 0.7, 0.1
 
 
@@ -18,8 +18,8 @@ class ImageSet(eqx.Module):
     Args:
         pixels: images × height × width × channels, from 0 to 255.
         labels: the class of each image.
-        tested: how many images, at the end, are for the test split alone; 0: the test
-            split is a share of all.
+        tested: number of images, at the end, that are only for the test split; 0: the
+            test split is a share of all.
     """
 
     pixels: UInt8[np.ndarray, "images height width channels"]
@@ -30,7 +30,7 @@ class ImageSet(eqx.Module):
         """Assign the images to the splits, class by class.
 
         Args:
-            key: of the draw.
+            key: random key.
 
         Returns:
             For each split and class the numbers of its images.
@@ -50,7 +50,7 @@ class ImageSet(eqx.Module):
 
     @property
     def counts(self) -> Int[np.ndarray, "split label"]:
-        """How many images of each class `split` gives to each split."""
+        """The number of images of each class that `split` assigns to each split."""
         first = len(self.labels) - self.tested
         classes = int(self.labels.max()) + 1
         own, kept = (
@@ -70,7 +70,7 @@ class ImageSet(eqx.Module):
         """All images, with mean 0 and standard deviation 1 over some of them.
 
         Args:
-            rows: the numbers of these.
+            rows: the numbers of these images.
 
         Returns:
             The images as floating-point numbers.

@@ -1,4 +1,4 @@
-"""Sentences that a keyword decides, for the detection of keywords (Snell et al.,
+"""Sentences with a deciding keyword, for the detection of keywords (Snell et al.,
 arXiv 2103.07601)."""
 
 import equinox as eqx
@@ -14,22 +14,22 @@ from .sentences import Corpus, Sentences
 class KeywordTask(Checked):
     """Sentences of two equally likely classes: one keyword each, among neutral words.
 
-    One word of a sentence, at a random place, is a keyword of its class, the others are
-    drawn uniformly with replacement from the neutral words. Word numbers: keyword j of
-    class y is y·`keywords` + j, neutral words follow. The first 80 % of the sentences
-    are for training, the next 10 % for validation, the rest for test.
+    One word of a sentence, at a random position, is a keyword of its class; the others
+    are drawn uniformly with replacement from the neutral words. Word numbers: keyword j
+    of class y is y·`keywords` + j, neutral words follow. The first 80 % of the
+    sentences are for training, the next 10 % for validation, the rest for test.
 
     Args:
-        keywords: of each class.
-        vocabulary: how many neutral words there are.
-        shortest, longest: words of a sentence; each length from one to the other is as
-            likely.
-        misleading: the share of the sentences, on average, whose keyword is one of the
-            other class.
-        sentences: how many are drawn.
+        keywords: number of keywords per class.
+        vocabulary: number of neutral words.
+        shortest, longest: range of the number of words in a sentence; all lengths are
+            equally likely.
+        misleading: the average share of sentences whose keyword belongs to the other
+            class.
+        sentences: number of sentences.
 
     Raises:
-        InputError: where a number is too small to make such sentences.
+        InputError: if a number is too small to make such sentences.
 
     >>> import jax.random as jr
     >>> corpus = KeywordTask(sentences=100).sample(jr.key(0))
@@ -64,7 +64,7 @@ class KeywordTask(Checked):
         """Draw the sentences and split them.
 
         Args:
-            key: of the draw.
+            key: random key.
 
         Returns:
             The `Corpus`.

@@ -22,10 +22,10 @@ FOREGROUND_SD, BACKGROUND_SD = 1e-5, 0.1
 
 
 class MosaicSplits(NamedTuple):
-    """Mosaics of three splits.
+    """Mosaics in three splits.
 
     Args:
-        train, validation, test: mosaics to train with, to watch, and to test.
+        train, validation, test: mosaics of each split.
     """
 
     train: Any
@@ -38,11 +38,11 @@ class OrthogonalMosaics(eqx.Module):
 
     Args:
         foreground: the foreground segments, mosaics × coordinates.
-        background: the last coordinate of each background segment, mosaics ×
-            (segments − 1), all others being 0; None where it is 0 too.
+        background: the last coordinate of each background segment, mosaics × (segments
+            − 1), all other coordinates being 0; None if it is 0 too.
         labels: the class of each mosaic.
-        weights: how often each mosaic is there, summing to 1; None: once.
-        segments: m, the foreground among them.
+        weights: the weight of each mosaic, summing to 1; None: equal.
+        segments: m, including the foreground.
     """
 
     foreground: Float[Array, "mosaics coordinates"]
@@ -53,15 +53,15 @@ class OrthogonalMosaics(eqx.Module):
 
     @property
     def place(self) -> Int[Array, " mosaics"]:
-        """The number of the foreground segment."""
+        """The index of the foreground segment."""
         return jnp.zeros_like(self.labels)
 
     def drawn(self, key: PRNGKeyArray, count: int) -> "OrthogonalMosaics":
         """Some of the mosaics, drawn with replacement.
 
         Args:
-            key: of the draw.
-            count: how many.
+            key: random key.
+            count: number of mosaics.
 
         Returns:
             The mosaics.
@@ -79,20 +79,20 @@ class OrthogonalMosaics(eqx.Module):
 class OrthogonalMosaicsTask(Checked):
     """The linear orthogonal task, in R^(C+1).
 
-    The foreground of class y is e_y, the m − 1 background segments are 0 in the first
-    C coordinates. Without noise mosaics of one class are the same: each is held once,
+    The foreground of class y is e_y, the m − 1 background segments are 0 in the first C
+    coordinates. Without noise, all mosaics of one class are equal: each is held once,
     with its weight.
 
     Args:
         classes: C.
         segments: m.
-        mosaics: how many to train with, at least.
+        mosaics: minimum number of training mosaics.
         noise: Gaussian, of standard deviation 1e-5 `noise` in every coordinate of the
             foreground, and 0.1 `noise` in the last of the background.
-        balanced: equally frequent classes (as many mosaics as that takes), or drawn.
+        balanced: equally frequent classes (rounding their number up), or drawn classes.
 
     Raises:
-        InputError: where a number is too small to make such mosaics.
+        InputError: if a number is too small to make such mosaics.
 
     >>> import jax.random as jr
     >>> splits = OrthogonalMosaicsTask(classes=3, mosaics=10).sample(jr.key(0))
@@ -121,10 +121,10 @@ class OrthogonalMosaicsTask(Checked):
 
     @eqx.filter_jit
     def sample(self, key: PRNGKeyArray) -> MosaicSplits:
-        """Draw mosaics, and a fifth as many to watch, and to test.
+        """Draw mosaics, and a fifth as many each for validation and test.
 
         Args:
-            key: of the draw.
+            key: random key.
 
         Returns:
             The `MosaicSplits`.
@@ -168,9 +168,9 @@ class ImageMosaics(eqx.Module):
     Args:
         images: standardised images, images × height × width × channels.
         index: the numbers of the images in each mosaic, mosaics × segments.
-        place: the number of the foreground segment of each.
+        place: the index of the foreground segment of each.
         labels: the class of each mosaic.
-        weights: None: each mosaic is there once.
+        weights: None: equal weights.
     """
 
     images: Float[Array, "images height width channels"]
@@ -181,15 +181,15 @@ class ImageMosaics(eqx.Module):
 
     @property
     def segments(self) -> int:
-        """Segments of each mosaic."""
+        """Number of segments in each mosaic."""
         return self.index.shape[1]
 
     def drawn(self, key: PRNGKeyArray, count: int) -> "ImageMosaics":
         """Some of the mosaics, drawn with replacement, with images of their own.
 
         Args:
-            key: of the draw.
-            count: how many.
+            key: random key.
+            count: number of mosaics.
 
         Returns:
             The mosaics.
@@ -202,20 +202,20 @@ class ImageMosaics(eqx.Module):
 
 
 class ImageMosaicsTask(Checked):
-    """Selective dependence classification: mosaics of m images, one of a foreground
-    class, which is the label; the others are of the remaining classes.
+    """Selective dependence classification: mosaics of m images, one from a foreground
+    class, which is the label, and the others from the remaining classes.
 
-    Images are assigned to the splits by key, class by class, before mosaics are made of
-    them, so no image is in two splits. A mosaic's background images are distinct.
+    Images are assigned to the splits by key, class by class, before the mosaics are
+    made, so no image is in two splits. A mosaic's background images are distinct.
 
     Args:
         images: the images.
         segments: m.
-        mosaics: how many to train with.
-        foreground: how many classes, the first ones, are foreground.
+        mosaics: number of training mosaics.
+        foreground: number of foreground classes, which come first.
 
     Raises:
-        InputError: where a split has too few images for one mosaic.
+        InputError: if a split has too few images for one mosaic.
     """
 
     images: ImageSet
@@ -243,7 +243,7 @@ class ImageMosaicsTask(Checked):
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Mosaics of each split: for each three to train with, one to test."""
+        """Number of mosaics in each split: one for test per three for training."""
         few = max(1, self.mosaics // 3)
         return self.mosaics, max(1, self.mosaics // 10), few
 
@@ -251,7 +251,7 @@ class ImageMosaicsTask(Checked):
         """Assign the images to the splits, and make mosaics of each.
 
         Args:
-            key: of the draw.
+            key: random key.
 
         Returns:
             The `MosaicSplits`.
@@ -264,7 +264,7 @@ class ImageMosaicsTask(Checked):
 
     def _draw(self, key, pixels, rows, count) -> ImageMosaics:
         image_key, other_key, place_key = jr.split(key, 3)
-        # Each split holds its own images alone, numbered anew.
+        # Each split holds only its own images, renumbered.
         own = jnp.concatenate(rows)
         ends = np.cumsum([0, *(len(one) for one in rows)])
         rows = [jnp.arange(*pair) for pair in itertools.pairwise(ends)]
@@ -279,7 +279,7 @@ class ImageMosaicsTask(Checked):
         front = table[labels, jr.randint(image_key, (count,), 0, lengths[labels])]
         back = others[_distinct(other_key, count, self.segments - 1, len(others))]
         place = jr.randint(place_key, (count,), 0, self.segments)
-        # The foreground takes its place; what stood there goes first.
+        # The foreground takes its position; the image there moves to the front.
         index = jnp.concatenate([front[:, None], back], axis=1)
         each = jnp.arange(count)
         index = index.at[each, 0].set(index[each, place]).at[each, place].set(front)
@@ -287,7 +287,7 @@ class ImageMosaicsTask(Checked):
 
 
 def _distinct(key: PRNGKeyArray, rows: int, k: int, n: int) -> Int[Array, "rows k"]:
-    """Rows of `k` distinct numbers below `n`, every subset as likely (Floyd)."""
+    """Rows of `k` distinct numbers below `n`, every subset equally likely (Floyd)."""
 
     def draw(chosen, column_key):
         column, key = column_key

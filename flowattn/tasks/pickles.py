@@ -1,9 +1,8 @@
 """Pickles of plain values and arrays of bytes, read without running them.
 
-A pickle is a program for a stack machine. Here only the opcodes are known that such
-values are written with, by protocols 2 to 5. Nothing is imported or called, and an
-array is made from its bytes and its shape alone, never from a state that NumPy would
-set.
+A pickle is a program for a stack machine. This reader knows only the opcodes with which
+protocols 2 to 5 write such values. Nothing is imported or called, and an array is made
+only from its bytes and its shape, never from a state that NumPy would set.
 """
 
 import enum
@@ -14,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-# How many open marks and keys there may be: a batch of images has some five. The same
-# bound holds for containers, with one more for each _EACH bytes: an empty list takes
-# one byte of a pickle and 64 of memory, a name of Python 3 by protocol 2 two tuples and
-# 35 bytes.
+# The limit on open marks and keys: a batch of images has some five. The same limit
+# holds for containers, with one more for each _EACH bytes: an empty list takes one byte
+# of a pickle and 64 of memory; a Python 3 name in protocol 2 takes two tuples and 35
+# bytes.
 _MOST, _EACH = 100, 8
 
 
 class _Named(enum.Enum):
-    """What a pickle may name, and so have made."""
+    """What a pickle may name, and thereby create."""
 
     ARRAY = "an array, to be filled"
     BUFFER = "an array of given bytes"
@@ -49,7 +48,7 @@ _NAMES = {
 
 
 class _Dtype:
-    """Unsigned bytes, the one dtype there is."""
+    """Unsigned bytes, the only dtype."""
 
 
 class _Array:
@@ -62,11 +61,11 @@ class _Array:
 
 
 def read_pickle(content: bytes) -> Any:
-    """The value of a pickle that holds no more than dict, list, tuple, bytes, str, int,
-    bool, None and arrays of uint8.
+    """The value of a pickle that holds only dict, list, tuple, bytes, str, int, bool,
+    None and arrays of uint8.
 
-    Memory stays below some thirty times the content's. Raises `ValueError` for anything
-    else, in one line.
+    Memory stays below some thirty times the size of the content. Raises `ValueError`
+    for anything else, in one line.
 
     >>> import pickle
     >>> read_pickle(pickle.dumps({"labels": [3, 5]}))
@@ -84,13 +83,13 @@ def read_pickle(content: bytes) -> Any:
 
 
 class _Machine:
-    """The stack machine; an `IndexError` says that a stack was empty."""
+    """The stack machine; an `IndexError` means that a stack was empty."""
 
     def __init__(self, size: int):
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below the marks
         self.memo: list[Any] = []
-        self.left = _MOST + size // _EACH  # containers that may be made
+        self.left = _MOST + size // _EACH  # containers that may still be created
 
     def step(self, name: str, argument: Any) -> None:
         """Follow one opcode, by its name in `pickletools`."""
@@ -163,12 +162,12 @@ class _Machine:
         return [self.stack.pop() for _ in range(count)][::-1]
 
     def _items(self) -> list[Any]:
-        """The items behind the last mark."""
+        """The items after the last mark."""
         items, self.stack = self.stack, self.outer.pop()
         return items
 
     def _keep(self, number: int) -> None:
-        """Writers number what they keep in order, from 0 or (Python 2) from 1."""
+        """Writers number memoised values in order, from 0 or (Python 2) from 1."""
         held, missing = self.stack[-1], number + 1 - len(self.memo)
         if missing > 2:
             raise ValueError(f"it keeps a value as number {number}, out of order")
@@ -192,7 +191,7 @@ class _Machine:
             held[key] = value
 
     def result(self) -> Any:
-        """What is left at the end, with the arrays of a dict as such."""
+        """The value left at the end, with the arrays of a dict converted."""
         if len(self.stack) != 1 or self.outer:
             raise ValueError("it does not end with one value")
         (value,) = self.stack
@@ -219,7 +218,7 @@ def _named(module: Any, name: Any) -> _Named:
 
 
 def _made(named: Any, arguments: Any) -> Any:
-    """What is named, of its arguments."""
+    """The named object, applied to its arguments."""
     match named, arguments:
         case _Named.ARRAY, (_Named.NDARRAY, _, _):
             return _Array()

@@ -1,4 +1,4 @@
-"""Sentences as arrays: what every text-like task hands to a model."""
+"""Sentences as arrays: the input of the models for text-like tasks."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Int
 
 from .bags import Bag
 
-# Fewer are summed as fast token by token, which is less to compile.
+# Smaller sums are as fast token by token, which takes less compilation.
 _MANY_TOKENS = 2**15
 
 
@@ -18,8 +18,9 @@ class Sentences(eqx.Module):
     Args:
         tokens: word numbers, sentences × length.
         labels: the class of each sentence.
-        present: which tokens are read (None: all), so that padding takes no attention.
-        bag: the same words in a form that is summed faster (see `Corpus.with_bags`).
+        present: which tokens are read (None: all), so that padding gets no attention.
+        bag: the same words in a form that can be summed faster (see
+            `Corpus.with_bags`).
     """
 
     tokens: Int[Array, "sentences length"]
@@ -40,10 +41,10 @@ class Corpus(eqx.Module):
 
     Args:
         train, validation, test: the splits.
-        vocabulary: how many words there are.
-        labels: the classes as the corpus has them, in the order of their numbers.
+        vocabulary: number of words.
+        labels: the classes as in the corpus, in the order of their numbers.
         words: the vocabulary; None for synthetic words, which are numbers.
-        padding_word: the word that fills sentences up, where it is attended to.
+        padding_word: the word that pads sentences, if it is attended to.
     """
 
     train: Sentences
@@ -58,8 +59,7 @@ class Corpus(eqx.Module):
         """The same sentences, each split of many words with its `Bag`.
 
         Returns:
-            The `Corpus`; under a trace, where it is not known how often a word comes,
-            as it is.
+            The `Corpus`; unchanged under a trace, where word frequencies are unknown.
         """
         return dataclasses.replace(
             self, **{name: self._with_bag(split) for name, split in self.splits.items()}

@@ -1,7 +1,7 @@
 """Files of labels and sentences as rows: lines, CSV and TSV.
 
-The tables are not read by `csv`, where the longest cell is a setting of the process and
-a TSV is either quoted or not.
+The tables are not read by `csv`, whose limit on cell length is a setting of the process
+and which reads a TSV either with quotes or without.
 """
 
 import re
@@ -12,29 +12,29 @@ from typing import NamedTuple, TextIO
 from ..errors import InputError
 
 MAX_LINE = 1_000_000  # characters, of a line or a row
-_MARK = "\ufeff"  # what begins a file in UTF-8, for some; files joined have more
+_MARK = "\ufeff"  # begins some UTF-8 files; concatenated files have more of them
 _LABEL, _TEXT = ("label",), ("text", "sentence")
 
 _Lines = Iterator[tuple[int, str]]
 
 
 class Row(NamedTuple):
-    """A sentence as its file has it, with the line it begins in."""
+    """A sentence as in its file, with the number of the line where it starts."""
 
     number: int
     label: str
     text: str
 
 
-# How the rows of a file are made of its lines; the path is for messages.
+# Makes the rows of a file from its lines; the path is for messages.
 Reading = Callable[[Path, TextIO], Iterator[Row]]
 
 
 def readings(path: Path) -> tuple[Reading, ...]:
     """The ways in which a file may be read, the likeliest first.
 
-    A TSV is read as it stands, as GLUE's are, or with quotes around cells, as pandas
-    and spreadsheets write it.
+    A TSV is read literally, like GLUE's, or with quotes around cells, as pandas and
+    spreadsheets write it.
     """
     match path.suffix.lower():
         case ".csv":
@@ -46,7 +46,7 @@ def readings(path: Path) -> tuple[Reading, ...]:
 
 
 def _sentences(path: Path, file: TextIO) -> Iterator[Row]:
-    """Lines of a label and a sentence."""
+    """Lines with a label and a sentence."""
     for number, line in _lines(path, file):
         if line.strip():
             label, *text = line.split(maxsplit=1)
@@ -67,7 +67,7 @@ def _quoted_tsv(path: Path, file: TextIO) -> Iterator[Row]:
 
 
 def _lines(path: Path, file: TextIO) -> _Lines:
-    """The lines with their numbers from 1, without marks of the byte order."""
+    """The lines with their numbers from 1, without byte order marks."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
@@ -81,10 +81,10 @@ def _lines(path: Path, file: TextIO) -> _Lines:
 def _quoted(
     path: Path, lines: _Lines, separator: str, strict: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row, a row longer than a line where quotes hold line ends.
+    """The cells of each row, which spans several lines if quotes contain line ends.
 
-    A cell is quoted where a quote is the first in it; there a doubled quote is one.
-    `strict`: another cell may hold no quote.
+    A cell is quoted if it starts with a quote; inside, a doubled quote stands for one.
+    `strict`: no other cell may contain a quote.
     """
     for number, line in lines:
         if '"' not in line:
@@ -98,8 +98,8 @@ def _quoted(
 
 
 def _cells(line: str, lines: _Lines, separator: str, strict: bool) -> list[str]:
-    """The cells of a row that begins with a line; `lines` are those that follow."""
-    # White space around a quoted cell is no part of it.
+    """The cells of a row that starts with a line; `lines` are those that follow."""
+    # White space around a quoted cell is not part of it.
     blank = re.compile(rf"[^\S{separator}]*")
     cells, at, length = [], 0, len(line)
     while True:
@@ -144,9 +144,9 @@ def _after(blank: re.Pattern[str], line: str, at: int) -> int:
 
 
 def _rows(path: Path, table: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
-    """The rows of a table, whose first names its columns, a label and a text among
-    them. Rows that are blank are passed over, and the header where it comes again, in
-    files that were joined.
+    """The rows of a table, whose first row names its columns, a label and a text among
+    them. Blank rows are skipped, and so is a repeated header, as in concatenated
+    files.
     """
     table = (row for row in table if any(map(str.strip, row[1])))
     _, header = next(table, (1, []))
@@ -169,7 +169,7 @@ def _name(cell: str) -> str:
 
 
 def _columns(path: Path, names: list[str]) -> tuple[int, int]:
-    """The numbers of the columns of labels and texts."""
+    """The indices of the columns of labels and texts."""
     found = {kind[0]: [n for n in names if n in kind] for kind in (_LABEL, _TEXT)}
     lacking = [kind for kind, columns in found.items() if not columns]
     if lacking:

@@ -22,11 +22,11 @@ NAMED_CORPORA = ("sst2", "sst5")
 _ROLES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 _PADDING_WORD = "<padding>"
 _MAX_WORDS = 5_000  # in a sentence: every sentence is padded to the longest
-# How many places sentences may be padded to: a free number, and more for each
-# character of all words. A place takes some ten bytes.
+# The number of positions to which sentences may be padded: a base number, and more for
+# each character of all words. A position takes some ten bytes.
 _FREE_PLACES, _PLACES = 2**22, 5
-# Marks on one letter, as the Unicode Standard's stream-safe text has them (UAX 15);
-# to put n in order takes n² steps.
+# The limit of marks on one letter in the Unicode Standard's stream-safe text (UAX 15);
+# sorting n of them takes n² steps.
 _MAX_MARKS = 30
 
 _Labelled = list[tuple[int, tuple[str, ...]]]
@@ -35,27 +35,27 @@ _Labelled = list[tuple[int, tuple[str, ...]]]
 class TextTask(Checked):
     """A corpus of labelled sentences, read from files.
 
-    A file holds one sentence a line, an integer label first, or, as `.csv` or `.tsv`,
-    the columns `label` and `text` (or `sentence`). The words of a sentence are what
-    `words_of` makes of it. The vocabulary is that of all three splits; the classes are
-    the labels of the training sentences.
+    A file holds one sentence per line, preceded by an integer label, or, as `.csv` or
+    `.tsv`, the columns `label` and `text` (or `sentence`). `words_of` determines the
+    words of a sentence. The vocabulary is that of all three splits; the classes are the
+    labels of the training sentences.
 
     Args:
-        corpus: the name of a corpus (`sst2`, `sst5`); or the path of a folder that
-            holds a train, a dev and a test file; or the path of one file, which is
-            split 80/10/10 by the key.
-        padding: "mask" hides the padding from attention. "attend" makes it a word like
-            any other and pads to the longest sentence of all splits, as Lu, Mao & Nayak
+        corpus: the name of a corpus (`sst2`, `sst5`), the path of a folder with a
+            train, a dev and a test file, or the path of one file, which is split
+            80/10/10 by the key.
+        padding: "mask" hides the padding from attention. "attend" makes it an ordinary
+            word and pads to the longest sentence of all splits, as Lu, Mao & Nayak
             (2021) did; it is then the last word of the vocabulary.
         data: the folder that holds the named corpora; None: the environment's
             FLOWATTN_DATA.
-        made: the name of a corpus that is made, not read, which messages list as a
+        made: the name of a corpus that is generated, not read, which messages list as a
             choice.
 
     Raises:
         InputError: for a corpus that is unknown, missing or malformed, and for one
             whose dev or test sentences have a label that no training sentence has, as
-            hidden labels are.
+            with hidden labels.
     """
 
     corpus: str = eqx.field(static=True)
@@ -104,9 +104,9 @@ class TextTask(Checked):
         )
 
     def _labels(self, splits: list[_Labelled]) -> list[int]:
-        """The labels of the training sentences, at least two, which are all there are.
+        """The labels of the training sentences, which must cover all splits.
 
-        Raises `InputError` where they are not.
+        Raises `InputError` for fewer than two labels, or if other splits have more.
         """
         labels = sorted({label for label, _ in splits[0]})
         if len(labels) < 2:
@@ -129,7 +129,7 @@ class TextTask(Checked):
         return labels
 
     def _require_modest(self, splits: list[_Labelled], lengths: list[int]) -> None:
-        """Raises `InputError` where padding would be nearly all that there is."""
+        """Raises `InputError` if nearly all positions would be padding."""
         places = sum(
             len(split) * length for split, length in zip(splits, lengths, strict=True)
         )
@@ -165,7 +165,7 @@ class TextTask(Checked):
             Its path.
 
         Raises:
-            InputError: where there is none.
+            InputError: if there is none.
         """
         if self.corpus not in NAMED_CORPORA:
             path = _existing(self.corpus) if self.corpus else None
@@ -188,7 +188,7 @@ class TextTask(Checked):
 
 
 def _existing(name: str) -> Path | None:
-    """The path of that name, None where there is none or can be none."""
+    """The path of that name, None if there is none or cannot be one."""
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None
@@ -197,7 +197,7 @@ def _existing(name: str) -> Path | None:
 
 
 def read_sentences(path: Path) -> _Labelled:
-    """The labels and words of one file; `InputError` where it is malformed."""
+    """The labels and words of one file; `InputError` if it is malformed."""
     if not path.is_file():
         raise InputError(f"{path}: neither a file nor a folder of splits")
     failures = []
@@ -209,12 +209,12 @@ def read_sentences(path: Path) -> _Labelled:
             failures.append((len(sentences), error))
         else:
             return sentences
-    # The reading that came furthest is the one that was meant.
+    # The way of reading that got furthest is the one that was meant.
     raise max(failures, key=lambda failure: failure[0])[1]
 
 
 def _read_into(sentences: _Labelled, path: Path, reading: Reading) -> None:
-    """Add the sentences of a file, as far as one reading comes."""
+    """Add the sentences of a file, as far as one way of reading gets."""
     known: dict[str, str] = {}  # each word once
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -230,7 +230,7 @@ def _read_into(sentences: _Labelled, path: Path, reading: Reading) -> None:
         raise InputError(f"{path}: holds no sentences")
 
 
-# A column of whole numbers that lacks one somewhere is one of floats to pandas.
+# In pandas, a column of whole numbers with a gap becomes one of floats.
 _LABEL = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
 
 
@@ -245,7 +245,7 @@ def _parse(path: Path, row: Row) -> tuple[int, list[str]]:
     except ValueError as error:
         raise InputError(f"{place}: {error}") from None
     if not words:
-        raise InputError(f"{place}: the label {label} has no words behind it")
+        raise InputError(f"{place}: the label {label} is not followed by words")
     if len(words) > _MAX_WORDS:
         raise InputError(
             f"{place}: {len(words)} words in one sentence; at most {_MAX_WORDS}"
@@ -254,9 +254,10 @@ def _parse(path: Path, row: Row) -> tuple[int, list[str]]:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: letters and numbers with the marks on them, and underscores,
-    between white space. All else is dropped, apostrophes and joiners of zero width too:
-    `don't` is `dont`. Words are in Unicode's composed form (NFC).
+    """The words of a text, separated by white space: letters and digits with their
+    marks, and underscores. All other characters are dropped, including apostrophes and
+    zero-width
+    joiners: `don't` is `dont`. Words are in Unicode's composed form (NFC).
 
     Raises `ValueError` for a letter with more than 30 marks.
 
@@ -268,15 +269,15 @@ def words_of(text: str) -> list[str]:
 
 
 _OTHERS = re.compile(r"[^\w\s]+")
-# Marks that are not seen: they join others, or choose between forms of a letter.
+# Invisible marks: they join others, or choose between forms of a letter.
 _UNSEEN = re.compile(
     "[\u034f\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 
 
 def _marks(run: re.Match[str]) -> str:
-    """Of characters that are neither of words nor white space, the marks on what stands
-    before them.
+    """The marks on the character before them, of characters that are neither parts of
+    words nor white space.
     """
     if run.start() == 0 or run.string[run.start() - 1].isspace():
         return ""
@@ -296,9 +297,9 @@ def _marks(run: re.Match[str]) -> str:
 def _split_files(folder: Path) -> list[Path]:
     """The train, dev and test file of a folder, by a part of the name.
 
-    Where several have it, the one whose name ends in it, a suffix of text aside:
-    `sst.train.txt`, not `train.md` or `train.txt.bak`. Hidden files and editors' copies
-    are none.
+    If several match, the one whose name ends in it apart from a text suffix:
+    `sst.train.txt`, not `train.md` or `train.txt.bak`. Hidden files and editors'
+    backups are ignored.
     """
     try:
         files = sorted(f for f in folder.iterdir() if f.is_file())

@@ -13,20 +13,20 @@ from .sentences import Corpus, Sentences
 class TopicWordsTask(Checked):
     """Sentences of one topic word among non-topic words; the label is the topic.
 
-    A sentence holds one topic word (topic uniform, then one of its words uniform)
-    followed by non-topic words drawn uniformly with replacement. Word numbers: word j
-    of topic y is y·`words_per_topic` + j, non-topic words follow. The first 80 % of the
-    sentences are for training, the next 1 % for validation, the rest for test.
+    A sentence holds one topic word (uniform topic, then a uniform word of it) followed
+    by non-topic words drawn uniformly with replacement. Word numbers: word j of topic y
+    is y·`words_per_topic` + j, non-topic words follow. The first 80 % of the sentences
+    are for training, the next 1 % for validation, the rest for test.
 
     Args:
-        topics: how many topics there are.
-        words_per_topic: topic words of each.
-        vocabulary: how many non-topic words there are.
-        context: non-topic words of a sentence.
-        sentences: how many are drawn.
+        topics: number of topics.
+        words_per_topic: number of topic words per topic.
+        vocabulary: number of non-topic words.
+        context: number of non-topic words in a sentence.
+        sentences: number of sentences.
 
     Raises:
-        InputError: where a number is too small to make such sentences.
+        InputError: if a number is too small to make such sentences.
 
     >>> import jax.random as jr
     >>> corpus = TopicWordsTask(sentences=100).sample(jr.key(0))
@@ -55,7 +55,7 @@ class TopicWordsTask(Checked):
 
     @property
     def topic_words(self) -> int:
-        """How many topic words there are: the words numbered below this one."""
+        """The number of topic words: the words numbered below it."""
         return self.topics * self.words_per_topic
 
     @property
@@ -68,7 +68,7 @@ class TopicWordsTask(Checked):
         """Draw the sentences and split them.
 
         Args:
-            key: of the draw.
+            key: random key.
 
         Returns:
             The `Corpus`.

@@ -1,4 +1,4 @@
-"""Words of real text: how often each comes, with which labels, in what company."""
+"""Words of real text: their frequencies, labels and sentence lengths."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,13 +18,14 @@ class WordTable(NamedTuple):
     Args:
         words: the vocabulary, in the order of word numbers.
         labels: the classes.
-        occurrences: how often each word comes.
-        sentences: how many sentences hold it, by label.
-        mean_length: the mean number of words in these (padding not counted), nan for a
-            word that is in none.
-        purity: of Lu, Mao & Nayak (2021), Sec. 5.2, |P(positive | word) − P(negative |
-            word)| over the sentences that hold the word; with more than two labels the
-            largest share less the next; nan for a word that is in none.
+        occurrences: number of occurrences of each word.
+        sentences: number of sentences that contain it, by label.
+        mean_length: mean number of words in these sentences (without padding), nan for
+            a word that is in none.
+        purity: topic purity of Lu, Mao & Nayak (2021), Sec. 5.2, |P(positive | word) −
+            P(negative | word)| over the sentences that contain the word; with more than
+            two labels, the largest share minus the next; nan for a word that is in
+            none.
     """
 
     words: tuple[str, ...]
@@ -39,13 +40,13 @@ class WordTable(NamedTuple):
         """The statistics of a corpus of real text.
 
         Args:
-            corpus: the corpus, of which the training sentences count.
+            corpus: the corpus, whose training sentences count.
 
         Returns:
             The table.
 
         Raises:
-            InputError: for one whose words have no names.
+            InputError: for a corpus whose words have no names.
         """
         if corpus.words is None:
             raise InputError("a table of words needs a corpus whose words have names")
@@ -53,7 +54,7 @@ class WordTable(NamedTuple):
         real = real_words(corpus, corpus.train)
         occurrences = np.bincount(tokens[real], minlength=corpus.vocabulary)
         sentence, _ = np.nonzero(real)
-        # Each word once for each sentence that holds it.
+        # Each word once for each sentence that contains it.
         sentence, word = np.unique(np.stack([sentence, tokens[real]]), axis=1)
         labels = np.asarray(corpus.train.labels)
         held = np.zeros((corpus.vocabulary, len(corpus.labels)), int)
@@ -76,7 +77,7 @@ class WordTable(NamedTuple):
         """The most frequent words.
 
         Args:
-            most: how many at most.
+            most: maximum number of words.
 
         Returns:
             Their numbers, most frequent first.
@@ -85,7 +86,7 @@ class WordTable(NamedTuple):
         return order[self.occurrences[order] > 0]
 
     def to_dataset(self) -> "xr.Dataset":
-        """The same as an xarray data set.
+        """The same statistics as an xarray data set.
 
         Returns:
             A `Dataset` with words and labels as coordinates.

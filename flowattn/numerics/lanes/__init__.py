@@ -1,1 +1,1 @@
-"""Lanes: many solves side by side in one loop, each at its own pace."""
+"""Lanes: many solves in one loop, each with its own steps."""

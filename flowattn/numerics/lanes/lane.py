@@ -1,8 +1,8 @@
-"""Lanes: many solves side by side, each at its own pace.
+"""Lanes: many solves in one loop, each with its own steps.
 
-`vmap` of an adaptive solve keeps every lane until the slowest has ended. Here each lane
-of a pool (`pool`) takes steps of its own solve, and one that has ended is given the
-next solve of the queue, inside the compiled loop. This file is about one lane. In a
+`vmap` of an adaptive solve keeps every lane busy until the slowest has ended. Here each
+lane of a pool (`pool`) takes the steps of its own solve, and a lane that has ended gets
+the next solve of the queue, inside the compiled loop. This file is about one lane. In a
 pool the lanes are the last axis of every array, so that the small arrays of small flows
 are long in the direction that is vectorised.
 """
@@ -42,7 +42,7 @@ from ..stepping import ControlState, Time
 
 
 class Dense(eqx.Module):
-    """A step that outputs or events are still to be read from."""
+    """A step from which outputs or events are still to be read."""
 
     since: Float[Array, ""]
     h: Float[Array, ""]
@@ -52,7 +52,7 @@ class Dense(eqx.Module):
 
 
 class Pace(eqx.Module):
-    """Of `ControlState` what an explicit method, at its own pace, has to carry on."""
+    """The part of `ControlState` that an explicit method in a lane carries."""
 
     step: Float[Array, ""]
     tried: Int[Array, ""]
@@ -62,12 +62,12 @@ class Pace(eqx.Module):
 
     @classmethod
     def of(cls, state: ControlState) -> "Pace":
-        """What there is of it in a state of control."""
+        """The part of a control state that is carried."""
         names = (field.name for field in dataclasses.fields(cls))
         return cls(**{name: getattr(state, name) for name in names})
 
     def state(self, evaluations: Int[Array, ""]) -> ControlState:
-        """The state of control; what it lacks has no say in its decisions."""
+        """The control state; the missing parts do not affect its decisions."""
         none = jnp.zeros_like(self.tried)
         return ControlState(
             pid_state_unread(self.step),
@@ -85,7 +85,7 @@ class Pace(eqx.Module):
 
 
 class Start(eqx.Module):
-    """What differs between cells when they begin: all that a queue has to hold."""
+    """What differs between cells at their start: all that a queue must hold."""
 
     own: PyTree
     y: PyTree
@@ -95,13 +95,13 @@ class Start(eqx.Module):
 
 
 class Lane(eqx.Module):
-    """One solve under way; in a pool, every array has the lanes as its last axis.
+    """A solve in progress; in a pool, every array has the lanes as its last axis.
 
-    - `own`: what of the solve is not shared by all, and does not move;
+    - `own`: the part of the solve that is not shared by all, and does not move;
     - `slope`: the field at y, where the method can reuse it;
     - `written`: outputs between start and end so far;
-    - `signs`, `crosses`: of each event, the last sign it had, 0 while it had none, and
-      whether the last step has changed it.
+    - `signs`, `crosses`: for each event, its last sign (0 if it had none), and whether
+      the last step changed it.
     """
 
     own: PyTree
@@ -118,7 +118,7 @@ class Lane(eqx.Module):
 
 
 class End(eqx.Module):
-    """What a lane leaves behind; of a pool, what all lanes would."""
+    """The results of a lane; of a pool, those of all lanes."""
 
     cell: Int[Array, "*lane"]
     y: PyTree
@@ -129,8 +129,9 @@ class End(eqx.Module):
 
 
 class Lanes(eqx.Module):
-    """Many solves by one explicit method. `shared` is a `Solve` without what differs
-    from cell to cell; with `own` of a cell it is that cell's.
+    """Many solves by one explicit method. `shared` is a `Solve` without the parts that
+    differ from cell to cell; combined with the `own` of a cell, it is that cell's
+    solve.
     """
 
     shared: Solve
@@ -140,7 +141,7 @@ class Lanes(eqx.Module):
 
     @property
     def tableau(self) -> Tableau:
-        """The method's."""
+        """The tableau of the method."""
         return tableau_of(self.solver)
 
     @property
@@ -150,7 +151,7 @@ class Lanes(eqx.Module):
 
     @property
     def goes_on(self) -> bool:
-        """Whether a step can begin with the slope that ended the one before."""
+        """Whether a step can begin with the slope at the end of the previous one."""
         return self.tableau.fsal and not self.shared.flow.jumps
 
     @property
@@ -172,7 +173,7 @@ class Lanes(eqx.Module):
         if self.goes_on:
             before = whole.before(state.elapsed, state.phase)
             slope = whole.term().vf(jnp.zeros_like(whole.span), state.y, before)
-        # What moves is in `y` from here on.
+        # From here on, the moving part is in `y`.
         fixed = eqx.tree_at(
             lambda solve: solve.start,
             own,
@@ -182,7 +183,7 @@ class Lanes(eqx.Module):
         return Start(fixed, state.y, slope, state.phase, state.control.step)
 
     def enter(self, start: Start) -> Lane:
-        """A lane that has been given a cell."""
+        """A lane that has received a cell."""
         whole = self.solve(start.own)
         zero, none = jnp.zeros_like(whole.span), jnp.array(0)
         events = len(whole.events)
@@ -203,8 +204,8 @@ class Lanes(eqx.Module):
         )
 
     def _evaluations(self, tried: Int[Array, ""]) -> Int[Array, ""]:
-        """How often the field was evaluated in N steps: two for the length of
-        the first, and one for its slope where that is not part of it.
+        """The number of field evaluations in N steps: two for the length of the first,
+        and one for its slope if that is not part of it.
         """
         stages = self.tableau.stages - int(self.goes_on)
         return tried * stages + 2 + int(self.goes_on)
@@ -232,7 +233,7 @@ class Lanes(eqx.Module):
     def stride(self, lane: Lane, before: Any) -> Float[Array, ""]:
         """The length of a lane's next step."""
         left = jnp.minimum(*self._left(self.solve(lane.own), lane, before))
-        # A sliver that would be left is taken along.
+        # A remainder too short for a step of its own is included.
         lands = lane.pace.step >= left * (1 - 1e-6)
         return jnp.where(lands, left, lane.pace.step)
 
@@ -245,17 +246,17 @@ class Lanes(eqx.Module):
     def judge(
         self, lane: Lane, before: Any, h: Array, made: ExplicitStep, undefined: Array
     ) -> Lane:
-        """A lane after a step that it has tried, over places where the field is
-        `undefined` or not; as it was if it is not under way.
+        """A lane after trying a step over places at which the field is `undefined` or
+        not; unchanged if the lane is idle.
         """
         whole, method = self.solve(lane.own), self.shared.methods[0]
         jumps = bool(self.shared.flow.jumps)
         to_end, to_jump = self._left(whole, lane, before)
         left = jnp.minimum(to_end, to_jump)
         zero, events = jnp.zeros_like(h), len(whole.events)
-        # No error where anything is not finite: in a loop this costs least.
+        # No error for non-finite values: in a loop this costs least.
         error = jax.tree.map(lambda e, y: e + 0 * y, made.error, made.y1)
-        # Events are found from the last step, once it is known to be kept.
+        # Events are located within the last step once it is known to be accepted.
         tried = Tried(
             error,
             zero,
@@ -266,10 +267,10 @@ class Lanes(eqx.Module):
             undefined.astype(h.dtype),
             zero,
         )
-        # The controller raises 1/error to the power 1/order and reads no state of its
-        # own (see `pid_state_unread`). XLA's power is a call for each number in double
-        # precision, dearer than a gradient; so the norm is the root already, and the
-        # order is 1.
+        # The controller raises 1/error to the power 1/order and does not read its state
+        # (see `pid_state_unread`). XLA's power in double precision is a call for each
+        # number, which costs more than a gradient; so the norm is already the root, and
+        # the order is 1.
         order: Any = method.error_order(whole.term())
         control = dataclasses.replace(
             whole.control(left, jnp.array(0), self.max_steps, None),
@@ -322,13 +323,13 @@ class Lanes(eqx.Module):
         )
 
     def stuck(self, lane: Lane, slope: PyTree) -> Bool[Array, ""]:
-        """Whether no step gets through from where the last was lost."""
+        """Whether no shorter step can succeed from where the last one failed."""
         h = lane.pace.step / SHORTENED
         rise = jax.tree.map(lambda f: h * f, slope)
         return stuck(lane.y, rise, h, self.solve(lane.own).atol)
 
     def goes(self, lane: Lane) -> Bool[Array, ""]:
-        """Whether a lane is under way, and nothing is to be read from its last step."""
+        """Whether a lane is active, and nothing is to be read from its last step."""
         under_way = lane.result == RESULTS.event_occurred
         return under_way & ~self.waits(lane) if self.reads else under_way
 
@@ -343,20 +344,20 @@ class Lanes(eqx.Module):
         return (lane.written < self.outputs) & (self._wanted(lane) <= 0)
 
     def within(self, lane: Lane, h: Array, row: Array) -> Bool[Array, ""]:
-        """Whether an output lies within a step that a lane tries."""
+        """Whether an output lies within the step that a lane tries."""
         inside = self._until(lane, row) < h
         return self.goes(lane) & (row < self.outputs) & inside
 
     def defined(
         self, lane: Lane, before: Any, h: Array, made: ExplicitStep, row: Array
     ):
-        """Whether the field is at an output within a step that is tried."""
+        """Whether the field is defined at an output within the step that is tried."""
         at = self._until(lane, row)
         y = self._path(self._dense(lane, h, made)).evaluate(at)
         return self.solve(lane.own).defined(before, at, y)
 
     def ends_defined(self, lane: Lane, before: Any, h: Array, made: ExplicitStep):
-        """Whether the field is where a step that is tried ends."""
+        """Whether the field is defined at the end of the step that is tried."""
         return self.solve(lane.own).defined(before, h, made.y1)
 
     def _wanted(self, lane: Lane) -> Float[Array, ""]:
@@ -370,7 +371,7 @@ class Lanes(eqx.Module):
         return lane.elapsed.until(times[row] - times[0])
 
     def find(self, lane: Lane) -> Lane:
-        """A lane with the events of its last step found."""
+        """A lane with the events of its last step located."""
         dense, times = lane.dense, []
         assert dense is not None
         for event in self.solve(lane.own).watched:
@@ -387,7 +388,7 @@ class Lanes(eqx.Module):
         return explicit_path(self.solver, dense.h, dense.y0, dense.y1, dense.k)
 
     def output(self, lane: Lane) -> PyTree:
-        """What is observed at the next output time, which the last step has passed."""
+        """The record at the next output time, which the last step has passed."""
         dense = lane.dense
         assert dense is not None
         at = jnp.clip(dense.h + self._wanted(lane), 0, dense.h)
@@ -425,7 +426,7 @@ class Lanes(eqx.Module):
             result=end.result,
         )
         found = whole.finish(state, RESULTS.interrupted)
-        # What does not move is known outside, and need not come out of a program.
+        # The fixed part is known outside, and need not be returned by a program.
         if not whole.flow.has_state:
             moved = whole.flow.moving(found.params)
             return eqx.tree_at(lambda traj: traj.params, found, moved)
@@ -434,11 +435,11 @@ class Lanes(eqx.Module):
 
 
 def _root_of_norm(order: float, tree: PyTree) -> Float[Array, ""]:
-    """The root of that order of the root mean square over all entries.
+    """The root of order `order` of the root mean square over all entries.
 
     From a logarithm in single precision, which costs a third of one in double, and a
-    step of Newton's method for r^n = mean, which squares its error. Where single
-    precision is at its end so is the factor by which a step may change.
+    Newton step for r^n = mean, which squares its error. Where single precision ends,
+    the factor by which a step may change is already at its limit.
     """
     leaves, n = jax.tree.leaves(tree), round(2 * order)
     mean = sum(jnp.sum(x**2) for x in leaves) / sum(x.size for x in leaves)

@@ -1,4 +1,4 @@
-"""Pool: the loop over many lanes, and the queue that they are given cells from."""
+"""Pool: the loop over many lanes, and the queue that supplies them with cells."""
 
 import math
 from typing import Any
@@ -13,15 +13,15 @@ from ...trajectory import RESULTS, Trajectory
 from ..solvers import explicit_step
 from .lane import End, Lane, Lanes, Start
 
-# Steps of all lanes between two looks at which have ended: a lane waits for half of
-# them, and looking costs two thirds of one.
+# Steps of all lanes between two checks for ended ones: a lane idles for half of these
+# on average, and a check costs two thirds of a step.
 _STEPS = 4
 
 
 class Pool(eqx.Module):
-    """The lanes, the cells they work on (past the last: none), the cells begun and
-    ended so far, what ended ones left (in the order in which they ended), outputs
-    between start and end by cell, and how many steps of lanes were made in all.
+    """The state of a pool: the lanes; the cells they work on (past the last: none); the
+    numbers of cells begun and ended; results of ended cells, in the order of ending;
+    outputs between start and end by cell; and the total number of lane steps.
     """
 
     lanes: Lane
@@ -37,7 +37,7 @@ def run_pool(
     rule: Lanes, own: PyTree, count: Any
 ) -> tuple[Trajectory, Float[Array, ""]]:
     """The trajectories of the first `count` cells (cells are the last axis of
-    `own`), cells first, and the share of the lanes' steps that were of use.
+    `own`), cells first, and the share of lane steps that were used.
     """
     cells = jax.tree.leaves(own)[0].shape[-1]
     with highest_precision():
@@ -115,7 +115,7 @@ def _end(lanes: Lane, cell: Int[Array, " lane"]) -> End:
 
 
 def _round(rule: Lanes, pool: Pool, queue: Start, count: Any) -> Pool:
-    """A few steps of all lanes, and other cells for those that have ended."""
+    """A few steps of all lanes, then new cells for those that have ended."""
     steps = 1 if rule.outputs > 0 else _STEPS
     lanes = jax.lax.fori_loop(
         0, steps, lambda _, lanes: _advance(rule, lanes), pool.lanes
@@ -127,7 +127,7 @@ def _round(rule: Lanes, pool: Pool, queue: Start, count: Any) -> Pool:
         lanes, between = _read(rule, lanes, pool.cell, at_work, between)
     ended = at_work & (lanes.result != RESULTS.event_occurred)
     so_far = jnp.cumsum(ended)
-    # Those that ended come first; what is written after them is written over.
+    # Those that ended come first; anything written after them is overwritten later.
     place = jnp.where(ended, so_far - 1, rule.width)
     order = (
         jnp.zeros_like(place)
@@ -157,7 +157,7 @@ def _round(rule: Lanes, pool: Pool, queue: Start, count: Any) -> Pool:
 
 
 def _advance(rule: Lanes, lanes: Lane) -> Lane:
-    """All lanes after a step each."""
+    """All lanes after one step each."""
     before = jax.vmap(rule.since, in_axes=-1, out_axes=-1)(lanes)
     field = _field(rule, lanes, before)
     h = jax.vmap(rule.stride, in_axes=-1)(lanes, before)
@@ -169,8 +169,8 @@ def _advance(rule: Lanes, lanes: Lane) -> Lane:
 
 
 def _stopped(rule: Lanes, lanes, at_work) -> Lane:
-    """The lanes, those ended that are stuck where a field is not defined. It is looked
-    at once in a round, and where a step was lost: in each it would be dear.
+    """The lanes, with those ended that are stuck where a field is undefined. Checked
+    once per round, and where a step failed: checking every step would be expensive.
     """
     lost = at_work & lanes.pace.nonfinite
 
@@ -206,8 +206,8 @@ def _field(rule: Lanes, lanes: Lane, before: Any) -> Any:
 
 
 def _undefined(rule: Lanes, lanes, before, h, made) -> Bool[Array, " lane"]:
-    """Which of the steps tried pass an output where the field is undefined, or end
-    there unseen.
+    """Which of the tried steps pass an output at which the field is undefined, or end
+    at such a place without evaluating it.
     """
     tried, undefined = (lanes, before, h, made), jnp.zeros_like(h, bool)
     if not rule.tableau.fsal:
@@ -259,5 +259,5 @@ def _read(rule: Lanes, lanes, cell, at_work, between):
 
 
 def _take(tree: PyTree, index: Int[Array, " lane"]) -> PyTree:
-    """The cells of an index, along the last axis."""
+    """The cells at an index, along the last axis."""
     return jax.tree.map(lambda x: x.at[..., index].get(mode="promise_in_bounds"), tree)

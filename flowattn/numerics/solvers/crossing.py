@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
-# In the place of a sign where there is none: the event is not finite.
+# Stands for the sign of an event that is not finite.
 _UNDEFINED = 2.0
 
 
 def sign_of(event: Callable[[PyTree], Array], y: PyTree) -> Float[Array, ""]:
-    """The sign of an event, 2 where it is not finite.
+    """The sign of an event; 2 if it is not finite.
 
     >>> import jax.numpy as jnp
     >>> [float(sign_of(jnp.log, jnp.array(x))) for x in (0.5, 1.0, 2.0, -1.0)]
@@ -26,14 +26,16 @@ def sign_of(event: Callable[[PyTree], Array], y: PyTree) -> Float[Array, ""]:
 def remembered(
     before: Float[Array, "*event"], now: Float[Array, "*event"]
 ) -> Float[Array, "*event"]:
-    """The last sign that an event had: `now`, or where that is none the one before."""
+    """The last sign that an event had: `now`, or the previous one if it has none
+    now.
+    """
     return jnp.where(jnp.abs(now) == 1, now, before)
 
 
 def turns(
     before: Float[Array, "*event"], now: Float[Array, "*event"]
 ) -> Bool[Array, "*event"]:
-    """Whether the sign is another than the last there was.
+    """Whether the sign differs from the last one known.
 
     A start at which an event is 0, or undefined, has no sign to change.
     """
@@ -46,11 +48,11 @@ def crossing(
     y0: PyTree,
     y1: PyTree,
 ) -> Float[Array, ""]:
-    """When an event takes the sign that it has at the end of a path from y0 to y1; inf
-    where it has none there, or has the same at the start, or is 0 at the start.
+    """The time at which an event takes the sign that it has at the end of a path from
+    y0 to y1; inf if it has no sign there, has the same at the start, or is 0 there.
 
-    What is undefined counts as before it. On the method's interpolant, so as exact as
-    what is observed; differentiable, by the implicit function theorem.
+    Undefined values count as before the crossing. Found on the method's interpolant, so
+    as accurate as the observables; differentiable, by the implicit function theorem.
     """
     before, after = sign_of(event, y0), sign_of(event, y1)
     changes = turns(before, after)
@@ -64,7 +66,7 @@ def crossing(
             value = event(path.evaluate(start + share * (end - start)))
             value = jnp.asarray(value, share.dtype)
             value = jnp.where(jnp.isfinite(value), value, other)
-            # Of runs side by side those without a change find a root all the same.
+            # In a batch, runs without a sign change still search for a root.
             return jnp.where(changes, value, share - 0.5)
 
         found = optx.root_find(

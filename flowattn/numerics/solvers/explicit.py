@@ -12,7 +12,7 @@ from ..adapters import Tableau
 
 
 class ExplicitStep(NamedTuple):
-    """Where a step leads, its local error, and the slopes k of all stages (first
+    """The end of a step, its local error, and the slopes k of all stages (first
     axis).
     """
 
@@ -22,7 +22,7 @@ class ExplicitStep(NamedTuple):
 
     @property
     def last(self) -> PyTree:
-        """The slope at the end, for tableaus whose last stage is there."""
+        """The slope at the end, for tableaus whose last stage lies there."""
         return jax.tree.map(lambda k: k[-1], self.slopes)
 
 
@@ -33,13 +33,13 @@ def explicit_step(
     h: Float[Array, " lane"],
     first: PyTree,
 ) -> ExplicitStep:
-    """A step of length h from y, `first` the slope there; `field` maps the local time
-    and a state to a slope. Lanes are the last axis of everything.
+    """A step of length h from y, with slope `first` there; `field` maps a local time
+    and a state to a slope. Lanes are the last axis of every array.
 
         Y_i = y + h Σ_{j<i} a_ij k_j,   k_i = f(c_i h, Y_i),   y₁ = y + h Σ b_i k_i
 
-    The stages are a loop, whose body is compiled once. It also keeps the compiler from
-    fusing a stage into all that use it, which would compute each slope many times.
+    The stages are a loop, whose body is compiled once. The loop also keeps the compiler
+    from fusing a stage into all its uses, which would compute each slope many times.
 
     >>> import diffrax
     >>> from flowattn.numerics.adapters import tableau_of
@@ -72,14 +72,14 @@ def explicit_step(
         def put(k, slope):
             return jax.lax.dynamic_update_index_in_dim(k, slope, number, 0)
 
-        # The state is carried out of the loop to be stored: fused into the slope it
-        # would be read from all slopes while one is written, for which they are copied.
+        # The state is carried out of the loop to be stored. Fused into the slope, it
+        # would be read from all slopes while one is written, and they would be copied.
         return jax.tree.map(put, slopes, field(t * h, at)), at
 
     empty = jax.tree.map(
         lambda f: jnp.zeros((stages, *f.shape), f.dtype).at[0].set(f), first
     )
-    # Unsigned, since signed indices would be looked at for being negative.
+    # Unsigned, since signed indices would be checked for being negative.
     bounds = jnp.uint32(1), jnp.uint32(stages)
     slopes, y1 = jax.lax.fori_loop(*bounds, stage, (empty, y))
     if not tableau.ssal:
@@ -88,5 +88,5 @@ def explicit_step(
 
 
 def _weights(row: np.ndarray) -> list[float | None]:
-    """Weights, None where a slope does not count."""
+    """Weights; None for a slope that does not count."""
     return [float(w) if w else None for w in row]

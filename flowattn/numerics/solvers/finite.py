@@ -1,4 +1,4 @@
-"""Finite: whether a step met something that is not, and can get no further."""
+"""Finite: whether a step met a non-finite value, and can get no further."""
 
 import functools
 from typing import Any
@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-# What a step that is not finite is shortened by, as diffrax does.
+# The factor by which a non-finite step is shortened, as in diffrax.
 SHORTENED = 0.2
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether every entry is finite. Entries are looked at one by one: a sum of finite
+    """Whether every entry is finite. Entries are checked one by one: a sum of finite
     numbers may overflow.
 
     >>> import jax.numpy as jnp
@@ -26,12 +26,12 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 def stuck(
     y: PyTree, rise: PyTree, h: Float[Array, ""], atol: Float[Array, ""]
 ) -> Bool[Array, ""]:
-    """Whether no shorter step gets through after one of length h that was not finite;
+    """Whether no shorter step can succeed after one of length h that was not finite;
     `rise` is h times the slope at y.
 
-    Either the slope itself is not finite (where h ≤ 1, h times a finite one is), or
-    the step moved the state and the next will not, by more than rounding of y and atol:
-    it would come to where this one began, again and again.
+    Either the slope itself is not finite (for h ≤ 1, h times a finite slope is finite),
+    or the step moved the state and the next will not, by more than rounding of y and
+    atol: it would end where this one began, again and again.
 
     >>> import jax.numpy as jnp
     >>> def look(y, slope, h):

@@ -1,4 +1,4 @@
-"""Methods: solvers by name, watched for what they cost and whether they fit."""
+"""Methods: solvers by name, with their costs and whether they fit."""
 
 import functools
 from collections.abc import Callable
@@ -28,20 +28,20 @@ from .rkc import RKC, RKCState
 
 SOLVERS = ("auto", "tsit5", "dopri8", "rkc", "kvaerno5")
 
-# Below this relative tolerance "auto" takes Dopri8, whose higher order then pays.
+# Below this relative tolerance "auto" uses Dopri8, whose higher order then pays off.
 _TIGHT = 1e-9
-# A step is held up by stability where h ρ is beyond this share of the method's limit.
+# Stability limits a step if h ρ is beyond this share of the method's limit.
 _HELD_UP = 0.75
-# RKC of s stages costs less for a unit of time than any explicit method held up by
-# stability (for Tsit5, 6 evaluations in 3.3/ρ) where s < 1.8 h ρ.
+# RKC of s stages costs less per unit of time than any explicit method limited by
+# stability (for Tsit5, 6 evaluations in 3.3/ρ) if s < 1.8 h ρ.
 _CHEAP = 1.8
 
 
 def methods(solver: Any, rtol: Any, real_spectrum: bool = True) -> tuple["Method", ...]:
-    """The methods that a solver's name stands for: two for "auto", else one. RKC is for
-    a `real_spectrum`: of any other flow "auto" leaves it out.
+    """The methods that a solver's name stands for: two for "auto", else one. RKC needs
+    a `real_spectrum`: for other flows, "auto" leaves it out.
 
-    Raises `InputError` for a name that is unknown, or a solver without error control.
+    Raises `InputError` for an unknown name, and for a solver without error control.
     """
     if isinstance(solver, diffrax.AbstractAdaptiveSolver):
         return (Method(solver),)
@@ -49,7 +49,7 @@ def methods(solver: Any, rtol: Any, real_spectrum: bool = True) -> tuple["Method
         choices = (*SOLVERS, "or an adaptive solver of diffrax")
         raise unknown("solver", solver, choices)
     if solver == "auto":
-        # Under trace the tolerance has no number to look at.
+        # A traced tolerance has no value to check.
         tight = not isinstance(rtol, Tracer) and rtol < _TIGHT
         explicit = diffrax.Dopri8() if tight else diffrax.Tsit5()
         explicit = Method(explicit)
@@ -61,10 +61,9 @@ def methods(solver: Any, rtol: Any, real_spectrum: bool = True) -> tuple["Method
 
 
 def _implicit() -> diffrax.Kvaerno5:
-    """Kvaerno5 without matrices: Newton's method with GMRES on products of the
-    Jacobian with vectors.
+    """Matrix-free Kvaerno5: Newton's method with GMRES on Jacobian-vector products.
 
-    Newton's steps need no more than a crude solution of their linear systems.
+    Newton's method needs only crude solutions of its linear systems.
     """
     linear = lx.GMRES(rtol=1e-3, atol=1e-12, norm=optx.rms_norm, restart=20)
     newton = diffrax.with_stepsize_controller_tols(optx.Newton)
@@ -72,12 +71,13 @@ def _implicit() -> diffrax.Kvaerno5:
 
 
 class Tried(eqx.Module):
-    """What a step reports to the step size control beside its error: its cost,
-    whether (1 or 0) another method fits better, the events' signs before and after
-    and when within it they changed, whether (1 or 0) it met something that is not
-    finite, and is `stuck` there.
+    """The report of a step to the step size control, besides its error.
 
-    All of it floats, since `as_error` sends it.
+    It holds the cost, whether (1 or 0) another method fits better, the signs of the
+    events before and after and the times within it at which they changed, whether
+    (1 or 0) it met something that is not finite, and whether it is `stuck` there.
+
+    All fields are floating-point, since `as_error` sends them.
     """
 
     error: PyTree
@@ -91,9 +91,9 @@ class Tried(eqx.Module):
 
 
 class Watch(eqx.Module):
-    """What is looked at in each step of a solve: `events`, functions of the state whose
-    changes of sign are looked for; whether the field is `defined` (at a time, for a
-    state) at the `outputs`; and `atol`, below which a change of the state is none.
+    """What is checked in each step of a solve: changes of sign of `events`, functions
+    of the state; whether the field is `defined` (at a time, for a state) at the
+    `outputs`; and `atol`, below which a change of the state does not count.
     """
 
     events: tuple[Callable[[PyTree], Float[Array, ""]], ...]
@@ -103,7 +103,7 @@ class Watch(eqx.Module):
 
 
 class Method(diffrax.AbstractWrappedSolver):
-    """A diffrax solver whose steps report a `Tried` where others have an error.
+    """A diffrax solver whose steps report a `Tried` in place of an error.
 
     Costs are known for explicit Runge-Kutta methods and for RKC (`counted`).
     """
@@ -118,12 +118,12 @@ class Method(diffrax.AbstractWrappedSolver):
 
     @property
     def counted(self) -> bool:
-        """Whether evaluations are known."""
+        """Whether the number of evaluations is known."""
         return isinstance(self.solver, diffrax.AbstractERK | RKC)
 
     @property
     def stages(self) -> int:
-        """Evaluations of a step, or a guess at them where steps differ."""
+        """Evaluations per step, or a guess if steps differ."""
         if isinstance(self.solver, diffrax.AbstractERK):
             tableau = tableau_of(self.solver)
             return tableau.stages - int(tableau.fsal)
@@ -144,12 +144,12 @@ class Method(diffrax.AbstractWrappedSolver):
 
     @property
     def root_finder(self):
-        """Of an implicit solver."""
+        """For implicit solvers."""
         return getattr(self.solver, "root_finder")  # noqa: B009
 
     @property
     def root_find_max_steps(self):
-        """Of an implicit solver."""
+        """For implicit solvers."""
         return getattr(self.solver, "root_find_max_steps")  # noqa: B009
 
     def order(self, terms) -> int | None:
@@ -178,7 +178,7 @@ class Method(diffrax.AbstractWrappedSolver):
         if isinstance(self.solver, diffrax.AbstractERK):
             evaluations = self.stages
             if tableau_of(self.solver).fsal:
-                # The first stage is the last of the step before, if there is one.
+                # The first stage is the last one of the step before, if any.
                 evaluations += jnp.where(evaluates_first(solver_state, made_jump), 1, 0)
             held_up = _HELD_UP * stability_limit(type(self.solver))
             unfit = _stiffness(self.solver, y0, dense) > held_up
@@ -187,7 +187,7 @@ class Method(diffrax.AbstractWrappedSolver):
             products = state.products - solver_state.products
             stiffness = jnp.abs(t1 - t0).astype(state.radius.dtype) * state.radius
             unfit = evaluations.astype(stiffness.dtype) > _CHEAP * stiffness
-            # A step of too many stages is refused, and nothing is wrong with the field.
+            # A step of too many stages is refused, though the field is fine.
             lost &= ~((evaluations < 2) & jnp.isfinite(state.radius))
         dtype, watch = jnp.result_type(t0), self.watch
         path = self.interpolation_cls(t0=t0, t1=t1, **dense)
@@ -212,8 +212,8 @@ class Method(diffrax.AbstractWrappedSolver):
 
     @staticmethod
     def _stuck(lost, y0, dense: dict[str, Any], h, watch: Watch):
-        """Whether no step gets through from where one was lost; False where a method
-        does not keep its first slope.
+        """Whether no shorter step can succeed from where one failed; False for a method
+        that does not keep its first slope.
         """
         first = first_rise(dense)
         if first is None:
@@ -224,7 +224,7 @@ class Method(diffrax.AbstractWrappedSolver):
 
     @property
     def evaluates_ends(self) -> bool:
-        """Whether the field is evaluated at the end of a step, where a step led."""
+        """Whether the field is evaluated at the end of a step."""
         if isinstance(self.solver, diffrax.AbstractERK):
             return tableau_of(self.solver).fsal
         return isinstance(self.solver, RKC)
@@ -232,7 +232,7 @@ class Method(diffrax.AbstractWrappedSolver):
     def _defined(self, path: diffrax.AbstractPath, watch: Watch):
         """Whether the field is defined at all outputs within a step, and at its end.
 
-        Nothing of it is differentiated.
+        Not differentiated.
         """
         start, end = jnp.asarray(path.t0), jnp.asarray(path.t1)
         times = jnp.append(watch.outputs, jnp.inf)
@@ -256,11 +256,11 @@ class Method(diffrax.AbstractWrappedSolver):
 
 
 def _stiffness(solver, y0, dense) -> Float[Array, ""]:
-    """h ρ as seen by a step whose last two stages are both at its end, else 0.
+    """h ρ as estimated by a step whose last two stages both lie at its end, else 0.
 
     ‖k_s − k_{s−1}‖ over ‖Y_s − Y_{s−1}‖: a difference quotient of h f along the
-    direction that the method is about to lose (Hairer & Wanner, Solving Ordinary
-    Differential Equations II, section IV.2). Costs no evaluation.
+    direction in which the method is about to become unstable (Hairer & Wanner, Solving
+    Ordinary Differential Equations II, section IV.2). Costs no evaluation.
     """
     tableau = tableau_of(solver)
     if not (tableau.fsal and tableau.ssal and tableau.c[-2] == tableau.c[-1]):
@@ -277,7 +277,7 @@ def _stiffness(solver, y0, dense) -> Float[Array, ""]:
 
 @functools.cache
 def stability_limit(solver: type[diffrax.AbstractERK]) -> float:
-    """How far an explicit method is stable along the negative real axis.
+    """The stability limit of an explicit method along the negative real axis.
 
     The first x > 0 at which |R(−x)| exceeds 1, R(z) = 1 + z bᵀ (1 − z A)⁻¹ 1 the
     method's stability polynomial (to a thousandth).

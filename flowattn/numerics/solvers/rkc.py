@@ -19,26 +19,26 @@ from ..adapters import hermite_dense
 MOST_STAGES = 200
 # Damping of the stability polynomial: |R| ≤ 1 − ε/3 inside the stability interval.
 _DAMPING = 2 / 13
-# An estimate of the spectral radius is renewed after this many accepted steps, ...
+# The spectral radius is estimated again after this many accepted steps, ...
 _RENEWED = 25
 # ... by power iterations until it changes by less than this share, at most this often,
 _SETTLED = 0.01
 _MOST_PRODUCTS = 50
-# ... from the last eigenvector and this share of a random direction.
+# ... from the last eigenvector plus this share of a random direction.
 _FRESH = 0.1
-# and then multiplied by this, since power iterations come from below.
+# The estimate is multiplied by this, since power iterations converge from below.
 _SAFETY = 1.2
 
 
 class RKCState(eqx.Module):
-    """What RKC carries from step to step.
+    """The state that RKC carries from step to step.
 
     - `velocity`: the field at the start of the step;
-    - `radius`: the spectral radius of its Jacobian, as estimated, `direction` the
-      eigenvector, `age` the accepted steps since;
+    - `radius`: the estimated spectral radius of its Jacobian, `direction` the
+      eigenvector, `age` the number of accepted steps since the estimate;
     - `last`: the last accepted step;
-    - `evaluations`, `products`: of the field, and of its Jacobian with a vector, in
-      the accepted steps (diffrax keeps nothing of a rejected one).
+    - `evaluations`, `products`: evaluations of the field and Jacobian-vector products
+      in the accepted steps (diffrax keeps no state of a rejected one).
     """
 
     velocity: PyTree
@@ -54,16 +54,17 @@ class RKC(diffrax.AbstractAdaptiveSolver):
     """Runge-Kutta-Chebyshev of order 2: explicit, stable far along the negative axis.
 
     A step of s stages costs s evaluations of the field and is stable for step sizes h
-    with h ρ ≤ 0.65 (s² − 1), ρ the spectral radius of the Jacobian, so the work for a
-    given time grows as √ρ where that of a classical explicit method grows as ρ. Five
-    vectors of memory, no linear solves. For fields whose Jacobian has a real negative
-    spectrum, as gradient flows near their minima have; an adaptive diffrax solver.
+    with h ρ ≤ 0.65 (s² − 1), ρ the spectral radius of the Jacobian. So the work for a
+    given time grows as √ρ, where that of a classical explicit method grows as ρ. It
+    takes five vectors of memory and no linear solves. An adaptive diffrax solver for
+    fields whose Jacobian has a real negative spectrum, such as gradient flows near
+    their minima.
 
-    The stages follow from the step: ρ is estimated by power iterations on products of
-    the Jacobian with a vector, renewed every 25 steps and whenever a step is shorter
-    than the last accepted one. A step that would need more than 200 stages fails, so
-    that a step size controller shortens it. `stages` fixes their number instead, and
-    then nothing is estimated.
+    The number of stages follows from the step: ρ is estimated by power iterations on
+    Jacobian-vector products, again every 25 steps and whenever a step is shorter than
+    the last accepted one. A step that would need more than 200 stages fails, so that
+    the step size controller shortens it. `stages` fixes the number of stages instead,
+    and then nothing is estimated.
 
     Raises `InputError` for `stages` outside 2 to 200.
 
@@ -106,7 +107,7 @@ class RKC(diffrax.AbstractAdaptiveSolver):
         return 3
 
     def func(self, terms, t0, y0, args) -> PyTree:
-        """The field at one place."""
+        """The field at one state and time."""
         return terms.vf(t0, y0, args)
 
     def init(self, terms, t0, t1, y0, args) -> RKCState:
@@ -123,11 +124,11 @@ class RKC(diffrax.AbstractAdaptiveSolver):
         )
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        """One step; a step that is too long for 200 stages gives nan and inf."""
+        """One step; a step too long for 200 stages returns nan and inf."""
         state, dtype = solver_state, _real_dtype(y0)
         h = jnp.asarray(terms.contr(t0, t1), dtype)
         size = jnp.abs(h)
-        # Where the field jumps, its value from before the jump is of no use.
+        # After a jump of the field, its value from before the jump is useless.
         velocity = jax.lax.cond(
             any_of_batch(made_jump),
             lambda: terms.vf(t0, y0, args),
@@ -142,7 +143,7 @@ class RKC(diffrax.AbstractAdaptiveSolver):
             )
             age = jnp.where(old, 1, state.age + 1)
             needed = jnp.sqrt(1 + 1.54 * size * _SAFETY * radius)
-            # Also false for nan: a place without a Jacobian allows no step.
+            # Also false for nan: a state without a Jacobian allows no step.
             possible = needed <= MOST_STAGES
             stages = jnp.where(possible, jnp.ceil(needed), 2.0)
             stages = jnp.maximum(stages.astype(state.age.dtype), 2)
@@ -187,7 +188,7 @@ class _Chebyshev(eqx.Module):
     growth: Float[Array, "3"]
 
     def next(self, e: Float[Array, ""]) -> "_Chebyshev":
-        """Those of j + 1: sums of positive terms alone; e = w₀ − 1."""
+        """The values for j + 1, as sums of positive terms only; e = w₀ − 1."""
         t, dt, _ = self.value
         growth = self.growth + 2 * e * self.value
         growth += jnp.stack([jnp.zeros_like(t), 2 * t, 4 * dt])
@@ -195,7 +196,7 @@ class _Chebyshev(eqx.Module):
 
 
 class _Stage(eqx.Module):
-    """What stage j needs of the two before it."""
+    """The quantities of the two previous stages that stage j needs."""
 
     j: Int[Array, ""]
     polynomial: _Chebyshev  # of j − 1
@@ -218,8 +219,8 @@ def _chebyshev(terms, t0, t1, y0, args, h, velocity, stages, run) -> PyTree:
 
     μ_j = 2 b_j w₀/b_{j−1}, ν_j = −b_j/b_{j−2}, μ̃_j = 2 b_j w₁/b_{j−1}, D₀ = 0 and
     D₁ = b₁ w₁ h F₀. Carried in D, the rounding of y₀ is not amplified by the
-    recurrence, which matters in single precision. So does that T_j and its
-    derivatives grow by sums of positive terms: with d_j = T_j − T_{j−1},
+    recurrence, which matters in single precision. So does computing T_j and its
+    derivatives from sums of positive terms: with d_j = T_j − T_{j−1},
     d_j = d_{j−1} + 2 (w₀ − 1) T_{j−1}, and likewise for the derivatives.
     """
     dtype = h.dtype
@@ -292,12 +293,12 @@ def _w1() -> np.ndarray:
 
 
 def _spectral_radius(terms, t, y, args, radius, direction, wanted: Bool[Array, ""]):
-    """The spectral radius at a place, where `wanted`; its eigenvector; products used.
+    """The spectral radius at a state, if `wanted`; its eigenvector; the products used.
 
-    Power iterations ρ = ‖J v‖/‖v‖ from the last eigenvector and a little of a random
-    direction: where another eigenvalue has become the largest, the last eigenvector
-    alone may have nothing left along its own. Nothing is differentiated through them:
-    stages and steps are no smooth function of anything.
+    Power iterations ρ = ‖J v‖/‖v‖ from the last eigenvector plus a small random
+    direction: if another eigenvalue has become the largest, the last eigenvector alone
+    may have no component along its eigenvector. No derivatives pass through them: the
+    number of stages and the step size are not smooth functions of anything.
     """
     y, args, radius, direction = jax.tree.map(
         lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x,
@@ -312,7 +313,7 @@ def _spectral_radius(terms, t, y, args, radius, direction, wanted: Bool[Array, "
             image = product(v)
             new = _norm(image)
             usable = jnp.where(new > 0, 1 / new, 0.0)
-            # Of a field without slope the old direction is as good as any.
+            # For a field without slope, the old direction is as good as any.
             v = jax.tree.map(
                 lambda a, b: jnp.where(new > 0, a, b), _scale(usable, image), v
             )
@@ -336,7 +337,7 @@ def _spectral_radius(terms, t, y, args, radius, direction, wanted: Bool[Array, "
 
 
 def _real_dtype(y: PyTree) -> jnp.dtype:
-    """Of lengths, which are real also where the state is complex."""
+    """The dtype of lengths, real even for a complex state."""
     return jnp.result_type(*(jnp.finfo(x.dtype).dtype for x in jax.tree.leaves(y)))
 
 
@@ -345,8 +346,8 @@ def _scale(factor: Array, tree: PyTree) -> PyTree:
 
 
 def _norm(tree: PyTree) -> Float[Array, ""]:
-    """The 2-norm, of real and imaginary parts alike. Where squares overflow, numbers
-    are taken as shares of the largest.
+    """The 2-norm over real and imaginary parts. Numbers are scaled by the largest, so
+    that squares do not overflow.
     """
 
     def length(leaves: list[Array]) -> Array:
@@ -361,7 +362,7 @@ def _norm(tree: PyTree) -> Float[Array, ""]:
 
 
 def _random_like(tree: PyTree) -> PyTree:
-    """A random direction of length 1: it has a part along every eigenvector."""
+    """A random direction of length 1, with a component along every eigenvector."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jr.split(jr.key(0), len(leaves))
     drawn = [

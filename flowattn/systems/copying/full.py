@@ -31,8 +31,8 @@ class CopyingLoss(eqx.Module):
 
 
 def coordinates(params: PositionalHeads) -> CopyingPoint:
-    """The coordinates of heads: of each matrix the mean of its diagonal less the mean
-    of the rest, which of s(I − J/n) is s.
+    """The coordinates of heads: for each matrix, the mean of its diagonal minus the
+    mean of the rest, which for s(I − J/n) is s.
     """
     value, scores = _margin(params.values), params.scores
     if isinstance(scores, FactorisedScores):
@@ -42,7 +42,7 @@ def coordinates(params: PositionalHeads) -> CopyingPoint:
 
 
 def lifted(length: int, vocabulary: int, at: CopyingPoint) -> PositionalHeads:
-    """The symmetric heads of some coordinates."""
+    """The symmetric heads of given coordinates."""
     values = _symmetric(at.value, vocabulary)
     if at.score is not None:
         return PositionalHeads(FreeScores(_symmetric(at.score, length)), values)

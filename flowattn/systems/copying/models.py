@@ -20,14 +20,14 @@ from .panels import accuracy_panels
 from .sequence import one_by_one, train
 from .settings import AbstractCopying
 
-# A task counts as solved where this share of the tokens is right, attention as formed
-# where it is so often largest on the right position.
+# A task counts as solved if this share of the tokens is right, and attention as formed
+# if it is largest on the right position this often.
 SOLVED = 0.9
 _RECORDS = 16
 
 
 class Size(NamedTuple):
-    """A sequence model, what it is trained on, and how."""
+    """A sequence model, its training data, and the numbers of its training."""
 
     length: int
     width: int
@@ -46,11 +46,11 @@ SIZES = {
 class CopyingModels(AbstractCopying, AbstractStudy):
     """LSTMs with one attention head that learn to copy, from several seeds.
 
-    Each seed is trained by Adam on draws of more words than a sequence has, and on
-    permutations, all of them the same bag of words, from which nothing can be learned
-    of a word before attention has formed.
+    Each seed is trained by Adam on draws from more words than a sequence has, and on
+    permutations of the same bag of words, from which nothing can be learned about a
+    word before attention has formed.
 
-    Raises `InputError` for values that make no task.
+    Raises `InputError` for values that do not make a task.
     """
 
     name: ClassVar[str] = "copying-models"
@@ -58,9 +58,9 @@ class CopyingModels(AbstractCopying, AbstractStudy):
     example: ClassVar[str] = "--networks 2 --steps 40"
 
     size: Literal["quick", "paper"] = eqx.field(static=True, default="quick")
-    """What shows the split within minutes, or the paper's size."""
+    """A size that shows the split within minutes, or the paper's size."""
     networks: int | None = eqx.field(static=True, default=None)
-    """How many to train of each task, a seed each; None: what the size says."""
+    """Number of networks per task, one seed each; None: determined by size."""
 
     def __check_init__(self):
         if self.networks is not None and self.networks < 1:
@@ -68,7 +68,7 @@ class CopyingModels(AbstractCopying, AbstractStudy):
 
     @property
     def usual_length(self) -> int:
-        """The length where none is given."""
+        """The default length."""
         return SIZES[self.size].length
 
     @property
@@ -102,7 +102,7 @@ def _survey(
     alike = CopyingTask(task.length, task.length)
     tasks.setdefault(_called(alike), alike)
     every, keys = max(1, steps // _RECORDS), jr.split(key, count)
-    # One at a time they can be reported, and kept.
+    # One at a time, they can be reported and saved.
     groups = np.split(np.arange(count), count) if one_by_one() else [np.arange(count)]
     parts, steps_seen = [], np.zeros(0, int)
     for number, one in enumerate(tasks.values()):
@@ -152,8 +152,8 @@ def _called(task: CopyingTask) -> str:
 def _summary(
     steps: np.ndarray, tokens: np.ndarray, attention: np.ndarray
 ) -> dict[str, Any]:
-    """Of each seed the accuracies at the end and the first step at which the task was
-    seen solved; undefined where it never was.
+    """For each seed, the accuracies at the end and the first step at which the task was
+    seen to be solved; undefined if it never was.
     """
     solved = tokens >= SOLVED
     first = np.where(solved.any(axis=1), steps[np.argmax(solved, axis=1)], np.nan)

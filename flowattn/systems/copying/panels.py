@@ -18,7 +18,7 @@ def starts_panel(survey: Survey) -> Panel:
 
 
 def accuracy_panels(survey: Survey) -> list[Panel]:
-    """For each task the two accuracies of every seed, and their mean."""
+    """For each task, the two accuracies of every seed, and their mean."""
     steps, panels = survey.coords["step"], []
     for number, task in enumerate(survey.coords["task"]):
         for colour, name in enumerate(("token_accuracy", "attention_accuracy")):

@@ -1,4 +1,4 @@
-"""Copying in two numbers: the exact reduction, of one head and of several.
+"""Copying in two numbers: the exact reduction, for one head and for several.
 
 Sequences x are ordered draws of n of m words. With positional scores S (n × n) and
 word-to-word logits W (m × m) target t sees
@@ -6,18 +6,18 @@ word-to-word logits W (m × m) target t sees
     p_t = softmax(S_t),   z_t = Σ_s p_ts W_{x_s},   q_t = softmax(z_t),
 
 and the loss is the mean over targets and sequences of −log q_t(x_t). In expectation
-over all draws it does not change where positions are permuted (in rows and columns of
-S at once) or words are, so from S = s(I − J/n), W = w(I − J/m) the flow stays of that
+over all draws it is invariant under permutations of positions (in rows and columns of
+S at once) and of words, so from S = s(I − J/n), W = w(I − J/m) the flow keeps that
 form: a matrix that is invariant under all such permutations is a combination of I and
-J, and the sums of its rows are kept (`laws.score_sum`, `laws.logit_sum`). A softmax
-does not see the part −J/n, nor −J/m, so a target attends to itself with
+J, and the sums of its rows are conserved (`laws.score_sum`, `laws.logit_sum`). A
+softmax is invariant under the parts −J/n and −J/m, so a target attends to itself with
 p = e^s/(e^s + n − 1) and to each other position with r = (1 − p)/(n − 1); the logits
-are A = wp of the right word, B = wr of the n − 1 others in the sequence, 0 of the
-m − n words that are not, and
+are A = wp for the right word, B = wr for the n − 1 others in the sequence, 0 for the
+m − n words that are not in it, and
 
     L = log Z − A,   Z = e^A + (n − 1)e^B + m − n,   q = e^A/Z,   b = (n − 1)e^B/Z.
 
-Of H heads z_t is the mean: A = mean(w_h p_h), B = mean(w_h r_h). I − J/n has squared
+For H heads, z_t is the mean: A = mean(w_h p_h), B = mean(w_h r_h). I − J/n has squared
 length n − 1, so gradient flow of the matrices is gradient flow of L(s, w) with the
 rates 1/(n − 1) and 1/(m − 1): with ∂r/∂s = −p(1 − p)/(n − 1),
 
@@ -47,7 +47,7 @@ from ...problem import itself
 
 class CopyingPoint(eqx.Module):
     """The coordinates of symmetric heads: `value` w, and either `score` s or its
-    factors `query` q and `key` k; one entry a head (of a w that is shared one alone).
+    factors `query` q and `key` k; one entry per head (one in all for a shared w).
     """
 
     value: Any
@@ -80,11 +80,11 @@ class ReducedCopying(eqx.Module):
         return jax.nn.sigmoid(at.scores - others)
 
     def log_probability(self, at: CopyingPoint) -> Float[Array, ""]:
-        """log q, of the right word.
+        """log q, for the right word.
 
         log q = −log(1 + (n − 1)e^{−(A − B)} + (m − n)e^{−A}), with the difference
-        p − r = (e^s − 1)/(e^s + n − 1) = (1 − e^{−s})p taken whole: it is exactly 0 at
-        s = 0, so that permutations stay at their saddle however long.
+        p − r = (e^s − 1)/(e^s + n − 1) = (1 − e^{−s})p computed directly: it is exactly
+        0 at s = 0, so that permutations stay at their saddle however long.
         """
         own = self.attention(at)
         right = jnp.mean(at.value * own)
@@ -125,7 +125,7 @@ PROBABILITY = "probability of the right word"
 def coordinate_observables(
     project: Any, attention: Any, heads: int
 ) -> dict[str, Observable]:
-    """s, w and p by name, of one head as numbers; `project` maps parameters to
+    """s, w and p by name, as numbers for one head; `project` maps parameters to
     coordinates, `attention` to p of every head.
     """
     dims = () if heads == 1 else ("head",)

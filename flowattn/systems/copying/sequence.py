@@ -15,16 +15,16 @@ from ...numerics.descend import descend
 from ...optimizers import Adam
 from ...tasks.copying import CopyingTask
 
-# A share of the words of this many sequences is known to a percent.
+# This many sequences determine a share of words to a percent.
 _HELD_OUT = 256
 
 
 class SequenceLoss(AbstractBatchLoss):
     """Mean cross-entropy, in nats, of the n + 1 targets of sequences to be copied.
 
-    Called, it is that of `words`, which are held out; a step of descent sees
-    `batch_size` sequences that the task draws anew. `frozen` is what of the model does
-    not train.
+    Called, it is the loss on `words`, which are held out; a step of descent sees
+    `batch_size` sequences that the task draws afresh. `frozen` is the part of the model
+    that is not trained.
 
     >>> import jax.random as jr
     >>> task, key = CopyingTask(length=3, vocabulary=4), jr.key(0)
@@ -61,7 +61,7 @@ def sequence_measures(
     targets: Int[Array, "sequences targets"],
 ) -> Float[Array, " measure"]:
     """The loss; the share of targets that are right, given the right words before; and
-    that of words whose largest attention is on their own position.
+    the share of words whose largest attention is on their own position.
 
     >>> logits, log_attention = jnp.zeros((1, 3, 5)), jnp.zeros((1, 3, 2))
     >>> found = sequence_measures(logits, log_attention, jnp.array([[0, 2, 4]]))
@@ -83,7 +83,9 @@ def sequence_measures(
 def sequence_start(
     task: CopyingTask, width: int, batch: int, *, key: PRNGKeyArray
 ) -> tuple[SequenceModel, SequenceLoss]:
-    """A model's parameters and their loss; `key` draws start, batches and held-out."""
+    """A model's parameters and their loss; `key` draws start, batches and held-out
+    data.
+    """
     start, seen, held_out = jr.split(key, 3)
     model = SequenceModel(task.vocabulary, width, key=start)
     params, frozen = eqx.partition(model, eqx.is_inexact_array)
@@ -92,7 +94,7 @@ def sequence_start(
 
 
 class SequenceRuns(NamedTuple):
-    """Trainings side by side: the steps of the records, and at each the measures of
+    """Trainings in parallel: the steps of the records, and at each the measures on
     sequences that no step saw.
     """
 
@@ -113,8 +115,8 @@ def train(
 ) -> SequenceRuns:
     """Train a sequence model for each key by Adam, observed at regular steps.
 
-    A key determines the start, the batches and what is held out. Values are nan from
-    where a loss is no longer finite.
+    A key determines the start, the batches and the held-out data. Values are nan once a
+    loss is no longer finite.
 
     Raises `InputError` for numbers that are not positive.
 
@@ -126,14 +128,14 @@ def train(
     """
     require_positive(batch=batch, steps=steps, every=every, width=width)
     require_positive(learning_rate=learning_rate)
-    # Arrays are arguments of the program, numbers would be constants in it.
+    # Arrays are arguments of the program; numbers would be constants in it.
     rate = jnp.asarray(learning_rate)
     times, measures = _train(task, width, batch, steps, rate, keys, every)
     return SequenceRuns(times, *jnp.moveaxis(measures, 2, 0))
 
 
 def one_by_one() -> bool:
-    """Whether seeds are better trained one after the other: on CPUs products of many
+    """Whether seeds are better trained one after another: on CPUs, products of many
     networks at once are slower than those of one.
     """
     return jax.default_backend() == "cpu"

@@ -9,24 +9,24 @@ from ...errors import InputError
 from ...tasks import CopyingTask
 from ..base import AbstractSetting
 
-# All sequences are gone through in every gradient where there are no more.
+# Up to this many, every gradient covers all sequences.
 _MOST_SEQUENCES = 50_000
 
 
 class AbstractCopying(AbstractSetting):
-    """Sequences to copy: ordered draws of `length` of `vocabulary` words."""
+    """Sequences to copy: ordered draws of `length` out of `vocabulary` words."""
 
     length: int | None = eqx.field(static=True, default=None)
-    """Words of a sequence, n; None: 4, reduced 40, of sequence models by their size."""
+    """Words in a sequence, n; None: 4, reduced 40, sequence models by their size."""
     vocabulary: int | None = eqx.field(static=True, default=None)
     """Words to draw from, m; None: half as many again as a sequence has."""
 
     def __check_init__(self):
-        self.task  # noqa: B018 (raises what is wrong with its numbers)
+        self.task  # noqa: B018 (raises for invalid numbers)
 
     @property
     def usual_length(self) -> int:
-        """The length where none is given."""
+        """The default length."""
         return 4
 
     @property
@@ -39,12 +39,14 @@ class AbstractCopying(AbstractSetting):
 
 
 class AbstractHeads(AbstractCopying):
-    """Heads with free positional scores and word-to-word logits, which are to copy."""
+    """Heads with free positional scores and word-to-word logits, which learn to
+    copy.
+    """
 
     heads: int = eqx.field(static=True, default=1)
     """Attention heads, whose logits are averaged."""
     shared_values: bool = eqx.field(static=True, default=False)
-    """One matrix of word-to-word logits for all heads, or one each."""
+    """One matrix of word-to-word logits for all heads, or one for each."""
     scores: Literal["free", "factorised"] = eqx.field(static=True, default="free")
     """Scores that are parameters themselves, or products of queries and keys."""
     sequences: int | None = eqx.field(static=True, default=None)
@@ -62,7 +64,7 @@ class AbstractHeads(AbstractCopying):
         return self.scores == "factorised"
 
     def require_few(self) -> None:
-        """Raises `InputError` where there are too many sequences to go through."""
+        """Raises `InputError` for more sequences than can be enumerated."""
         task = self.task
         # log₁₀ m!/(m − n)!: the number itself may have millions of digits.
         power = math.lgamma(task.vocabulary + 1)

@@ -1,4 +1,4 @@
-"""Copying from many random starts: how often attention finds its way (Snell, Zhong,
+"""Copying from many random starts: how often attention succeeds (Snell, Zhong,
 Klein & Steinhardt, arXiv 2103.07601)."""
 
 import dataclasses
@@ -26,19 +26,19 @@ from .panels import starts_panel
 from .settings import AbstractHeads
 from .system import Copying
 
-# Starts are solved, and kept, in parts of this many.
+# Starts are solved, and saved, in parts of this many.
 _PART = 512
-# Lanes are so few that none waits long for the last, and their logits fit into a cache.
+# So few lanes that none waits long for the last, and their logits fit into a cache.
 _MOST_LANES, _NUMBERS = 128, 2**20
 
 
 class CopyingStarts(AbstractHeads, AbstractStudy):
-    """Copying from many random starts, and the share of them that succeed: whose
+    """Copying from many random starts, and the share of those that succeed: their
     attention ends on each word's own position.
 
-    All entries of scores and logits begin normal.
+    All entries of scores and logits start from a normal distribution.
 
-    Raises `InputError` for values that make no system.
+    Raises `InputError` for values that do not make a system.
     """
 
     name: ClassVar[str] = "copying-starts"
@@ -58,13 +58,13 @@ class CopyingStarts(AbstractHeads, AbstractStudy):
 
     @property
     def copying(self) -> Copying:
-        """The system whose flow is started."""
+        """The system whose flow is solved."""
         fields = dataclasses.fields(AbstractHeads)
         return Copying(**{field.name: getattr(self, field.name) for field in fields})
 
     @property
     def defaults(self) -> Defaults:
-        """To a time at which nearly all starts have decided."""
+        """Up to a time at which nearly all starts have decided."""
         return Defaults(self.heads * 10.0 * self.task.length**2, SGD(1.0), steps=0)
 
     def drawn(self, key: PRNGKeyArray) -> PositionalHeads:
@@ -81,8 +81,8 @@ class CopyingStarts(AbstractHeads, AbstractStudy):
     def run(
         self, key: PRNGKeyArray, data: str | None, settings: StudySettings
     ) -> Survey:
-        """The flow from each start; a start succeeds where at t1 the mean of the
-        diagonal of a head's scores exceeds that of the rest.
+        """The flow from each start; a start succeeds if at t1 the mean of the diagonal
+        of a head's scores exceeds that of the rest.
         """
         del data
         problem_key, start_key = jr.split(key)
@@ -96,17 +96,17 @@ class CopyingStarts(AbstractHeads, AbstractStudy):
         return {"starts": [starts_panel(survey)]}
 
     def _expected(self, scale: float) -> float:
-        """The share of random starts that succeeds, to first order; nan: not known."""
+        """The share of random starts that succeed, to first order; nan: not known."""
         n, m = self.task.length, self.task.vocabulary
         if self.factorised or (self.shared_values and self.heads > 1 and m > n):
             return math.nan
         alone = success_theory(n, m, scale)
-        # Heads with values of their own decouple near the origin: one must succeed.
+        # Heads with separate values decouple near the origin: one must succeed.
         return alone if self.shared_values else 1 - (1 - alone) ** self.heads
 
 
 def success_theory(length: int, vocabulary: int, scale: float) -> float:
-    """How probable success is from entries N(0, σ²), one head, to first order in σ.
+    """The probability of success from entries N(0, σ²), one head, to first order in σ.
 
     To first order at the origin s' = w/n² and w' = g + s(n − 1)/(n²(m − 1)), with the
     slope g of `first_slope` (and a term in w that this order leaves out). In u =
@@ -125,14 +125,14 @@ def success_theory(length: int, vocabulary: int, scale: float) -> float:
     return math.erfc(-n * (m - n) / (2 * m * scale * math.sqrt(n - 1))) / 2
 
 
-# Standard deviations that hold 95 % of a normal variable.
+# The standard deviations that hold 95 % of a normal variable.
 _TWO_SIDED = 1.959964
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's interval of 95 % for a share that was seen in `count` draws.
+    """Wilson's 95 % interval for a share that was observed in `count` draws.
 
-    Unlike share ± standard error it has a length where the share is 0 or 1.
+    Unlike share ± standard error, it has a positive length at shares of 0 and 1.
 
     >>> [round(x, 3) for x in wilson(1.0, 200)]
     [0.981, 1.0]
@@ -149,14 +149,14 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def _ends_of_all(
     problem: Problem, starts: PositionalHeads, settings: StudySettings
 ) -> tuple[np.ndarray, ...]:
-    """Where the flow from each start (first axis) is at t1: the heads' score margins,
-    the probability of the right word, and whether it got there.
+    """The flow from each start (first axis) at t1: the heads' score margins, the
+    probability of the right word, and whether it got there.
     """
     count = len(starts.values)
     lanes = max(1, min(_MOST_LANES, _NUMBERS // _size(problem, starts)))
     part, found = min(count, _PART), []
     for first in range(0, count, part):
-        # The last ones are filled up, so that one compiled program serves all.
+        # The last part is filled up, so that one compiled program serves all.
         rows = np.minimum(np.arange(first, first + part), count - 1)
         some = jax.tree.map(lambda x, rows=rows: x[rows], starts)
         make = partial(_ends, problem, some, settings, lanes)
@@ -217,6 +217,6 @@ def _survey(
 
 
 def _size(problem: Problem, starts: PositionalHeads) -> int:
-    """Numbers that one start's gradient takes."""
+    """The number of entries in one start's gradient."""
     tokens, words = problem.loss.tokens, starts.values.shape[-1]
     return tokens.size * words

@@ -35,20 +35,20 @@ from .reduced import (
 )
 from .settings import AbstractHeads
 
-# To first order a sample pushes away from symmetric points alone, since each sequence
-# moves the margins of these alike; what that does to the margins is of second order.
+# To first order, a sample drives away only from symmetric points, since each sequence
+# moves the margins of these alike; its effect on the margins is of second order.
 _SCALING = "defect 0; gap at fixed time as 1/sequences"
 
 
 class Copying(AbstractHeads, AbstractSystem):
-    """Attention that has to find each word's own position in order to copy it.
+    """Attention that must find each word's own position in order to copy it.
 
     Heads with free positional scores and word-to-word logits. Sequences are ordered
-    draws of `length` of `vocabulary` words; with as many of one as of the other they
-    are permutations, all of them the same bag of words, from which nothing can be
-    learned of a word before attention has formed.
+    draws of `length` out of `vocabulary` words. If the two are equal, the sequences are
+    permutations of the same bag of words, from which nothing can be learned about a
+    word before attention has formed.
 
-    Raises `InputError` for values that make no system.
+    Raises `InputError` for values that do not make a system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> system = fa.systems.Copying(length=40, vocabulary=40, start=0.1, reduced=True)
@@ -63,15 +63,15 @@ class Copying(AbstractHeads, AbstractSystem):
     citation: ClassVar[str] = REGISTRY[name].citation
 
     start: SupportsFloat | None = None
-    """Score margin s and logit margin w at the start (of factorised scores the margins
+    """Score margin s and logit margin w at the start (for factorised scores the margins
     of queries and keys); None: 0, factorised 0.1."""
     start_values: SupportsFloat | None = None
-    """Logit margin w at the start, where it is another; None: as start."""
+    """Logit margin w at the start, if different; None: as start."""
     good_heads: int | None = eqx.field(static=True, default=None)
-    """Number of heads that begin at +|start|, others at -|start|; None: all at
+    """Number of heads that start at +|start|, the others at -|start|; None: all at
     start."""
     reduced: bool = eqx.field(static=True, default=False)
-    """The equations of the margins alone."""
+    """Use only the equations of the margins."""
 
     def __check_init__(self):
         good = self.good_heads
@@ -92,13 +92,13 @@ class Copying(AbstractHeads, AbstractSystem):
 
     @property
     def defaults(self) -> Defaults:
-        """To well beyond the escape that theory expects; no descent unless it is asked
-        for.
+        """To well beyond the escape that theory predicts; no descent unless
+        requested.
         """
         return Defaults(self._long_enough(), SGD(1.0), steps=0)
 
     def _long_enough(self) -> float:
-        """Twice what the leading order of theory expects, and 10 n² at least."""
+        """Twice the time that theory predicts to leading order, and 10 n² at least."""
         n, m = self.task.length, self.task.vocabulary
         start = 0.0
         if isinstance(self._start, int | float):
@@ -142,8 +142,8 @@ class Copying(AbstractHeads, AbstractSystem):
         if self.shared_values:
             values = jnp.mean(values, keepdims=True)
         if self.factorised:
-            # A bad head is one of negative scores: with both factors negative it
-            # would be a good one.
+            # A bad head has negative scores: with both factors negative it would be a
+            # good one.
             return CopyingPoint(values, None, margins, jnp.abs(margins))
         return CopyingPoint(values, margins)
 
@@ -204,7 +204,7 @@ class Copying(AbstractHeads, AbstractSystem):
         return known
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
-        """The time of escape as theory counts it, and the first slope of w."""
+        """The time of escape as theory defines it, and the first slope of w."""
         del problem
         n, m = self.task.length, self.task.vocabulary
         found = {"first_slope": first_slope(n, m) / self.heads}

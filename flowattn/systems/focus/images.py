@@ -29,12 +29,12 @@ _STEPS = 3000
 
 
 class FocusImages(AbstractFocus):
-    """Attention that has to find the one image of a mosaic that carries the label.
+    """Attention that must find the one image of a mosaic that carries the label.
 
     Two networks, one that scores the images and one that classifies; descended with
-    momentum, a drawn batch at a time. There is no flow unless its end is given.
+    momentum, one drawn batch per step. There is no flow unless its end is given.
 
-    Raises `InputError` for values that make no system.
+    Raises `InputError` for values that do not make a system.
     """
 
     name: ClassVar[str] = "focus-images"
@@ -57,7 +57,7 @@ class FocusImages(AbstractFocus):
 
     @property
     def defaults(self) -> Defaults:
-        """As the paper trains, with momentum; no flow unless it is asked for."""
+        """The paper's training, with momentum; no flow unless requested."""
         return Defaults(None, SGD(0.05, momentum=0.9), _STEPS, outputs=20)
 
     @property
@@ -71,11 +71,11 @@ class FocusImages(AbstractFocus):
         return ImageMosaicsTask(images, self._segments, mosaics)
 
     def mosaics_of(self, key: PRNGKeyArray, data: str | None = None) -> MosaicSplits:
-        """The mosaics that `problem` draws by a key."""
+        """The mosaics that `problem` draws with a key."""
         return self._task(data).sample(jr.split(key, 4)[0])
 
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
-        """Draw the mosaics, of images from those in `data`, and the networks."""
+        """Draw the mosaics, from images in `data`, and the networks."""
         task = self._task(data)
         data_key, batch_key, *keys = jr.split(key, 4)
         splits = task.sample(data_key)

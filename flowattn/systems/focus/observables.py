@@ -1,4 +1,4 @@
-"""The loss of focus models, and what is observed of them."""
+"""The loss of focus models, and their observables."""
 
 from typing import Any
 
@@ -23,17 +23,17 @@ from ...observables import Observable
 from ...tasks import MosaicSplits
 from .reduced import ATTENTION, PROBABILITY, Focus2D, Loss, coordinate_observables
 
-# Focus true or false (the largest attention is on the foreground) and prediction true
-# or false, as shares; the paper's table.
+# Shares of mosaics with focus true or false (the largest attention is on the
+# foreground) and prediction true or false; the paper's table.
 MEASURES = ("loss", "accuracy", "ftpt", "ffpt", "ftpf", "ffpf", "alpha")
 
 
 class FocusLoss(AbstractBatchLoss):
     """Soft, hard or marginal loss over mosaics.
 
-    The attention is that of the model's scores, or `alpha` on the foreground and the
-    rest shared by the background. `batch_size`: mosaics that a step of descent sees,
-    drawn anew for each; None: all.
+    The attention is that of the model's scores, or `alpha` on the foreground with the
+    rest shared by the background. `batch_size`: number of mosaics in a step of descent,
+    drawn afresh for each; None: all.
     """
 
     frozen: AbstractFocusModel
@@ -49,7 +49,7 @@ class FocusLoss(AbstractBatchLoss):
     def outputs(
         self, model: AbstractFocusModel
     ) -> tuple[Float[Array, "mosaics segments"], Float[Array, "mosaics ... classes"]]:
-        """The logarithm of the attention, and the logits that the loss looks at: of the
+        """The logarithm of the attention, and the logits that the loss uses: of the
         averaged segments (soft), or of each.
         """
         log_attention = self.log_attention(model)
@@ -59,7 +59,7 @@ class FocusLoss(AbstractBatchLoss):
         return log_attention, model.each(self.mosaics)
 
     def value(self, log_attention, logits) -> Float[Array, ""]:
-        """The loss, from what `outputs` gives."""
+        """The loss, from the value of `outputs`."""
         labels, weights = self.mosaics.labels, self.mosaics.weights
         if self.kind == "soft":
             return cross_entropy(logits, labels, weights)
@@ -91,9 +91,9 @@ class FocusLoss(AbstractBatchLoss):
         return eqx.tree_at(lambda loss: loss.mosaics, self, drawn)
 
     def predicted(self, log_attention, logits) -> Float[Array, "mosaics classes"]:
-        """What the label is predicted from, given `outputs`: the logits of the averaged
-        segments (soft), of the segment with the largest attention (hard), or the
-        logarithm of the marginal.
+        """The scores of the classes for a prediction, from `outputs`: the logits of the
+        averaged segments (soft), of the segment with the largest attention (hard), or
+        the logarithm of the marginal.
         """
         if self.kind == "soft":
             return logits
@@ -107,7 +107,7 @@ class FocusLoss(AbstractBatchLoss):
 def linear_observables(
     loss: FocusLoss, project: Any, held: Focus2D
 ) -> dict[str, Observable]:
-    """Of the linear task: loss, μ, ν, and what the mosaics see of them."""
+    """For the linear task: loss, μ, ν, and their effect on the mosaics."""
     named = coordinate_observables(Partial(_projected, project, held))
     return {
         "loss": Observable(loss, (), "nat", "training loss"),

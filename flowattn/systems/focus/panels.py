@@ -8,12 +8,12 @@ from ...measures.panels import reached, time_axis
 from ...panels import Axis, Curve, Image, Panel, Scale
 from ...trajectory import Trajectory
 
-# What of a mosaic is left between it and the next.
+# The gap between two mosaics, as a share of their size.
 _MARGIN = 0.06
 
 
 def share_panels(run: Trajectory) -> list[Panel]:
-    """Of each split, over training: focus true or false, prediction true or false."""
+    """For each split, over training: focus true or false, prediction true or false."""
     coords = dict(dict(run.labels)["selection"].coords)
     times, flat = reached(run, "selection")
     values = flat.reshape(len(times), len(coords["split"]), len(coords["measure"]))
@@ -42,12 +42,12 @@ def share_panels(run: Trajectory) -> list[Panel]:
 def attention_panels(
     tiles: np.ndarray, place: np.ndarray, attention: Mapping[str, np.ndarray]
 ) -> list[Panel]:
-    """Mosaics in a row for each kind of attention: every segment as bright as its
+    """A row of mosaics for each kind of attention: every segment as bright as its
     attention, the foreground framed.
 
     Args:
         tiles: mosaics × segments × height × width, from 0 to 1.
-        place: the number of each mosaic's foreground segment.
+        place: the index of each mosaic's foreground segment.
         attention: by kind, mosaics × segments.
     """
     return [_row(tiles, place, name, weights) for name, weights in attention.items()]

@@ -1,8 +1,8 @@
 """Focus in two numbers: the exact reduction of the linear task, and closed forms.
 
-The task is the same for every class where all are equally frequent and segments carry
-no noise: from a start that is symmetric under permutations of the classes, training
-stays so. Then u_y = ν for every class y, W_yy = μ(C − 1)/C and W_ky = −μ/C for k ≠ y
+The task is the same for every class if all are equally frequent and segments carry no
+noise: from a start that is symmetric under permutations of the classes, training stays
+symmetric. Then u_y = ν for every class y, W_yy = μ(C − 1)/C and W_ky = −μ/C for k ≠ y
 (the mean over k stays 0, since the gradient by the logits sums to 0), and the loss is
 
     soft      log(1 + (C − 1)e^{−αμ})
@@ -10,11 +10,12 @@ stays so. Then u_y = ν for every class y, W_yy = μ(C − 1)/C and W_ky = −μ
     marginal  −log(αβ + (1 − α)/C)
 
 with α = e^ν/(e^ν + m − 1), β = e^μ/(e^μ + C − 1). A unit of μ moves the parameters by
-a vector of squared length C[((C − 1)/C)² + (C − 1)/C²] = C − 1, a unit of ν by one of
+with α = e^ν/(e^ν + m − 1), β = e^μ/(e^μ + C − 1). A unit of μ moves the parameters by a
+vector of squared length C[((C − 1)/C)² + (C − 1)/C²] = C − 1, a unit of ν by one of
 squared length C, and the two are orthogonal. So gradient flow of the parameters is
-gradient flow of this loss with the rates 1/(C − 1) and 1/C, and gradient descent (and
-momentum) is, step for step, descent with those rates. Written out it is the system in
-`laws.focus`.
+gradient flow of this loss with the rates 1/(C − 1) and 1/C, and gradient descent (also
+with momentum) is, step for step, descent with those rates. Written out, it is the
+system in `laws.focus`.
 """
 
 from typing import Any, Literal
@@ -34,8 +35,8 @@ Loss = Literal["soft", "hard", "marginal"]
 
 
 class Focus2D(eqx.Module):
-    """μ, the right logit less the others, and ν, the foreground's score less the
-    background's; None for what is not trained.
+    """μ, the margin of the right logit, and ν, the margin of the foreground's score;
+    None for a coordinate that is not trained.
     """
 
     mu: Any
@@ -43,7 +44,7 @@ class Focus2D(eqx.Module):
 
 
 class ReducedLoss(AbstractExplicitLoss):
-    """The loss as a function of μ and ν; of μ alone where ν is `frozen`."""
+    """The loss as a function of μ and ν; of μ alone if ν is `frozen`."""
 
     frozen: Focus2D
     kind: Loss = eqx.field(static=True)
@@ -91,7 +92,7 @@ class ReducedLoss(AbstractExplicitLoss):
 
 
 def _both_sigmoids(x: Float[Array, ""]) -> tuple[Array, Array]:
-    """σ(x) and σ(−x), to rounding where they are small, from one exponential."""
+    """σ(x) and σ(−x) from one exponential, accurate to rounding even where small."""
     small = jnp.exp(-jnp.abs(x))
     larger = 1 / (1 + small)
     smaller = small * larger
@@ -120,10 +121,10 @@ def closed_form(
         marginal  P = α + b, Q = (C − 1)(α + 2b), S = (C − 1)² b, b = (1 − α)/C:
                   G(μ) − G(start) = α t,
 
-    the last since μ' = αβ/[Z(e^μ + C − 1)] and
+    the last because μ' = αβ/[Z(e^μ + C − 1)] and
     Z(e^μ + C − 1)/β = Z(e^μ + C − 1)² e^{−μ} = G'(μ), by expanding the square.
-    G is solved by Newton's method: Lambert's W, which also solves the first two,
-    cancels at small and at large t. Finite and to rounding for t up to 1e12 and more.
+    G is inverted by Newton's method: Lambert's W, which would also solve the first two,
+    cancels at small and at large t. Finite and accurate to rounding for t beyond 1e12.
 
     >>> import jax.numpy as jnp
     >>> mu = closed_form("hard", 20, 0.4, jnp.array(1e3))
@@ -147,18 +148,18 @@ def _growth(parts, x):
     return p * jnp.expm1(x) + q * x - s * jnp.expm1(-x)
 
 
-# Doubles are reached in at most 9 steps over α from 0.01 to 1, C from 2 to 1e4 and t
-# from 1e-6 to 1e15.
+# Double precision is reached in at most 9 steps over α from 0.01 to 1, C from 2 to 1e4
+# and t from 1e-6 to 1e15.
 _STEPS = 12
 
 
 def _solved(parts, target):
     """x with G(x) = `target`, by Newton's method.
 
-    Every term of G has the sign of x, so the solution lies below what each alone would
-    need: from there Newton comes down where G is convex; where it is concave one step
-    may go too far, but not beyond 0, and then comes up. A negative target is the mirror
-    image, with P and S exchanged.
+    Every term of G has the sign of x, so the solution lies below what each term alone
+    would need. From there Newton's method descends where G is convex; where it is
+    concave, one step may overshoot, but not beyond 0, and then it ascends. A negative
+    target is the mirror image, with P and S exchanged.
     """
     sign = jnp.where(target < 0, -1.0, 1.0).astype(target.dtype)
     size = jnp.abs(target)
@@ -181,8 +182,8 @@ def _solved(parts, target):
 
 @eqx.filter_jit
 def coordinates(frozen: LinearFocus, fixed: bool, params: LinearFocus) -> Focus2D:
-    """μ and ν of the parameters of a linear model, as means over the classes; no ν
-    where the focus is fixed.
+    """μ and ν of a linear model's parameters, as means over the classes; no ν if the
+    focus is fixed.
     """
     found = coordinates_by_class(eqx.combine(params, frozen))
     nu = None if fixed else jnp.mean(found.nu)
@@ -208,7 +209,7 @@ def lifted(classes: int, at: Focus2D) -> LinearFocus:
 
 
 def coordinate_observables(whole: Any) -> dict[str, Observable]:
-    """μ and ν, by name, where `whole` maps parameters to them."""
+    """μ and ν, by name; `whole` maps parameters to them."""
     return {
         "mu": Observable(Entry("mu", whole), (), "1", "logit margin of the label, μ"),
         "nu": Observable(

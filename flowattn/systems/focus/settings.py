@@ -1,4 +1,4 @@
-"""What both systems of focus have in common: the loss, and when it changes."""
+"""What both focus systems have in common: the loss, and when it changes."""
 
 import abc
 from collections.abc import Callable
@@ -19,24 +19,24 @@ from .reduced import Loss
 
 
 class AbstractFocus(AbstractSystem):
-    """Attention that has to find the one segment of a mosaic that carries the label."""
+    """Attention that must find the one segment of a mosaic that carries the label."""
 
     loss: Literal["soft", "hard", "marginal", "hybrid"] = eqx.field(
         static=True, default="soft"
     )
-    """What is trained on; hybrid: soft, and from a time on another."""
+    """Training loss; hybrid: soft, and another from some time on."""
     then: Literal["hard", "marginal"] = eqx.field(static=True, default="hard")
-    """What hybrid switches to."""
+    """The loss that hybrid switches to."""
     switch_time: SupportsFloat | None = None
-    """When hybrid switches; None: a fifth of the default time."""
+    """Time of hybrid's switch; None: a fifth of the default time."""
     segments: int | None = eqx.field(static=True, default=None)
-    """Segments of a mosaic, m; None: 20, of images 9."""
+    """Segments in a mosaic, m; None: 20, for images 9."""
     mosaics: int | None = eqx.field(static=True, default=None)
-    """Mosaics to train with; None: 5,000, of CIFAR-10 30,000."""
+    """Mosaics to train with; None: 5,000, for CIFAR-10 30,000."""
     fixed_focus: SupportsFloat | None = None
     """Hold the attention on the foreground segment at this value, in (0, 1]."""
     batch: int | None = eqx.field(static=True, default=None)
-    """Mosaics that a step of descent sees; None: all, of images 256."""
+    """Mosaics in a step of descent; None: all, for images 256."""
 
     def __check_init__(self):
         if self.switch_time is not None:
@@ -53,7 +53,7 @@ class AbstractFocus(AbstractSystem):
 
     @property
     def idle(self) -> dict[str, str]:
-        """What is of a loss that switches."""
+        """Fields of a loss that switches."""
         if self.loss == "hybrid":
             return {}
         why = f"needs loss='hybrid', got {self.loss!r}"
@@ -62,17 +62,17 @@ class AbstractFocus(AbstractSystem):
     @property
     @abc.abstractmethod
     def usual_switch(self) -> float:
-        """When hybrid switches where nothing is asked."""
+        """The default time of hybrid's switch."""
 
     @property
     def switch(self) -> SupportsFloat | None:
-        """When the loss changes; None for losses that do not."""
+        """The time at which the loss changes; None for losses that do not."""
         if self.loss != "hybrid":
             return None
         return self.usual_switch if self.switch_time is None else self.switch_time
 
     def require_within(self, t1: float) -> None:
-        """Raises `InputError` where the switch is not before the end."""
+        """Raises `InputError` unless the switch is before the end."""
         switch = self.switch
         if isinstance(switch, int | float) and switch >= t1:
             raise InputError(
@@ -110,7 +110,7 @@ class AbstractFocus(AbstractSystem):
         return loss, switch, validation
 
     def trained(self, model: Any) -> Any:
-        """What of a model is trained: all, but for a focus that is held."""
+        """The trained part of a model: all, except a focus that is held."""
         spec = jax.tree.map(eqx.is_inexact_array, model)
         if self.fixed_focus is None:
             return spec
@@ -119,5 +119,5 @@ class AbstractFocus(AbstractSystem):
 
 
 def last_of(loss: Any, switch: Switch | None) -> Any:
-    """The loss that is trained on at the end."""
+    """The training loss at the end."""
     return loss if switch is None else switch.loss

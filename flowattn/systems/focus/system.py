@@ -33,8 +33,8 @@ from .reduced import (
 from .settings import AbstractFocus, last_of
 
 _T1 = 1000.0
-# The background's noise and unequal classes leave the means over the classes alone at
-# symmetric points, and push the parameters away from these first.
+# The background's noise and unequal classes preserve the means over the classes only at
+# symmetric points, and first drive the parameters away from these.
 _SCALING = (
     "defect linear in the foreground's noise; gap at fixed time quadratic in noise, "
     "with drawn classes as 1/mosaics (1/√mosaics for the class that is farthest)"
@@ -42,13 +42,13 @@ _SCALING = (
 
 
 class Focus(AbstractFocus):
-    """Attention that has to find the one segment in m that carries the label.
+    """Attention that must find the one segment in m that carries the label.
 
-    Soft attention classifies the average of the segments, hard attention one of them,
-    drawn; marginal attention maximises the likelihood over that draw. The paper's
+    Soft attention classifies the average of the segments, hard attention a randomly
+    drawn one; marginal attention maximises the likelihood over that draw. The paper's
     linear task and sizes are the defaults.
 
-    Raises `InputError` for values that make no system.
+    Raises `InputError` for values that do not make a system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> system = fa.systems.Focus(loss="hard", classes=4, mosaics=8, noise=0.0)
@@ -70,7 +70,7 @@ class Focus(AbstractFocus):
     balanced: bool = eqx.field(static=True, default=True)
     """Equally frequent classes, or drawn ones."""
     reduced: bool = eqx.field(static=True, default=False)
-    """The two equations of μ and ν alone."""
+    """Use only the two equations of μ and ν."""
     start_mu: SupportsFloat = 0.0
     """μ at the start."""
     start_nu: SupportsFloat = 0.0
@@ -81,14 +81,14 @@ class Focus(AbstractFocus):
 
     @property
     def idle(self) -> dict[str, str]:
-        """What is of another loss, of drawn mosaics, or of a focus that moves."""
+        """Fields of another loss, of drawn mosaics, or of a trained focus."""
         found = super().idle
         if self.reduced:
             drawn = ("mosaics", "noise", "balanced", "batch")
-            why = "is of mosaics, of which reduced has none"
+            why = "is of mosaics, which reduced does not draw"
             found |= dict.fromkeys(drawn, why)
         if self.fixed_focus is not None:
-            found["start_nu"] = "is of a focus that moves, which fixed_focus holds"
+            found["start_nu"] = "is of a focus that moves, but fixed_focus holds it"
         return found
 
     @property
@@ -98,8 +98,8 @@ class Focus(AbstractFocus):
 
     @property
     def defaults(self) -> Defaults:
-        """As the paper trains; no descent of the reduced equations unless it is asked
-        for.
+        """The paper's training; no descent of the reduced equations unless
+        requested.
         """
         return Defaults(_T1, SGD(1.0), steps=0 if self.reduced else None)
 
@@ -114,7 +114,7 @@ class Focus(AbstractFocus):
         )
 
     def mosaics_of(self, key: PRNGKeyArray, data: str | None = None) -> MosaicSplits:
-        """The mosaics that `problem` draws by a key."""
+        """The mosaics that `problem` draws with a key."""
         del data
         return self._task().sample(jr.split(key)[0])
 
@@ -124,7 +124,7 @@ class Focus(AbstractFocus):
         return self._reduced_problem() if self.reduced else self._full_problem(key)
 
     def _start(self) -> tuple[Focus2D, Focus2D]:
-        """What moves of μ and ν, and what does not."""
+        """The moving and the fixed part of μ and ν."""
         mu, nu = jnp.asarray(self.start_mu, float), jnp.asarray(self.start_nu, float)
         if self.fixed_focus is None:
             return Focus2D(mu, nu), Focus2D(None, None)

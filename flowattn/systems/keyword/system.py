@@ -1,5 +1,5 @@
 """Keyword: the toy classifier of Snell, Zhong, Klein & Steinhardt, "Approximating How
-Single Head Attention Learns" (arXiv 2103.07601). The README derives what is used here.
+Single Head Attention Learns" (arXiv 2103.07601). The README derives its formulas.
 """
 
 import math
@@ -44,14 +44,14 @@ class KeywordPoint(eqx.Module):
 
     @property
     def margin(self) -> Float[Array, ""]:
-        """D = β₁ − β₀: what the keyword says for the positive class."""
+        """D = β₁ − β₀: the keyword's evidence for the positive class."""
         return self.beta1 - self.beta0
 
 
 class Keyword(AbstractSystem):
-    """Attention that has to find the keyword, while the word's meaning is learned.
+    """Attention that must find the keyword, while the word's meaning is learned.
 
-    Raises `InputError` for starts that make no system.
+    Raises `InputError` for starts that do not make a system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> problem = fa.systems.Keyword().problem(key=jr.key(0))
@@ -70,7 +70,7 @@ class Keyword(AbstractSystem):
     p: SupportsFloat = 0.5
     """Attention on the keyword at the start."""
     attention: Literal["linear", "softmax"] = eqx.field(static=True, default="linear")
-    """p itself moves, without bounds; or a softmax of logits that move."""
+    """p itself moves, without bounds; or the logits of a softmax move."""
     logits: Literal[1, 2] | None = eqx.field(static=True, default=None)
     """Softmax: whether one logit moves, or two; None: one."""
 
@@ -79,7 +79,7 @@ class Keyword(AbstractSystem):
         if isinstance(p, int | float) and softmax and not 0 < p < 1:
             raise InputError(f"p must be in (0, 1) for softmax attention, got {p}")
         if isinstance(p, int | float) and not p < 1:
-            raise InputError(f"p must be below 1, which it is to reach, got {p}")
+            raise InputError(f"p must be below 1, which it should reach later, got {p}")
 
     @property
     def idle(self) -> dict[str, str]:
@@ -89,7 +89,7 @@ class Keyword(AbstractSystem):
 
     @property
     def defaults(self) -> Defaults:
-        """A free weight explodes as e^{√2 t}, a softmax takes its time."""
+        """A free weight explodes as e^{√2 t}; a softmax is slow."""
         return Defaults(5.0 if self.attention == "linear" else 500.0, steps=0)
 
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
@@ -133,8 +133,8 @@ class Keyword(AbstractSystem):
         return {"training": theory_panels(run, ("p", "margin", "beta0", "beta1"))}
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
-        """What theory says: whether the keyword is ever attended to, and when (free
-        weight); the logit at which a softmax turns back.
+        """Predictions of the theory: whether the keyword is ever attended to, and when
+        (free weight); the logit at which a softmax turns back.
         """
         del flow
         start, margin = problem.params, float(problem.params.margin)
@@ -152,7 +152,8 @@ def keyword_loss(params: KeywordPoint) -> Scalar:
 
 
 def time_to_attend(margin: float, p: float) -> float:
-    """When a free weight reaches 1; nan where it never does, or begins beyond.
+    """The time at which a free weight reaches 1; nan if it never does, or starts
+    beyond.
 
     >>> [round(time_to_attend(*x), 7) for x in ((0.0, 0.5), (-0.5, 0.4), (-0.5, 0.6))]
     [0.9312299, 2.6542893, 1.4347395]
@@ -165,7 +166,7 @@ def time_to_attend(margin: float, p: float) -> float:
 
 
 def turning_logit(margin: float, logit: float, logits: int) -> float:
-    """Where the logit of a softmax turns back: x + e^x = K has x = K − ω(K), with
+    """The turning point of a softmax's logit: x + e^x = K has x = K − ω(K), with
     Wright's ω.
     """
     total = logit + math.exp(logit) - logits * margin**2 / 4

@@ -1,16 +1,16 @@
 """KTIW, the knowledge to translate individual words, and how attention agrees with it
 (Snell, Zhong, Klein & Steinhardt, arXiv 2103.07601).
 
-For each word of a sentence there are its attention α; its word score β, by which the
-classifier prefers the sentence's own label if all attention sits on the word; β^uf, the
-same of the network whose attention is held uniform; β^px, that of a bag of words; and
-the saliency Δ. Arrays are sentences × length; `real` says which entries are words.
+Each word of a sentence has its attention α; its word score β, by which the classifier
+prefers the sentence's own label if all attention is on the word; β^uf, the same for the
+network whose attention is held uniform; β^px, that of a bag of words; and the saliency
+Δ. Arrays are sentences × length; `real` marks the entries that are words.
 
-Two of them, a and b, *agree* on a sentence of L words where fewer than ⌈L/20⌉ entries
-of b exceed b at argmax a. That is so where b there is at least the ⌈L/20⌉-th largest
-entry of b, with its repetitions. Call these entries *top*. If b is shuffled, each of
-its entries is as likely to come to argmax a; so the baseline is exactly the share of
-entries that are top: ⌈L/20⌉/L, or more where entries tie.
+Two of them, a and b, *agree* on a sentence of L words if fewer than ⌈L/20⌉ entries of b
+exceed b at argmax a. That is so if b there is at least the ⌈L/20⌉-th largest entry of
+b, counted with repetitions. Call these entries *top*. If b is shuffled, each of its
+entries is equally likely to land at argmax a; so the baseline is exactly the share of
+entries that are top: ⌈L/20⌉/L, or more if entries tie.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ from .training import Checkpoints, KTIWTraining
 
 Entries = Float[Array, "sentences length"]
 Words = Bool[Array, "sentences length"]
-# An entry counts as top among one in this many.
+# One in this many entries counts as top.
 _ONE_IN = 20
 
 
@@ -53,9 +53,9 @@ def attention(model: AttentionClassifier, sentences: Sentences) -> Entries:
 @eqx.filter_jit
 def word_scores(model: AttentionClassifier, sentences: Sentences) -> Entries:
     """β of each word of each sentence: the log-odds of the sentence's own label against
-    all others if all attention sits on the word, in nats.
+    all others if all attention is on the word, in nats.
 
-    Of two classes it is the difference of their logits, times 2y − 1.
+    For two classes it is the difference of their logits, times 2y − 1.
 
     >>> from flowattn.models import LinearClassifier
     >>> model = AttentionClassifier(
@@ -77,7 +77,7 @@ def saliency(model: AttentionClassifier, sentences: Sentences) -> Entries:
     """Δ of each word of each sentence: −∂(cross-entropy)/∂(scale of its embedding) at
     the scale 1, in nats. Attention comes from the keys, which are not scaled.
 
-    With linear logits of two classes Δ = α β (1 − p), p the probability of the label.
+    With linear logits for two classes, Δ = α β (1 − p), p the probability of the label.
     """
     weights = attention(model, sentences)
     projected = model.classifier.project(model.embeddings)[sentences.tokens]
@@ -93,7 +93,7 @@ def saliency(model: AttentionClassifier, sentences: Sentences) -> Entries:
 
 @eqx.filter_jit
 def top(b: Entries, real: Words) -> Words:
-    """Which words of a sentence fewer than ⌈L/20⌉ of its L words exceed in b.
+    """Marks the words that fewer than ⌈L/20⌉ of a sentence's L words exceed in b.
 
     >>> top(jnp.array([[3.0, 1.0, 3.0, 9.0]]), jnp.array([[True, True, True, False]]))
     Array([[ True, False,  True, False]], dtype=bool)
@@ -120,9 +120,9 @@ def baseline(b: Entries, real: Words) -> Float[Array, " sentences"]:
 
 def kendall_tau(a: Entries, b: Entries, real: Words) -> Float[np.ndarray, " sentences"]:
     """Kendall's τ of a and b (τ-b, so that ties count for neither order) for each
-    sentence; nan where all words tie in one of them.
+    sentence; nan if all words tie in one of them.
     """
-    # Most of a second to import, which no other command needs.
+    # Takes most of a second to import, and no other command needs it.
     from scipy.stats import kendalltau
 
     rows = zip(*(np.asarray(x) for x in (a, b, real)), strict=True)
@@ -159,25 +159,25 @@ def measure(
 
     `rows` holds A(α, β^uf), A(β^px, β^uf), A(Δ, β^uf) and A(α, β), each with
 
-    - `agreement`: the share of sentences on which the two agree, its `standard_error`
-      (of sentences that are independent: those that share their words are not), and
-      its expected value with a shuffled b, the `baseline`;
+    - `agreement`: the share of sentences on which the two agree; its `standard_error`
+      (for independent sentences, which those with common words are not); and its
+      expected value with a shuffled b, the `baseline`;
     - `kendall_tau`: its mean over the sentences where it is defined; `undefined`, the
       number of the others;
     - `xi`: the accuracy of the standard network at its first checkpoint whose attention
-      its final attention agrees with more often than `agreement`; None if at none. With
-      `others`, as the authors had it, accuracy and attention at a checkpoint are those
-      of that many standard networks from other starts, averaged;
-    - `step`: of the checkpoint that b is from.
+      agrees with its final attention more often than `agreement`; None if at none. With
+      `others`, as the authors did, accuracy and attention at a checkpoint are averages
+      over that many standard networks from other starts;
+    - `step`: the step of the checkpoint that b is from.
 
     α, β and Δ are those of the standard network at the checkpoint of the highest
     validation accuracy, β^px that of the proxy. β^uf is from the checkpoint of the
-    uniform network that agrees most, which favours agreement: over so many checkpoints,
-    by a standard error or two where nothing was learnt. The row `baseline` is that of
+    uniform network that agrees most, which favours agreement: over many checkpoints, by
+    a standard error or two if nothing was learned. The row `baseline` is that of
     A(α, β^uf), as an agreement.
 
-    `accuracy` holds each network's on the validation and the test sentences at its best
-    checkpoint, and its `step`; `sentences` how many were compared.
+    `accuracy` holds each network's accuracy on the validation and the test sentences at
+    its best checkpoint, and its `step`; `sentences` the number of sentences compared.
     """
     training = KTIWTraining() if training is None else training
     corpus = corpus.with_bags()
@@ -239,7 +239,7 @@ def _best(of: Checkpoints) -> dict[str, Any]:
 
 
 def _agreements(a, of: Checkpoints, what, test, real) -> np.ndarray:
-    """How often a agrees with what is asked of a network, at each checkpoint."""
+    """How often a agrees with a quantity of a network, at each checkpoint."""
     return np.asarray(of.every(Partial(_agreement_at, a, what, test, real)))
 
 

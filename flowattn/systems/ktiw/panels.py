@@ -14,8 +14,8 @@ _ROWS = {
 
 
 def agreement_panels(survey: Survey) -> list[Panel]:
-    """Of every pair of scores the agreement A with its standard error and the baseline,
-    Kendall's τ, and ξ.
+    """For each pair of scores, the agreement A with its standard error and the
+    baseline, Kendall's τ, and ξ.
     """
     places = np.arange(len(_ROWS))
     kept = [survey.coords["row"].index(name) for name in _ROWS]

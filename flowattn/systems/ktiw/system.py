@@ -31,13 +31,14 @@ _NUMBERS = {
 
 
 class KTIW(AbstractStudy):
-    """Whether attention learns from what single words say, measured on any corpus.
+    """Whether attention learns from the meaning of single words, measured on any
+    corpus.
 
     Trains a network, the same with attention held uniform, and a bag of words, by Adam
-    on all sentences at once, and compares attention α with what they know of single
+    on all sentences at once, and compares attention α with their knowledge of single
     words (β, β^uf, β^px, Δ) on the test sentences. There is no flow.
 
-    Raises `InputError` for values that make no networks.
+    Raises `InputError` for values that do not make networks.
     """
 
     name: ClassVar[str] = "ktiw"
@@ -47,9 +48,9 @@ class KTIW(AbstractStudy):
     corpus: str = eqx.field(static=True, default=_SYNTHETIC)
     """keyword (synthetic), sst2, sst5, or the path of a file or folder."""
     dimension: int = eqx.field(static=True, default=_TRAINING.dimension)
-    """Of embeddings."""
+    """Dimension of embeddings."""
     key_dimension: int = eqx.field(static=True, default=_TRAINING.key_dimension)
-    """Of query and keys."""
+    """Dimension of query and keys."""
     others: int = eqx.field(static=True, default=0)
     """Average ξ over N networks from other starts; 0: the network itself."""
 

@@ -2,9 +2,9 @@
 
 All are attention classifiers. The *standard* network learns its attention; the
 *uniform* one is the same network, from the same start, with the score of every word
-held at 0; the *proxy* is a bag of words, w·mean embedding + b, from a start of its own.
-Without an encoder before the attention the uniform network is a bag of words, too: it
-and the proxy differ in start and bias alone.
+held at 0; the *proxy* is a bag of words, w·mean embedding + b, from its own start.
+Without an encoder before the attention, the uniform network is a bag of words, too: it
+differs from the proxy only in start and bias.
 """
 
 from collections.abc import Callable
@@ -63,13 +63,13 @@ class Checkpoints(eqx.Module):
 
 
 class KTIWTraining(Checked):
-    """How the networks begin, and how Adam trains them, on all sentences at once.
+    """How the networks start, and how Adam trains them, on all sentences at once.
 
-    Embeddings and keys begin normal, with the given scales, the query standard normal,
-    linear maps uniform(±1/√dimension), the bias at 0. Keys that all began at 0 would
+    Embeddings and keys start normal, with the given scales, the query standard normal,
+    linear maps uniform(±1/√dimension), the bias at 0. Keys that all start at 0 would
     give the words of a sentence equal attention, and ties count as agreement.
 
-    Raises `InputError` for values that make no training.
+    Raises `InputError` for values that do not make a training.
 
     >>> import jax.random as jr
     >>> from flowattn.tasks.keywords import KeywordTask
@@ -81,9 +81,9 @@ class KTIWTraining(Checked):
     """
 
     dimension: int = eqx.field(static=True, default=50)
-    """Of embeddings."""
+    """Dimension of embeddings."""
     key_dimension: int = eqx.field(static=True, default=10)
-    """Of query and keys."""
+    """Dimension of query and keys."""
     embedding_scale: float = eqx.field(static=True, default=0.01)
     """Standard deviation of the initial embeddings."""
     query_scale: float = eqx.field(static=True, default=0.1)
@@ -91,11 +91,11 @@ class KTIWTraining(Checked):
     key_scale: float = eqx.field(static=True, default=0.01)
     """Standard deviation of the initial keys."""
     learning_rate: float = eqx.field(static=True, default=0.005)
-    """Of Adam."""
+    """Learning rate of Adam."""
     steps: int = eqx.field(static=True, default=150)
-    """Of Adam."""
+    """Number of Adam steps."""
     checkpoints: int = eqx.field(static=True, default=25)
-    """At most how many are kept beside the start, the earlier the closer together."""
+    """Maximum number of checkpoints besides the start, denser at the beginning."""
 
     def __check_init__(self):
         least = {
@@ -132,8 +132,8 @@ class KTIWTraining(Checked):
     def train(self, network: Network, corpus: Corpus, key: PRNGKeyArray) -> Checkpoints:
         """Train a network from its start.
 
-        With one key the standard and the uniform network are the same but for the
-        keys, which are 0 in the uniform network and the proxy and stay so.
+        With one key, the standard and the uniform network differ only in the keys,
+        which are 0 in the uniform network and the proxy and stay so.
         """
         require_choice("network", network, NETWORKS)
         start = self.start(corpus, key)

@@ -1,4 +1,4 @@
-"""What can be observed of topic words along a run, and of sentences of real text."""
+"""The observables of topic words along a run, and of sentences of real text."""
 
 import unicodedata
 
@@ -16,20 +16,20 @@ from ...observables import Observable
 from ...tasks import Corpus, Sentences, TextTask, TopicWordsTask, WordTable
 from ...tasks.words import real_words
 
-# How many of a corpus's most frequent words are observed along a run.
+# The number of a corpus's most frequent words observed along a run.
 _WORDS_OBSERVED = 2000
 _SPLITS = ("train", "validation", "test")
-# The words that the paper traces, where a corpus has them.
+# The words that the paper traces, if a corpus has them.
 _TRACED = ("powerful", "stupid", "solid", "suffers", "mess")
 
 
 def observed_words(
     corpus: Corpus, task: TopicWordsTask | TextTask, table: WordTable | None
 ) -> tuple[Int[Array, " word"], Float[Array, " word"], str]:
-    """Which words to watch, m of each for the SEN relation, and the name of their dim.
+    """The words to observe, m of each for the SEN relation, and the name of their dim.
 
-    In real text m + 1 is the mean unpadded length of the training sentences that hold
-    the word, the authors' choice.
+    In real text m + 1 is the mean unpadded length of the training sentences that
+    contain the word, the authors' choice.
     """
     if isinstance(task, TopicWordsTask):
         words = jnp.arange(task.topic_words, dtype=jnp.int32)
@@ -80,9 +80,10 @@ def _sen_norms(model_of, start, words, context, params):
 
 
 def word_observables(corpus, model_of, full_of, sen_args, dim) -> dict[str, Observable]:
-    """Score, norm, and the norm that SEN gives the score, of the observed words.
+    """Score, norm, and the norm that SEN predicts from the score, of the observed
+    words.
 
-    `full_of` gives the model with its embeddings whole.
+    `full_of` returns the model with its full embeddings.
     """
     start, words, context = sen_args
     prefix = "topic" if corpus.words is None else "word"
@@ -114,7 +115,7 @@ def _changed(model_of, start, sentences, params):
 
 
 def sign_changes(model_of, start, sentences) -> Observable:
-    """How many pairs of a sentence and a hidden unit have changed the unit's sign."""
+    """The number of (sentence, hidden unit) pairs whose unit has changed its sign."""
     fn = Partial(_changed, model_of, start, sentences)
     text = "hidden units past a kink since the start"
     return Observable(fn, (), "1", text, discrete=True)
@@ -128,7 +129,7 @@ def text_observables(
     model_of,
     full_of,
 ) -> dict[str, Observable]:
-    """What becomes of traced words, and the attention within one sentence.
+    """The observables of traced words, and the attention within one sentence.
 
     Raises `InputError` for words or a sentence that the training sentences lack.
     """
@@ -184,7 +185,7 @@ def text_observables(
 
 
 def _holding(corpus, table, traced, real) -> dict[str, np.ndarray]:
-    """For each traced word the numbers of the training sentences that hold it."""
+    """For each traced word, the numbers of the training sentences that contain it."""
     numbers = {word: number for number, word in enumerate(table.words)}
     tokens = np.where(real, np.asarray(corpus.train.tokens), -1)
     found = {}

@@ -17,15 +17,15 @@ from ...panels import Axis, Curve, Panel, Style
 from ...trajectory import Trajectory
 from ..base import AnyRun
 
-# Words of real text that are drawn: those with the highest score at the end.
+# The words of real text to draw: those with the highest score at the end.
 _WORDS = 8
 
 
 def topic_word_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
     """Loss, scores, norms and their gap over time; norm against score.
 
-    Of synthetic topic words, which are much alike, the mean and the range are drawn; of
-    real text the eight words with the highest score at the end.
+    For synthetic topic words, which behave much alike, the mean and the range are
+    drawn; for real text, the eight words with the highest score at the end.
     """
     flow, descent = run.flow, run.descent
     first = first_of(flow, descent)
@@ -77,7 +77,7 @@ def sen_panels(
         flow, descent: runs that observed `{prefix}_score`, `{prefix}_norm` and
             `{prefix}_sen_norm`; either may be None.
         prefix: "topic" or "word".
-        entries: which of the words.
+        entries: the words to draw.
     """
     first = first_of(flow, descent)
     names = entry_names(first, f"{prefix}_score")

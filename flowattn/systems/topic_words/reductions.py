@@ -1,10 +1,10 @@
-"""The smaller flows that topic words has, exact and approximate.
+"""The smaller flows of topic words, exact and approximate.
 
-An exact reduction here keeps, of vectors x that the loss sees only through x Q (Q with
-orthonormal columns), the coordinates z = x Q. With L(x) = l(x Q), x' = −∇l Qᵀ, so
-z' = x' Q = −∇l: again a plain gradient flow, and x = x₀ + (z − x₀Q)Qᵀ. Gradient
-descent and momentum commute with this too, step for step; Adam, which scales entries,
-does not. The reduced model is the same model in fewer dimensions.
+An exact reduction here keeps, for vectors x that enter the loss only through x Q (Q
+with orthonormal columns), the coordinates z = x Q. With L(x) = l(x Q), x' = −∇l Qᵀ, so
+z' = x' Q = −∇l: again a plain gradient flow, and x = x₀ + (z − x₀Q)Qᵀ. Gradient descent
+and momentum commute with this too, step for step; Adam, which scales entries, does not.
+The reduced model is the same model in fewer dimensions.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ class SentenceLoss(eqx.Module):
 
 
 class Subspace(eqx.Module):
-    """One part of the parameters seen through an orthonormal basis of its columns."""
+    """One part of the parameters, expressed in an orthonormal basis of its columns."""
 
     part: str = eqx.field(static=True)
     basis: Float[Array, "full kept"]
@@ -64,7 +64,7 @@ class Subspace(eqx.Module):
         return eqx.tree_at(self._of, params, self._of(params) @ self.basis)
 
     def lift(self, small: AttentionClassifier) -> AttentionClassifier:
-        """z ↦ x₀ + (z − x₀Q)Qᵀ: what Q does not see stays at its start."""
+        """z ↦ x₀ + (z − x₀Q)Qᵀ: components outside Q stay at their start."""
         moved = self._of(small) - self.origin @ self.basis
         return eqx.tree_at(self._of, small, self.origin + moved @ self.basis.T)
 
@@ -72,7 +72,7 @@ class Subspace(eqx.Module):
 def lifted(
     frozen: AttentionClassifier, space: Subspace, small: AttentionClassifier
 ) -> Any:
-    """The model of frozen parameters, and of trained ones seen through a basis."""
+    """The model of frozen parameters, and of trained ones expressed in a basis."""
     return join(frozen, space.lift(small))
 
 
@@ -109,8 +109,8 @@ def along_query(model: AttentionClassifier) -> AttentionClassifier:
 def scores_reduction(
     loss: SentenceLoss, start: AttentionClassifier, params: AttentionClassifier
 ) -> Reduction:
-    """Keys to one number a word, exact: ∂L/∂k_w = (∂L/∂s_w) q, so only the part of a
-    key along the frozen query ever moves, s_w' = −‖q‖² ∂L/∂s_w.
+    """Keys reduced to one number per word, exact: ∂L/∂k_w = (∂L/∂s_w) q, so only the
+    component of a key along the frozen query ever moves, s_w' = −‖q‖² ∂L/∂s_w.
     """
     frozen = eqx.tree_at(
         lambda m: m.query, loss.frozen, jnp.linalg.norm(start.query)[None]
@@ -122,11 +122,11 @@ def scores_reduction(
 def logits_form(
     loss: SentenceLoss, start: AttentionClassifier, params: AttentionClassifier
 ) -> tuple[SentenceLoss, Subspace]:
-    """Embeddings as what a fixed linear classifier sees of them, exact.
+    """Embeddings reduced to their image under a fixed linear classifier, exact.
 
-    With W = Q R (Q with orthonormal columns) the loss sees E only through E Q; the
-    classifier of the reduced model is R. (Any orthonormal basis of W's range serves;
-    E W (WᵀW)^{-1/2} is another.)
+    With W = Q R (Q with orthonormal columns) the loss depends on E only through E Q;
+    the classifier of the reduced model is R. (Any orthonormal basis of W's range works;
+    E W (WᵀW)^{-1/2} is another choice.)
     """
     classifier = start.classifier
     assert isinstance(classifier, LinearClassifier)
@@ -139,7 +139,7 @@ def logits_form(
 def logits_reduction(
     loss: SentenceLoss, start: AttentionClassifier, params: AttentionClassifier
 ) -> Reduction:
-    """The flow of the logits form, beside that of whole embeddings."""
+    """The flow of the logits form, next to that of full embeddings."""
     small, space = logits_form(loss, start, params)
     return _exact(loss, small.frozen, space)
 
@@ -147,9 +147,9 @@ def logits_reduction(
 class PerWordLoss(eqx.Module):
     """Σ_w p_w CE(classifier(a_w ν_w), y_w) with a_w = eˢ/(eˢ + m), over topic words.
 
-    The loss that sentences would have whose non-topic words stay at score and
-    embedding 0. Its gradient flow, in ν and in u = s/‖q‖, is the theory's:
-    with h = W(e_y − softmax(a Wᵀν)) for a linear classifier W, ν' = p a h and
+    The loss of sentences whose non-topic words stay at score and embedding 0. Its
+    gradient flow, in ν and in u = s/‖q‖, is the theory's: with
+    h = W(e_y − softmax(a Wᵀν)) for a linear classifier W, ν' = p a h and
     s' = ‖q‖ u' = ‖q‖² p a (1 − a) ν·h, since da/ds = a(1 − a).
     """
 
@@ -204,8 +204,8 @@ def per_word_reduction(
     params: AttentionClassifier,
     task: TopicWordsTask,
 ) -> Reduction:
-    """Topic words on their own, approximate: each sees only its attention over m
-    words at score and embedding 0. p is a word's share of the training sentences.
+    """Independent topic words, approximate: each has only its attention over m words at
+    score and embedding 0. p is a word's share of the training sentences.
     """
     tokens = loss.sentences.tokens[:, 0]  # the topic word stands first
     words = task.topic_words

@@ -52,7 +52,7 @@ class TopicWords(AbstractSystem):
 
     The paper's values are the defaults.
 
-    Raises `InputError` for values that make no system.
+    Raises `InputError` for values that do not make a system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> system = fa.systems.TopicWords(vocabulary=50, sentences=100)
@@ -70,18 +70,19 @@ class TopicWords(AbstractSystem):
     classifier: Classifier = eqx.field(static=True, default="fixed")
     """The paper's Attn-FC, Attn-TC or Attn-TL."""
     trained: tuple[Part, ...] | None = eqx.field(static=True, default=None)
-    """What moves; None: keys, embeddings and a classifier that is not fixed."""
+    """The trained parts; None: keys, embeddings and a classifier that is not fixed."""
     corpus: str = eqx.field(static=True, default="synthetic")
     """synthetic, sst2, sst5, or the path of a file or of a folder of splits."""
     padding: Literal["mask", "attend"] = eqx.field(static=True, default="mask")
-    """Hide the padding of real sentences, or attend to it, as the authors did."""
+    """Mask the padding of real sentences, or attend to it, as the authors did."""
     form: Literal["keys", "scores", "logits"] | None = eqx.field(
         static=True, default=None
     )
-    """Keys whole; or a score for each word; or also logits for a fixed classifier's
-    embeddings (the same dynamics in fewer numbers). None: scores if it can be."""
+    """Full keys; or a score for each word; or also logits in place of a fixed
+    classifier's embeddings (the same dynamics in fewer numbers). None: scores if
+    possible."""
     traced: tuple[str, ...] | None = eqx.field(static=True, default=None)
-    """Real text: words whose sentences are watched; None: the paper's five."""
+    """Real text: words whose sentences are observed; None: the paper's five."""
     sentence: int | None = eqx.field(static=True, default=None)
     """Real text: the training sentence whose attention is observed; None: a short one
     with a traced word."""
@@ -92,13 +93,13 @@ class TopicWords(AbstractSystem):
     vocabulary: int = eqx.field(static=True, default=5000)
     """Synthetic sentences: number of non-topic words."""
     context: int = eqx.field(static=True, default=20)
-    """Synthetic sentences: non-topic words in each, m."""
+    """Synthetic sentences: number of non-topic words in each, m."""
     sentences: int = eqx.field(static=True, default=5000)
-    """Synthetic sentences: how many, over all three splits."""
+    """Synthetic sentences: their number, over all three splits."""
     dimension: int | None = eqx.field(static=True, default=None)
-    """Of embeddings; None: 10, real text 200 (fixed classifier) or 100 (others)."""
+    """Dimension of embeddings; None: 10, real text 200 (fixed classifier) or 100."""
     key_dimension: int = eqx.field(static=True, default=10)
-    """Of query and keys."""
+    """Dimension of query and keys."""
     embedding_scale: SupportsFloat = 1e-6
     """Standard deviation of the initial embeddings."""
     query_scale: SupportsFloat = 0.3
@@ -128,14 +129,14 @@ class TopicWords(AbstractSystem):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
         require_positive(query_scale=self.query_scale)
-        # The theory's own start is at 0, which a scale may be.
+        # The theory's own start is at 0, to which a scale may be set.
         if not _is_zero(self.embedding_scale):
             require_positive(embedding_scale=self.embedding_scale)
         self._synthetic_task()
 
     @property
     def idle(self) -> dict[str, str]:
-        """What is of the other kind of sentences."""
+        """Fields of the other kind of sentences."""
         if self.synthetic:
             real = ("padding", "traced", "sentence")
             return dict.fromkeys(real, "is of real text, not of synthetic sentences")
@@ -145,7 +146,7 @@ class TopicWords(AbstractSystem):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What is trained."""
+        """The trained parts."""
         if self.trained is not None:
             return self.trained
         fixed = self.classifier == "fixed"
@@ -166,7 +167,7 @@ class TopicWords(AbstractSystem):
         return self.corpus == "synthetic"
 
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
-        """Draw or read the sentences, draw the start, and name what can be observed."""
+        """Draw or read the sentences, draw the start, and name the observables."""
         data_key, model_key = jr.split(key)
         if self.synthetic:
             task = self._synthetic_task()
@@ -267,8 +268,8 @@ class TopicWords(AbstractSystem):
         return topic_word_panels(run)
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
-        """The last output time before some sentence first switches a ReLU; None where
-        none does, or there is no ReLU.
+        """The last output time before some sentence first switches a ReLU; None if none
+        does, or there is no ReLU.
         """
         changes = trajectory.observed.get("sign_changes")
         if changes is None:
@@ -278,7 +279,8 @@ class TopicWords(AbstractSystem):
 
     def final(self, trajectory: Trajectory) -> dict[str, Any]:
         """The last observed values, and for synthetic sentences `sen_error`: the
-        relative difference of each topic word's norm from what SEN gives its score.
+        relative difference of each topic word's norm from the SEN prediction for its
+        score.
         """
         values = AbstractSystem.final(self, trajectory)
         if "topic_sen_norm" in values:

@@ -95,13 +95,13 @@ folder = tempfile.TemporaryDirectory()
 store = Path(folder.name) / "basin.zarr"
 
 
-def told(tally):
+def report(tally):
     print("  ", tally)
 
 
 for attempt in ("first", "second"):
     print(attempt, "call")
-    stored = fa.sweep(marginal, axes_of, t1=1e4, rtol=rtol, out=store, progress=told)
+    stored = fa.sweep(marginal, axes_of, t1=1e4, rtol=rtol, out=store, progress=report)
 print("the same numbers:", bool((stored.alpha == ends.alpha).all()))
 try:
     fa.sweep(marginal, axes_of, t1=2e4, rtol=rtol, out=store)

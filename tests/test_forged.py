@@ -336,7 +336,7 @@ def test_a_file_larger_than_any(layout, tmp_path):
     file = sorted(write(tmp_path, layout).iterdir())[0]
     with file.open("r+b") as stream:
         stream.truncate(2**40)
-    refused(tmp_path, "larger than any")
+    refused(tmp_path, "it is too large")
 
 
 def test_more_images_than_there_are(tmp_path):

@@ -65,7 +65,7 @@ def _read(reader: Callable[[Path], list[_Part]], files: list[Path]) -> ImageSet:
     for file in files:
         try:
             if file.stat().st_size > _LARGEST:
-                raise ValueError("it is larger than any of them")
+                raise ValueError("it is too large")
             read = [_checked(*part) for part in reader(file)]
         except Exception as error:  # a damaged file may fail in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -193,7 +193,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             raise ValueError(f"images of type {header.dtype}")
         size = math.prod(header.shape) * header.dtype.itemsize
         if member.file_size != header.length + size:
-            raise ValueError(f"{name} is not as long as its header says")
+            raise ValueError(f"{name} is not as long as its header declares")
         if size > _FREE + _DENSEST * member.compress_size:
             raise ValueError(f"{name} is compressed further than images can be")
         content, at = bytearray(size), 0

@@ -107,13 +107,13 @@ def _python(file: Path) -> list[_Part]:
         raise ValueError("it holds no dict of data and labels")
     data, labels = _entry(held, "data"), _entry(held, "labels")
     if not isinstance(data, np.ndarray):
-        raise ValueError("its data are no array")
+        raise ValueError("its data are not an array")
     if isinstance(labels, list):
         if not all(type(label) is int and 0 <= label <= 9 for label in labels):
             raise ValueError("labels beyond 0 to 9")
         labels = np.array(labels, np.int64)
     if not isinstance(labels, np.ndarray):
-        raise ValueError("its labels are no list")
+        raise ValueError("its labels are not a list")
     return [(_images(data), labels)]
 
 

@@ -11,13 +11,13 @@
 # ---
 
 # %% [markdown]
-# # 1 · Topic words: the flow beside gradient descent
+# # 1 · Topic words: gradient flow and gradient descent
 #
-# Where does gradient descent leave the gradient flow that theory speaks of, and by how
-# much? The system is that of Lu, Mao & Nayak, *On the Dynamics of Training Attention
-# Models* (ICLR 2021): attention has to find the one topic word in a sentence of 21
-# words. You will see flow and descent side by side, their gap with its numerical error,
-# laws that the flow keeps and descent does not, and a small ODE beside the full model.
+# Where does gradient descent leave the gradient flow of the theory, and by how much? The
+# system is that of Lu, Mao & Nayak, *On the Dynamics of Training Attention Models* (ICLR
+# 2021): attention must find the one topic word in a sentence of 21 words. You will see
+# flow and descent side by side, their gap with its numerical error, laws that the flow
+# conserves and descent does not, and a small ODE compared with the full model.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/flowattn/flowattn/blob/main/notebooks/1-topic-words.ipynb)
 #
@@ -46,8 +46,8 @@ print(jax.devices()[0].platform, precision)
 # %% [markdown]
 # ## Sizes
 #
-# `PAPER = True` takes the paper's vocabulary and number of sentences: longer, and not yet
-# run in this notebook.
+# `PAPER = True` uses the paper's vocabulary and number of sentences: this takes longer, and
+# has not yet been run in this notebook.
 
 # %%
 PAPER = False
@@ -82,9 +82,9 @@ print("reductions:", ", ".join(problem.reductions))
 # %% [markdown]
 # ## A descent, and the flow at its times
 #
-# `problem.descend` and `problem.solve` observe everything that the problem names.
+# `problem.descend` and `problem.solve` record all observables of the problem.
 # `error=True` solves the flow a second time at a hundredth of the tolerances. The
-# difference estimates the numerical error of everything observed.
+# difference estimates the numerical error of every observable.
 
 
 # %%
@@ -111,14 +111,14 @@ plotting.plot_training(
 ).figure
 
 # %% [markdown]
-# The two cannot be told apart by eye: scores (attention before the softmax) and norms of
-# the topic words rise together. So measure.
+# The two cannot be distinguished by eye: scores (attention before the softmax) and norms of
+# the topic words rise together. So we measure.
 #
 # ## The gap and its error bar
 #
 # For each observable $x$ the gap is $\max|x_{\rm descent} - x_{\rm flow}|$ over entries,
 # relative to the largest $|x_{\rm flow}|$. A gap that is not well above the numerical
-# error says nothing about descent; here it is well above.
+# error is no evidence about descent; here it is well above.
 
 # %%
 gap = fa.compare(traj, run)
@@ -130,8 +130,8 @@ plotting.plot_gap(gap).figure
 # ## Where does descent leave the flow?
 #
 # Vary the learning rate. `departure(0.05)` is the first observed time at which some gap
-# exceeds 5 %. Beside it stands the edge: from the sharpness $\lambda$, the largest
-# eigenvalue of the Hessian, on, descent is unstable where $\eta > 2/\lambda$.
+# exceeds 5 %. The plot also shows the edge: with the sharpness $\lambda$, the largest
+# eigenvalue of the Hessian, descent is unstable if $\eta > 2/\lambda$.
 
 # %%
 rates = [0.1, 0.3, 1.0, 3.0, 10.0]
@@ -159,22 +159,22 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Every rate here is below the edge, where descent is stable. It still leaves the flow, as
-# a method of first order does: by a gap that is nearly proportional to the learning rate.
+# Every rate here is below the edge, where descent is stable. It still leaves the flow, like
+# any first-order method: by a gap that is nearly proportional to the learning rate.
 #
 # ## Laws
 #
-# A law is a function of the parameters that the flow keeps. With embeddings $E$ and the
+# A law is a function of the parameters that the flow conserves. With embeddings $E$ and the
 # classifier $U$, the loss depends on them through $EU$ only, and so
 #
 # $$ \frac{d}{dt}\big(E^\top E - U U^\top\big) = 0 . $$
 #
-# The sum of the keys is kept too. Both are exact. SEN, the paper's score and embedding
+# The sum of the keys is conserved too. Both are exact. SEN, the paper's score and embedding
 # norm relation,
 #
 # $$ \|q\|^2\big(\|\nu\|^2 - \|\nu_0\|^2\big) = 2\Big[(s - s_0) + \frac{e^s - e^{s_0}}{m}\Big], $$
 #
-# holds as far as the other $m$ words of a sentence stay at score and embedding 0. The
+# holds as long as the other $m$ words of a sentence stay at score and embedding 0. The
 # drift is $\max_t |h(t) - h(0)|$ over the scale of $h$.
 
 # %%
@@ -186,9 +186,9 @@ for name, law in problem.laws.items():
 plotting.draw(sen_panels(traj, run, "topic", words)).figure
 
 # %% [markdown]
-# The quadratic law drifts under descent in proportion to the learning rate and not along
+# The quadratic law drifts along descent in proportion to the learning rate, but not along
 # the flow; the linear one (sum of keys) holds for both. SEN is approximate: with so few
-# other words it drifts by some percent, along descent as along the flow.
+# other words it drifts by some percent, both along descent and along the flow.
 #
 # ## A reduction
 #
@@ -223,13 +223,14 @@ axes.legend(ncols=2, title="topic word")
 plt.show()
 
 # %% [markdown]
-# The defect is tiny, since it is taken where the other words are still at their start. The
-# gap is not: with 200 other words these move, and over time the theory is left.
+# The defect is tiny, since it is evaluated where the other words are still at their start.
+# The gap is not: with 200 other words these move, and over time the full flow leaves the
+# theory.
 #
 # ## Exercises
 #
 # 1. Set `vocabulary` to 50 and to 1000. How does the distance of the reduction from the
 #    full flow change? (With few other words these are seen often, and move.)
 # 2. Descend with `fa.SGD(0.01, momentum=0.9)`. A step stands for the time
-#    $\eta/(1-\beta)$, as long as before. Does the gap change?
-# 3. Take `classifier="fixed"`. Which law goes, and which reduction comes?
+#    $\eta/(1-\beta)$, the same as before. Does the gap change?
+# 3. Use `classifier="fixed"`. Which law disappears, and which reduction appears?

@@ -16,8 +16,8 @@
 # Any PyTree of arrays and any scalar loss make a gradient flow. Here a small attention
 # model of our own learns to find the marked token of a sequence. You will see its flow,
 # an event with its numerical error, a conservation law that we derive and check, gradient
-# descent beside the flow, and many starts at once. No paper and no `System` is needed;
-# the law is the query-key balance (of the kind in Marcotte, Gribonval & Peyré 2023).
+# descent compared with the flow, and many starts at once. No paper and no `System` is
+# needed; the law is the query-key balance (of the kind in Marcotte, Gribonval & Peyré 2023).
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/flowattn/flowattn/blob/main/notebooks/2-your-own-model.ipynb)
 #
@@ -60,8 +60,8 @@ rtol = 1e-8 if precision == "float64" else 1e-5
 # %% [markdown]
 # ## A task
 #
-# Sequences of random tokens $x_1,\dots,x_n\in\mathbb R^d$. One token of each has a mark,
-# $+2$ in coordinate 0; what is asked for is its coordinate 1.
+# The data are sequences of random tokens $x_1,\dots,x_n\in\mathbb R^d$. One token of each
+# has a mark, $+2$ in coordinate 0; the target is its coordinate 1.
 
 # %%
 token_key, place_key, start_key = jr.split(jr.key(0), 3)
@@ -122,10 +122,10 @@ print(fa.run(fa.Problem(model, loss), optimizer=fa.SGD(0.2), t1=t1))
 # %% [markdown]
 # ## Observables, an event, an error
 #
-# An observable is any function of the parameters; `fa.Observable` says what it is and
-# in which units. An event is a function whose first change of sign is looked for, here:
-# when does the marked token get half of the attention? `error=True` solves again at a
-# hundredth of the tolerances and estimates the error of all that is observed.
+# An observable is any function of the parameters; `fa.Observable` adds a name and units.
+# An event is a function whose first change of sign the solve locates, here: when does the
+# marked token get half of the attention? `error=True` solves again at a hundredth of the
+# tolerances and estimates the error of every observable.
 
 
 # %%
@@ -142,13 +142,13 @@ attends = {"attends": lambda model: attention(model) - 0.5}
 # %% [markdown]
 # ## A law of your own
 #
-# The loss sees query and keys through $u = K^\top q$ only. With $g = \partial L/\partial u$
+# The loss depends on query and keys only through $u = K^\top q$. With $g = \partial L/\partial u$
 # the flow is $\dot K = -q g^\top$, $\dot q = -K g$, so
 #
 # $$ \frac{d}{dt}\,KK^\top = -(q g^\top K^\top + K g q^\top) = \frac{d}{dt}\,qq^\top :
 # \qquad KK^\top - qq^\top \text{ is constant.} $$
 #
-# `fa.Law` takes the terms that are to cancel; their size is the scale of a drift.
+# `fa.Law` takes the terms that should cancel; their size is the scale of a drift.
 
 
 # %%
@@ -161,7 +161,7 @@ law = fa.Law(balance, "balance", "exact", dims=("row", "column"))
 # %% [markdown]
 # ## The flow and a descent
 #
-# A `Problem` holds all of this; `solve` and `descend` observe it.
+# A `Problem` holds all of this; `solve` and `descend` record it.
 
 # %%
 problem = fa.Problem(model, loss, observables=observe, laws=[law], events=attends)
@@ -191,9 +191,9 @@ for name in observe:
 plotting.draw(panels).figure
 
 # %% [markdown]
-# Attention comes at once, after a plateau; the dotted line is the event. Descent is late
-# by a little, which at so steep a rise makes the gap. Now the law, for several learning
-# rates:
+# Attention forms suddenly, after a plateau; the dotted line is the event. Descent is
+# slightly late, and during so steep a rise this causes the gap. Now the law, for several
+# learning rates:
 
 # %%
 rates = [0.05, 0.1, 0.2, 0.4]
@@ -217,7 +217,7 @@ plt.show()
 # %% [markdown]
 # ## Parameters need not be a module
 #
-# A dictionary of arrays serves as well, and gives the same numbers.
+# A dictionary of arrays works as well, with the same numbers.
 
 
 # %%
@@ -259,5 +259,5 @@ plt.show()
 #    the law is left?
 # 2. Run the problem with `fa.run(problem, optimizer=fa.Adam(0.01), t1=5.0)`. Is the
 #    balance kept?
-# 3. Weaken the mark from 2 to 1 and see what becomes of the plateau and of the attention
-#    at the end.
+# 3. Weaken the mark from 2 to 1. What happens to the plateau, and to the attention
+#    at the end?

@@ -46,8 +46,8 @@ print(jax.devices()[0].platform, precision)
 # %% [markdown]
 # ## Sizes
 #
-# The two equations are always those of the paper's $m = C = 20$; `PAPER` is about the
-# full model that is compared with them.
+# The two equations always use the paper's $m = C = 20$; `PAPER` applies to the full model
+# that is compared with them.
 
 # %%
 PAPER = False
@@ -86,8 +86,8 @@ start = problems["soft"].params
 print(f"the paper's start: μ = {float(start.mu):g}, ν = {float(start.nu):g}")
 
 # %% [markdown]
-# Nine starts $(\mu, \nu)$ at once; the paper's, the origin, is the one in the middle.
-# `fa.ensemble` solves them side by side, each in its own steps.
+# Nine starts $(\mu, \nu)$ at once; the paper's start, the origin, is the one in the middle.
+# `fa.ensemble` solves them together, each with its own steps.
 
 # %%
 grid = jnp.meshgrid(jnp.array([-2.0, 0.0, 2.0]), jnp.array([-2.0, 0.0, 2.0]))
@@ -127,8 +127,8 @@ for loss, flow in flows.items():
     print(f"{alpha[-1]:.4f} ± {error[-1]:.0e} at t = 10⁴")
 
 # %% [markdown]
-# All three sit on a plateau. Marginal attention leaves it first; soft attention is left with
-# the least focus in the end, hard attention has the most.
+# All three start on a plateau. Marginal attention leaves it first; in the end soft attention
+# has the least focus, and hard attention the most.
 #
 # ## Is it the full model?
 #
@@ -173,9 +173,9 @@ plt.show()
 # %% [markdown]
 # ## A closed form
 #
-# Hold the focus at some $\alpha$. Then $\mu$ alone moves and its equation separates; for
-# hard attention $\;e^\mu - 1 + (C-1)\mu = \alpha t$. The library has it as a function of
-# time, to hold against the flow.
+# Hold the focus at some $\alpha$. Then only $\mu$ moves, and its equation separates; for
+# hard attention $\;e^\mu - 1 + (C-1)\mu = \alpha t$. The library provides the solution as a
+# function of time, to be compared with the flow.
 
 # %%
 problem = fa.systems.Focus(loss="hard", reduced=True, fixed_focus=0.4).problem(
@@ -198,7 +198,7 @@ print(
 # \quad\Rightarrow\quad
 # h = \nu + \frac{e^\nu}{m-1} - R(\mu) \;\text{ is constant},\qquad R' = r, $$
 #
-# for each of the losses with an $r$ of its own:
+# with a different $r$ for each loss:
 # $(C-1)\mu/C$ (soft), $(e^\mu + C - 1)\log(C\beta)/C$ (hard),
 # $(e^\mu + C - 1)\big(1 - 1/(C\beta)\big)/C$ (marginal). For soft attention it is the SEN
 # relation of topic words again.
@@ -214,8 +214,8 @@ for loss, flow in flows.items():
 # %% [markdown]
 # ## Phase portrait
 #
-# If $h$ is constant, trajectories are its level sets. Contours of $h$ are drawn from the
-# formula alone, the flows are those that were solved.
+# If $h$ is constant, trajectories are its level sets. The contours of $h$ are drawn from
+# the formula alone, and the flows are those solved above.
 
 # %%
 figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.4), sharey=True)
@@ -238,14 +238,14 @@ figure.suptitle("points: starts; blue: flows; grey: level sets of the law throug
 plt.show()
 
 # %% [markdown]
-# Every flow stays on the level set of its start. Where the classifier begins wrong
-# ($\mu < 0$) attention first turns away from the foreground: $\nu$ falls until $\mu = 0$,
+# Every flow stays on the level set of its start. If the classifier starts wrong
+# ($\mu < 0$), attention first turns away from the foreground: $\nu$ falls until $\mu = 0$,
 # which some flows have not reached by $t = 10^4$.
 #
 # ## Exercises
 #
 # 1. Set `m, C` to 100 and 1000 (pass `segments=m, classes=C` to `Focus`) and `ts` to
 #    $4\cdot10^5$, the paper's larger task. Which loss is first, which last?
-# 2. Take `loss="hybrid", then="hard", switch_time=600.0`. Which law holds when?
+# 2. Use `loss="hybrid", then="hard", switch_time=600.0`. Which law holds when?
 # 3. Print the law's drift along a descent, `problem.descend(fa.SGD(1.0), steps=...)`. How
 #    does it scale with the learning rate?

@@ -13,12 +13,12 @@
 # %% [markdown]
 # # 4 · Copying: plateau, escape, heads
 #
-# Why does attention sit still for so long and then come at once? To copy a sequence a
-# head has to attend to each position itself and to translate each word to itself. Snell,
+# Why does attention do nothing for so long and then form suddenly? To copy a sequence, a
+# head must attend to each position itself and translate each word to itself. Snell,
 # Zhong, Klein & Steinhardt, *Approximating How Single Head Attention Learns* (2021), show
-# that permutations, from which nothing is learned of a word before attention has formed,
-# are hard. You will see their plateau, its length against theory with an error bar, the
-# full model on its reduction, and how one good head among eight is enough.
+# that permutations, from which nothing is learned about a word before attention has
+# formed, are hard. You will see their plateau, its length against theory with an error
+# bar, the full model and its reduction, and how one good head among eight is enough.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/flowattn/flowattn/blob/main/notebooks/4-copying.ipynb)
 #
@@ -121,8 +121,8 @@ plt.show()
 #
 # ## How long is the plateau?
 #
-# The reduced flow from many starts $c$ at once, for each length; `error=True` gives each
-# escape time its numerical error.
+# The reduced flow from many starts $c$ at once, for each length; `error=True` estimates the
+# numerical error of each escape time.
 
 # %%
 c = jnp.geomspace(1e-6, 1e-1, 11)
@@ -167,9 +167,8 @@ plt.show()
 #
 # ## Heads
 #
-# With $H$ heads the logits are averaged. Let one head begin at $+c$ and seven at $-c$
-# (left to themselves these would avoid their own position). Does the good one find its
-# way?
+# With $H$ heads the logits are averaged. Let one head start at $+c$ and seven at $-c$
+# (alone, these would avoid their own position). Does the good one succeed?
 
 # %%
 cases = {
@@ -208,15 +207,15 @@ panels[0].set_ylabel("p, q")
 plt.show()
 
 # %% [markdown]
-# Each head's gradient is divided by $H$, hence the time scale $t/H$. In it the attention of
-# the good head among eight rises when it would alone. The probability follows later: that
-# head's logits are an eighth of the mean, and have to grow the larger.
+# Each head's gradient is divided by $H$, hence the time scale $t/H$. On this scale the
+# attention of the good head among eight rises when it would alone. The probability follows
+# later: that head's logits contribute an eighth to the mean, and must grow larger.
 #
 # ## Exercises
 #
 # 1. Draw from more words than a sequence has: `vocabulary=60` for `length=40`, `start=0.0`.
-#    The origin is no saddle then, since words can be learned before attention is. When is
-#    the escape?
-# 2. Begin on the bad side, `start=-0.01`, for lengths 8, 16, 32, with a long `t1`
+#    Then the origin is not a saddle, since words can be learned before attention forms.
+#    When is the escape?
+# 2. Start on the bad side, `start=-0.01`, for lengths 8, 16, 32, with a long `t1`
 #    ($4 n^3\ln n$). How does the escape time grow with $n$?
 # 3. Give all heads one matrix of words, `shared_values=True`. Is one good head enough?

@@ -15,9 +15,9 @@
 #
 # Where does training end, as a function of where it starts? Each point of a grid is a
 # flow; together they are one labelled data set. The system is focus (Vashisht &
-# Ramaswamy, ECAI 2023; notebook 3): attention that begins on the wrong side may never
-# find its segment. You will see a phase diagram of the end, a store that goes on where it
-# was broken off, seeds as quantiles, and a descent with its gap beside each flow.
+# Ramaswamy, ECAI 2023; notebook 3): attention that starts on the wrong side may never
+# find its segment. You will see a phase diagram of the end, a store from which an
+# interrupted sweep resumes, seeds as quantiles, and for each flow a descent with its gap.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/flowattn/flowattn/blob/main/notebooks/5-sweeps.ipynb)
 #
@@ -58,7 +58,7 @@ rtol = 1e-6 if precision == "float64" else 1e-5
 #
 # The two equations of $\mu$ (does the classifier know the foreground?) and $\nu$ (does
 # attention look at it?), from a grid of starts. An axis is any field of the system; a spec
-# says its values. All cells of this sweep are lanes of one compiled program.
+# defines its values. All cells of this sweep are lanes of one compiled program.
 
 # %%
 marginal = fa.systems.Focus(loss="marginal", reduced=True)
@@ -71,8 +71,8 @@ print("cells that did not end well:", int((ends.result != 0).sum()))
 plotting.plot_sweep(ends, "start_mu", "start_nu", "alpha").figure
 
 # %% [markdown]
-# The colour is the attention on the foreground at $t = 10^4$. From a classifier that
-# begins wrong enough attention is lost, wherever it begins.
+# The colour is the attention on the foreground at $t = 10^4$. If the classifier starts
+# wrong enough, attention is lost, wherever it starts.
 #
 # It is an xarray data set: select by value, reduce by name.
 
@@ -85,23 +85,23 @@ print(f"from ν = 0 attention is found from μ = {edge:.2f} on")
 print("gradients for a cell, median:", int(ends.gradient_evaluations.median()))
 
 # %% [markdown]
-# ## To a store, and on
+# ## Storing and resuming
 #
-# With `out` a sweep is written chunk by chunk. The same call again runs what is missing;
-# here the second call finds all done. Another configuration is refused.
+# With `out` a sweep is written chunk by chunk. The same call again computes what is
+# missing; here the second call finds everything done. Another configuration is refused.
 
 # %%
 folder = tempfile.TemporaryDirectory()
 store = Path(folder.name) / "basin.zarr"
 
 
-def told(tally):
+def report(tally):
     print("  ", tally)
 
 
 for attempt in ("first", "second"):
     print(attempt, "call")
-    stored = fa.sweep(marginal, axes_of, t1=1e4, rtol=rtol, out=store, progress=told)
+    stored = fa.sweep(marginal, axes_of, t1=1e4, rtol=rtol, out=store, progress=report)
 print("the same numbers:", bool((stored.alpha == ends.alpha).all()))
 try:
     fa.sweep(marginal, axes_of, t1=2e4, rtol=rtol, out=store)
@@ -115,9 +115,9 @@ print(again.attrs["title"], "|", again.alpha.attrs["long_name"])
 # %% [markdown]
 # ## Seeds
 #
-# Now full models with data of their own: 25 mosaics of 5 segments, their 5 classes drawn
-# at random anew for each seed, so that some are rare. How much does attention depend on
-# the draw? The end of the flow, `t1`, is an axis too. The curve is the median over seeds,
+# Now full models, each with its own data: 25 mosaics of 5 segments, their 5 classes drawn
+# at random for each seed, so that some are rare. How much does attention depend on the
+# draw? The end of the flow, `t1`, is an axis too. The curve is the median over seeds, and
 # the band reaches from the 10th to the 90th percentile.
 
 # %%
@@ -135,10 +135,10 @@ plotting.plot_sweep(drawn, "t1", "alpha").figure
 # %% [markdown]
 # ## A descent for each cell
 #
-# `descent=fa.SGD(rate)`, in words `"sgd:RATE"`, runs a descent from the same start over the
-# same time as each flow. `gap` is its largest relative distance from the flow, `gap_error` the numerical
-# error in it, `departure` the first time at which the gap is above 5 %. The learning rate
-# may be an axis.
+# `descent=fa.SGD(rate)`, or as text `"sgd:RATE"`, runs a descent from the same start over
+# the same time as each flow. `gap` is its largest relative distance from the flow,
+# `gap_error` the numerical error of the gap, and `departure` the first time at which the
+# gap exceeds 5 %. The learning rate may be an axis.
 
 # %%
 descended = fa.sweep(
@@ -171,9 +171,9 @@ drawing.figure
 #
 # 1. Draw the phase diagrams of `loss="soft"` and `loss="hard"`. Which has the largest
 #    basin?
-# 2. Take `t1` as a third axis, `"t1": "1e2,1e3,1e4"`, and draw with
+# 2. Use `t1` as a third axis, `"t1": "1e2,1e3,1e4"`, and draw with
 #    `where={"t1": 1e3}`. Is attention lost, or late?
-# 3. Draw `gradient_evaluations` over the starts: where are flows hard to solve?
+# 3. Draw `gradient_evaluations` over the starts. Where are flows hard to solve?
 
 # %%
 folder.cleanup()

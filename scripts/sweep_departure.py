@@ -2,7 +2,7 @@
 
     python scripts/sweep_departure.py
 
-Topic words with a fixed classifier: flows to t = 500 beside gradient descent, over the
+Topic words with a fixed classifier: flows to t = 500 and gradient descent, over the
 scale of the initial embeddings (10⁻⁶ to 1) and the learning rate (0.1 to 20).
 
 The gap is 0.013 × the learning rate, within 5 % from 0.1 to 9, and to 2 % the same for

@@ -164,7 +164,7 @@ def test_results_are_gathered():
         ),
         (
             distributed.comm.core.CommClosedError("in <TCP"),
-            "the scheduler at X has gone",
+            "the scheduler at X is gone",
         ),
         (CancelledError(), "the scheduler at X has dropped the chunks"),
         (InputError("cannot write to a: No space left"), "No space left"),
@@ -177,7 +177,7 @@ def test_what_ends_a_chunk_is_one_line(ending, shown):
 
 
 def test_a_sweep_does_not_wait_for_a_scheduler_that_has_gone():
-    with pytest.raises(InputError, match="the scheduler at X has gone; the same"):
+    with pytest.raises(InputError, match="the scheduler at X is gone; the same"):
         gathered([Future()], status="connecting")
 
 
@@ -185,7 +185,7 @@ def test_a_sweep_does_not_wait_for_ever_for_workers_that_have_gone():
     counts = [1, 1, *[0] * 99]
     lonely = client()
     lonely.scheduler_info = lambda: {"workers": range(counts.pop(0))}
-    with pytest.raises(InputError, match="all workers of the scheduler at X have gone"):
+    with pytest.raises(InputError, match="all workers of the scheduler at X have left"):
         gathered([Future()], lonely)
 
 
@@ -274,7 +274,7 @@ def test_a_scheduler_that_dies_in_mid_sweep(tmp_path, started):
     *_, line = process.communicate(timeout=300)[1].splitlines()
     assert (
         line
-        == f"flowattn: the scheduler at {address} has gone; the same command resumes"
+        == f"flowattn: the scheduler at {address} is gone; the same command resumes"
     )
     assert process.returncode == 2
     subprocess.run(command, check=True)

@@ -123,7 +123,7 @@ def test_two_flows_two_descents_and_runs_that_were_remade():
         ((run, run), "the first run is a descent itself"),
         (
             (eqx.tree_at(lambda t: t.ts, flow, flow.ts), run),
-            "the first run is of is",
+            "the first run followed is",
         ),
     ):
         gap = fa.compare(*pair)

@@ -204,19 +204,25 @@ def test_what_is_left_open_is_chosen():
 WRONG = [
     (
         {"x": "wdth"},
-        "x 'wdth' is no axis of loss (did you mean width?); choose ",
+        "x 'wdth' is not an axis of loss (did you mean width?); choose ",
     ),
     (
         {"y": "los"},
         "y 'los' is unknown (did you mean loss?); choose from: scale, width, kind, ",
     ),
     ({"color": "los"}, "color 'los' is unknown (did you mean loss?); choose "),
-    ({"y": "width", "color": "kind"}, "color 'kind' is no variable; choose from: "),
-    ({"y": "loss", "color": "steps"}, "color 'steps' is no axis; choose from: scale, "),
+    ({"y": "width", "color": "kind"}, "color 'kind' is not a variable; choose from: "),
+    (
+        {"y": "loss", "color": "steps"},
+        "color 'steps' is not an axis; choose from: scale, ",
+    ),
     ({"x": "scale", "y": "scale"}, "x and y are both scale"),
     ({"x": "kind", "y": "loss", "color": "kind"}, "x and color are both kind"),
-    ({"x": "split", "y": "loss"}, "x 'split' is no axis of loss; choose from: scale, "),
-    ({"where": {"kid": 1}}, "where 'kid' is no axis of loss (did you mean kind?)"),
+    (
+        {"x": "split", "y": "loss"},
+        "x 'split' is not an axis of loss; choose from: scale, ",
+    ),
+    ({"where": {"kid": 1}}, "where 'kid' is not an axis of loss (did you mean kind?)"),
     ({"where": {"scale": 1}}, "where fixes scale, which is drawn"),
     (
         {"where": {"kind": "sft"}},
@@ -299,7 +305,7 @@ def test_the_command_fixes_axes(store, tmp_path, monkeypatch):
         (["--out", "a.jpg"], "--out a.jpg must end in one of: .png, .pdf, .svg"),
         (["--where", "start_mu"], "--where start_mu is not of the form AXIS=VALUE"),
         (["--where", "seed=0", "--where", "seed=0"], "--where gives seed twice"),
-        (["--x", "start"], "x 'start' is no axis of alpha (did"),
+        (["--x", "start"], "x 'start' is not an axis of alpha (did"),
         (["--out", "folder.png"], "--out folder.png is a folder"),
     ],
 )

@@ -326,7 +326,7 @@ def test_axes_and_seeds_of_any_sequence():
         (["--workers", "0"], "workers must be from 1 to 1024"),
         (
             ["--vary", "start_mu=0:1:2", "--vary", "start_mu=0:1:3"],
-            "gives start_mu twice",
+            "names start_mu twice",
         ),
     ],
 )

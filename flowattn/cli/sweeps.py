@@ -122,7 +122,7 @@ def _pairs(flag: str, entries: tuple[str, ...], form: str) -> dict[str, str]:
         if not (name and given):
             raise InputError(f"--{flag} {entry} is not of the form {form}")
         if name in found:
-            raise InputError(f"--{flag} gives {name} twice")
+            raise InputError(f"--{flag} names {name} twice")
         found[name] = given
     return found
 

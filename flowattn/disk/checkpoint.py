@@ -185,7 +185,7 @@ def _require_sound(file: BinaryIO) -> None:
         summed.update(content)
         left -= len(content)
     if left < 0 or file.read() != summed.digest():
-        raise ValueError("the file is not what was written")
+        raise ValueError("the file differs from what was written")
 
 
 def _versions(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -112,7 +112,7 @@ _ALL = (
     Figure(
         "focus-hybrid",
         "focus",
-        "hybrid attention beside soft, hard and marginal",
+        "hybrid attention next to soft, hard and marginal",
         f"{_VASHISHT}, hybrid attention",
     ),
     Figure(

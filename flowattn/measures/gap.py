@@ -171,7 +171,7 @@ class EnsembleGap(eqx.Module):
 
     Args:
         members: the `Gap` of each, None for a member whose two runs share no time after
-            the start (one of them ended there).
+            the start (one run ended there).
         ts: the times that all these gaps have in common.
         relative: for each observable, the relative gap of each member at these times,
             nan for members without a gap; `mean` and `spread` are over members.

@@ -38,7 +38,7 @@ class SolveState(eqx.Module):
     elapsed: Time
     phase: Int[Array, ""]  # jumps of the field so far
     method: Int[Array, ""]
-    fresh: Bool[Array, ""]  # the method has not begun: its state is to be made
+    fresh: Bool[Array, ""]  # the method has not started: it has no state yet
     solver: tuple[Any, ...]  # a state for each method
     control: ControlState
     record: Any
@@ -49,7 +49,7 @@ class SolveState(eqx.Module):
 
 class Solve(AbstractRun[SolveState]):
     """A flow solved by diffrax, segment by segment (or many solves on lanes, when the
-    arrays of all of them are held here as one).
+    arrays of all solves are held here as one).
     """
 
     flow: AbstractFlow

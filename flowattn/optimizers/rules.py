@@ -156,7 +156,7 @@ class SGD(_Rated):
         """Order 1, unless there is weight decay.
 
         Along a smooth θ(kh), h = η/(1 − β), the heavy ball
-        θ_{k+1} − θ_k = β (θ_k − θ_{k−1}) − η r ∇L gives
+        θ_{k+1} − θ_k = β (θ_k − θ_{k−1}) − η r ∇L implies
 
             θ' + h (1 + β)/(2 (1 − β)) θ'' + O(h²) = −r ∇L,
 

@@ -163,19 +163,19 @@ def _roles(
         y = next((name for name in wide if name != across), None)
     if y in dims:
         if color is not None and color not in variables:
-            raise InputError(_unknown("color", color, variables, "is no variable"))
+            raise InputError(_unknown("color", color, variables, "is not a variable"))
         roles = _Roles(color or _default(dataset), across, up=y)
     elif y is None and color in variables:
         roles = _Roles(color, across)
     else:
         if color is not None and color not in dims:
-            raise InputError(_unknown("color", color, axes, "is no axis"))
+            raise InputError(_unknown("color", color, axes, "is not an axis"))
         roles = _Roles(y or _default(dataset), across, by=color)
     known = list(map(str, dataset[roles.variable].dims))
     named = {"x": roles.across, "y": roles.up, "color": roles.by}
     for role, name in named.items():
         if name is not None and name not in known:
-            text = f"is no axis of {roles.variable}"
+            text = f"is not an axis of {roles.variable}"
             raise InputError(_unknown(role, name, known, text))
     given = [(role, name) for role, name in named.items() if name is not None]
     if len(given) > 1 and given[0][1] == given[1][1]:
@@ -208,7 +208,7 @@ def _pictured(dataset: "Dataset", roles: _Roles, where: dict[str, Any]) -> _Pict
         if name in drawn:
             raise InputError(f"where fixes {name}, which is drawn")
         if name not in dims:
-            text = f"is no axis of {roles.variable}"
+            text = f"is not an axis of {roles.variable}"
             others = [dim for dim in dims if dim not in drawn]
             raise InputError(_unknown("where", name, others, text))
     fixed, said = {}, []

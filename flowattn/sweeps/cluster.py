@@ -133,7 +133,7 @@ def _gathered(
                 there, seen = True, time.monotonic()
             elif there and time.monotonic() - seen > patience.alone:
                 raise InputError(
-                    f"all workers of {where} have gone, and none has come for "
+                    f"all workers of {where} have left, and none has come for "
                     f"{patience.alone:g} s; the same command resumes"
                 ) from None
             continue
@@ -185,7 +185,7 @@ def _workers(client: Any, where: str, patience: Patience) -> Any:
 
 
 def _gone(where: str) -> InputError:
-    return InputError(f"{where} has gone; the same command resumes")
+    return InputError(f"{where} is gone; the same command resumes")
 
 
 def at_worker(number: int, work: bytes) -> tuple[int, int, int]:

@@ -65,7 +65,7 @@ def _read(reader: Callable[[Path], list[_Part]], files: list[Path]) -> ImageSet:
     for file in files:
         try:
             if file.stat().st_size > _LARGEST:
-                raise ValueError("it is larger than any of them")
+                raise ValueError("it is too large")
             read = [_checked(*part) for part in reader(file)]
         except Exception as error:  # a damaged file may fail in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -107,13 +107,13 @@ def _python(file: Path) -> list[_Part]:
         raise ValueError("it holds no dict of data and labels")
     data, labels = _entry(held, "data"), _entry(held, "labels")
     if not isinstance(data, np.ndarray):
-        raise ValueError("its data are no array")
+        raise ValueError("its data are not an array")
     if isinstance(labels, list):
         if not all(type(label) is int and 0 <= label <= 9 for label in labels):
             raise ValueError("labels beyond 0 to 9")
         labels = np.array(labels, np.int64)
     if not isinstance(labels, np.ndarray):
-        raise ValueError("its labels are no list")
+        raise ValueError("its labels are not a list")
     return [(_images(data), labels)]
 
 
@@ -193,7 +193,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             raise ValueError(f"images of type {header.dtype}")
         size = math.prod(header.shape) * header.dtype.itemsize
         if member.file_size != header.length + size:
-            raise ValueError(f"{name} is not as long as its header says")
+            raise ValueError(f"{name} is not as long as its header declares")
         if size > _FREE + _DENSEST * member.compress_size:
             raise ValueError(f"{name} is compressed further than images can be")
         content, at = bytearray(size), 0

@@ -76,7 +76,7 @@ def read_pickle(content: bytes) -> Any:
         for opcode, argument, _ in pickletools.genops(stream):
             machine.step(opcode.name, argument)
     except IndexError:
-        raise ValueError("an opcode takes what is not there") from None
+        raise ValueError("an opcode takes a missing value") from None
     if stream.read(1):
         raise ValueError("bytes follow the end of the pickle")
     return machine.result()
@@ -177,13 +177,13 @@ class _Machine:
     def _extend(self, items: list[Any]) -> None:
         held = self.stack[-1]
         if not isinstance(held, list):
-            raise ValueError("it appends to what is no list")
+            raise ValueError("it appends to something other than a list")
         held += items
 
     def _update(self, items: list[Any]) -> None:
         held = self.stack[-1]
         if not isinstance(held, dict) or len(items) % 2:
-            raise ValueError("it sets items of what is no dict")
+            raise ValueError("it sets items of something other than a dict")
         self._count(len(held) + len(items) // 2)
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, bytes | str):
@@ -210,7 +210,7 @@ def _plain(value: Any) -> Any:
 
 def _named(module: Any, name: Any) -> _Named:
     if not (isinstance(module, str) and isinstance(name, str)):
-        raise ValueError("it names what is no text")
+        raise ValueError("it names something other than text")
     path = f"{module}.{name}"
     if path not in _NAMES:
         raise ValueError(f"it names {ascii(path)[1:-1][:100]}, which is not read")
@@ -233,7 +233,7 @@ def _made(named: Any, arguments: Any) -> Any:
             return text.encode("latin-1")
         case _Named.BYTES, ():
             return b""
-    raise ValueError("it makes something that is no array of bytes")
+    raise ValueError("it makes something other than a byte array")
 
 
 def _set_state(held: Any, state: Any) -> None:
@@ -244,17 +244,17 @@ def _set_state(held: Any, state: Any) -> None:
         case _Dtype(), (_, "|" | b"|", None, None, None, *_):
             pass
         case _:
-            raise ValueError("it has a state that is no array's of bytes")
+            raise ValueError("it has a state that is not a byte array's")
 
 
 def _filled(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     """The bytes as an array of that shape, checked against their number."""
     if not (isinstance(content, bytes | bytearray) and isinstance(dtype, _Dtype)):
-        raise ValueError("it has an array of something that is no bytes")
+        raise ValueError("it has an array of something other than bytes")
     count = len(content)
     whole = isinstance(shape, tuple) and len(shape) <= 4
     if not (whole and all(type(n) is int and 0 <= n <= count for n in shape)):
-        raise ValueError(f"it has an array whose shape is none of {count} bytes")
+        raise ValueError(f"it has an array whose shape does not fit {count} bytes")
     if math.prod(shape) != count:
         raise ValueError(f"it has an array of shape {shape} with {count} bytes")
     return np.frombuffer(content, np.uint8).reshape(shape, order=order)

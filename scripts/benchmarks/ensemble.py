@@ -92,14 +92,14 @@ def ensemble(long: bool) -> dict[str, Any]:
     the starts.
 
     All have the same tolerances; errors are of μ and ν at the end, relative to the
-    larger of 1 and their size, against Dopri8 at rtol 1e-12. Compilation is left out,
-    getting starts there and results back is not. A flow this small and this cheap
-    measures the overhead of stepping and how busy lanes are kept; it does not show
-    what stiff flows, outputs along the way or large models cost, nor an accelerator.
-    Ours asks XLA for vectors of 512 bits, which vmap, held up by memory, gains nothing
-    from. Where diffrax 0.7 is to choose the first step it takes 0.01, whatever the
-    field: so its steps, and errors in the third digit, are not quite ours and numba's.
-    `--long`: what a million starts add to the memory at its peak, too.
+    larger of 1 and their size, against Dopri8 at rtol 1e-12. Compilation is left out;
+    transfer of starts and results is included. A flow this small and this cheap
+    measures the overhead of stepping and how busy lanes are kept; it does not show the
+    cost of stiff flows, outputs along the way, large models, or an accelerator. Ours
+    requests 512-bit vectors from XLA, from which vmap, limited by memory, gains
+    nothing. When diffrax 0.7 chooses the first step, it takes 0.01, whatever the field:
+    so its steps, and errors in the third digit, differ slightly from ours and numba's.
+    `--long`: also the peak memory that a million starts add.
     """
     result = ensemble_of(_STARTS)
     if long:
@@ -418,10 +418,10 @@ def sweep_full(long: bool) -> dict[str, Any]:
     the sweep's own chunks, against vmap of diffrax over the same 64 with the same
     shared data. Errors are of all parameters, relative in their norm, of four cells.
 
-    Compilation is left out; `seconds_of_making` is what making the problems takes
-    beside. One seed, and nothing is written, so this does not show what drawing
-    data for many seeds or a store costs; and the gradient is the same for all, so
-    neither whether another would be faster.
+    Compilation is left out; `seconds_of_making` is the additional time of making the
+    problems. With one seed and nothing written, this does not show the cost of drawing
+    data for many seeds or of a store; nor, since the gradient is the same for all,
+    whether another one would be faster.
     """
     del long
     return sweep_of(_SCALES, _SWEEP_T1)

@@ -1,4 +1,4 @@
-"""Focus: the reduced flow beside the authors' Euler loop."""
+"""Focus: the reduced flow against the authors' Euler loop."""
 
 import time
 from typing import Any
@@ -25,7 +25,7 @@ def focus_euler(long: bool) -> dict[str, Any]:
 
     Ours is the median of 200 calls without compilation, at rtol 1e-6; errors are the
     largest of μ and ν against rtol 1e-11. It compares what a reader of the paper would
-    run with what is to be had here, not Euler's method with ours in one language.
+    run with this library, not Euler's method with ours in one language.
     """
     problems = {
         kind: fa.systems.Focus(

@@ -71,7 +71,7 @@ class _Counted(fa.AbstractFlow):
         @field.defjvp
         def product(primals, tangents):
             flow, y = primals
-            # The evaluation beside a product is part of what a product costs.
+            # The evaluation that comes with a product is part of what a product costs.
             value, slope = jax.jvp(
                 lambda y: flow(eqx.combine(y, static), t), (y,), tangents[1:]
             )

@@ -7,16 +7,16 @@ from typing import Any
 
 _HEAD = """# Benchmarks
 
-Each section says what is measured, against what, and what it does not show. The page is
-written by
+Each section states what is measured, against what, and what it does not show. The page
+is written by
 
     python scripts/bench.py all --json RESULTS --page docs/benchmarks.md
 
-which runs every benchmark in a process of its own and keeps its numbers in
-`RESULTS/NAME.json`; those that are there are not measured again. Peers are measured
+which runs every benchmark in its own process and keeps its numbers in
+`RESULTS/NAME.json`; existing results are not measured again. Peers are measured
 in the same run as ours. A ratio is the cost of the first peer over ours: above 1
-where ours is better. Times are medians, with the range of the runs where there are
-several. Errors are achieved ones, not tolerances.
+if ours is better. Times are medians, with the range of the runs if there are
+several. Errors are achieved errors, not tolerances.
 
 """
 

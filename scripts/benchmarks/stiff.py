@@ -1,4 +1,6 @@
-"""Stiff flows: RKC beside explicit and implicit solvers, at the same achieved error."""
+"""Stiff flows: RKC against explicit and implicit solvers, at the same achieved
+error.
+"""
 
 import statistics
 import sys
@@ -108,10 +110,9 @@ def sst2_stiff(long: bool) -> dict[str, Any]:
 
     The reference is Tsit5 at rtol 1e-8. Errors are the relative distance of the
     parameters from it, and that of the loss. Work is an exact count; times are medians
-    of three runs without compilation, those of more than half a minute of one run with
-    it. Kvaerno5 is not in the table: its first five steps cost
-    more than all of RKC's. One corpus and one start: how stiff others are it does not
-    show.
+    of three runs without compilation, or of one run with it beyond half a minute.
+    Kvaerno5 is not in the table: its first five steps cost more than all of RKC's. With
+    one corpus and one start, it does not show how stiff others are.
     """
     t1 = 500.0 if long else 55.0
     system = fa.systems.TopicWords(corpus="sst2", padding="attend")
@@ -187,10 +188,10 @@ def stiff_quadratic(long: bool) -> dict[str, Any]:
     """y' = −Λy with 100 rates log-spaced from 1 to λ, y₀ = 1, T = 10: evaluations
     against λ, at rtol 1e-4; the table is of λ = 1e4.
 
-    Errors are absolute, of the end. Work is an exact count; times are medians of three
-    runs without compilation. A symmetric, linear field with nothing to find after the
-    transient: the best case for a stabilised method, and it shows no more than how
-    work grows with λ.
+    Errors are absolute, at the end. Work is an exact count; times are medians of three
+    runs without compilation. A symmetric, linear field without features after the
+    transient is the best case for a stabilised method: it shows only how work grows
+    with λ.
     """
     rows = []
     solvers = ("tsit5", "dopri8", "kvaerno5", "rkc", "auto")

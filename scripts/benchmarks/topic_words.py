@@ -1,4 +1,4 @@
-"""Topic words: the flow beside gradient descent."""
+"""Topic words: gradient flow and gradient descent."""
 
 import collections
 import dataclasses
@@ -24,7 +24,7 @@ def topic_words_flow(long: bool) -> dict[str, Any]:
 
     Gradients are the median over five seeds (`--long`: 40), times medians of 5, 5 and
     100 calls without compilation. The flow and descent answer different questions: the
-    error of the one as an account of the other is the difference of the scores.
+    error of one as an approximation of the other is the difference of the scores.
     """
     steps, learning_rate, t1 = 5000, 0.1, 500.0
     counts = []
@@ -92,8 +92,8 @@ def topic_words_gradient(long: bool) -> dict[str, Any]:
     """One gradient at paper size in single precision: keys as scores and embeddings,
     also in logits, against PyTorch as the authors compute it, two threads each.
 
-    Medians of five rounds of 20 calls, turns about. A gradient alone, of the whole
-    data: neither a step of an optimiser nor mini-batches.
+    Medians of five alternating rounds of 20 calls. Only a gradient over the full data,
+    without a step of an optimiser and without mini-batches.
     """
     del long
     with jax.enable_x64(False):

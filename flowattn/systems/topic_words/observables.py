@@ -95,7 +95,7 @@ def word_observables(corpus, model_of, full_of, sen_args, dim) -> dict[str, Obse
         "norm": (Partial(_norms, full_of, words), "‖q‖‖ν‖"),
         "sen_norm": (
             Partial(_sen_norms, model_of, start, words, context),
-            "‖q‖‖ν‖ that SEN gives the score",
+            "‖q‖‖ν‖ that SEN predicts from the score",
         ),
     }
     return {

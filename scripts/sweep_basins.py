@@ -42,7 +42,7 @@ class Arguments:
     """From which starts attention finds the foreground, and from which it loses it."""
 
     out: Path = Path("sweep-basins.zarr")
-    """The store; the same command again goes on with what is missing."""
+    """The store; the same command again computes what is missing."""
     figure: Path = Path("figures/sweep-basins.png")
     """Where to draw it."""
     size: Literal["quick", "paper"] = "quick"

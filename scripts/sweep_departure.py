@@ -38,7 +38,7 @@ class Arguments:
     """Where, and by how much, gradient descent leaves the flow."""
 
     out: Path = Path("sweep-departure.zarr")
-    """The store; the same command again goes on with what is missing."""
+    """The store; the same command again computes what is missing."""
     figure: Path = Path("figures/sweep-departure.png")
     """Where to draw it."""
     size: Literal["quick", "paper"] = "quick"

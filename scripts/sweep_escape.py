@@ -40,7 +40,7 @@ class Arguments:
     """When a head that copies leaves its plateau, and from which starts never."""
 
     out: Path = Path("sweep-escape.zarr")
-    """The store; the same command again goes on with what is missing."""
+    """The store; the same command again computes what is missing."""
     figure: Path = Path("figures/sweep-escape.png")
     """Where to draw it."""
 

@@ -377,7 +377,7 @@ def test_zarr_stores(tmp_path):
         with pytest.raises(ValueError, match="read-only"):
             LocalStore(tmp_path, read_only=True)._check_writable()
         LocalStore(tmp_path)._check_writable()
-        # What makes a wrapper anew where it has arguments of its own.
+        # What makes a new wrapper if it has arguments of its own.
         assert type(Kept(LocalStore(tmp_path)).with_read_only(True)) is Kept
     with layout("zarr", "disk.cellstore and disk.description (zarr.json)"):
         held = {}

@@ -93,7 +93,7 @@ def test_test_images_are_those_of_the_test_batch(tmp_path):
         held.append(set(np.argmax(alike, axis=1).tolist()))
     train, watched, test = held
     assert test == set(range(100, 120)) and train | watched == set(range(100))
-    # Nine of the ten images that each class has beside those.
+    # Nine of the ten further images of each class.
     assert len(train) == 90 and len(watched) == 10
 
 

@@ -316,7 +316,7 @@ def test_an_output_folder_that_cannot_be_made(capsys):
 
 @contextlib.contextmanager
 def small_disk(size: int):
-    """No file may grow past so many bytes; JAX keeps no compiled programs meanwhile."""
+    """No file may grow past `size` bytes; JAX keeps no compiled programs meanwhile."""
     least = jax.config.jax_persistent_cache_min_compile_time_secs
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)

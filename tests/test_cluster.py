@@ -190,7 +190,7 @@ def test_a_sweep_does_not_wait_for_ever_for_workers_that_have_gone():
 
 
 def test_the_code_of_this_package_and_of_others(tmp_path, monkeypatch):
-    """Hashes differ where a module does, or one that it uses beside it."""
+    """Hashes differ if a module does, or one that it uses in its folder."""
     assert provenance.source_hash() == provenance.source_hash()
     assert provenance.code_hash(fa.systems.Focus) is None
     (tmp_path / "mine.py").write_text("import helper\nclass System: pass\n")

@@ -1,4 +1,4 @@
-"""compare: the gap between flow and descent, and the error beside it."""
+"""compare: the gap between flow and descent, and its error."""
 
 import functools
 

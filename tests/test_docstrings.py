@@ -50,7 +50,7 @@ def arguments(thing):
 
 
 def section(text, head):
-    """A part of a docstring, empty where it has none."""
+    """A part of a docstring, empty if there is none."""
     found = re.search(rf"^{head}:\n((?:    .*\n|\n)+)", text + "\n", re.M)
     return found[1] if found else ""
 

@@ -1,4 +1,4 @@
-"""Ensembles: each member as `solve` has it alone, beside SciPy and closed forms."""
+"""Ensembles: each member as `solve` has it alone, against SciPy and closed forms."""
 
 import functools
 
@@ -361,7 +361,7 @@ def test_switches_of_their_own(dtype, rtol, end):
         assert_near(ours.observed["x"], alone.observed["x"], 10 * rtol)
         for name in ("steps", "rejected"):
             assert ours.counts[name] == alone.counts[name]
-        # The slope at the end of a step is not gone on with: it may be the other's.
+        # The slope at the end of a step is not reused: it may be the other's.
         tried = int(ours.counts["steps"] + ours.counts["rejected"])
         assert int(ours.counts["gradient_evaluations"]) == 2 + 7 * tried
 

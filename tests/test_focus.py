@@ -1,4 +1,4 @@
-"""Focus in two numbers: its field, the full model beside it, laws and closed forms."""
+"""Focus in two numbers: its field, the full model, laws and closed forms."""
 
 import functools
 
@@ -135,7 +135,7 @@ def test_the_papers_large_system(loss, mu, nu):
     assert int(traj.stats["steps"]) < 90
     (law,) = problem.laws.values()
     assert law.kind == "exact" and fa.drift(law, traj) <= 1e-8
-    # From elsewhere, at every time, beside SciPy.
+    # From elsewhere, at every time, against SciPy.
     start = Focus(**system, start_mu=-0.5, start_nu=1.0).problem(KEY).params
     traj = fa.solve(problem.flow, start, **arguments)
     mu, nu = oracle(loss, 100, 1000, (-0.5, 1.0), ts)

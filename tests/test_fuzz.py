@@ -57,7 +57,7 @@ SOUND: dict[str, list[bytes]] = {
         b'label\ttext\n1\t"good\tfilm"\n0\t"bad\nfilm"\n',
     ],
 }
-# What these files are made of, beside single bytes.
+# What these files are made of, besides single bytes.
 PARTS: dict[str, list[bytes]] = {
     "pickle": [
         *(

@@ -131,7 +131,7 @@ def test_two_flows_two_descents_and_runs_that_were_remade():
 
 
 def test_scales_of_a_loss_that_falls_over_decades():
-    """Of ½ Σ r x² every factor is known: (1 − ηr)^{2k} beside e^{−2rt}."""
+    """Of ½ Σ r x² every factor is known: (1 − ηr)^{2k} against e^{−2rt}."""
     run = descended(steps=200)
     flow = flown(ts=run.ts, rtol=1e-10, error=True)
     late = np.asarray(run.ts) > 10

@@ -169,7 +169,7 @@ def test_random_starts_that_are_broken_off_go_on(tmp_path, capsys, monkeypatch):
     assert run(*few, "--out", out) == 130
     assert "with --resume resumes it" in capsys.readouterr().err
     assert not (out / "summary.json").exists()
-    # Neither thrown away unasked, nor gone on with under other settings.
+    # Neither discarded unasked, nor resumed under other settings.
     assert run(*few, "--out", out) == 2
     assert run(*few, "--seed", 1, "--out", out, "--resume") == 2
     assert "differs in the settings" in capsys.readouterr().err

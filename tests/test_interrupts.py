@@ -141,7 +141,7 @@ def test_one_before_anything_is_done_leaves_nothing(monkeypatch, tmp_path, capsy
 
 
 def test_a_reduction_that_fails_is_no_success(monkeypatch, tmp_path, capsys):
-    """A reduction that runs out of steps beside a flow that does not."""
+    """A reduction that runs out of steps while its flow does not."""
 
     def solved(flow, params, **how):
         return fa.solve(flow, params, **how | {"max_steps": 2})

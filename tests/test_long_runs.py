@@ -50,7 +50,7 @@ def _short_segments(monkeypatch):
 
 
 class Stop:
-    """Ctrl-C after so many segments."""
+    """Ctrl-C after N segments."""
 
     def __init__(self, after):
         self.left = after

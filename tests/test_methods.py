@@ -244,7 +244,7 @@ def test_stability_limits(solver, known):
 
 
 class Sharpening(eqx.Module):
-    """Two terms whose product sharpens as the flow goes on: ½ (1 − a b)²."""
+    """Two terms whose product sharpens along the flow: ½ (1 − a b)²."""
 
     def __call__(self, x):
         return 0.5 * (3.0 - x[0] * x[1]) ** 2

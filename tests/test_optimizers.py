@@ -82,7 +82,7 @@ def test_any_optimizer_of_optax_is_the_plain_loop(name):
     path = plain_path(RULES[name], [bowl] * 6)
     np.testing.assert_allclose(run.observed["x"], path, rtol=1e-9)
     np.testing.assert_array_equal(run.ts, 0.5 * np.arange(7))
-    # A line search evaluates gradients of its own, which nobody counts.
+    # A line search evaluates gradients of its own, which are not counted.
     assert ("gradient_evaluations" in run.stats) == (name != "lbfgs")
     assert run.stats["steps"] == 6 and run.edge is None
 

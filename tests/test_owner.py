@@ -54,7 +54,7 @@ def test_a_dead_owner_is_taken_over_and_not_a_living_one(folder):
     with owned(folder) as mine:
         require_owned(folder, mine)
         assert folder.names() == [CLAIM]
-    # On another machine nobody knows of processes: until the lease has run out.
+    # Processes of other machines are unknown: until the lease has run out.
     folder.create(CLAIM, dead(machine="another").content)
     with pytest.raises(InputError, match="is being written by"), owned(folder):
         raise AssertionError

@@ -325,7 +325,7 @@ def test_notes_of_others_are_no_damage(place):
 
 
 def test_a_store_that_was_being_made(tmp_path, monkeypatch):
-    """Whenever its process was killed it is made anew; what others put there stays."""
+    """A killed process's store is created again; files of others there stay."""
 
     def killed(*_):
         raise KeyboardInterrupt

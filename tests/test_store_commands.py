@@ -231,7 +231,7 @@ def test_a_store_that_may_only_be_read(sweep, monkeypatch):
 
 
 def test_a_store_that_is_removed_while_it_is_made_leaves_nothing(tmp_path, monkeypatch):
-    """The folder is not made anew, so the same command can begin again."""
+    """The folder is not created again, so the same command can resume."""
     write, left = LocalFolder.write, []
 
     def removed(self, name, content):

@@ -57,7 +57,7 @@ def test_rows_are_single_runs():
 
 
 def test_failed_cells_say_why_and_touch_no_other():
-    """Blow-up, a loss that ends, and stiffness, beside cells that are well."""
+    """Blow-up, a loss that ends, and stiffness, next to cells that are well."""
     found = fa.sweep(
         Ends(),
         {"kind": "decay,explode,vanish", "start": "0.25,3", "rate": "1,1e5"},

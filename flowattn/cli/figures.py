@@ -34,7 +34,7 @@ class Figure:
     name: Annotated[Literal[(*FIGURES, "all")], tyro.conf.Positional]  # pyright: ignore
     """Which figure; all: every one whose data are available."""
     out: PathText = "figures"
-    """Folder for the pictures; our own files are replaced, others stay."""
+    """Folder for the pictures; earlier ones are replaced, other files stay."""
     paper: bool = False
     """Use the paper's sizes in place of smaller, quick ones."""
     data: str | None = None

@@ -69,7 +69,7 @@ class Run:
     precision: Precision = None
     """Precision of everything; None: float64, on a TPU float32."""
     out: PathText | None = None
-    """Folder for results; our own files are replaced, others stay."""
+    """Folder for results; those of an earlier run are replaced, other files stay."""
     resume: bool = False
     """Resume the unfinished run of the same settings in the folder."""
     anew: bool = False

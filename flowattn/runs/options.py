@@ -19,9 +19,7 @@ class Settings:
     """
 
     t1: float | None = None
-    """End of the flow; None: the system's own, or that of the steps without a
-    system.
-    """
+    """End of the flow; None: the system's own, or the time of the descent's steps."""
     rtol: float = 1e-6
     """Relative tolerance of the flow's local error."""
     atol: float | None = None
@@ -45,7 +43,7 @@ class Options(Settings):
     seed: int = 0
     """Seed of the data and of the start."""
     steps: int | None = None
-    """Steps of the descent; None: as many as lead to t1."""
+    """Steps of the descent; None: the number that reaches t1."""
     patience: int | None = None
     """Stop after N steps without a lower validation loss; None: never."""
     validate_from: int = 0

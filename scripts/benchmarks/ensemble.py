@@ -39,7 +39,7 @@ from flowattn.trajectory import outcome_codes
 
 _STARTS, _MANY_STARTS, _T1, _RTOL, _ATOL = 100_000, 1_000_000, 1e4, 1e-8, 1e-11
 _MAX_STEPS, _SEGMENTS, _CLASSES = 10**6, 20, 20
-# Of the starts, so many are solved by SciPy: to time it, and to check the reference.
+# The number of starts solved by SciPy: to time it, and to check the reference.
 _BY_SCIPY, _CHECKED = 200, 10
 _BATCH = 512
 _SCALES, _SWEEP_T1, _SWEEP_RTOL, _REFERENCES = 64, 500.0, 1e-6, 4
@@ -122,7 +122,7 @@ def starts_of(count: int) -> Focus2D:
 
 
 def ensemble_of(count: int) -> dict[str, Any]:
-    """The benchmark of so many starts."""
+    """The benchmark of `count` starts."""
     flow = _flow()
     starts = starts_of(count)
     start = np.stack([np.asarray(starts.mu), np.asarray(starts.nu)], axis=1)
@@ -428,7 +428,7 @@ def sweep_full(long: bool) -> dict[str, Any]:
 
 
 def sweep_of(count: int, t1: float) -> dict[str, Any]:
-    """The benchmark of so many scales, to that time."""
+    """The benchmark of `count` scales, to time `t1`."""
     system = fa.systems.TopicWords()
     scales = np.geomspace(1e-6, 1, count)
     vary = {"embedding_scale": tuple(float(x) for x in scales)}

@@ -381,8 +381,16 @@ def test_single_precision_over_a_long_time(t1):
     assert traj.stats["choices"][-1]["solver"] == "rkc"
 
 
+@pytest.fixture
+def listening():
+    """Ctrl-C is heard, also where the tests run in a shell's background."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.mark.parametrize("kind", ["solve", "descend"])
-def test_ctrl_c_in_the_only_segment_loses_nothing(kind):
+def test_ctrl_c_in_the_only_segment_loses_nothing(kind, listening):
     """Its result is that it was interrupted; what it computed is there."""
 
     def stop(progress):

@@ -13,7 +13,7 @@ from .laws import Law
 from .losses import AbstractBatchLoss
 from .numerics.descend import descend
 from .numerics.solve import solve
-from .observables import Observable
+from .observables import Observable, require_name, require_of_params
 from .optimizers import AbstractOptimizer
 from .reductions import Reduction
 from .tasks import Corpus
@@ -30,6 +30,10 @@ def _laws_by_name(laws: Any) -> dict[str, Law]:
     found = laws.values() if isinstance(laws, Mapping) else laws
     if isinstance(found, Law) or not isinstance(found, Iterable):
         raise InputError(f"laws must be a list of laws, got {quoted(laws)}")
+    if isinstance(laws, Mapping):
+        for name, law in laws.items():
+            if isinstance(law, Law) and law.name != name:
+                raise InputError(f"the law {law.name!r} is given as {name!r}")
     by_name: dict[str, Law] = {}
     for law in found:
         if not isinstance(law, Law):
@@ -42,9 +46,9 @@ def _laws_by_name(laws: Any) -> dict[str, Law]:
 
 def _by_name(what: str, given: Any) -> dict[str, Any]:
     """Things by name; `InputError` for anything but a dictionary."""
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping | None):
         raise InputError(f"{what} must be a dictionary by name, got {quoted(given)}")
-    return dict(given)
+    return dict(given or {})
 
 
 class Problem(eqx.Module):
@@ -154,10 +158,19 @@ class Problem(eqx.Module):
                 kind = type(reduction).__name__
                 raise InputError(f"reduction {name!r} must be a Reduction, got {kind}")
         self.events = _by_name("events", events)
+        for kind in ("observable", "event"):
+            for name, fn in getattr(self, f"{kind}s").items():
+                require_name(kind, name)
+                require_of_params(f"{kind} {name!r}", fn)
         self.closed_forms = _by_name("closed_forms", closed_forms)
-        for name in self.closed_forms:
+        for name, form in self.closed_forms.items():
             if name not in self.observables:
                 raise unknown("closed form of", name, self.observables)
+            if not callable(form):
+                raise InputError(
+                    f"the closed form of {name!r} must be a function of the times, got "
+                    + quoted(form)
+                )
         self.rates, self.switch, self.corpus = rates, switch, corpus
         self.model = itself if model is None else model
         self.outputs, self.outer = outputs, outer
@@ -175,6 +188,11 @@ class Problem(eqx.Module):
         if self.own_flow is not None:
             return self.own_flow
         return gradient_flow(self.loss, self.rates, self.switch)
+
+    @property
+    def descent_rates(self) -> PyTree | None:
+        """The factors of the gradient in a descent that follows the flow."""
+        return (self.flow.descent or {}).get("rates")
 
     @property
     def has_edge(self) -> bool:
@@ -195,8 +213,8 @@ class Problem(eqx.Module):
         Raises:
             InputError: as `fa.solve`.
         """
-        observe = self.observed | dict(settings.pop("observe", None) or {})
-        events = self.events | dict(settings.pop("events", None) or {})
+        observe = self.observed | _by_name("observe", settings.pop("observe", None))
+        events = self.events | _by_name("events", settings.pop("events", None))
         return solve(self.flow, self.params, observe=observe, events=events, **settings)
 
     def descend(
@@ -216,7 +234,7 @@ class Problem(eqx.Module):
         Raises:
             InputError: as `fa.descend`.
         """
-        observe = self.observed | dict(settings.pop("observe", None) or {})
+        observe = self.observed | _by_name("observe", settings.pop("observe", None))
         followed = {**(self.flow.descent or {}), **settings}
         shadowed = followed.pop("optimizer", None)
         if optimizer is None and "learning_rate" not in followed:

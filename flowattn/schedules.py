@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Scalar
 
 from .errors import InputError, known_numbers, shown
@@ -38,6 +39,8 @@ def require_schedule(schedule: Schedule) -> None:
             "a schedule must return one learning rate for a step, got an array of "
             f"shape {given.shape}"
         )
+    if is_traced(schedule):
+        return
     first = known_numbers("the schedule's first rate", _rates(schedule, 0, 1))
     assert first is not None
     if not np.all((first >= 0) & (first < np.inf)):
@@ -58,10 +61,23 @@ def described(schedule: Any) -> str:
 
 
 def _rates(schedule: Schedule, first: int, count: int) -> np.ndarray:
-    """The rates of `count` steps from `first` on, in double precision."""
-    steps = jnp.arange(first, first + count)
-    rates = jax.vmap(lambda n: rate_at(schedule, n))(steps)
+    """The rates of `count` steps from `first` on, in double precision, also where a
+    `jit` traces all else.
+
+    Raises `InputError` for a schedule that is itself traced.
+    """
+    if is_traced(schedule):
+        raise InputError("no time is looked up in a schedule whose rates are traced")
+    with jax.ensure_compile_time_eval():
+        steps = jnp.arange(first, first + count)
+        rates = jax.vmap(lambda n: rate_at(schedule, n))(steps)
     return np.asarray(rates, np.float64)
+
+
+def is_traced(schedule: Schedule) -> bool:
+    """Whether the rates of a schedule hold numbers that are traced."""
+    with jax.ensure_compile_time_eval():
+        return isinstance(rate_at(schedule, jnp.array(0)), Tracer)
 
 
 def _blocks(
@@ -89,6 +105,13 @@ def sums_of(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
         found[here] = sums[counts[here] - first]
         total = float(sums[-1])
     return found
+
+
+def traced_sums(schedule: Schedule, counts: np.ndarray) -> Array:
+    """The sums of the first N rates, for known N and rates that are traced."""
+    steps = jnp.arange(int(counts.max(initial=0)))
+    sums = jnp.cumsum(jax.vmap(lambda n: rate_at(schedule, n))(steps))
+    return jnp.append(jnp.zeros((), sums.dtype), sums)[counts]
 
 
 def sum_of(schedule: Schedule, count: Any) -> Scalar:

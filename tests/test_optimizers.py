@@ -407,3 +407,23 @@ def test_numbers_that_make_no_optimizer(make, message, monkeypatch):
     with pytest.raises(fa.InputError) as refusal:
         make()
     assert str(refusal.value).startswith(message) and "\n" not in str(refusal.value)
+
+
+def test_schedules_are_compiled_and_differentiated():
+    def end(rate):
+        schedule = optax.cosine_decay_schedule(rate, 20)
+        return fa.descend(bowl, START, fa.SGD(schedule, 0.5), steps=8)
+
+    plain = end(0.1)
+    compiled = jax.jit(
+        lambda x: fa.descend(
+            bowl, x, fa.SGD(optax.cosine_decay_schedule(0.1, 20), 0.5), steps=8
+        )
+    )(START)
+    np.testing.assert_allclose(compiled.params, plain.params, rtol=1e-12)
+    np.testing.assert_allclose(compiled.ts, plain.ts, rtol=1e-12)
+    slope = jax.grad(lambda rate: jnp.sum(end(rate).params))(0.1)
+    ends = [float(jnp.sum(end(0.1 + h).params)) for h in (1e-6, -1e-6)]
+    assert abs(float(slope) - (ends[0] - ends[1]) / 2e-6) < 1e-6
+    traced = jax.jit(lambda rate: end(rate).ts)(0.1)
+    np.testing.assert_allclose(traced, plain.ts, rtol=1e-12)

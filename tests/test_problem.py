@@ -71,7 +71,7 @@ def test_the_loss_is_observed_always():
         [RATIO, OTHER],
         (RATIO, OTHER),
         iter([RATIO, OTHER]),
-        {"a": RATIO, "b": OTHER},  # the names are those of the laws
+        {"ratio": RATIO, "other": OTHER},
     ],
 )
 def test_laws_are_a_list_or_a_dictionary(laws):

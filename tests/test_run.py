@@ -251,7 +251,7 @@ def test_a_failed_part_is_reported():
         (dict(rtol=1e-30), "rtol 1e-30 is below what float64 resolves"),
         (dict(flow=False, descent=False), "flow and descent are both off: nothing is"),
         (dict(flow=False, rtol=1e-3), "rtol is of the flow, which is not run"),
-        (dict(flow=False, steps=3), "t1 does nothing together with steps where there"),
+        (dict(flow=False, steps=3), "t1 does nothing together with steps if there is"),
         (dict(descent=False, steps=3), "steps is of the descent, which is not run"),
         (dict(descent=False, optimizer=fa.SGD(0.5)), "optimizer is of the descent, wh"),
         (dict(descent=False, scale="log"), "scale is of the gap between flow and desc"),
@@ -290,3 +290,20 @@ def test_an_optimizer_that_is_traced_is_refused():
 
     with pytest.raises(fa.InputError, match="whose numbers are known, not traced"):
         jax.jit(end)(0.1)
+
+
+def test_the_edge_knows_the_rates_that_come_with_a_flow():
+    rates = {"rates": 0.1}, {"flow": fa.GradientFlow(bowl, 0.1)}
+    found = [
+        fa.run(fa.Problem(START, bowl, **how), optimizer=fa.SGD(1.0), t1=5.0).sharpness
+        for how in rates
+    ]
+    assert found[0] == found[1] and not found[0]["past_edge"]
+
+
+def test_no_edge_is_printed_where_there_is_none():
+    run = fa.run(
+        fa.Problem(START, bowl), optimizer=fa.Adam(0.01), t1=jnp.array(1.0), sharpness=1
+    )
+    assert run.edge is None
+    assert "largest sharpness of the flow" in str(run) and "edge" not in run.panels()

@@ -243,3 +243,24 @@ def test_a_run_of_such_a_problem_compares_with_its_own_descent():
     assert run.descent.solver == "gradient descent with momentum"
     assert run.gap.order == 2 and run.gap.resolved
     assert "x" in run.gap.observables
+
+
+def test_the_defect_of_a_law_is_along_the_state():
+    """At rest nothing changes; with a speed the law changes as its gradient says."""
+    law = fa.Law(lambda p: p["x"] ** 2, "square", "approximate")
+    assert float(fa.defect(law, FLOW, START)) == 0
+    moving = fa.Law(lambda p: p["x"][:1] - p["x"][1:], "spread", "approximate")
+    gradient = fa.GradientFlow(bowl)
+    assert float(fa.defect(moving, gradient, START, 0.0)) > 0.1
+
+
+def test_a_run_solves_a_reduction_with_a_state():
+    flow = HeavyBall(lambda x: bowl({"x": x}), RATE, BETA)
+    seen = {"x": fa.Observable(lambda x: x, ("axis",))}
+    same = fa.Reduction(flow, flow, lambda x: x, lambda x: x, "exact", observables=seen)
+    problem = fa.Problem(
+        START["x"], flow.loss, flow=flow, observables=seen, reductions={"same": same}
+    )
+    run = fa.run(problem, t1=1.0)
+    [found] = run.summary["reductions"]
+    assert found["defect"] == 0 and found["max_relative"] == 0

@@ -356,3 +356,14 @@ def test_single_precision():
     for rtol in vary["rtol"]:
         at = dict(rtol=rtol)
         np.testing.assert_allclose(found.mu.sel(at), wide.mu.sel(at), rtol=10 * rtol)
+
+
+def test_a_sweep_descends_by_any_optimizer():
+    import optax
+
+    how = {"t1": 1.0, "outputs": 3, "observe": ["x"]}
+    plain = fa.sweep(Ends(), {"start": [1.0, 2.0]}, descent=fa.SGD(0.05), **how)
+    wrapped = fa.Optax(optax.sgd(0.05), 0.05)
+    same = fa.sweep(Ends(), {"start": [1.0, 2.0]}, descent=wrapped, **how)
+    np.testing.assert_allclose(same.descent_x, plain.descent_x, rtol=1e-12)
+    assert float(plain.gap.min()) > 0

@@ -339,3 +339,37 @@ def test_sharpness_with_rates_is_that_of_the_scaled_hessian():
         fa.sharpness(loss, 3, rates)(params), scaled[:3], rtol=1e-9
     )
     np.testing.assert_allclose(fa.sharpness(loss, 3)(params), plain[:3], rtol=1e-9)
+
+
+def test_a_schedule_goes_on_across_a_switch():
+    """The optimiser's state is new there, the clock is not."""
+    switch = fa.Switch(5.0, lambda x: -jnp.sum(x))
+    schedule = lambda n: jnp.where(n < 5, 1.0, 0.1)  # noqa: E731
+    run = fa.descend(
+        jnp.sum,
+        jnp.zeros(1),
+        fa.SGD(schedule),
+        steps=10,
+        every=1,
+        switch=switch,
+        observe={"x": lambda x: x[0]},
+    )
+    ts = np.asarray(run.ts)
+    expected = np.where(ts <= 5, -ts, ts - 10)
+    np.testing.assert_allclose(run.observed["x"], expected, atol=1e-12)
+
+
+def test_the_gap_falls_linearly_across_a_switch_with_a_schedule():
+    def bowl(x):
+        return 0.5 * jnp.sum(jnp.array([1.0, 3.0]) * x**2)
+
+    problem = fa.Problem(
+        jnp.array([1.0, -0.5]), bowl, switch=fa.Switch(1.0, lambda x: bowl(x - 1))
+    )
+    gaps = []
+    for rate in (0.02, 0.01):
+        schedule = optax.cosine_decay_schedule(rate, round(4 / rate))
+        run = fa.run(problem, optimizer=fa.SGD(schedule), t1=1.9)
+        assert run.gap.order == 1 and run.gap.resolved
+        gaps.append(run.gap.max_relative)
+    assert gaps[1] < 0.6 * gaps[0]

@@ -49,7 +49,8 @@ class AbstractFlow(eqx.Module):
     @property
     def descent(self) -> dict[str, Any] | None:
         """The arguments of `descend` (`optimizer`, `rates`, `switch`) for the descent
-        that this flow shadows; None if it shadows none.
+        that this flow shadows; None if it shadows none. For `compare` to claim an order
+        the flow has the loss of that descent as its attribute `loss`.
         """
         return None
 

@@ -1,5 +1,6 @@
 """Defect: the error of a reduction or a law at one point of a flow."""
 
+from collections.abc import Callable
 from typing import Any, overload
 
 import equinox as eqx
@@ -7,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..errors import InputError
-from ..flows import AbstractFlow, require_flow
+from ..errors import InputError, require_scalar
+from ..flows import AbstractFlow, require_flow, velocity
 from ..laws import Law
-from ..precision import highest_precision, require_real
+from ..precision import float_dtype, highest_precision, require_real
 from ..reductions import Reduction
 
 
@@ -66,11 +67,14 @@ def defect(claim: Any, *given: Any, t: Any = 0.0) -> Float[Array, ""]:
         small, *time = given
         require_real(small)
         return _of_reduction(claim, small, *(time or [t]))
-    if isinstance(claim, Law) and len(given) == 2:
-        flow, params = given
+    if isinstance(claim, Law) and len(given) in (2, 3):
+        flow, params, *time = given
         require_flow("defect", flow)
         require_real(params)
-        return _of_law(claim, flow, params, jnp.asarray(t))
+        float_dtype(params)
+        time = time[0] if time else t
+        require_scalar(t=time)
+        return _of_law(claim, flow, flow.start(params), jnp.asarray(time))
     raise InputError(
         "defect needs a Reduction and its small parameters, or a Law, a flow and "
         f"parameters; got a {type(claim).__name__} and {len(given)} more"
@@ -82,36 +86,54 @@ def _of_reduction(reduction: Reduction, small: PyTree, t: Any) -> Float[Array, "
     with highest_precision():
         lifted = reduction.lift(small)
         require_real(lifted)
-        arrays, static = eqx.partition(lifted, eqx.is_inexact_array)
-        velocity = eqx.filter(reduction.full(lifted, t), eqx.is_inexact_array)
-
-        def project(arrays):
-            projected = reduction.project(eqx.combine(arrays, static))
-            return eqx.filter(projected, eqx.is_inexact_array)
-
-        _, ours = jax.jvp(project, (arrays,), (velocity,))
-        theirs = eqx.filter(reduction.flow(small, t), eqx.is_inexact_array)
+        ours = _speed(reduction.full, lifted, t, reduction.project)
+        theirs = _speed(reduction.flow, small, t, lambda small: small)
         pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
         difference = jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in pairs))
         size = jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(theirs)))
         return difference / jnp.where(size > 0, size, 1.0)
 
 
+def _motion(flow: AbstractFlow, state: PyTree, t: Any) -> PyTree:
+    """The velocity of every floating-point array of a state, 0 where it is fixed."""
+
+    def of(speed: Any, x: Any) -> Any:
+        return jnp.zeros_like(x) if speed is None and x is not None else speed
+
+    arrays = eqx.filter(state, eqx.is_inexact_array)
+    given = velocity(flow.moving(state), flow(state, t))
+    return jax.tree.map(of, given, arrays, is_leaf=lambda x: x is None)
+
+
+def _speed(
+    flow: AbstractFlow, params: PyTree, t: Any, of: Callable[[PyTree], PyTree]
+) -> PyTree:
+    """The velocity of a function of the parameters, along a flow that starts there."""
+    state = flow.start(params)
+    arrays, static = eqx.partition(state, eqx.is_inexact_array)
+
+    def seen(arrays):
+        params = flow.params(eqx.combine(arrays, static))
+        return eqx.filter(of(params), eqx.is_inexact_array)
+
+    return jax.jvp(seen, (arrays,), (_motion(flow, state, t),))[1]
+
+
 @eqx.filter_jit
-def _of_law(law: Law, flow: AbstractFlow, params: PyTree, t: Array) -> Float[Array, ""]:
+def _of_law(law: Law, flow: AbstractFlow, state: PyTree, t: Array) -> Float[Array, ""]:
     with highest_precision():
-        arrays, static = eqx.partition(params, eqx.is_inexact_array)
-        velocity = eqx.filter(flow(params, t), eqx.is_inexact_array)
+        arrays, static = eqx.partition(state, eqx.is_inexact_array)
+        speeds = _motion(flow, state, t)
         t = jnp.asarray(t, jnp.result_type(*jax.tree.leaves(arrays)))
 
         def h(arrays, t):
-            return jnp.ravel(law(eqx.combine(arrays, static), t))
+            return jnp.ravel(law(flow.params(eqx.combine(arrays, static)), t))
 
         values, back = jax.vjp(h, arrays, t)
 
         def entry(number: Array) -> tuple[Array, Array]:
             slopes, in_time = back(jnp.zeros_like(values).at[number].set(1))
-            terms = jax.tree.leaves(jax.tree.map(jnp.multiply, slopes, velocity))
+            terms = jax.tree.leaves(jax.tree.map(jnp.multiply, slopes, speeds))
             largest = [jnp.max(jnp.abs(x)) for x in terms if x.size]
             change = in_time + sum(jnp.sum(x) for x in terms)
             return jnp.abs(change), jnp.max(jnp.stack([*largest, jnp.abs(in_time)]))

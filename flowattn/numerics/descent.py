@@ -54,12 +54,12 @@ class Descent(AbstractRun[DescentState]):
     searching: bool = False  # the optimiser evaluates the loss itself
     identity: str = eqx.field(static=True, default="")
 
-    @property
-    def rule(self) -> Any:
-        """The update rule, built here from its numbers: one program serves all of
-        them.
+    def rule(self, step: Array) -> Any:
+        """The update rule of a step, built here from its numbers: one program serves
+        all of them. A schedule is asked by the step of the run: a count of the rule's
+        own would begin anew with its state, at a switch.
         """
-        return self.optimizer.transformation
+        return self.optimizer.at(step).settled(self.dtype).transformation
 
     @property
     def name(self) -> str:
@@ -113,7 +113,7 @@ class Descent(AbstractRun[DescentState]):
         Raises `InputError` if it does and there are rates.
         """
         first, arrays = jnp.array(0), self.moving()
-        if not searches(self.rule, arrays, self._seen_at(first)):
+        if not searches(self.rule(first), arrays, self._seen_at(first)):
             return self
         for rate in jax.tree.leaves(self.rates):
             if isinstance(rate, Tracer) or np.any((rate != 0) & (rate != 1)):
@@ -156,7 +156,7 @@ class Descent(AbstractRun[DescentState]):
                 state.step == self.switch[0], fresh, optimizer_state
             )
         params, optimizer_state = moved(
-            self.rule,
+            self.rule(state.step),
             scaled(self.rates, gradient),
             optimizer_state,
             state.params,
@@ -196,7 +196,7 @@ class Descent(AbstractRun[DescentState]):
     def _begun(self, arrays: PyTree, step: Array) -> PyTree:
         """The state of the optimiser before a step."""
         seen = {"value": self._zero, "grad": arrays, "value_fn": self._seen_at(step)}
-        return begun(self.rule, arrays, **seen)
+        return begun(self.rule(step), arrays, **seen)
 
     def _slope(self, arrays: PyTree, step: Array) -> tuple[Scalar, PyTree]:
         """Value and gradient of the loss of a step."""

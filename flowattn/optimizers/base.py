@@ -26,7 +26,14 @@ from ..errors import (
     require_scalar,
     shown,
 )
-from ..schedules import SLACK, steps_until, sum_of, sums_of
+from ..schedules import (
+    SLACK,
+    is_traced,
+    steps_until,
+    sum_of,
+    sums_of,
+    traced_sums,
+)
 
 
 class AbstractOptimizer(eqx.Module):
@@ -68,6 +75,11 @@ class AbstractOptimizer(eqx.Module):
         """
         return None, f"{self.name} follows another flow than the gradient's"
 
+    def at(self, step: Any) -> "AbstractOptimizer":
+        """The optimiser at a step: with the learning rate of its schedule there."""
+        del step
+        return self
+
     @property
     def scheduled(self) -> bool:
         """Whether steps differ in length."""
@@ -96,10 +108,12 @@ class AbstractOptimizer(eqx.Module):
         if known is not None and not np.all((known >= 0) & (known < np.inf)):
             raise InputError(f"steps must be 0 or more, got {shown(steps)}")
         if not callable(rate):
-            return steps * rate
+            return (known if isinstance(steps, list | tuple) else steps) * rate
         if isinstance(steps, Tracer):
             return jnp.vectorize(partial(sum_of, rate))(steps)
         counts = np.asarray(steps)
+        if is_traced(rate):
+            return traced_sums(rate, counts)
         order = np.argsort(counts, axis=None)
         sums = np.empty(counts.size)
         sums[order] = sums_of(rate, counts.reshape(-1)[order])

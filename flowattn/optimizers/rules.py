@@ -24,7 +24,7 @@ from ..errors import (
     require_positive,
     require_scalar,
 )
-from ..schedules import described, require_schedule
+from ..schedules import described, rate_at, require_schedule
 from .base import AbstractOptimizer
 
 
@@ -82,6 +82,13 @@ class _Rated(AbstractOptimizer):
         require_scalar(**positive)
         require_positive(**positive)
         require_from_0(weight_decay=self.weight_decay)
+
+    def at(self, step: Any) -> AbstractOptimizer:
+        """The optimiser at a step: with the learning rate of its schedule there."""
+        if not callable(self.learning_rate):
+            return self
+        rate = rate_at(self.learning_rate, step)
+        return eqx.tree_at(lambda o: o.learning_rate, self, rate)
 
     def sensible(self) -> Array:
         """Whether traced numbers make sense."""

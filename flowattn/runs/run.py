@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array
 
 from ..disk.checkpoint import kept
@@ -198,6 +199,7 @@ def run(
     (1, True, 1.0)
     """
     known = [field.name for field in dataclasses.fields(Options)]
+    options = {name: _plain(value) for name, value in options.items()}
     for name in options:
         if name in ("learning_rate", "momentum"):
             raise InputError(f"{name} is of the optimizer: optimizer=fa.SGD(0.1)")
@@ -207,6 +209,11 @@ def run(
     planned = plan(what, optimizer, Options(**options), ts)
     folder = None if checkpoint is None else path_of("checkpoint", checkpoint)
     return execute(planned, watch, folder)
+
+
+def _plain(value: Any) -> Any:
+    """A number, also if it comes in an array."""
+    return value.item() if np.shape(value) == () and hasattr(value, "item") else value
 
 
 def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
@@ -220,8 +227,8 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         problem = plan.system.problem(jr.key(options.seed), options.data)
     extra = {}
     if options.sharpness:
-        require_modes(options.sharpness, moving(problem.params, problem.rates))
-        top = sharpness(problem.loss, options.sharpness, problem.rates)
+        require_modes(options.sharpness, moving(problem.params, problem.descent_rates))
+        top = sharpness(problem.loss, options.sharpness, problem.descent_rates)
         extra = {"sharpness": top}
     if options.patience and problem.validation is None:
         raise InputError("patience needs a validation loss, Problem(validation=...)")
@@ -319,7 +326,7 @@ def _sharpest(plan: Plan, problem: Problem, checkpoint: Path | None) -> float:
     """The largest Hessian eigenvalue at the start."""
 
     def largest() -> Array:
-        return sharpness(problem.loss, rates=problem.rates)(problem.params)
+        return sharpness(problem.loss, rates=problem.descent_rates)(problem.params)
 
     if checkpoint is None or plan.system is None:
         return float(largest()[0])

@@ -67,9 +67,12 @@ def heading(summary: dict[str, Any]) -> str:
             smaller = 10 ** math.floor(math.log10(edge))
             line += f" ({smaller:g} is not): it must leave the flow"
         lines.append(line)
+    elif sharp["start"] is not None:
+        lines.append(f"edge     sharpness at the start {sharp['start']:.3g}")
     for kind, top in sharp["largest"].items():
-        line = f"         largest sharpness of the {kind} {top:.4g}, "
-        line += f"the descent's edge {sharp['edge']:.4g}"
+        line = f"         largest sharpness of the {kind} {top:.4g}"
+        if sharp["edge"] is not None:
+            line += f", the descent's edge {sharp['edge']:.4g}"
         since = sharp["past_edge_since"]
         if kind == "flow" and since is not None:
             line += f": past the edge from t = {since:g}"

@@ -73,7 +73,7 @@ def cell_of(
     descent, times = how.descent, end * jnp.linspace(0, 1, how.outputs + 2, dtype=dtype)
     if descent is not None:
         given = {k: v for k, v in numbers.items() if k in OF_DESCENT}
-        descent = dataclasses.replace(descent, **given)
+        descent = dataclasses.replace(descent, **given) if given else descent
         steps = planned_steps(descent, end, how.outputs)
         times = steps.astype(dtype) * descent.time_per_step
     observe = {**_observed(problem, how), **problem.laws}

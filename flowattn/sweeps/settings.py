@@ -304,7 +304,8 @@ def _require_steps(sweep: Sweep) -> None:
         for value in values:
             dataclasses.replace(descent, **{name: value})
     largest = {name: max(values) for name, values in varied.items()}
-    steps = dataclasses.replace(descent, **largest).steps(end)
+    shortest = dataclasses.replace(descent, **largest) if largest else descent
+    steps = shortest.steps(end)
     if steps < outputs + 1:
         raise InputError(
             f"a descent ({_named(largest) or descent.name}) takes {steps} steps to "

@@ -76,7 +76,14 @@ class AbstractOptimizer(eqx.Module):
         return None, f"{self.name} follows another flow than the gradient's"
 
     def at(self, step: Any) -> "AbstractOptimizer":
-        """The optimiser at a step: with the learning rate of its schedule there."""
+        """The optimiser at a step: with the learning rate of its schedule there.
+
+        Args:
+            step: the number of the step, which may be traced.
+
+        Returns:
+            The optimiser, with a constant learning rate.
+        """
         del step
         return self
 

@@ -34,7 +34,11 @@ def draw(
         title: above all panels, unless they are a `Picture`.
         columns: number of panels in a row, likewise.
 
-    Raises `InputError` if two curves have the same name.
+    Returns:
+        What was drawn.
+
+    Raises:
+        InputError: if two curves have the same name.
 
     >>> import flowattn as fa
     >>> from flowattn.plotting import draw
@@ -94,7 +98,8 @@ def draw_panel(panel: Panel, axes: Axes, bar: bool = True) -> ScalarMappable | N
         axes: axes of matplotlib.
         bar: whether to add the colour bar of its scale.
 
-    Returns: the colours of its scale; None without a scale.
+    Returns:
+        The colours of its scale; None without a scale.
     """
     shades = None if panel.scale is None else _shades(panel, panel.scale)
     if panel.image is not None:

@@ -37,7 +37,11 @@ def plot_observable(
         entries: entries of a vector observable to draw; None: the first eight.
         log: whether its axis is logarithmic.
 
-    Raises `InputError` if there is no run, or none that observed it.
+    Returns:
+        What was drawn.
+
+    Raises:
+        InputError: if there is no run, or none that observed it.
     """
     return draw(observable_panel(name, flow, descent, entries=entries, log=log))
 
@@ -52,13 +56,30 @@ def plot_training(
     """Several observables over time; the first, a loss, on a logarithmic axis if it
     falls far enough. `entries` selects entries of vector observables.
 
-    Raises `InputError` if there is no run, or none that observed them.
+    Args:
+        flow: the flow, or None.
+        descent: the descent, or None.
+        names: of the observables.
+        entries: which entries of vector observables; None: the first eight.
+
+    Returns:
+        What was drawn.
+
+    Raises:
+        InputError: if there is no run, or none that observed them.
     """
     return draw(training_panels(flow, descent, names, entries=entries))
 
 
 def plot_gap(gap: Gap) -> Drawing:
-    """The relative gap of every observable over time, its numerical error dotted."""
+    """The relative gap of every observable over time, its numerical error dotted.
+
+    Args:
+        gap: what `compare` returned.
+
+    Returns:
+        What was drawn.
+    """
     return draw(gap_panel(gap))
 
 
@@ -67,7 +88,16 @@ def plot_drift(
 ) -> Drawing:
     """|h(t) − h(0)| of each law over its scale: flow as lines, descent as points.
 
-    Raises `InputError` if there is no run, or one that did not observe a law.
+    Args:
+        laws: the laws by name.
+        flow: the flow, or None.
+        descent: the descent, or None.
+
+    Returns:
+        What was drawn.
+
+    Raises:
+        InputError: if there is no run, or one that did not observe a law.
     """
     return draw(drift_panel(laws, flow, descent))
 
@@ -77,7 +107,16 @@ def plot_sharpness(
 ) -> Drawing:
     """The observable "sharpness" over time, and the largest stable one, `edge`.
 
-    Raises `InputError` if there is no run, or none that observed it.
+    Args:
+        flow: the flow, or None.
+        descent: the descent, or None.
+        edge: the largest stable sharpness; None: not drawn.
+
+    Returns:
+        What was drawn.
+
+    Raises:
+        InputError: if there is no run, or none that observed it.
     """
     return draw(sharpness_panel(flow, descent, edge))
 
@@ -100,6 +139,10 @@ def plot_sweep(
             curve per value.
         where: the values at which other axes are fixed.
 
-    Raises `InputError` for unknown names and values.
+    Returns:
+        What was drawn.
+
+    Raises:
+        InputError: for unknown names and values.
     """
     return draw(sweep_panel(dataset, x, y, color, where))

@@ -50,7 +50,14 @@ STYLE: dict[Any, Any] = {
 
 
 def styled(function: Callable[P, R]) -> Callable[P, R]:
-    """Draw in the project's style, whatever the caller's is."""
+    """Draw in the project's style, whatever the caller's is.
+
+    Args:
+        function: what draws.
+
+    Returns:
+        The function, in the style of this package.
+    """
 
     @functools.wraps(function)
     def styled(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -61,14 +68,23 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class Drawing(NamedTuple):
-    """A figure and its numbers: for each curve its label and (x, y)."""
+    """A figure and its numbers: for each curve its label and (x, y).
+
+    Args:
+        figure: a figure of matplotlib's.
+        curves: the x and y of each curve, by name.
+    """
 
     figure: Figure
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
 
     @styled
     def save(self, path) -> None:
-        """Write the picture; the suffix determines its format."""
+        """Write the picture; the suffix determines its format.
+
+        Args:
+            path: the file; its suffix gives the format.
+        """
         self.figure.savefig(path)
 
     @styled

@@ -34,8 +34,11 @@ _LONGEST_IN_SUMMARY = 100
 class Defaults(NamedTuple):
     """How a system is run by default.
 
-    `t1`: the flow's end, None: no flow; `steps` of the descent, None: as many as reach
-    t1, 0: no descent; `outputs`: the number of times at which both are observed.
+    Args:
+        t1: the end of the flow; None: no flow.
+        optimizer: of the descent.
+        steps: of the descent; None: as many as lead to `t1`, 0: no descent.
+        outputs: the number of output times after the start.
     """
 
     t1: float | None = 500.0
@@ -54,9 +57,18 @@ def _unkept(name: str, make: Callable[[], Any]) -> Any:
 
 
 class StudySettings(NamedTuple):
-    """How the runs of a study are executed; `progress` is called with their progress.
-    `keep` receives each piece of the work by name, so that an interrupted study can
-    resume: it calls the function, or returns its earlier result.
+    """How the runs of a study are executed.
+
+    Args:
+        t1: the end of the flows.
+        rtol: relative tolerance of the flows.
+        atol: absolute tolerance of the flows.
+        max_steps: the largest number of steps of a flow.
+        optimizer: of the descents.
+        steps: of each descent.
+        progress: called with a `Part`.
+        keep: called with the name of a piece of work and the function that does it;
+            returns its result, or its earlier one: so an interrupted study resumes.
     """
 
     t1: float
@@ -81,7 +93,12 @@ class StudySettings(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The progress of a study: the part `done`, from 0 to 1, and its description."""
+    """The progress of a study: the part `done`, from 0 to 1, and its description.
+
+    Args:
+        done: the share that is done, from 0 to 1.
+        what: what that is, in words.
+    """
 
     done: float
     what: str
@@ -91,7 +108,14 @@ class Part(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One array of a survey, with its description."""
+    """One array of a survey, with its description.
+
+    Args:
+        values: the array.
+        dims: the names of its axes.
+        units: its units, "1" for none.
+        long_name: what it is, in words.
+    """
 
     values: np.ndarray
     dims: tuple[str, ...]
@@ -100,8 +124,12 @@ class Column(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """The findings of a study: `metrics`, numbers ready for JSON (in nested
-    dictionaries), and the arrays that they come from, with the `coords` of their dims.
+    """The findings of a study.
+
+    Args:
+        metrics: numbers ready for JSON, in nested dictionaries.
+        columns: the arrays, by name.
+        coords: the entries of their dims, by dim.
     """
 
     metrics: dict[str, Any]
@@ -109,7 +137,11 @@ class Survey(NamedTuple):
     coords: dict[str, Any]
 
     def to_dataset(self) -> "xr.Dataset":
-        """The arrays as an xarray data set, each with its dims, units and long name."""
+        """The arrays as an xarray data set, each with its dims, units and long name.
+
+        Returns:
+            The data set.
+        """
         return columns_dataset(self.columns, self.coords)
 
 
@@ -195,6 +227,12 @@ class AbstractStudy(AbstractSetting):
     def panels(self, survey: Survey) -> dict[str, Sequence[Panel]]:
         """The pictures of the findings by name, each as panels: every one-dimensional
         array, unless a study has its own.
+
+        Args:
+            survey: what the study found.
+
+        Returns:
+            The panels of each picture, by name.
         """
         panels = []
         for name, column in survey.columns.items():
@@ -213,26 +251,59 @@ class AbstractSystem(AbstractSetting):
     """One paper's setting as one `Problem`: its flow is solved, its loss descended."""
 
     def require_within(self, t1: float) -> None:
-        """Raises `InputError` if a run to a time would make no sense."""
+        """Raises `InputError` if a run to a time would make no sense.
+
+        Args:
+            t1: the end of the run, a flow time.
+        """
         del t1
 
     @abc.abstractmethod
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
-        """An instance drawn with `key`; `data` is the folder of named corpora."""
+        """An instance drawn with `key`; `data` is the folder of named corpora.
+
+        Args:
+            key: of the draw.
+            data: the folder of named corpora; None: the environment's `FLOWATTN_DATA`.
+
+        Returns:
+            The `Problem`.
+        """
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
-        """Numbers of a run beyond its observables, ready for JSON."""
+        """Numbers of a run beyond its observables, ready for JSON.
+
+        Args:
+            problem: the instance that was run.
+            flow: its flow, None if that was not run.
+
+        Returns:
+            Numbers by name; in groups of the same names, dictionaries of these.
+        """
         del problem, flow
         return {}
 
     def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
         """The pictures of a run by name, each as panels: the first four observables
         over time with reductions and closed forms, unless a system has its own.
+
+        Args:
+            run: what was run, a `Run` for instance.
+
+        Returns:
+            The panels of each picture, by name.
         """
         return default_panels(run)
 
     def smooth_until(self, trajectory: Trajectory) -> float | None:
-        """The last output time before a kink of the model; None if there was none."""
+        """The last output time before a kink of the model; None if there was none.
+
+        Args:
+            trajectory: a flow of the system.
+
+        Returns:
+            A flow time; None without a kink.
+        """
         del trajectory
         return None
 
@@ -240,6 +311,12 @@ class AbstractSystem(AbstractSetting):
         """The last observed values: numbers, by split if they have splits, else lists.
 
         None if nothing was reached or a value is undefined.
+
+        Args:
+            trajectory: a run of the system.
+
+        Returns:
+            The values by observable, ready for JSON.
         """
         return final_values(trajectory)
 
@@ -248,6 +325,12 @@ def final_values(trajectory: Trajectory) -> dict[str, Any]:
     """The last observed values: numbers, by split if they have splits, else lists.
 
     None if nothing was reached or a value is undefined.
+
+    Args:
+        trajectory: a run.
+
+    Returns:
+        The values by observable, ready for JSON.
     """
     last = int(trajectory.n_reached) - 1
     values = {}
@@ -265,7 +348,14 @@ def final_values(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def default_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
-    """The first four observables over time with reductions and closed forms."""
+    """The first four observables over time with reductions and closed forms.
+
+    Args:
+        run: what was run.
+
+    Returns:
+        The panels of one picture, "training".
+    """
     first = first_of(run.flow, run.descent)
     known = [name for name in run.problem.observables if name in first.observed]
     return {"training": theory_panels(run, known[:_SHOWN])}

@@ -50,7 +50,8 @@ class CopyingModels(AbstractCopying, AbstractStudy):
     permutations of the same bag of words, from which nothing can be learned about a
     word before attention has formed.
 
-    Raises `InputError` for values that do not make a task.
+    Raises:
+        InputError: for values that do not make a task.
     """
 
     name: ClassVar[str] = "copying-models"

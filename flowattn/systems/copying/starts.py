@@ -38,7 +38,8 @@ class CopyingStarts(AbstractHeads, AbstractStudy):
 
     All entries of scores and logits start from a normal distribution.
 
-    Raises `InputError` for values that do not make a system.
+    Raises:
+        InputError: for values that do not make a system.
     """
 
     name: ClassVar[str] = "copying-starts"
@@ -68,7 +69,14 @@ class CopyingStarts(AbstractHeads, AbstractStudy):
         return Defaults(self.heads * 10.0 * self.task.length**2, SGD(1.0), steps=0)
 
     def drawn(self, key: PRNGKeyArray) -> PositionalHeads:
-        """A random start: all entries normal, with standard deviation `start_scale`."""
+        """A random start: all entries normal, with standard deviation `start_scale`.
+
+        Args:
+            key: of the draw.
+
+        Returns:
+            The heads of every start, starts first.
+        """
         scale = jnp.asarray(self.start_scale)
         like = lifted(self.task.length, self.task.vocabulary, self.copying.point())
         leaves, tree = jax.tree.flatten(like)

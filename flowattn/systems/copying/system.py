@@ -48,7 +48,8 @@ class Copying(AbstractHeads, AbstractSystem):
     permutations of the same bag of words, from which nothing can be learned about a
     word before attention has formed.
 
-    Raises `InputError` for values that do not make a system.
+    Raises:
+        InputError: for values that do not make a system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> system = fa.systems.Copying(length=40, vocabulary=40, start=0.1, reduced=True)
@@ -130,7 +131,11 @@ class Copying(AbstractHeads, AbstractSystem):
         return 0.1 if self.factorised else 0.0
 
     def point(self) -> CopyingPoint:
-        """The coordinates at the start."""
+        """The coordinates at the start.
+
+        Returns:
+            The margins of scores and logits at the start.
+        """
         start = jnp.asarray(self._start, float)
         margins = jnp.full(self.heads, start)
         if self.good_heads is not None:

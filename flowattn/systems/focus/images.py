@@ -34,7 +34,8 @@ class FocusImages(AbstractFocus):
     Two networks, one that scores the images and one that classifies; descended with
     momentum, one drawn batch per step. There is no flow unless its end is given.
 
-    Raises `InputError` for values that do not make a system.
+    Raises:
+        InputError: for values that do not make a system.
     """
 
     name: ClassVar[str] = "focus-images"
@@ -71,7 +72,15 @@ class FocusImages(AbstractFocus):
         return ImageMosaicsTask(images, self._segments, mosaics)
 
     def mosaics_of(self, key: PRNGKeyArray, data: str | None = None) -> MosaicSplits:
-        """The mosaics that `problem` draws with a key."""
+        """The mosaics that `problem` draws with a key.
+
+        Args:
+            key: the key of `problem`.
+            data: the folder of named corpora.
+
+        Returns:
+            The three splits.
+        """
         return self._task(data).sample(jr.split(key, 4)[0])
 
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:

@@ -48,7 +48,8 @@ class Focus(AbstractFocus):
     drawn one; marginal attention maximises the likelihood over that draw. The paper's
     linear task and sizes are the defaults.
 
-    Raises `InputError` for values that do not make a system.
+    Raises:
+        InputError: for values that do not make a system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> system = fa.systems.Focus(loss="hard", classes=4, mosaics=8, noise=0.0)
@@ -114,7 +115,15 @@ class Focus(AbstractFocus):
         )
 
     def mosaics_of(self, key: PRNGKeyArray, data: str | None = None) -> MosaicSplits:
-        """The mosaics that `problem` draws with a key."""
+        """The mosaics that `problem` draws with a key.
+
+        Args:
+            key: the key of `problem`.
+            data: the folder of named corpora.
+
+        Returns:
+            The three splits.
+        """
         del data
         return self._task().sample(jr.split(key)[0])
 

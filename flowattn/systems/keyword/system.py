@@ -51,7 +51,8 @@ class KeywordPoint(eqx.Module):
 class Keyword(AbstractSystem):
     """Attention that must find the keyword, while the word's meaning is learned.
 
-    Raises `InputError` for starts that do not make a system.
+    Raises:
+        InputError: for starts that do not make a system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> problem = fa.systems.Keyword().problem(key=jr.key(0))

@@ -38,7 +38,8 @@ class KTIW(AbstractStudy):
     on all sentences at once, and compares attention α with their knowledge of single
     words (β, β^uf, β^px, Δ) on the test sentences. There is no flow.
 
-    Raises `InputError` for values that do not make networks.
+    Raises:
+        InputError: for values that do not make networks.
     """
 
     name: ClassVar[str] = "ktiw"
@@ -70,7 +71,15 @@ class KTIW(AbstractStudy):
         return {"agreement": agreement_panels(survey)}
 
     def sentences(self, key: PRNGKeyArray, data: str | None = None) -> Corpus:
-        """The corpus."""
+        """The corpus.
+
+        Args:
+            key: of the draw.
+            data: the folder of named corpora.
+
+        Returns:
+            The three splits.
+        """
         if self.corpus == _SYNTHETIC:
             return KeywordTask().sample(key)
         return TextTask(self.corpus, data=data, made=_SYNTHETIC).sample(key)

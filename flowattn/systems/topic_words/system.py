@@ -52,7 +52,8 @@ class TopicWords(AbstractSystem):
 
     The paper's values are the defaults.
 
-    Raises `InputError` for values that do not make a system.
+    Raises:
+        InputError: for values that do not make a system.
 
     >>> import jax.random as jr, flowattn as fa
     >>> system = fa.systems.TopicWords(vocabulary=50, sentences=100)

@@ -124,10 +124,10 @@ import jax
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, jax.random as jr, numpy as np
 import flowattn as fa
-from flowattn.numerics import parallel
+from flowattn.numerics import ensemble, parallel
 from flowattn.systems.focus.reduced import Focus2D
 
-ensemble, used = sys.modules["flowattn.numerics.ensemble"], set()
+used = set()
 # Eight blocks.
 before = ensemble.run_block
 

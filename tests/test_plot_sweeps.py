@@ -304,7 +304,7 @@ def test_the_command_fixes_axes(store, tmp_path, monkeypatch):
     [
         (["--out", "a.jpg"], "--out a.jpg must end in one of: .png, .pdf, .svg"),
         (["--where", "start_mu"], "--where start_mu is not of the form AXIS=VALUE"),
-        (["--where", "seed=0", "--where", "seed=0"], "--where gives seed twice"),
+        (["--where", "seed=0", "--where", "seed=0"], "--where names seed twice"),
         (["--x", "start"], "x 'start' is not an axis of alpha (did"),
         (["--out", "folder.png"], "--out folder.png is a folder"),
     ],

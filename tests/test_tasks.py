@@ -132,8 +132,16 @@ def many(line, n=20):
         ("a.txt", b"", "holds no sentences"),
         ("a.txt", many("no label here\n").encode(), "a.txt:21: a sentence needs an"),
         ("a.txt", many("1.5 word\n").encode(), "integer label, got '1.5'"),
-        ("a.txt", many("1\n").encode(), "a.txt:21: the label 1 has no words"),
-        ("a.txt", many("1 !!!\n").encode(), "a.txt:21: the label 1 has no words"),
+        (
+            "a.txt",
+            many("1\n").encode(),
+            "a.txt:21: the label 1 is not followed by words",
+        ),
+        (
+            "a.txt",
+            many("1 !!!\n").encode(),
+            "a.txt:21: the label 1 is not followed by words",
+        ),
         ("a.txt", b"1 a\n" * 20, "one class only (1)"),
         ("a.txt", b"1 a\n0 b\n", "2 sentences are too few to split"),
         ("a.txt", b"\x89PNG\r\n\x1a\n\xff\xfe", "not a text file in UTF-8"),
@@ -142,7 +150,11 @@ def many(line, n=20):
         ("a.txt", many("1 " + "a " * 5001).encode(), "5001 words in one sentence"),
         ("a.csv", b"label,words\n1,a\n", "lacks the column text"),
         ("a.csv", b"", "lacks the column label and text"),
-        ("a.csv", b"label,text\n" + b"1,a\n0,b\n" * 9 + b"1\n", "label 1 has no words"),
+        (
+            "a.csv",
+            b"label,text\n" + b"1,a\n0,b\n" * 9 + b"1\n",
+            "label 1 is not followed by words",
+        ),
         (
             "a.csv",
             b'label,text\n1,"' + b"a" * 200_000 + b"\n",

@@ -232,3 +232,22 @@ def test_panels_need_no_matplotlib():
     assert result.returncode == 0, result.stderr
     # Elsewhere in the tests types are checked before.
     assert "curve 'a': style 'dots' is unknown; choose from: line" in result.stdout
+
+
+def test_a_legend_covers_no_data():
+    """Where a panel has no room for it, it moves out, and the figure grows."""
+    x = np.linspace(0, 1, 200)
+    busy = [fa.Curve(f"curve {n}", x, np.sin(40 * x + n)) for n in range(6)]
+    free = [fa.Curve("line", x, 0 * x)]
+    sizes = []
+    for curves in (free, busy):
+        panels = [fa.Panel(n, "x", "y", c) for n, c in (("a", free), ("b", curves))]
+        figure = draw(fa.Picture(panels)).figure
+        figure.draw_without_rendering()
+        sizes.append(figure.get_figwidth())
+        axes = figure.axes[1]
+        box = axes.get_legend().get_window_extent()
+        for line in axes.lines:
+            places = line.get_transform().transform(line.get_xydata())
+            assert not any(box.contains(*place) for place in places)
+    assert sizes[0] < sizes[1]

@@ -213,14 +213,14 @@ def _law_drift(runs: Runs) -> Picture:
         Panel(
             "gradient descent: quadratic laws drift",
             rate,
-            Axis(label, log=True, high=2e-2),
+            Axis(label, log=True),
             left,
             legend="law",
         ),
         Panel(
             "what is left to tolerance and rounding",
             rate,
-            Axis(label, log=True, low=1e-16, high=1e-2),
+            Axis(label, log=True, low=1e-16),
             right,
         ),
     ]

@@ -8,8 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import NullFormatter
 
 from ..panels import Axis, Curve, Panel, Picture, Scale, numbers
@@ -86,7 +88,41 @@ def _drawn(picture: Picture) -> Drawing:
         canvas.suptitle(above, fontsize=10)
     if caption:
         canvas.supxlabel(caption, fontsize=7.5, x=0.01, ha="left", color="0.25")
+    _move_legends(canvas, [list(grid[column::columns]) for column in range(columns)])
     return Drawing(canvas, numbers(panels))
+
+
+def _move_legends(canvas: Figure, columns: Sequence[Sequence[Axes]]) -> None:
+    """Move legends that cover data to the right of their panels; the figure grows by
+    their widths.
+    """
+    canvas.draw_without_rendering()  # which finds the best places within the panels
+    wider = 0.0
+    for column in columns:
+        widths = [0.0]
+        for axes in column:
+            legend = axes.get_legend()
+            if legend is None or not _covers(legend, axes):
+                continue
+            widths.append(legend.get_window_extent().width / canvas.dpi)
+            legend.set_loc("upper left")
+            legend.set_bbox_to_anchor((1.02, 1.0), transform=axes.transAxes)
+        wider += max(widths)
+    canvas.set_size_inches(canvas.get_figwidth() + wider, canvas.get_figheight())
+
+
+def _covers(legend: Legend, axes: Axes) -> bool:
+    """Whether a legend lies over a line, a point or an error bar."""
+    box = legend.get_window_extent()
+    paths = [(line.get_path(), line.get_transform()) for line in axes.lines]
+    for bars in axes.collections:
+        if isinstance(bars, LineCollection):
+            paths += [(path, bars.get_transform()) for path in bars.get_paths()]
+    return any(
+        path.transformed(transform).intersects_bbox(box, filled=False)
+        for path, transform in paths
+        if np.size(path.vertices)
+    )
 
 
 @styled
@@ -311,7 +347,7 @@ def _bar(shades: ScalarMappable | None, panel: Panel, axes: list[Axes]) -> None:
         bar.ax.minorticks_off()
     else:
         bar = figure.colorbar(shades, ax=axes)
-    bar.set_label(Axis(scale.label, scale.units).text)
+    bar.set_label(scale.text)
     bar.ax.grid(False)
 
 

@@ -97,8 +97,8 @@ class Axis:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scale:
-    """The meaning of the colours; without a label no bar is drawn.
+class Scale(Axis):
+    """The meaning of the colours: their axis. Without a label no bar is drawn.
 
     Args:
         label: the quantity.
@@ -109,12 +109,6 @@ class Scale:
         colours: "viridis", or "grey" for pictures.
     """
 
-    label: str = ""
-    units: str = ""
-    log: bool = False
-    low: Number | None = None
-    high: Number | None = None
-    names: Sequence[str] = ()
     colours: Literal["viridis", "grey"] = "viridis"
 
 

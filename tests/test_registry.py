@@ -51,10 +51,11 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "own_systems.py").write_text(OWN)
     (tmp_path / "own_broken.py").write_text("import flowattn\n1 / 0\n")
     (tmp_path / "own_lacks.py").write_text("import nowhere_at_all\n")
+    (tmp_path / "own_ends.py").write_text("raise SystemExit(0)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     yield tmp_path
-    for name in ("own_systems", "own_broken", "own_lacks"):
+    for name in ("own_systems", "own_broken", "own_lacks", "own_ends"):
         sys.modules.pop(name, None)
 
 
@@ -79,6 +80,7 @@ def test_a_system_of_a_file_runs(folder, capsys):
         ("own_nothing:Mine", "own_nothing:Mine: there is no module 'own_nothing'"),
         ("own_systems.deep:Mine", "there is no module 'own_systems.deep'"),
         ("own_broken:Mine", "own_broken cannot be imported, ZeroDivisionError: div"),
+        ("own_ends:Mine", "own_ends cannot be imported, SystemExit: 0"),
         ("own_lacks:Mine", "own_lacks needs nowhere_at_all"),
         ("own_systems:Min", "'Min' is unknown (did you mean Mine?); choose from"),
         ("own_systems:number", "own_systems:number is not a system: it must be"),

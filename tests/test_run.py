@@ -307,3 +307,10 @@ def test_no_edge_is_printed_where_there_is_none():
     )
     assert run.edge is None
     assert "largest sharpness of the flow" in str(run) and "edge" not in run.panels()
+
+
+def test_steps_are_counted_from_0():
+    with pytest.raises(fa.InputError, match="ts must begin at 0, from where steps are"):
+        fa.run(fa.Problem(START, bowl), ts=[1.0, 2.0])
+    alone = fa.run(fa.Problem(START, bowl), ts=[1.0, 2.0], descent=False)
+    assert alone.flow.ts.tolist() == [1.0, 2.0]

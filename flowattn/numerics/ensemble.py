@@ -104,34 +104,34 @@ def ensemble(
     warn_of_floats(params)
     count = members(params)
     max_steps = step_limit(max_steps)
-    solves, own = _solves(
+    times = output_times(ts, t1, dtype, count=2, most=2)
+    require_positive(rtol=rtol, **({} if atol is None else {"atol": atol}))
+    relative = jnp.asarray(rtol, dtype)
+    absolute = relative / 1000 if atol is None else jnp.asarray(atol, dtype)
+    name = "ts" if t1 is None else "t1"
+    _require_members(count, {name: times[..., 0], "rtol": relative, "atol": absolute})
+    own_flow = _own(flow, flow_axes, count)
+    solves = Solve(
         flow,
-        params,
-        state,
-        flow_axes,
-        ts,
-        t1,
-        rtol,
-        atol,
-        solver,
-        observe,
-        save_params,
-        events,
-        error,
+        _starts(flow, own_flow, params, state),
+        times,
+        relative,
+        absolute,
+        Recorder(observe, save_params, error),
+        explicit(solver, rtol),
+        named_events(events, jax.tree.map(_first, params)),
     )
     require_moving(flow.moving(solves.start))
     solves = judged(solves)
-    if solves.sensible is not None:
-        # If any of them differs between members, so does the verdict on them.
-        own = eqx.tree_at(
-            lambda s: (s.times, s.rtol, s.atol, s.sensible),
-            own,
-            (
-                solves.times.ndim == 2,
-                *(x.ndim == 1 for x in (solves.rtol, solves.atol, solves.sensible)),
-            ),
-            is_leaf=_is_none,
-        )
+    # If times or tolerances differ between members, so does the verdict on them.
+    own = eqx.tree_at(
+        lambda s: (s.flow, s.start, s.times),
+        jax.tree.map(lambda _: False, solves),
+        (own_flow, jax.tree.map(eqx.is_array, solves.start), solves.times.ndim == 2),
+    )
+    for part in ("rtol", "atol", "sensible"):
+        if (numbers := getattr(solves, part)) is not None:
+            own = eqx.tree_at(lambda s, n=part: getattr(s, n), own, numbers.ndim == 1)
     if not isinstance(solves.rtol, Tracer):
         require_resolved(rtol, dtype)
 
@@ -160,51 +160,6 @@ def members(params: PyTree) -> int:
     if count == 0:
         raise InputError("params hold no member")
     return count
-
-
-def _solves(
-    flow,
-    params,
-    state,
-    flow_axes,
-    ts,
-    t1,
-    rtol,
-    atol,
-    solver,
-    observe,
-    save_params,
-    events,
-    error,
-) -> tuple[Solve, PyTree]:
-    """All solves as one, and a mask of the arrays that have a members axis."""
-    dtype = float_dtype(params)
-    times = output_times(ts, t1, dtype, count=2, most=2)
-    require_positive(rtol=rtol, **({} if atol is None else {"atol": atol}))
-    rtol = jnp.asarray(rtol, dtype)
-    atol = rtol / 1000 if atol is None else jnp.asarray(atol, dtype)
-    name, count = "ts" if t1 is None else "t1", members(params)
-    _require_members(count, {name: times[..., 0], "rtol": rtol, "atol": atol})
-    own_flow = _own(flow, flow_axes, count)
-    start = _starts(flow, own_flow, params, state)
-    solves = Solve(
-        flow,
-        start,
-        times,
-        rtol,
-        atol,
-        Recorder(observe, save_params, error),
-        explicit(solver, rtol),
-        named_events(events, jax.tree.map(_first, params)),
-    )
-    shared = jax.tree.map(lambda _: False, solves)
-    arrays = jax.tree.map(eqx.is_array, start)
-    own = eqx.tree_at(
-        lambda s: (s.flow, s.start, s.times, s.rtol, s.atol),
-        shared,
-        (own_flow, arrays, times.ndim == 2, rtol.ndim == 1, atol.ndim == 1),
-    )
-    return solves, own
 
 
 def _own(flow: AbstractFlow, flow_axes: PyTree, count: int) -> PyTree:

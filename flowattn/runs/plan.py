@@ -69,7 +69,7 @@ class Plan:
     def observed_steps(self) -> np.ndarray:
         """The steps of the descent at which it is observed."""
         if self.ts is not None:
-            nearest = [self.optimizer.steps(t - self.ts[0]) for t in self.ts]
+            nearest = [self.optimizer.steps(t) for t in self.ts]
             return np.unique(np.clip(nearest, 0, self.steps))
         if self.options.spacing == "log":
             chosen = np.geomspace(1, self.steps, self.outputs)
@@ -92,7 +92,7 @@ class Plan:
             own = np.append(0.0, np.geomspace(first, t1, self.outputs))
         else:
             own = np.linspace(0, t1, self.outputs + 1)
-        if run is None or own[0] != 0:
+        if run is None:
             return own
         shared = np.asarray(run.ts, np.float64)
         spacing = 1e-6 * t1
@@ -151,6 +151,11 @@ def plan(
         defaults = defaults._replace(steps=None)  # an optimiser implies a descent
     t1, steps, flow = _lengths(system, defaults, options, times, chosen, called)
     descent = options.descent and steps > 0
+    if descent and times is not None and times[0] != 0:
+        raise InputError(
+            f"ts must begin at 0, from where steps are counted, got {times[0]:g}; "
+            "descent=False runs the flow alone"
+        )
     if not study:
         require_of_run(options, flow, descent, called)
         useful = descent or options.sharpness or options.spacing == "log"
@@ -231,8 +236,7 @@ def _lengths(
         t1 = float(optimizer.time(steps))  # a problem's flow is as long as its descent
     if steps is None:
         assert t1 is not None
-        begin = 0.0 if times is None else float(times[0])
-        steps = optimizer.steps(t1 - begin) if options.descent else 0
+        steps = optimizer.steps(t1) if options.descent else 0
         if options.descent and steps == 0:
             step = float(optimizer.time(1))
             raise InputError(f"t1 {t1} is shorter than a step of the descent, {step}")

@@ -250,7 +250,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
                 checkpoint=checkpoint,
             )
         outcomes.add("descent", run)
-        seconds["gradient descent"] = time.perf_counter() - begin
+        seconds["descent"] = time.perf_counter() - begin
     if plan.flow:
         if not outcomes.stopped:
             with watch("flow") as progress:

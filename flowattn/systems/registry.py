@@ -108,7 +108,7 @@ def _foreign(name: str, place: str) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise InputError(f"{name}: {module_name} needs {error.name}") from error
         raise InputError(f"{name}: there is no module {error.name!r}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module may end its process
         what = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise InputError(f"{name}: {module_name} cannot be imported, {what}") from error
     found = getattr(module, attribute, None)

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import PRNGKeyArray
 
 from ... import laws
-from ...errors import InputError, cut, require_positive
+from ...errors import InputError, cut, known_zero, require_positive
 from ...laws import Law
 from ...models import AttentionClassifier, LinearClassifier, TwoLayerClassifier
 from ...panels import Panel
@@ -131,7 +131,7 @@ class TopicWords(AbstractSystem):
                 raise InputError(f"{name} must be at least 1, got {value}")
         require_positive(query_scale=self.query_scale)
         # The theory's own start is at 0, to which a scale may be set.
-        if not _is_zero(self.embedding_scale):
+        if not known_zero(self.embedding_scale):
             require_positive(embedding_scale=self.embedding_scale)
         self._synthetic_task()
 
@@ -290,7 +290,3 @@ class TopicWords(AbstractSystem):
                 error = np.abs(np.asarray(values["topic_norm"]) / theory - 1)
             values["sen_error"] = error.tolist()
         return values
-
-
-def _is_zero(value) -> bool:
-    return isinstance(value, int | float) and value == 0

@@ -38,9 +38,9 @@ def without_dips(apart: Any, axis: int = 0) -> Any:
     before = _largest_before(xp, known, width)
     after = _largest_before(xp, known[::-1], width)[::-1]
     filled = xp.maximum(known, xp.minimum(before, after))
-    beside = xp.maximum(_later(xp, filled, 1), _later(xp, filled[::-1], 1)[::-1])
+    neighbours = xp.maximum(_later(xp, filled, 1), _later(xp, filled[::-1], 1)[::-1])
     # At the start the error is 0.
-    filled = xp.concatenate([known[:1], xp.maximum(filled, _LEAST * beside)[1:]])
+    filled = xp.concatenate([known[:1], xp.maximum(filled, _LEAST * neighbours)[1:]])
     return xp.moveaxis(xp.where(xp.isnan(rows), rows, filled), 0, axis)
 
 

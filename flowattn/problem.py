@@ -190,9 +190,15 @@ class Problem(eqx.Module):
         return gradient_flow(self.loss, self.rates, self.switch)
 
     @property
-    def descent_rates(self) -> PyTree | None:
-        """The factors of the gradient in a descent that follows the flow."""
-        return (self.flow.descent or {}).get("rates")
+    def followed(self) -> dict[str, Any]:
+        """The rates and the switch of a descent that follows the flow."""
+        descent = self.flow.descent or {}
+        return {name: part for name, part in descent.items() if name != "optimizer"}
+
+    @property
+    def shadowed(self) -> AbstractOptimizer | None:
+        """The optimiser that the flow was made for, if it was made for one."""
+        return (self.flow.descent or {}).get("optimizer")
 
     @property
     def has_edge(self) -> bool:
@@ -235,8 +241,7 @@ class Problem(eqx.Module):
             InputError: as `fa.descend`.
         """
         observe = self.observed | _by_name("observe", settings.pop("observe", None))
-        followed = {**(self.flow.descent or {}), **settings}
-        shadowed = followed.pop("optimizer", None)
-        if optimizer is None and "learning_rate" not in followed:
-            optimizer = shadowed
-        return descend(self.loss, self.params, optimizer, observe=observe, **followed)
+        if optimizer is None and settings.get("learning_rate") is None:
+            optimizer = self.shadowed
+        settings = {**self.followed, **settings, "observe": observe}
+        return descend(self.loss, self.params, optimizer, **settings)

@@ -99,10 +99,10 @@ def _lanczos(
         # The entries of A between this vector and each so far.
         row = basis @ image
         rest = apart(image, basis)
-        beside = _norm(rest)
-        size = jnp.maximum(size, jnp.maximum(jnp.abs(row[first + number]), beside))
+        beta = _norm(rest)
+        size = jnp.maximum(size, jnp.maximum(jnp.abs(row[first + number]), beta))
         following = jax.lax.cond(
-            beside <= few * size,
+            beta <= few * size,
             lambda: apart(drawn(number + 1), basis),
             lambda: rest,
         )

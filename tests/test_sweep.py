@@ -367,3 +367,12 @@ def test_a_sweep_descends_by_any_optimizer():
     same = fa.sweep(Ends(), {"start": [1.0, 2.0]}, descent=wrapped, **how)
     np.testing.assert_allclose(same.descent_x, plain.descent_x, rtol=1e-12)
     assert float(plain.gap.min()) > 0
+
+
+def test_a_store_has_no_optimizer_that_it_cannot_identify(tmp_path):
+    import optax
+
+    wrapped = fa.Optax(optax.sgd(0.05), 0.05)
+    with pytest.raises(InputError, match="a store cannot identify an optimizer"):
+        fa.sweep(Ends(), {}, t1=1.0, outputs=3, descent=wrapped, out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()

@@ -191,8 +191,7 @@ class Runs:
                 steps=int(steps[-1]),
                 every=steps,
                 observe=_observed(problem, laws),
-                rates=problem.rates,
-                switch=problem.switch,
+                **problem.followed,
                 throw=False,
                 progress=self.go_on,
             )

@@ -143,7 +143,7 @@ def plan(
             _require_of_study(optimizer, defaults, called)
     chosen = optimizer
     if chosen is None and given is not None:
-        chosen = (given.flow.descent or {}).get("optimizer")
+        chosen = given.shadowed
     chosen = defaults.optimizer if chosen is None else chosen
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(chosen)):
         raise InputError("run needs an optimizer whose numbers are known, not traced")

@@ -227,8 +227,9 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         problem = plan.system.problem(jr.key(options.seed), options.data)
     extra = {}
     if options.sharpness:
-        require_modes(options.sharpness, moving(problem.params, problem.descent_rates))
-        top = sharpness(problem.loss, options.sharpness, problem.descent_rates)
+        rates = problem.followed.get("rates")
+        require_modes(options.sharpness, moving(problem.params, rates))
+        top = sharpness(problem.loss, options.sharpness, rates)
         extra = {"sharpness": top}
     if options.patience and problem.validation is None:
         raise InputError("patience needs a validation loss, Problem(validation=...)")
@@ -326,7 +327,8 @@ def _sharpest(plan: Plan, problem: Problem, checkpoint: Path | None) -> float:
     """The largest Hessian eigenvalue at the start."""
 
     def largest() -> Array:
-        return sharpness(problem.loss, rates=problem.descent_rates)(problem.params)
+        rates = problem.followed.get("rates")
+        return sharpness(problem.loss, rates=rates)(problem.params)
 
     if checkpoint is None or plan.system is None:
         return float(largest()[0])

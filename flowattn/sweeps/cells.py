@@ -214,14 +214,14 @@ def _descend(cells: tuple[Cell, PyTree], outputs: int) -> Trajectory:
         cell: Cell = eqx.combine(own, shared)
         problem, descent, solve = cell.problem, cell.descent, cell.solve
         assert descent is not None
-        end, followed = solve.times[-1], problem.flow.descent or {}
+        end = solve.times[-1]
         return descend_to(
             problem.loss,
             problem.params,
             descent,
             planned_steps(descent, end, outputs),
             observe=solve.recorder.observe,
-            **{k: x for k, x in followed.items() if k != "optimizer"},
+            **problem.followed,
         )
 
     return jax.vmap(one, in_axes=-1)(own)

@@ -18,6 +18,7 @@ from ..disk.provenance import code_hash, provenance, source_hash
 from ..errors import InputError, require_progress, unknown, whole_number
 from ..fields import require_kind
 from ..numerics.parallel import parallel_map
+from ..optimizers import Optax
 from ..systems import AbstractStudy, AbstractSystem
 from .chunks import write_chunk
 from .cluster import cluster
@@ -56,6 +57,11 @@ def opened(sweep: Sweep, place: Any, stack: contextlib.ExitStack) -> CellStore:
     if place is None:
         grid, arrays = planned(sweep)
         return _made(sweep, CellStore(None, grid), arrays)
+    if isinstance(sweep.how.descent, Optax):
+        raise InputError(
+            "a store cannot identify an optimizer of optax, so the sweep could not be "
+            "resumed: use fa.SGD, fa.Adam or fa.RMSProp, or leave out the store"
+        )
     folder = folder_at(place)
     store, plan = _found(sweep, folder), None
     if store is None:  # problems in it are reported before anything is written

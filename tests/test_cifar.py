@@ -107,7 +107,7 @@ def refused(folder, message):
 
 def test_nothing_there(tmp_path, monkeypatch):
     monkeypatch.delenv("FLOWATTN_DATA", raising=False)
-    with pytest.raises(fa.InputError, match="CIFAR-10 needs --data"):
+    with pytest.raises(fa.InputError, match="CIFAR-10 needs data="):
         cifar10(None)
     refused(tmp_path, "it should hold data_batch_1 to 5 and test_batch")
     refused(tmp_path / "absent", f"no CIFAR-10 in {tmp_path / 'absent'}")

@@ -135,7 +135,7 @@ def test_values_that_the_parser_refuses(arguments, message, tmp_path, capsys):
         ),
         (
             ["focus-images", "--images", "cifar10"],
-            "CIFAR-10 needs --data, the folder of its files",
+            "CIFAR-10 needs --data DATA, the folder of its files",
         ),
         (
             ["focus-images", "--images", "cifar10", "--data", "{empty}"],

@@ -201,7 +201,7 @@ def test_missing_corpora(tmp_path, monkeypatch):
 
     for name in ("sst3", "", "a" * 300, "~nosuchuser/x"):
         assert "choose from: synthetic, sst2, sst5" in complaint(corpus=name)
-    assert "--data DIR or the environment" in complaint(corpus="sst2")
+    assert "data=..., or the environment" in complaint(corpus="sst2")
     assert "there is no folder" in complaint(corpus="sst2", data=str(tmp_path))
     assert "needs one train file" in complaint(corpus=str(tmp_path))
     for role in ("train", "dev", "test", "other.test"):

@@ -1,6 +1,7 @@
 """Flags of an optimiser, and the names of options as flags."""
 
 import dataclasses
+import re
 from typing import Any, Literal
 
 from ..errors import InputError
@@ -97,6 +98,30 @@ def _scheduled(
             break
         count = better
     return over(count)
+
+
+def in_flags(message: str, command: Any) -> str:
+    """A message of the library, which names arguments as `data=...` or `form='score'`,
+    in the flags of a command.
+
+    >>> in_flags("needs momentum=..., as schedule='cosine'", OptimizerFlags())
+    'needs --momentum MOMENTUM, as --schedule cosine'
+    """
+    names = "|".join(_names_of(command))
+    return re.sub(
+        rf"(?<![\w'.-])({names})=(\.\.\.|'(\w+)')",
+        lambda found: f"{flag(found[1])} {found[3] or found[1].upper()}",
+        message,
+    )
+
+
+def _names_of(options: Any) -> list[str]:
+    """The fields of options, and of options that are a part of them."""
+    names = []
+    for field in dataclasses.fields(options):
+        part = getattr(options, field.name)
+        names += _names_of(part) if dataclasses.is_dataclass(part) else [field.name]
+    return names
 
 
 def flag(name: str) -> str:

@@ -71,7 +71,12 @@ def _run(arguments: Sequence[str], ready: Callable[[], None]) -> int:
 
     command = parsed(arguments)
     ready()
-    return command()
+    try:
+        return command()
+    except InputError as error:
+        from .flags import in_flags
+
+        raise InputError(in_flags(str(error), command)) from None
 
 
 def entry() -> None:

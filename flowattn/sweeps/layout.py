@@ -51,7 +51,7 @@ def planned(sweep: Sweep) -> tuple[Grid, dict[str, Array]]:
     if clash:
         raise InputError(
             f"{min(clash)} is an axis here and also an observable, which then cannot "
-            "be kept: name the others with observe (--observe NAME, for each)"
+            "be kept: name the others with observe=..."
         )
     grid = _grid(sweep, lanes_for(numbers, platform="cpu"), in_lanes)
     arrays = {}

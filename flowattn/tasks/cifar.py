@@ -48,7 +48,7 @@ def cifar10(data: str | None) -> ImageSet:
     """
     data = data or os.environ.get("FLOWATTN_DATA")
     if data is None:
-        raise InputError("CIFAR-10 needs --data, the folder of its files")
+        raise InputError("CIFAR-10 needs data=..., the folder of its files")
     root = path_of("data", data)
     folders = [root] + [root / f"cifar-10-batches-{kind}" for kind in ("py", "bin")]
     for folder in [*folders, root / "cifar10"]:

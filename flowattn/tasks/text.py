@@ -177,7 +177,7 @@ class TextTask(Checked):
         if not root:
             raise InputError(
                 f"corpus {self.corpus!r} needs the folder that holds it: "
-                "--data DIR or the environment variable FLOWATTN_DATA"
+                "data=..., or the environment variable FLOWATTN_DATA"
             )
         path = _existing(f"{root}/{self.corpus}")
         if path is None or not path.is_dir():

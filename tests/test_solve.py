@@ -278,8 +278,8 @@ def test_single_precision_does_not_hang_at_the_end_of_a_long_stiff_run(rate, t1)
 class Cut(Solve):
     """Ends a segment where a step is below a third of the local time."""
 
-    def control(self, left, first, max_steps, pause):
-        control = super().control(left, first, max_steps, pause)
+    def control(self, left, first, max_steps, pause, step=None):
+        control = super().control(left, first, max_steps, pause, step)
         cut = int(0.3 / np.finfo(np.float32).eps)
         return dataclasses.replace(control, spacings=cut)
 

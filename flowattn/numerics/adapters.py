@@ -4,9 +4,11 @@ Each part was checked against diffrax 0.7.2 and states what fails if that change
 `tests/test_adapters.py` has a test for each. For JAX and Equinox see `adapters`.
 """
 
+import dataclasses
 from typing import Any, NamedTuple, TypeVar
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +29,43 @@ DONE = diffrax.RESULTS.successful
 ROUNDED_SPACINGS = 100
 
 Report = TypeVar("Report")
+
+
+class OutputTimes(diffrax.RecursiveCheckpointAdjoint):
+    """Output times that diffrax does not check: an adjoint that hands the loop `ts` for
+    the first of the `SubSaveAt`, which is `SubSaveAt(t1=True, fn=...)`.
+
+    Given as `SubSaveAt(ts=...)`, traced times are checked by a host callback, and so is
+    `dt0`. JAX never writes a program with host callbacks to its compilation cache, nor
+    can it be compiled for a TPU. Here callers ensure that the times increase and lie
+    between the start and the end. If diffrax held its outputs otherwise, every solve
+    would fail while tracing.
+    """
+
+    ts: Float[Array, " time"] = eqx.field(kw_only=True)
+
+    def loop(self, *, saveat: Any, init_state: Any, **rest: Any) -> Any:
+        """diffrax's loop, from an initial state with room for the outputs."""
+        ended, *others = saveat.subs
+        outputs, *ends = init_state.save_state
+
+        def room(x: Array) -> Array:
+            return jnp.full((len(self.ts), *x.shape[1:]), jnp.inf, x.dtype)
+
+        outputs = dataclasses.replace(
+            outputs, ts=room(outputs.ts), ys=jax.tree.map(room, outputs.ys)
+        )
+        return super().loop(
+            saveat=eqx.tree_at(
+                lambda held: held.subs,
+                saveat,
+                [diffrax.SubSaveAt(ts=self.ts, fn=ended.fn), *others],
+            ),
+            init_state=eqx.tree_at(
+                lambda state: state.save_state, init_state, [outputs, *ends]
+            ),
+            **rest,
+        )
 
 
 def outcome_of(result: Any) -> Any:

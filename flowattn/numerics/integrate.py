@@ -16,7 +16,7 @@ from ..flows import AbstractFlow, others, velocity
 from ..identity import ByFields, Computed
 from ..observables import Record, Recorder, blank, packed, unpacked
 from ..trajectory import RESULTS, Trajectory
-from .adapters import ENDED, outcome_of
+from .adapters import ENDED, OutputTimes, outcome_of
 from .segments import AbstractRun, Progress, latest_loss
 from .solvers import RKC, Method, Watch
 from .stepping import ControlState, StepControl, Time
@@ -210,8 +210,8 @@ class Solve(AbstractRun[SolveState]):
         now = self.times[0] + before[0] + t
         return jax.tree.map(packed, self._seen(self.whole(y), now))
 
-    def control(self, left, first, max_steps, pause) -> StepControl:
-        """The step size control of a segment."""
+    def control(self, left, first, max_steps, pause, step=None) -> StepControl:
+        """The step size control of a segment; without a first `step` it is chosen."""
         return StepControl(
             self.rtol,
             self.atol,
@@ -222,6 +222,7 @@ class Solve(AbstractRun[SolveState]):
             first,
             max_steps,
             pause,
+            step,
             changeable=len(self.methods) > 1,
             events=len(self.events),
         )
@@ -337,20 +338,21 @@ class Solve(AbstractRun[SolveState]):
             method,
             t0=zero,
             t1=left,
-            dt0=dt0,
+            dt0=None,  # the control's
             y0=state.y,
             args=before,
             saveat=diffrax.SaveAt(
                 subs=[
-                    diffrax.SubSaveAt(ts=wanted, fn=self.record),
+                    diffrax.SubSaveAt(t1=True, fn=self.record),
                     diffrax.SubSaveAt(t1=True),
                 ],
                 solver_state=True,
                 controller_state=True,
             ),
             stepsize_controller=self.control(
-                left, state.control.tried, jnp.asarray(limit), length
+                left, state.control.tried, jnp.asarray(limit), length, dt0
             ),
+            adjoint=OutputTimes(ts=wanted),
             max_steps=limit if isinstance(limit, int) else None,
             throw=False,
             solver_state=solver_state,

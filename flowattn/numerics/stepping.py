@@ -82,9 +82,9 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     `span` is the time of the full solve. `reach` (at most 1) scales the steps that no
     tolerance limits: the first, those that grow from it, and the longest, which is the
     span. `left` is the time from the start of the segment, `first` the steps tried
-    before it, `events` their number, `spacings` the number of spacings of local time
-    that a step must span. The field's arguments begin with the time elapsed before the
-    segment.
+    before it, `step` its first step (None: to be chosen), `events` their number,
+    `spacings` the number of spacings of local time that a step must span. The field's
+    arguments begin with the time elapsed before the segment.
     """
 
     rtol: Array  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -96,6 +96,7 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
     first: Int[Array, ""]
     max_steps: Int[Array, ""]
     pause: Int[Array, ""] | None
+    step: Float[Array, ""] | None
     changeable: bool = eqx.field(static=True)
     events: int = eqx.field(static=True)
     spacings: int = eqx.field(static=True, default=_SPACINGS)
@@ -115,8 +116,10 @@ class StepControl(diffrax.AbstractAdaptiveStepSizeController):
         del direction
         return self
 
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        """The first step, and the state before it."""
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order) -> tuple[Any, Any]:
+        """The first step, and the state before it; no state if the step is given."""
+        if self.step is not None:  # in a segment, whose state is given
+            return t0 + self.step, None
         end, pid = self.pid.init(terms, t0, t1, y0, dt0, args, func, error_order)
         # A start at which the field is not finite yields no step.
         step = end - t0

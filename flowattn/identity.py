@@ -13,7 +13,7 @@ import hashlib
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -62,27 +62,30 @@ def jaxpr_of(computed: Computed) -> ClosedJaxpr:
         return jax.make_jaxpr(outputs)(jax.tree.map(shape, arrays))
 
 
-def traced(tree: PyTree, *computed: Computed) -> bool:
+def traced(tree: PyTree, computed: Callable[[], Iterable[Computed]]) -> bool:
     """Whether a run would be traced: it then has no segments to stop between.
+    `computed` returns the functions that the run calls.
 
     True also under a `jit` that closes over concrete arrays, where every operation
     returns a tracer, and if a function uses a traced value, however it holds it (in a
     closure, a partial, the object of a bound method, a default or a global).
 
     >>> def look(rate):
-    ...     return jnp.array(traced((), Computed(lambda x: rate * x, (jnp.ones(()),))))
+    ...     return jnp.array(traced((), lambda: [Computed(lambda x: rate * x, (1.0,))]))
     >>> jax.vmap(look)(jnp.ones(2)).tolist(), look(1.0).tolist()
     ([True, True], False)
     """
-    if isinstance(jnp.zeros(()) + 0, Tracer):
-        return True
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
         return True
     if not under_transformation():
         return False
+    if isinstance(jnp.zeros(()) + 0, Tracer):
+        return True
     # Under a transformation: tracers that a function uses are constants of its jaxpr.
     return any(
-        isinstance(const, Tracer) for one in computed for const in jaxpr_of(one).consts
+        isinstance(const, Tracer)
+        for one in computed()
+        for const in jaxpr_of(one).consts
     )
 
 

@@ -160,7 +160,7 @@ def step_limit(max_steps: Any) -> Any:
 
 def most_countable() -> int:
     """The largest integer of the current precision."""
-    return int(jnp.iinfo(jnp.zeros((), int).dtype).max)
+    return int(jnp.iinfo(jax.dtypes.canonicalize_dtype(int)).max)
 
 
 # Rounding in a dozen sums per step: a relative tolerance below about this many spacings

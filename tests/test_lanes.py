@@ -124,19 +124,19 @@ import jax
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, jax.random as jr, numpy as np
 import flowattn as fa
-from flowattn.numerics import ensemble, parallel
+from flowattn.numerics import blocks, parallel
 from flowattn.systems.focus.reduced import Focus2D
 
 used = set()
 # Eight blocks.
-before = ensemble.run_block
+before = blocks.run_block
 
 def seen(engine, own, count, device):
     used.add(device.id)
     assert count < 33
     return before(engine, own, count, device)
 
-ensemble.run_block = seen
+blocks.run_block = seen
 assert set(parallel.worker_devices()) == set(jax.devices())
 system = fa.systems.Focus(loss="soft", segments=4, classes=3, reduced=True)
 starts = Focus2D(*jr.normal(jr.key(5), (2, 250)))

@@ -119,6 +119,24 @@ def report_in(error: Any, kind: type[Report]) -> Report:
     return error
 
 
+def second_point(
+    y: PyTree, slope: PyTree, rtol: Any, atol: Any, norm: Any
+) -> Float[Array, ""]:
+    """The time after the start at which diffrax evaluates the field to choose the first
+    step; the point is y plus that time times the slope.
+
+    A kernel evaluates the field in one place, so that diffrax is given slopes there. If
+    diffrax chose the point otherwise, first steps in kernels would differ from those of
+    `solve`.
+    """
+    scale = jax.tree.map(lambda x: atol + jnp.abs(x) * rtol, y)
+    size, rate = (
+        norm(jax.tree.map(lambda x, s: x / s, tree, scale)) for tree in (y, slope)
+    )
+    small = (size < 1e-5) | (rate < 1e-5)
+    return jnp.where(small, 1e-6, 0.01 * (size / jnp.where(small, 1, rate)))
+
+
 class Tableau(NamedTuple):
     """The tableau of an explicit method: full matrix A and times c, weights b of the
     solution and of the error; whether the last stage is the first of the next step

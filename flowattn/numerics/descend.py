@@ -136,7 +136,7 @@ def descend(
     require_moving(whole.moving())
     if isinstance(optimizer, Optax):
         whole = whole.looked_at()
-    in_trace = traced(whole, whole.computed)
+    in_trace = traced(whole, lambda: [whole.computed])
     if in_trace:
         require_alone(progress, checkpoint)
         run = _in_one_piece(whole, _blocks(np.diff(observed))).marked()

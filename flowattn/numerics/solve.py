@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ..adapters import while_loop
 from ..disk.paths import path_of
@@ -160,7 +160,7 @@ def solve(
     watched = named_events(events, params)
     tolerances = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
     whole = Solve(flow, start, times, *tolerances, recorder, (), watched)
-    in_trace = traced(whole, *whole.computed.values())
+    in_trace = traced(whole, lambda: whole.computed.values())
     if solver is None:
         solver = "tsit5" if in_trace else "auto"
     chosen = methods(solver, rtol, flow.real_spectrum)
@@ -248,9 +248,7 @@ def named_events(events: Any, params: PyTree) -> dict[str, Callable[[Any], Any]]
     return named
 
 
-def output_times(
-    ts: Any, t1: Any, dtype: Any, count: int = 101, most: int = 1
-) -> Float[Array, "... time"]:
+def output_times(ts: Any, t1: Any, dtype: Any, count: int = 101, most: int = 1) -> Any:
     """The output times: `ts`, or `count` times from 0 to each end time in `t1`.
 
     Raises `InputError` for invalid times, and for more than `most` axes.
@@ -259,11 +257,14 @@ def output_times(
         raise InputError("give either ts (output times) or t1 (the end time)")
     if ts is None:
         require_positive(t1=t1)
-        end = jnp.asarray(t1, dtype)
+        xp: Any = jnp if isinstance(t1, jax.Array) else np
+        end = xp.asarray(t1, dtype)
         if end.ndim >= most:
             raise InputError(
                 f"t1 must be one number, got an array of shape {end.shape}"
             )
+        if count == 2 and isinstance(end, np.ndarray):
+            return np.stack([np.zeros_like(end), end], axis=-1)
         return jnp.linspace(jnp.zeros_like(end), end, count, axis=-1)
     if not isinstance(ts, jax.Array):
         known_numbers("ts", ts)

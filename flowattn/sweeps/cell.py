@@ -10,8 +10,8 @@ import jax.random as jr
 from jaxtyping import Array
 
 from ..errors import unknown
-from ..numerics.ensemble import explicit
 from ..numerics.integrate import Solve
+from ..numerics.members import explicit
 from ..observables import Recorder
 from ..optimizers import AbstractOptimizer
 from ..precision import float_dtype

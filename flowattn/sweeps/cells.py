@@ -11,14 +11,14 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ..laws import Law, drift
-from ..numerics.descend import descend_to
-from ..numerics.ensemble import (
+from ..numerics.blocks import (
     compiled_once,
     float_count,
     lanes_for,
     on_device,
     run_block,
 )
+from ..numerics.descend import descend_to
 from ..numerics.integrate import Solve
 from ..numerics.lanes.lane import Lanes
 from ..numerics.solve import in_one_piece

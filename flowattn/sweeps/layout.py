@@ -11,7 +11,7 @@ import numpy as np
 
 from ..disk.description import MARKER, Array, Grid
 from ..errors import InputError
-from ..numerics.ensemble import float_count, lanes_for
+from ..numerics.blocks import float_count, lanes_for
 from .cell import OF_DESCENT, Cell, cell_of
 from .rows import Variable, variables_of
 from .settings import Sweep

@@ -20,7 +20,7 @@ from ..errors import (
     whole_number,
 )
 from ..fields import require_kind
-from ..numerics.ensemble import explicit
+from ..numerics.members import explicit
 from ..optimizers import SGD, AbstractOptimizer, Adam
 from ..precision import require_resolved
 from ..runs.options import Settings

@@ -19,15 +19,10 @@ from scipy.integrate import solve_ivp
 
 import flowattn as fa
 from flowattn.numerics.adapters import tableau_of
-from flowattn.numerics.ensemble import (
-    explicit,
-    float_count,
-    lanes_for,
-    run_block,
-    together,
-)
+from flowattn.numerics.blocks import float_count, lanes_for, run_block, together
 from flowattn.numerics.integrate import Solve
 from flowattn.numerics.lanes.lane import Lanes
+from flowattn.numerics.members import explicit
 from flowattn.numerics.parallel import parallel_map, worker_devices
 from flowattn.observables import Recorder
 from flowattn.sweeps.cell import Cell, cell_of

@@ -173,14 +173,19 @@ class Lanes(eqx.Module):
         if self.goes_on:
             before = whole.before(state.elapsed, state.phase)
             slope = whole.term().vf(jnp.zeros_like(whole.span), state.y, before)
-        # From here on, the moving part is in `y`.
+        fixed, y = self.begun(own)
+        return Start(fixed, y, slope, state.phase, state.control.step)
+
+    def begun(self, own: PyTree) -> tuple[PyTree, PyTree]:
+        """What is a cell's own and does not move, and what does."""
+        whole = self.solve(own)
         fixed = eqx.tree_at(
             lambda solve: solve.start,
             own,
             others(own.start, whole.flow.moving(own.start)),
             is_leaf=lambda x: x is None,
         )
-        return Start(fixed, state.y, slope, state.phase, state.control.step)
+        return fixed, whole.state()
 
     def enter(self, start: Start) -> Lane:
         """A lane that has received a cell."""

@@ -18,6 +18,11 @@ from .lane import End, Lane, Lanes, Start
 _STEPS = 4
 
 
+def checked_every(outputs: int) -> int:
+    """The number of steps between two checks of a pool."""
+    return 1 if outputs > 0 else _STEPS
+
+
 class Pool(eqx.Module):
     """The state of a pool: the lanes; the cells they work on (past the last: none); the
     numbers of cells begun and ended; results of ended cells, in the order of ending;
@@ -116,7 +121,7 @@ def _end(lanes: Lane, cell: Int[Array, " lane"]) -> End:
 
 def _round(rule: Lanes, pool: Pool, queue: Start, count: Any) -> Pool:
     """A few steps of all lanes, then new cells for those that have ended."""
-    steps = 1 if rule.outputs > 0 else _STEPS
+    steps = checked_every(rule.outputs)
     lanes = jax.lax.fori_loop(
         0, steps, lambda _, lanes: _advance(rule, lanes), pool.lanes
     )

@@ -1,0 +1,198 @@
+"""Blocks: many solves held as one, spread over cores and devices."""
+
+import functools
+import threading
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ..errors import whole_number
+from ..flows import others
+from ..trajectory import Trajectory
+from .integrate import Solve
+from .lanes.lane import Lanes
+from .lanes.pool import run_pool
+from .members import Members, first_of, on_host
+from .parallel import parallel_map
+from .programs import known_options
+
+# Lanes for small problems: a few loops over this many numbers keep a core busy.
+_WIDEST, _WIDEST_ELSEWHERE = 1024, 2**16
+# Lanes for large problems: more of them are no cheaper per lane, and wait for each
+# other at the end.
+_NARROWEST = 4
+# A pool should hold no more numbers than this: every stage passes over all of them.
+_NUMBERS, _NUMBERS_ELSEWHERE = 2**17, 2**28
+# Members are cut into at most `_BLOCKS` blocks, one per core, each with at least
+# `_FILLINGS` members per lane, which keeps the lanes busy.
+_BLOCKS, _FILLINGS = 16, 28
+
+
+def in_one_program(
+    solves: Solve, own: PyTree, count: int, max_steps: Any, width: int | None = None
+) -> tuple[Trajectory, Any]:
+    """Run many solves held as one, whose arrays marked in `own` have the members as
+    first axis, in one loop. Returns the trajectories, not yet `marked`, and the share
+    of lane steps that were used.
+    """
+    mine, rule = _rule(solves, own, count, max_steps, width)
+    found, busy = run_pool(rule, _members_last(mine), count)
+    return _full(found, solves), busy
+
+
+@eqx.filter_jit
+def _few(members: Members, max_steps: Any, error: bool) -> Trajectory:
+    """The trajectories of a few members, not yet `marked`."""
+    solves, own = members.solves(judge=False)
+    rest = own, members.count, max_steps
+    finer = in_one_program(solves.refined(), *rest)[0] if error else None
+    return in_one_program(solves, *rest)[0].with_refined(finer)
+
+
+def of_few(members: Members, max_steps: Any, error: bool) -> Trajectory:
+    """The trajectories of members that are too few for two blocks. All that precedes
+    the loop is a part of its program: on its own, it would take longer than the loop.
+    """
+    arrays, rest = eqx.partition(_few(members, max_steps, error), eqx.is_array)
+    found = eqx.combine(jax.tree.map(np.asarray, arrays), rest)
+    finer = None if found.refined is None else found.refined.marked()
+    arrays, rest = eqx.partition(found.marked().with_refined(finer), eqx.is_array)
+    return eqx.combine(jax.device_put(arrays), rest)
+
+
+def are_few(count: int) -> bool:
+    """Whether members are one block, however many numbers each holds."""
+    return count < 2 * _FILLINGS * _NARROWEST
+
+
+def together(
+    solves: Solve, own: PyTree, count: int, max_steps: int, width: int | None
+) -> tuple[Trajectory, Any]:
+    """As `in_one_program`, of known solves: in blocks, over all cores and devices, and
+    the trajectories are `marked`.
+    """
+    mine, rule = _rule(solves, own, count, max_steps, width)
+    blocks = 1
+    while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * rule.width:
+        blocks *= 2
+    size = -(-count // blocks)
+
+    def block(number: int, device: Any) -> tuple[Trajectory, float]:
+        rows = np.minimum(np.arange(number * size, (number + 1) * size), count - 1)
+        part = jax.tree.map(lambda x: on_host(x)[rows], mine)
+        real = min(size, count - number * size)
+        return run_block(rule, part, real, device)
+
+    found = sorted(parallel_map(block, range(blocks)))
+    parts = [trajectories for _, (trajectories, _) in found]
+    all_of = jax.device_put(jax.tree.map(lambda *xs: np.concatenate(xs), *parts))
+    busy = float(np.mean([busy for _, (_, busy) in found]))
+    return _full(all_of, solves), busy
+
+
+def _rule(
+    solves: Solve, own: PyTree, count: int, max_steps: Any, width: int | None
+) -> tuple[PyTree, Lanes]:
+    """The part of solves that differs between members, and the rule of their lanes."""
+    mine, shared = eqx.partition(solves, own)
+    width = min(count, lanes_for(float_count(mine.start) // count, width))
+    outputs = solves.times.shape[-1] - 2
+    return mine, Lanes(shared, jnp.asarray(max_steps), width, outputs)
+
+
+def _full(found: Trajectory, solves: Solve) -> Trajectory:
+    """The trajectories of lanes with the part of the state that does not move."""
+    flow = solves.flow
+    still = others(solves.start, flow.moving(solves.start))
+    if not flow.has_state:
+        params = eqx.combine(found.params, still)
+        return eqx.tree_at(lambda traj: traj.params, found, params)
+    one = flow.params(jax.tree.map(first_of, solves.start))
+    rest = eqx.filter(one, eqx.is_array, inverse=True)
+    both = eqx.combine(found.params, rest), eqx.combine(found.state, still)
+    return eqx.tree_at(lambda traj: (traj.params, traj.state), found, both)
+
+
+def lanes_for(
+    numbers: int, asked: int | None = None, platform: str | None = None
+) -> int:
+    """The number of lanes of a loop over solves of `numbers` numbers each, on a
+    platform (None: this one).
+    """
+    if asked is not None:
+        return whole_number("lanes", asked)
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    widest = _WIDEST if on_cpu else _WIDEST_ELSEWHERE
+    room = (_NUMBERS if on_cpu else _NUMBERS_ELSEWHERE) // max(1, numbers)
+    return int(np.clip(2 ** max(0, room.bit_length() - 1), _NARROWEST, widest))
+
+
+def float_count(tree: PyTree) -> int:
+    """The number of entries in the floating-point arrays of a tree."""
+    return sum(x.size for x in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
+
+
+def run_block(
+    rule: Lanes, own: PyTree, count: int, device: Any
+) -> tuple[Trajectory, float]:
+    """Run one loop on one device. Returns the trajectories of its first `count` cells
+    as NumPy arrays, and the share of lane steps that were used.
+    """
+    arguments = on_device(device, (rule, own, np.asarray(count)))
+    with _COMPILING:  # one for all threads
+        run = _compiled_for(device.platform)
+    trajectories, busy = compiled_once(run, *arguments)
+    found = jax.tree.map(lambda x: np.asarray(x)[:count], trajectories).marked()
+    return jax.tree.map(np.asarray, found), float(busy)
+
+
+def on_device(device: Any, tree: PyTree) -> PyTree:
+    """A tree with its arrays on a device."""
+    if len(jax.devices(device.platform)) == 1 and device.platform == "cpu":
+        return tree  # moving the arrays there would take as long as a small solve
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, device), static)
+
+
+def compiled_once(fn: Any, *arguments: Any) -> Any:
+    """Call a jitted function; of threads that call it at once, only one compiles it."""
+    arrays, static = eqx.partition(arguments, eqx.is_array)
+    leaves, structure = jax.tree.flatten(static)
+    shapes = [(x.shape, x.dtype, x.device) for x in jax.tree.leaves(arrays)]
+    program = hash((fn, structure, *leaves, *shapes))
+    with _COMPILING:
+        if program not in _COMPILED:
+            fn.lower(*arguments).compile()  # which takes milliseconds even if known
+            _COMPILED.add(program)
+    return fn(*arguments)
+
+
+_COMPILING = threading.Lock()
+# Hashes alone: they keep nothing alive. If two programs had the same, or JAX's caches
+# were cleared, threads would compile one program each.
+_COMPILED: set[int] = set()
+
+
+# XLA uses 256-bit vectors by default, even on processors with 512: the longer ones cut
+# the time of a step of many lanes to two thirds.
+_LONG_VECTORS = {"xla_cpu_prefer_vector_width": 512}
+
+
+@functools.cache
+def _compiled_for(platform: str) -> Any:
+    def run(rule: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
+        return run_pool(rule, _members_last(own), count)
+
+    options = known_options(**_LONG_VECTORS) if platform == "cpu" else {}
+    return eqx.filter_jit(
+        run,
+        compiler_options=options,  # pyright: ignore[reportCallIssue]
+    )
+
+
+def _members_last(own: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), own)

@@ -67,6 +67,7 @@ class Trajectory(eqx.Module):
             flow, the largest absolute Hessian eigenvalue. None for solvers that do not
             estimate it.
         edge: largest sharpness at which a descent is stable; None if unknown.
+        engine: what ran the members of an ensemble, "pool" or "kernel"; else None.
         events: for each event of a flow, the first time at which it changed sign, ();
             nan if it never did.
         state: final state of a flow with state, from which `solve` resumes; else None.
@@ -95,6 +96,7 @@ class Trajectory(eqx.Module):
     switches: Float[Array, "*member change"] | None = None
     sharpness: Float[Array, "*member"] | None = None
     edge: Float[Array, "..."] | None = None
+    engine: str | None = eqx.field(static=True, default=None)
     events: dict[str, Float[Array, "*member"]] = eqx.field(default_factory=dict)
     state: PyTree | None = None
 
@@ -146,13 +148,15 @@ class Trajectory(eqx.Module):
         `gradient_evaluations` and `hessian_vector_products` (rejected steps included;
         absent for solvers that do not count them), `steps`, `rejected` and `solver`.
         If the run chose between solvers, also `choices` (see `solver_log`); if a solver
-        estimated it, `sharpness`.
+        estimated it, `sharpness`; of an ensemble, `engine`.
         """
         stats = {**self.counts, "solver": self.solver}
         if self.sharpness is not None:
             stats["sharpness"] = self.sharpness
         if self.solver_log is not None:
             stats["choices"] = self.solver_log
+        if self.engine is not None:
+            stats["engine"] = self.engine
         return stats
 
     @property

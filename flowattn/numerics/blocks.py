@@ -1,5 +1,6 @@
 """Blocks: many solves held as one, spread over cores and devices."""
 
+import dataclasses
 import functools
 import threading
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..errors import whole_number
+from ..errors import InputError, whole_number
 from ..flows import others
 from ..trajectory import Trajectory
 from .integrate import Solve
@@ -19,6 +20,7 @@ from .lanes.pool import run_pool
 from .members import Members, first_of, on_host
 from .parallel import parallel_map
 from .programs import known_options
+from .scalars import Unfit
 
 # Lanes for small problems: a few loops over this many numbers keep a core busy.
 _WIDEST, _WIDEST_ELSEWHERE = 1024, 2**16
@@ -61,7 +63,8 @@ def of_few(members: Members, max_steps: Any, error: bool) -> Trajectory:
     found = eqx.combine(jax.tree.map(np.asarray, arrays), rest)
     finer = None if found.refined is None else found.refined.marked()
     arrays, rest = eqx.partition(found.marked().with_refined(finer), eqx.is_array)
-    return eqx.combine(jax.device_put(arrays), rest)
+    found = eqx.combine(jax.device_put(arrays), rest)
+    return dataclasses.replace(found, engine="pool")
 
 
 def are_few(count: int) -> bool:
@@ -70,28 +73,66 @@ def are_few(count: int) -> bool:
 
 
 def together(
-    solves: Solve, own: PyTree, count: int, max_steps: int, width: int | None
+    solves: Solve,
+    own: PyTree,
+    count: int,
+    max_steps: int,
+    width: int | None,
+    engine: str = "pool",
 ) -> tuple[Trajectory, Any]:
     """As `in_one_program`, of known solves: in blocks, over all cores and devices, and
-    the trajectories are `marked`.
+    the trajectories are `marked`. The engine is as for `ensemble`.
     """
     mine, rule = _rule(solves, own, count, max_steps, width)
-    blocks = 1
-    while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * rule.width:
-        blocks *= 2
+    loop, blocks = _kernel(engine, rule, mine), 1
+    if loop is None:
+        while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * rule.width:
+            blocks *= 2
+    else:
+        blocks = max(min(count, len(jax.local_devices())), -(-count // loop.most))
     size = -(-count // blocks)
 
     def block(number: int, device: Any) -> tuple[Trajectory, float]:
         rows = np.minimum(np.arange(number * size, (number + 1) * size), count - 1)
         part = jax.tree.map(lambda x: on_host(x)[rows], mine)
         real = min(size, count - number * size)
-        return run_block(rule, part, real, device)
+        return run_block(rule, part, real, device, loop)
 
     found = sorted(parallel_map(block, range(blocks)))
     parts = [trajectories for _, (trajectories, _) in found]
     all_of = jax.device_put(jax.tree.map(lambda *xs: np.concatenate(xs), *parts))
     busy = float(np.mean([busy for _, (_, busy) in found]))
-    return _full(all_of, solves), busy
+    found = dataclasses.replace(
+        _full(all_of, solves), engine="kernel" if loop else "pool"
+    )
+    return found, busy
+
+
+def _kernel(engine: str, rule: Lanes, mine: PyTree) -> Any:
+    """The kernel to run, None for a pool.
+
+    Raises `InputError` if a kernel is asked for that cannot be.
+    """
+    platform = jax.default_backend()
+    if engine == "pool" or (engine == "auto" and platform != "gpu"):
+        return None
+    if platform not in ("gpu", "cpu"):
+        raise InputError(f"engine='kernel' is for GPUs; on this {platform} use 'pool'")
+    from .lanes.kernel import kernel_for  # Pallas is slow to import
+
+    try:
+        return kernel_for(
+            dataclasses.replace(rule, width=1),
+            jax.tree.map(lambda x: jnp.asarray(first_of(x)), mine),
+            interpret=platform == "cpu",
+            fits=engine == "auto",
+        )
+    except Unfit as reason:
+        if engine == "auto":
+            return None
+        raise InputError(
+            f"engine='kernel' cannot run this flow: {reason}; use engine='pool'"
+        ) from None
 
 
 def _rule(
@@ -137,14 +178,15 @@ def float_count(tree: PyTree) -> int:
 
 
 def run_block(
-    rule: Lanes, own: PyTree, count: int, device: Any
+    rule: Lanes, own: PyTree, count: int, device: Any, kernel: Any = None
 ) -> tuple[Trajectory, float]:
-    """Run one loop on one device. Returns the trajectories of its first `count` cells
-    as NumPy arrays, and the share of lane steps that were used.
+    """Run one loop on one device, a kernel's or (None) that of a pool. Returns the
+    trajectories of its first `count` cells as NumPy arrays, and the share of lane steps
+    that were used.
     """
     arguments = on_device(device, (rule, own, np.asarray(count)))
     with _COMPILING:  # one for all threads
-        run = _compiled_for(device.platform)
+        run = _compiled_for(device.platform, kernel or run_pool)
     trajectories, busy = compiled_once(run, *arguments)
     found = jax.tree.map(lambda x: np.asarray(x)[:count], trajectories).marked()
     return jax.tree.map(np.asarray, found), float(busy)
@@ -182,10 +224,10 @@ _COMPILED: set[int] = set()
 _LONG_VECTORS = {"xla_cpu_prefer_vector_width": 512}
 
 
-@functools.cache
-def _compiled_for(platform: str) -> Any:
+@functools.lru_cache(maxsize=64)
+def _compiled_for(platform: str, loop: Any) -> Any:
     def run(rule: Lanes, own: PyTree, count: Any) -> tuple[Trajectory, Any]:
-        return run_pool(rule, _members_last(own), count)
+        return loop(rule, _members_last(own), count)
 
     options = known_options(**_LONG_VECTORS) if platform == "cpu" else {}
     return eqx.filter_jit(

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ..errors import require_flags, require_positive
+from ..errors import InputError, require_choice, require_flags, require_positive
 from ..flows import AbstractFlow, require_flow
 from ..flows.sources import source_of_flow
 from ..identity import traced
@@ -41,6 +41,7 @@ def ensemble(
     max_steps: Any = 10**6,
     flow_axes: PyTree = None,
     lanes: Any = None,
+    engine: str = "auto",
 ) -> Trajectory:
     """Integrate a flow from many starts, each with its own steps.
 
@@ -64,13 +65,20 @@ def ensemble(
         lanes: number of members that a loop integrates at once; None: chosen by size
             and platform.
 
+        engine: "pool", loops over arrays of lanes, which fit every flow and processors;
+            "kernel", one program of a GPU for small flows, many times as fast there (on
+            a processor it is interpreted, which is slow and for tests); or "auto", the
+            kernel where there is a GPU and the flow fits, else the pool.
+
     Returns:
         A `Trajectory` whose arrays have the members as first axis. A member that fails
         does not raise: its entry of `result` reports how it ended.
 
     Raises:
-        InputError: for times, tolerances and solvers that make no sense, and for arrays
-            that do not share the members axis.
+        InputError: for times, tolerances and solvers that make no sense, for arrays
+            that do not share the members axis, and for a kernel that cannot be: with
+            events, for a field that jumps or that is not made of operations on single
+            numbers (a sort, a loop of unknown length), and under `jit`.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * x**2)
@@ -81,6 +89,7 @@ def ensemble(
     require_flow("ensemble", flow)
     make_room()
     require_flags(error=error, save_params=save_params)
+    require_choice("engine", engine, ("auto", "kernel", "pool"))
     params = jax.tree.map(
         lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, params
     )
@@ -106,7 +115,12 @@ def ensemble(
     ends = {"ts" if t1 is None else "t1": times[..., 0]}
     members.require_lengths(**ends, rtol=members.rtol, atol=members.atol)
     in_trace = traced(members, members.computed)
-    if not in_trace and lanes is None and are_few(members.count):
+    if in_trace and engine == "kernel":
+        raise InputError("engine='kernel' is not for jit: use 'pool' there")
+    kernels = engine == "kernel" or (
+        engine == "auto" and jax.default_backend() == "gpu"
+    )
+    if not (in_trace or kernels) and lanes is None and are_few(members.count):
         found = of_few(members, np.asarray(max_steps), error)
     else:
         solves, own = members.solves(judge=in_trace)
@@ -115,7 +129,7 @@ def ensemble(
         def run(solves: Solve) -> Trajectory:
             if in_trace:
                 return in_one_program(solves, *rest)[0].marked()
-            return together(solves, *rest)[0]
+            return together(solves, *rest, engine)[0]
 
         found = run(solves).with_refined(run(solves.refined()) if error else None)
     # Flows that differ from member to member are not one source.

@@ -1,0 +1,433 @@
+"""Kernels of GPUs: interpreted on processors, as pools; lowered for CUDA."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from jax.export import DisabledSafetyCheck, export
+
+import flowattn as fa
+from flowattn.errors import InputError
+from flowattn.numerics import blocks
+from flowattn.numerics.lanes import kernel as kernels
+from flowattn.numerics.lanes.kernel import kernel_for
+from flowattn.numerics.lanes.lane import Lanes
+from flowattn.numerics.members import Members, explicit, first_of
+from flowattn.numerics.scalars import Unfit
+from flowattn.observables import Recorder
+from flowattn.systems.focus.reduced import Focus2D, ReducedLoss, rates
+from flowattn.systems.keyword.system import KeywordPoint, keyword_loss
+
+COUNT = 37  # two programs, one of them partly without lanes
+KEYS = jr.split(jr.key(0), 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    flow: fa.AbstractFlow
+    params: Any
+    how: Mapping[str, Any]
+
+    @property
+    def moves(self):
+        return jax.tree.leaves(eqx.filter(self.params, eqx.is_inexact_array))
+
+
+def draw(key, *shape):
+    return jr.normal(KEYS[key], (COUNT, *shape))
+
+
+def focus(kind: str, **how):
+    flow = fa.GradientFlow(
+        ReducedLoss(Focus2D(None, None), kind, 20, 20), rates(20, False)
+    )
+    return Case(flow, Focus2D(draw(0), 2 * draw(1)), {"t1": 1e3, "rtol": 1e-7, **how})
+
+
+def keyword():
+    one = jnp.ones(())
+    flow = fa.GradientFlow(keyword_loss, KeywordPoint(one, one, logit=one))
+    point = jax.vmap(lambda b0, b1, logit: KeywordPoint(b0, b1, logit=logit))
+    start = point(draw(0), draw(1), draw(2))
+    return Case(flow, start, {"t1": 50.0, "rtol": 1e-7})
+
+
+def copying():
+    system = fa.systems.Copying(length=40, vocabulary=40, start=1e-4, reduced=True)
+    problem = system.problem(jr.key(0))
+    apart = 0.5 * jr.uniform(KEYS[3], (COUNT,))
+    start = jax.vmap(lambda more: jax.tree.map(lambda x: x + more, problem.params))(
+        apart
+    )
+    return Case(problem.flow, start, {"t1": 1e4, "rtol": 1e-7})
+
+
+class Attention(eqx.Module):
+    query: jax.Array
+    keys: jax.Array
+    values: jax.Array
+
+
+def attention_loss(model):
+    out = jax.nn.softmax(model.keys @ model.query) @ model.values
+    return 0.5 * (out - 1.0) ** 2
+
+
+def attention():
+    model = Attention(
+        draw(0, 2), draw(1, 4, 2), jnp.arange(4.0)[None] + 0.1 * draw(2, 4)
+    )
+    return Case(fa.GradientFlow(attention_loss), model, {"t1": 10.0, "rtol": 1e-7})
+
+
+def blow_up():
+    start = jnp.linspace(-1.0, 2.0, COUNT)
+    return Case(
+        fa.GradientFlow(lambda x: -(x**3) / 3), start, {"t1": 3.0, "rtol": 1e-6}
+    )
+
+
+def singular():
+    """The loss is undefined below 0, and reached in finite time."""
+    start = jnp.linspace(-0.5, 2.0, COUNT)
+    return Case(fa.GradientFlow(jnp.log), start, {"t1": 1.0, "rtol": 1e-6})
+
+
+def square_root(**how):
+    """The field lives on where the loss is undefined."""
+
+    class Falls(fa.AbstractFlow):
+        def __call__(self, x, t=0.0):
+            return -jnp.ones_like(x)
+
+        def defined(self, x, t=0.0):
+            return x > 0.2
+
+    start = jnp.linspace(0.3, 2.0, COUNT)
+    return Case(Falls(), start, {"ts": [0.0, 0.5, 0.6, 1.5], "rtol": 1e-6, **how})
+
+
+class Forced(fa.AbstractFlow):
+    def __call__(self, x, t=0.0):
+        return jnp.cos(3 * t) - x
+
+
+def forced():
+    start = jnp.linspace(-1.0, 2.0, COUNT)
+    ts = [0.5, 1.0, 1.1, 4.0, 9.0]
+    seen = {"x": lambda x: x}
+    return Case(Forced(), start, {"ts": ts, "rtol": 1e-7, "observe": seen})
+
+
+class Linear(fa.AbstractFlow):
+    matrix: jax.Array
+
+    def __call__(self, x, t=0.0):
+        return self.matrix @ x
+
+
+def own_flow():
+    flow = Linear(draw(3, 3, 3) - 3 * jnp.eye(3)[None])
+    axes = Linear(0)  # pyright: ignore[reportArgumentType]
+    return Case(flow, draw(4, 3), {"t1": 3.0, "rtol": 1e-7, "flow_axes": axes})
+
+
+def mixed_loss(p):
+    weight = jnp.where(p["on"], 1.0, 0.5).astype(p["x"].dtype)
+    return jnp.sum(weight * (p["x"] * p["n"].astype(p["x"].dtype) - 1) ** 2)
+
+
+def mixed():
+    params = {
+        "x": draw(4, 2),
+        "n": jr.randint(KEYS[5], (COUNT, 2), -3, 4),
+        "on": jr.bernoulli(KEYS[6], 0.5, (COUNT, 2)),
+    }
+    return Case(fa.GradientFlow(mixed_loss), params, {"t1": 2.0, "rtol": 1e-7})
+
+
+class HeavyBall(fa.AbstractFlow):
+    def start(self, params):
+        return params, jnp.zeros_like(params)
+
+    def params(self, state):
+        return state[0]
+
+    def __call__(self, state, t=0.0):
+        x, v = state
+        return v, -x - 0.3 * v
+
+
+def stateful():
+    seen = {"x": lambda x: x}
+    return Case(
+        HeavyBall(), draw(1), {"ts": [0.0, 1.0, 3.0], "rtol": 1e-7, "observe": seen}
+    )
+
+
+def seen_mu(params):
+    return params.mu
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "soft": lambda: focus("soft"),
+    "hard": lambda: focus("hard"),
+    "marginal": lambda: focus("marginal"),
+    "keyword": keyword,
+    "copying": copying,
+    "attention": attention,
+    "blow-up": blow_up,
+    "singular": singular,
+    "undefined at outputs": square_root,
+    "forced": forced,
+    "own flow": own_flow,
+    "mixed": mixed,
+    "stateful": stateful,
+    "max_steps": lambda: focus("soft", max_steps=20),
+    "dopri8": lambda: focus("soft", solver="dopri8", rtol=1e-9),
+    "own tolerances": lambda: focus(
+        "hard",
+        t1=np.geomspace(1, 1e3, COUNT),
+        rtol=np.geomspace(1e-5, 1e-8, COUNT),
+        atol=1e-9,
+    ),
+    "own outputs": lambda: focus(
+        "soft",
+        t1=None,
+        ts=np.geomspace(1, 1e3, COUNT)[:, None] * np.array([0, 0.01, 0.011, 0.5, 1]),
+        observe={"mu": seen_mu},
+        save_params=True,
+    ),
+    "many outputs": lambda: focus(
+        "soft",
+        t1=None,
+        ts=np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 30)]),
+        observe={"mu": seen_mu},
+    ),
+}
+# One of each kind; the others are slow to interpret.
+QUICK = ("soft", "blow-up", "own outputs", "mixed")
+
+
+def quick(*names):
+    return [
+        pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in names
+    ]
+
+
+def both(case: Case):
+    return (
+        fa.ensemble(case.flow, case.params, engine=engine, **case.how)
+        for engine in ("kernel", "pool")
+    )
+
+
+@pytest.mark.parametrize("name", quick(*CASES))
+def test_a_kernel_is_the_pool_to_rounding(name):
+    case = CASES[name]()
+    ours, theirs = both(case)
+    assert (ours.stats["engine"], theirs.stats["engine"]) == ("kernel", "pool")
+    assert ours.outcome == theirs.outcome
+    for count in theirs.counts:
+        np.testing.assert_array_equal(ours.counts[count], theirs.counts[count])
+    np.testing.assert_array_equal(ours.n_reached, theirs.n_reached)
+    # At blow-up the distance to the pole is what is left of the time.
+    rtol = 1e-10 if name in ("blow-up", "singular") else 1e-12
+    found, wanted = (
+        (run.params, run.state, run.observed, run.path, run.t_end)
+        for run in (ours, theirs)
+    )
+    compared = 0
+    for ours, theirs in zip(
+        jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
+    ):
+        largest = np.nanmax(np.abs(theirs), initial=0)
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * largest)
+        compared += 1
+    assert compared >= 2
+
+
+def test_the_cases_end_in_every_way():
+    """Their comparison would say little if all lanes ended at their last time."""
+    ways = set()
+    for name in ("soft", "blow-up", "singular", "max_steps", "undefined at outputs"):
+        case = CASES[name]()
+        ways |= set(fa.ensemble(case.flow, case.params, **case.how).outcome)
+    assert ways >= {"successful", "blow_up", "loss_nonfinite", "max_steps_reached"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["soft", "hard", "marginal", "keyword", "copying"])
+def test_single_precision(name):
+    """Steps are equal where the problem is well conditioned."""
+    case = CASES[name]()
+    how = {**case.how, "rtol": 1e-5, "t1": 100.0}
+    narrow = jax.tree.map(lambda x: x.astype(jnp.float32), case.params)
+    flow = jax.tree.map(
+        lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x, case.flow
+    )
+    ours, theirs = both(Case(flow, narrow, how))
+    ends = (jax.tree.leaves(run.params) for run in (ours, theirs))
+    for x, y in zip(*ends, strict=True):
+        assert x.dtype == jnp.float32
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+    same = np.mean(ours.counts["steps"] == theirs.counts["steps"])
+    assert same > 0.9
+
+
+def test_an_error_bar_and_other_settings_need_no_other_kernel(monkeypatch):
+    case, made = focus("soft", t1=10.0, rtol=1e-5), []
+    made_by = kernels.Kernel
+
+    def seen(*args):
+        made.append(args)
+        return made_by(*args)
+
+    kernels._kernel.cache_clear()
+    monkeypatch.setattr(kernels, "Kernel", seen)
+    run = fa.ensemble(
+        case.flow,
+        case.params,
+        engine="kernel",
+        error=True,
+        observe={"mu": seen_mu},
+        **case.how,
+    )
+    fa.ensemble(case.flow, case.params, engine="kernel", t1=3.0, rtol=1e-4)
+    assert run.refined.stats["engine"] == "kernel" and len(made) == 2  # 2 and 1 outputs
+    pool = fa.ensemble(
+        case.flow,
+        case.params,
+        engine="pool",
+        error=True,
+        observe={"mu": seen_mu},
+        **case.how,
+    )
+    np.testing.assert_allclose(run.error["mu"], pool.error["mu"], rtol=1e-6, atol=1e-12)
+    assert np.max(run.error["mu"]) > 0
+
+
+def parts_of(case: Case, dtype=jnp.float64):
+    """The kernel of a case, its rule and what is its lanes' own."""
+    params = jax.tree.map(
+        lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, case.params
+    )
+    members = Members(
+        case.flow,
+        params,
+        None,
+        jnp.array([0.0, 1.0], dtype),
+        jnp.array(1e-5, dtype),
+        jnp.array(1e-8, dtype),
+        Recorder(None, False),
+        explicit("tsit5", 1e-6),
+        None,
+        None,
+    )
+    solves, own = members.solves(judge=False)
+    mine, shared = eqx.partition(solves, own)
+    rule = Lanes(shared, jnp.array(100), 1, 0)
+    return kernel_for(rule, jax.tree.map(first_of, mine)), rule, mine
+
+
+def program_of(kernel, rule, mine):
+    """The launch as a function of arrays alone, and those."""
+    arrays, static = eqx.partition((rule, mine), eqx.is_array)
+
+    def run(arrays):
+        rule, mine = eqx.combine(arrays, static)
+        return jax.tree.leaves(kernel(rule, blocks._members_last(mine), COUNT))
+
+    return run, arrays
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.parametrize("make", [CASES["soft"], attention], ids=["soft", "attention"])
+def test_it_is_lowered_for_cuda(make, dtype):
+    run, arrays = program_of(*parts_of(make(), dtype))
+    unchecked = [DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
+    text = export(jax.jit(run), platforms=["cuda"], disabled_checks=unchecked)(arrays)
+    assert text.mlir_module().count("__gpu$xla.gpu.triton") == 1
+
+
+def inner(jaxpr):
+    """All equations of a jaxpr, those of inner ones too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for held in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            held = getattr(held, "jaxpr", held)
+            if hasattr(held, "eqns"):
+                yield from inner(held)
+
+
+def test_the_field_stands_once_in_the_program():
+    class Erf(fa.AbstractFlow):
+        def __call__(self, x, t=0.0):
+            return -jax.lax.erf(x)
+
+    case = Case(Erf(), draw(0), {})
+    run, arrays = program_of(*parts_of(case))
+    found = [e.primitive.name for e in inner(jax.make_jaxpr(run)(arrays).jaxpr)]
+    assert found.count("pallas_call") == 1 and found.count("erf") == 1
+
+
+class Sorted(fa.AbstractFlow):
+    def __call__(self, x, t=0.0):
+        return -jnp.sort(x)
+
+
+REFUSED = {
+    "sort": (lambda: Case(Sorted(), draw(0, 3), {}), {}, "sort"),
+    "events": (lambda: focus("soft"), {"events": {"e": seen_mu}}, "events"),
+    "method": (lambda: focus("soft"), {"solver": diffrax.Heun()}, "last stage"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_a_kernel_says_why(name):
+    make, how, reason = REFUSED[name]
+    case = make()
+    how = {"t1": 1.0, "rtol": 1e-4, **how}
+    with pytest.raises(InputError, match=rf"engine='kernel' cannot .*{reason}"):
+        fa.ensemble(case.flow, case.params, engine="kernel", **how)
+
+
+def test_what_is_no_engine():
+    case = focus("soft")
+    with pytest.raises(InputError, match="engine 'kernal' is unknown"):
+        fa.ensemble(case.flow, case.params, t1=1.0, engine="kernal")
+
+    @jax.jit
+    def end(params):
+        return fa.ensemble(case.flow, params, t1=1.0, engine="kernel").params
+
+    with pytest.raises(InputError, match="engine='kernel' is not for jit"):
+        end(case.params)
+
+
+def test_what_fits_no_kernel_is_a_pools_where_there_is_a_gpu(monkeypatch):
+    """By itself a GPU takes a kernel where one fits."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    tried = []
+
+    def none(rule, own, **how):
+        tried.append(how)
+        raise Unfit("too large")
+
+    monkeypatch.setattr(kernels, "kernel_for", none)
+    case = focus("soft", t1=1.0)
+    run = fa.ensemble(case.flow, case.params, **case.how)
+    assert run.stats["engine"] == "pool" and tried == [
+        {"interpret": False, "fits": True}
+    ]
+    with pytest.raises(InputError, match="too large; use engine='pool'"):
+        fa.ensemble(case.flow, case.params, engine="kernel", **case.how)

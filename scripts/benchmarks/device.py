@@ -203,13 +203,12 @@ def _attention(count: int) -> tuple[fa.AbstractFlow, Callable[[], Any]]:
 def _topic_words(sizes: Sizes) -> tuple[Any, Mapping[str, Any]]:
     """Topic words, and its loss in both layouts."""
     problem = fa.systems.TopicWords(sentences=sizes.sentences).problem(jr.key(0))
+    corpus = problem.corpus
+    assert corpus is not None
+    splits = {name: corpus.with_bags(name).train for name in ("bags", "tokens")}
     return problem, {
-        layout: eqx.tree_at(
-            lambda loss: loss.sentences,
-            problem.loss,
-            problem.corpus.with_bags(layout).train,
-        )
-        for layout in ("bags", "tokens")
+        name: eqx.tree_at(lambda loss: loss.sentences, problem.loss, split)
+        for name, split in splits.items()
     }
 
 

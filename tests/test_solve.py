@@ -251,7 +251,7 @@ def test_data_are_arguments_of_one_compiled_program():
     "rate, t1",
     [
         (30.0, 600.0),
-        # 540,000 steps, and 180,000.
+        # 650,000 steps, and 220,000.
         pytest.param(3000.0, 600.0, marks=of_processors),
         pytest.param(30.0, 2e4, marks=of_processors),
     ],

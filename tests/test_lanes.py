@@ -180,7 +180,8 @@ from flowattn.systems.focus.reduced import Focus2D
 system = fa.systems.Focus(reduced=True)
 flow = system.problem(jr.key(0)).flow
 starts = Focus2D(*jr.normal(jr.key(5), (2, 1200)))
-vary = {"start_mu": "-2:2:20", "start_nu": "-3:3:30"}
+# Two chunks, each compiled for its device.
+vary = {"start_mu": "-2:2:16", "start_nu": "-3:3:20"}
 
 def both():
     many = fa.ensemble(flow, starts, t1=10.0)

@@ -6,7 +6,10 @@
 writes {"name", "ours", "peers", "ratio", …}; the ratio is the cost of the first peer
 over ours, above 1 where ours is better. Peers that are not installed are left out,
 and said to be. Of `all`, each runs in a process of its own, and RESULTS/NAME.json that
-are there are not measured again.
+are there are not measured again. `device` is for a machine with an accelerator and
+not of `all`:
+
+    python scripts/bench.py device --json RESULTS/device.json
 """
 
 import dataclasses
@@ -18,10 +21,11 @@ from typing import Annotated, Literal
 
 import jax
 import tyro
+from benchmarks.device import SMALL, device
 from benchmarks.ensemble import ensemble, sweep_full
 from benchmarks.focus import focus_euler
 from benchmarks.measure import processor
-from benchmarks.page import page_of
+from benchmarks.page import page_of, table_of
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
 from benchmarks.topic_words import (
     sst2_gradient,
@@ -41,6 +45,7 @@ BENCHMARKS = {
     "focus-euler": focus_euler,
     "ensemble": ensemble,
     "sweep-full": sweep_full,
+    "device": device,
 }
 
 
@@ -58,15 +63,21 @@ class Arguments:
     """Where to draw work against error, where a benchmark has such a figure."""
     long: bool = False
     """The longer cases too."""
+    small: bool = False
+    """Of device: sizes that a processor can try."""
 
 
 def main() -> None:
     """Run one benchmark."""
     arguments = tyro.cli(Arguments)
+    if arguments.small and arguments.name != "device":
+        sys.exit("--small is of device")
     if arguments.name == "all":
         return _run_all(arguments.json or Path("benchmarks"), arguments.page)
     jax.config.update("jax_enable_x64", True)
-    result = {"name": arguments.name, **BENCHMARKS[arguments.name](arguments.long)}
+    sizes = {"sizes": SMALL} if arguments.small else {}
+    found = BENCHMARKS[arguments.name](arguments.long, **sizes)
+    result = {"name": arguments.name, **found}
     drawing = result.pop("drawing", None)
     if arguments.figure is not None and drawing is not None:
         drawing.save(arguments.figure)
@@ -76,6 +87,7 @@ def main() -> None:
         # Whole or not at all: what is there is not measured again.
         with staged(arguments.json.parent, (arguments.json.name,)) as stage:
             (stage / arguments.json.name).write_text(text + "\n")
+    print(table_of(result), file=sys.stderr)
     print(text)
 
 
@@ -84,6 +96,8 @@ def _run_all(folder: Path, page: Path | None) -> None:
     results = {}
     for name in BENCHMARKS:
         place = folder / f"{name}.json"
+        if name == "device" and not place.exists():
+            continue
         if not place.exists():
             print(name, file=sys.stderr, flush=True)
             command = [sys.executable, __file__, name, "--json", str(place)]

@@ -5,8 +5,16 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 
 import flowattn as fa
+
+# On a device each step of a small flow is launches, some 0.3 ms: there a test that is
+# marked `device` takes at most 20,000, or is of processors alone.
+STEPS_ARE_CHEAP = jax.default_backend() == "cpu"
+of_processors = pytest.mark.skipif(
+    not STEPS_ARE_CHEAP, reason="of very many steps, each of them launches"
+)
 
 
 class Quadratic(eqx.Module):

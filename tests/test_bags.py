@@ -2,14 +2,22 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
+import flowattn as fa
+from flowattn.disk import checkpoint
 from flowattn.models.attention import attend
+from flowattn.sweeps.layout import planned
+from flowattn.sweeps.settings import settled
 from flowattn.tasks import Bag, Sentences
+from flowattn.tasks import sentences as sentences_module
+
+from .systems import generic, small
 
 
 def drawn(seed, sentences=30, length=9, words=40, filler=None, masked=False):
@@ -143,3 +151,89 @@ def test_sentences_drawn_again_have_bags_of_the_same_shape():
             bag.transposed(jnp.asarray(table)), counts.T @ table, atol=1e-11
         )
     assert len(shapes) == 1
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """The library on a platform, which takes every split to have many words."""
+    monkeypatch.setattr(sentences_module, "_MANY_TOKENS", 1)
+
+    def on_platform(name):
+        monkeypatch.setattr(jax, "default_backend", lambda: name)
+
+    return on_platform
+
+
+def bags(corpus):
+    return [split.bag is not None for split in corpus.splits.values()]
+
+
+def test_the_layout_is_that_of_the_platform_unless_it_is_given(on):
+    corpus = small().problem(jr.key(0)).corpus
+    for platform, expected in (("cpu", True), ("gpu", False), ("tpu", False)):
+        on(platform)
+        assert bags(small().problem(jr.key(0)).corpus) == [expected] * 3
+        assert bags(corpus.with_bags("bags")) == [True] * 3
+        assert bags(corpus.with_bags("bags").with_bags("tokens")) == [False] * 3
+        assert bags(corpus.with_bags("bags").with_bags()) == [expected] * 3
+    with pytest.raises(fa.InputError, match="layout 'bag' is unknown .did you mean ba"):
+        corpus.with_bags("bag")
+
+
+def test_few_words_have_no_bag_unless_they_are_asked_for():
+    corpus = small().problem(jr.key(0)).corpus.with_bags()
+    assert bags(corpus) == [False] * 3
+    assert bags(corpus.with_bags("bags")) == [True] * 3
+
+
+@pytest.mark.parametrize("fields", [{}, {"classifier": "two-layer", "form": "keys"}])
+def test_both_layouts_are_one_problem(on, fields):
+    found = []
+    for platform in ("cpu", "gpu"):
+        on(platform)
+        problem = small(**fields).problem(jr.key(0))
+        assert bags(problem.corpus) == [platform == "cpu"] * 3
+        params = generic(problem)
+        values = {name: fn(params) for name, fn in problem.observables.items()}
+        losses = problem.loss(params), problem.validation(params)
+        found.append((losses, jax.grad(problem.loss)(params), problem.flow(params)))
+        found[-1] += ({k: v for k, v in values.items() if eqx.is_array(v)},)
+    leaves = zip(*map(jax.tree.leaves, found), strict=True)
+    for one, other in leaves:
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_state_belongs_to_its_layout_and_says_where_it_was_made(
+    on, tmp_path, monkeypatch
+):
+    on("gpu")
+    made = checkpoint.provenance
+
+    def elsewhere(dtype):
+        return {**made(dtype), "platform": "gpu"}
+
+    with monkeypatch.context() as there:
+        there.setattr(checkpoint, "provenance", elsewhere)
+        problem = small().problem(jr.key(0))
+        fa.solve(problem.flow, problem.params, t1=0.1, checkpoint=tmp_path)
+    on("cpu")
+    other = small().problem(jr.key(0))
+    with pytest.raises(fa.InputError, match="another run.*platform gpu; here platform"):
+        fa.solve(other.flow, other.params, t1=0.1, checkpoint=tmp_path)
+    # By tokens it is the same run, on another device.
+    tokens = eqx.tree_at(
+        lambda flow: flow.loss.sentences,
+        other.flow,
+        other.corpus.with_bags("tokens").train,
+    )
+    with pytest.warns(UserWarning, match="on another device .platform gpu; here"):
+        fa.solve(tokens, other.params, t1=0.1, checkpoint=tmp_path)
+
+
+def test_a_store_of_a_sweep_is_the_same_on_every_platform(on):
+    plans = []
+    for platform in ("cpu", "gpu"):
+        on(platform)
+        sweep = settled(small(), {"embedding_scale": (1e-3, 1e-2)}, t1=1.0)
+        plans.append((sweep.config, planned(sweep)[0]))
+    assert plans[0] == plans[1]

@@ -1,5 +1,6 @@
 """Lanes: their steps, their order and number, and how they are dealt out."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -171,30 +172,50 @@ def test_numbers_do_not_depend_on_the_number_of_devices(tmp_path, monkeypatch):
 ACCELERATORS = """
 import jax
 jax.config.update("jax_enable_x64", True)
-import jax.numpy as jnp, jax.random as jr
+import jax.numpy as jnp, jax.random as jr, numpy as np
 import flowattn as fa
-from flowattn.numerics import parallel
+from flowattn.numerics import ensemble, parallel
 from flowattn.systems.focus.reduced import Focus2D
 
+system = fa.systems.Focus(reduced=True)
+flow = system.problem(jr.key(0)).flow
+starts = Focus2D(*jr.normal(jr.key(5), (2, 1200)))
+# Two chunks, each compiled for its device.
+vary = {"start_mu": "-2:2:16", "start_nu": "-3:3:20"}
+
+def both():
+    many = fa.ensemble(flow, starts, t1=10.0)
+    return many, fa.sweep(system, vary, t1=10.0, observe=["mu", "nu"])
+
+lanes = ensemble.lanes_for(2)
+many, ends = both()
+assert (many.result == fa.RESULTS.successful).all() and (ends.result == 0).all()
 # All that the library asks: processors are dealt to as accelerators are.
 jax.default_backend = lambda: "gpu"
 there = tuple(jax.devices())
 assert len(there) == 4 and tuple(parallel.worker_devices()) == there
-system = fa.systems.Focus(reduced=True)
-flow = system.problem(jr.key(0)).flow
+assert lanes < 1200 < ensemble.lanes_for(2)
 for _ in range(2):
-    many = fa.ensemble(flow, Focus2D(*jr.normal(jr.key(5), (2, 50))), t1=10.0)
-    ends = fa.sweep(system, {"start_mu": "-2:2:40", "start_nu": "-3:3:30"}, t1=10.0)
-    assert (many.result == fa.RESULTS.successful).all() and (ends.result == 0).all()
+    again, same = both()
     assert tuple(jax.devices()) == tuple(jax.local_devices()) == there
+    for name, count in many.counts.items():
+        np.testing.assert_array_equal(count, again.counts[name])
+    for one, other in zip(*map(jax.tree.leaves, (many.params, again.params))):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    for name in ends:
+        np.testing.assert_allclose(ends[name], same[name], rtol=1e-12)
 for number, device in enumerate(there):
     assert jax.jit(lambda x: number * x)(jax.device_put(2.0, device)) == 2 * number
 """
 
 
 def test_devices_are_jaxs_own_and_stay_there(monkeypatch):
-    """Twice an ensemble and a sweep on four devices, and JAX is alive."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    """Twice an ensemble and a sweep on four devices, with the numbers of processors,
+    and JAX is alive.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += " --xla_force_host_platform_device_count=4"
+    monkeypatch.setenv("XLA_FLAGS", flags)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     command = [sys.executable, "-W", "error", "-c", ACCELERATORS]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -16,6 +16,8 @@ import pytest
 import flowattn as fa
 from flowattn.schedules import Shaped
 
+from .systems import STEPS_ARE_CHEAP
+
 pytestmark = pytest.mark.device
 START = jnp.array([1.0, -0.5])
 
@@ -284,18 +286,19 @@ EDGES = {
 
 @pytest.mark.parametrize("name", EDGES)
 def test_descents_are_stable_below_the_edge_and_not_above(name):
-    """On ½ h x², at a thousandth below and above."""
+    """On ½ h x², at a thousandth below and above; where steps are dear, a hundredth."""
     optimizer, edge = EDGES[name]
+    off, steps = (1e-3, 20_000) if STEPS_ARE_CHEAP else (1e-2, 2000)
     np.testing.assert_allclose(optimizer.edge, edge, rtol=1e-14)
 
     def last(h):
         run = fa.descend(
-            lambda x: 0.5 * h * jnp.sum(x**2), jnp.ones(1), optimizer, steps=20_000
+            lambda x: 0.5 * h * jnp.sum(x**2), jnp.ones(1), optimizer, steps=steps
         )
         assert float(run.edge) == optimizer.edge
         return abs(float(run.params[0]))
 
-    assert last(edge * (1 - 1e-3)) < 0.1 and last(edge * (1 + 1e-3)) > 10
+    assert last(edge * (1 - off)) < 0.1 and last(edge * (1 + off)) > 10
 
 
 def test_the_largest_stable_rate_is_the_one_whose_edge_is_the_sharpness():

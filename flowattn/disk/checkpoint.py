@@ -189,8 +189,10 @@ def _require_sound(file: BinaryIO) -> None:
 
 
 def _versions(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """The versions that differ, there and here; empty if none do."""
-    then, now = theirs["versions"], ours["versions"]
+    """The versions that differ, and the platform, there and here; empty if none do."""
+    then, now = (
+        {**one["versions"], "platform": one["platform"]} for one in (theirs, ours)
+    )
     differ = [name for name in now if then.get(name) != now[name]]
     if not differ:
         return ""

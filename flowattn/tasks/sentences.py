@@ -3,9 +3,11 @@
 import dataclasses
 
 import equinox as eqx
+import jax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
+from ..errors import require_choice
 from .bags import Bag
 
 # Smaller sums are as fast token by token, which takes less compilation.
@@ -55,23 +57,39 @@ class Corpus(eqx.Module):
     words: tuple[str, ...] | None = eqx.field(static=True, default=None)
     padding_word: int | None = eqx.field(static=True, default=None)
 
-    def with_bags(self) -> "Corpus":
-        """The same sentences, each split of many words with its `Bag`.
+    def with_bags(self, layout: str = "auto") -> "Corpus":
+        """The same sentences in the layout in which a loss sums them: with a `Bag` for
+        each split, summed by words, or without, summed token by token.
+
+        Args:
+            layout: "bags" or "tokens" for all splits; "auto": bags for splits of many
+                words if JAX's default device is a processor, tokens on an accelerator.
 
         Returns:
-            The `Corpus`; unchanged under a trace, where word frequencies are unknown.
-        """
-        return dataclasses.replace(
-            self, **{name: self._with_bag(split) for name, split in self.splits.items()}
-        )
+            The `Corpus`. Sentences that are traced have no bags: their word frequencies
+            are unknown.
 
-    def _with_bag(self, split: Sentences) -> Sentences:
-        if isinstance(split.tokens, Tracer) or split.tokens.size < _MANY_TOKENS:
-            return split
-        words, filler = self.vocabulary, self.padding_word
-        return dataclasses.replace(
-            split, bag=Bag.of(split.tokens, split.present, words, filler)
-        )
+        Raises:
+            InputError: for any other layout.
+
+        >>> import jax.random as jr, flowattn as fa
+        >>> corpus = fa.tasks.TopicWordsTask(sentences=50).sample(jr.key(0))
+        >>> corpus.with_bags("tokens").train.bag is None
+        True
+        """
+        require_choice("layout", layout, ("auto", "bags", "tokens"))
+        splits = {n: self._laid_out(x, layout) for n, x in self.splits.items()}
+        return dataclasses.replace(self, **splits)
+
+    def _laid_out(self, split: Sentences, layout: str) -> Sentences:
+        tokens, bag = split.tokens, None
+        if layout == "auto":
+            # Accelerators add scattered rows fast, by atomic operations.
+            on_cpu, many = jax.default_backend() == "cpu", tokens.size >= _MANY_TOKENS
+            layout = "bags" if on_cpu and many else "tokens"
+        if layout == "bags" and not isinstance(tokens, Tracer):
+            bag = Bag.of(tokens, split.present, self.vocabulary, self.padding_word)
+        return dataclasses.replace(split, bag=bag)
 
     @property
     def splits(self) -> dict[str, Sentences]:

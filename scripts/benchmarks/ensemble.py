@@ -105,20 +105,21 @@ def ensemble(long: bool) -> dict[str, Any]:
     return result
 
 
-def _flow() -> fa.AbstractFlow:
+def small_flow() -> fa.AbstractFlow:
+    """The flow of the reduced soft focus."""
     system = fa.systems.Focus(segments=_SEGMENTS, classes=_CLASSES, reduced=True)
     return system.problem(jr.key(0)).flow
 
 
-def starts_of(count: int) -> Focus2D:
+def starts_of(count: int, dtype: Any = "float64") -> Focus2D:
     """The starts, the same for all."""
-    mu, nu = jr.normal(jr.key(0), (2, count), jnp.float64)
+    mu, nu = jr.normal(jr.key(0), (2, count), dtype)
     return Focus2D(mu, nu)
 
 
 def ensemble_of(count: int) -> dict[str, Any]:
     """The benchmark of `count` starts."""
-    flow = _flow()
+    flow = small_flow()
     starts = starts_of(count)
     start = np.stack([np.asarray(starts.mu), np.asarray(starts.nu)], axis=1)
     ends: dict[str, np.ndarray] = {}
@@ -135,10 +136,10 @@ def ensemble_of(count: int) -> dict[str, Any]:
     sample = min(_BY_SCIPY, count)
     batched = jax.jit(
         lambda starts: jax.lax.map(
-            lambda start: _by_diffrax(flow, start), starts, batch_size=_BATCH
+            lambda start: by_diffrax(flow, start), starts, batch_size=_BATCH
         )
     )
-    mapped = jax.jit(jax.vmap(lambda start: _by_diffrax(flow, start)))
+    mapped = jax.jit(jax.vmap(lambda start: by_diffrax(flow, start)))
     runs = {
         "ours": (kept("ours", ours), 5),
         "vmap": (kept("vmap", lambda: mapped(starts)), 3),
@@ -236,17 +237,19 @@ def _lanes_of(flow: fa.AbstractFlow, starts: Focus2D) -> dict[str, Any]:
     }
 
 
-def _by_diffrax(flow: fa.AbstractFlow, start: Any) -> Any:
+def by_diffrax(
+    flow: fa.AbstractFlow, start: Any, t1: float = _T1, rtol: float = _RTOL
+) -> Any:
     """One solve as users of diffrax write it."""
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: flow(y, jnp.asarray(t))),
         diffrax.Tsit5(),
         t0=0.0,
-        t1=_T1,
+        t1=t1,
         dt0=None,
         y0=start,
         saveat=diffrax.SaveAt(t1=True),
-        stepsize_controller=diffrax.PIDController(_RTOL, _ATOL),
+        stepsize_controller=diffrax.PIDController(rtol, rtol / 1000),
         max_steps=_MAX_STEPS,
     )
     return jax.tree.map(lambda x: x[-1], solution.ys)
@@ -373,7 +376,7 @@ def memory_growth(count: int) -> dict[str, Any]:
     and some 50 MB of compiling, where Linux tells; to be run in a fresh one.
     """
     jax.config.update("jax_enable_x64", True)
-    flow = _flow()
+    flow = small_flow()
     # A small one first, for all that is loaded once.
     for some in (1000, count):
         starts = jax.block_until_ready(starts_of(some))

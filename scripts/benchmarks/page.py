@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 _HEAD = """# Benchmarks
@@ -17,8 +18,12 @@ which runs every benchmark in its own process and keeps its numbers in
 in the same run as ours. A ratio is the cost of the first peer over ours: above 1
 if ours is better. Times are medians, with the range of the runs if there are
 several. Errors are achieved errors, not tolerances.
+What was measured on GPUs is [at the end](#accelerators).
 
 """
+
+# What was measured on accelerators, by hand: `page_of` cannot measure it again.
+_ACCELERATORS = Path(__file__).with_name("accelerators.md")
 
 # What a row may tell of its work, the most telling first.
 _WORK = {
@@ -41,28 +46,40 @@ def page_of(
     parts = [_HEAD, _machine(next(iter(results.values()))["machine"])]
     for name, result in results.items():
         prose = inspect.getdoc(benchmarks[name]) or ""
-        parts.append(f"\n## {name}\n\n{prose}\n\n{_table(result)}{_ratio(result)}")
-    return "".join(parts)
+        if "cases" in result:  # measured on a machine of its own
+            prose += f"\n\n{_machine(result['machine'])}".rstrip()
+        text = f"{prose}\n\n{table_of(result)}{_ratio(result)}"
+        parts.append(f"\n## {name}\n\n{text}")
+    return "".join([*parts, "\n", _ACCELERATORS.read_text()])
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
     versions = machine["versions"]
     named = ", ".join(f"{name} {versions[name]}" for name in versions)
+    device = "" if machine["platform"] == "cpu" else f", {machine['device']}"
     return (
         f"Measured on {machine['processor']}, "
-        f"platform {machine['platform']}; {named}. Other work of the machine's host "
-        "shows in times, not in counts and errors. On GPU and TPU: untested.\n"
+        f"platform {machine['platform']}{device}; {named}. Other work of the machine's "
+        "host shows in times, not in counts and errors.\n"
     )
 
 
-def _table(result: Mapping[str, Any]) -> str:
-    rows = {"**flowattn**": result["ours"], **result["peers"]}
-    cells = [("", "time", "work", "error")]
+def table_of(result: Mapping[str, Any]) -> str:
+    """The numbers of a result as a table of Markdown."""
+    if "cases" in result:
+        cases = result["cases"].items()
+        return "\n".join(f"**{case}**\n\n{_table(rows)}" for case, rows in cases)
+    return _table({"**flowattn**": result["ours"], **result["peers"]})
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    cells = [("", "time", "first call", "work", "error")]
     for name, row in rows.items():
         if "left_out" in row:
-            cells.append((name, f"left out: {row['left_out']}", "", ""))
+            cells.append((name, f"left out: {row['left_out']}", "", "", ""))
         else:
-            cells.append((_named(name, row), _time(row), _work(row), _error(row)))
+            told = (_time(row), _first(row), _work(row), _error(row))
+            cells.append((_named(name, row), *told))
     columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
     head, *body = (f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
     return "\n".join([head, "|---" * len(columns) + "|", *body]) + "\n"
@@ -94,6 +111,11 @@ def _time(row: Mapping[str, Any]) -> str:
         ends = (end(row["seconds_of_each"]) / starts for end in (min, max))
         text += f" ({' to '.join(map(_seconds, ends))})"
     return text
+
+
+def _first(row: Mapping[str, Any]) -> str:
+    first = row.get("first_call_seconds")
+    return "" if first is None else _seconds(first)
 
 
 def _seconds(seconds: float) -> str:

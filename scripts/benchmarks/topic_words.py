@@ -118,7 +118,8 @@ def _gradients(system, forms) -> dict[str, Callable[[], Any]]:
     found = {}
     for form in forms:
         problem = dataclasses.replace(system, form=form).problem(jr.key(0))
-        plain = eqx.tree_at(lambda loss: loss.sentences.bag, problem.loss, None)
+        tokens = problem.corpus.with_bags("tokens").train
+        plain = eqx.tree_at(lambda loss: loss.sentences, problem.loss, tokens)
         for text, loss in ((form, problem.loss), (f"{form}, by tokens", plain)):
             found[text] = functools.partial(gradient, loss, problem.params)
     return found
@@ -164,7 +165,7 @@ class TorchTraining(NamedTuple):
     step: Callable[[], None]
 
 
-def torch_training(corpus, dimension: int) -> TorchTraining | None:
+def torch_training(corpus, dimension: int, device: str = "cpu") -> TorchTraining | None:
     """As the authors train: embedding tables for keys and embeddings, full-batch SGD.
 
     None without PyTorch.
@@ -173,16 +174,17 @@ def torch_training(corpus, dimension: int) -> TorchTraining | None:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
-    tokens = torch.tensor(np.asarray(corpus.train.tokens), dtype=torch.long)
-    labels = torch.tensor(np.asarray(corpus.train.labels), dtype=torch.long)
+    train, long = corpus.train, {"dtype": torch.long, "device": device}
+    tokens = torch.tensor(np.asarray(train.tokens), **long)
+    labels = torch.tensor(np.asarray(train.labels), **long)
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    keys = torch.nn.Embedding(corpus.vocabulary, 10)
+    keys = torch.nn.Embedding(corpus.vocabulary, 10, device=device)
     torch.nn.init.zeros_(keys.weight)
-    embeddings = torch.nn.Embedding(corpus.vocabulary, dimension)
+    embeddings = torch.nn.Embedding(corpus.vocabulary, dimension, device=device)
     torch.nn.init.normal_(embeddings.weight, std=1e-6)
-    query = 0.3 * torch.randn(10)
-    weight = torch.randn(dimension, len(corpus.labels))
+    query = 0.3 * torch.randn(10, device=device)
+    weight = torch.randn(dimension, len(corpus.labels), device=device)
     parameters = [*keys.parameters(), *embeddings.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
 

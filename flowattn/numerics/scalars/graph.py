@@ -12,7 +12,7 @@ import numpy as np
 _SYMMETRIC = frozenset("add mul max min and or xor eq ne".split())
 # Entries of arrays that may be looked at for each operation that is allowed, and in
 # any case: many operations that are looked at turn out to be constant or known.
-_LOOKS, _FEW = 8, 10_000
+EACH, _FEW = 8, 10_000
 
 
 class Unfit(NotImplementedError):
@@ -96,7 +96,7 @@ class Graph:
         self.most = most
         self._nodes: dict[Hashable, Node] = {}
         self._operations = 0
-        self._looks = _LOOKS * most + _FEW
+        self._looks = EACH * most + _FEW
 
     def look(self, name: str, entries: int) -> None:
         """Account for the entries of arrays that a primitive is about to look at.

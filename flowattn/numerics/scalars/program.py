@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .algebra import Algebra
 from .arrays import filled, nodes_of
-from .graph import Node, Unfit, fits
+from .graph import EACH, Node, Unfit, fits
 from .interpret import Interpreter
 
 # Operations that take many times as long as an addition.
@@ -151,7 +151,7 @@ def program(
     for leaf in jax.tree.leaves(shapes):
         if not fits(leaf.dtype):
             raise Unfit(f"an input: the type {leaf.dtype}")
-        algebra.look("an input", leaf.size)
+        algebra.look("an input", EACH * leaf.size)
         first = len(inputs)
         inputs += [leaf.dtype] * leaf.size
         places = range(first, len(inputs))

@@ -50,6 +50,7 @@ def nodes_of(algebra: Algebra, array: np.ndarray) -> np.ndarray:
     """An array with its constants as nodes."""
     if not is_known(array):
         return array
+    algebra.look("a constant", array.size)
     return filled(array.shape, [algebra.constant(x, array.dtype) for x in array.flat])
 
 
@@ -85,8 +86,13 @@ def elementwise(algebra: Algebra, eqn: Any, *arrays: np.ndarray) -> np.ndarray:
     operation = Operation.of(eqn)
     return each(
         lambda *args: algebra.apply(operation, args, out.dtype),
-        *(np.broadcast_to(nodes_of(algebra, x), out.shape) for x in arrays),
+        *(_spread(algebra, x, out.shape) for x in arrays),
     )
+
+
+def _spread(algebra: Algebra, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    nodes = nodes_of(algebra, x)
+    return nodes if x.shape == shape else np.broadcast_to(nodes, shape)
 
 
 def clamped(
@@ -94,11 +100,9 @@ def clamped(
 ) -> np.ndarray:
     """All entries, within bounds."""
     algebra.look("clamp", 2 * x.size)
-    low, x, high = (
-        np.broadcast_to(nodes_of(algebra, array), x.shape) for array in (low, x, high)
-    )
-    above = each(functools.partial(algebra.call, lax.max), x, low)
-    return each(functools.partial(algebra.call, lax.min), above, high)
+    below, above = (_spread(algebra, bound, x.shape) for bound in (low, high))
+    x = each(functools.partial(algebra.call, lax.max), nodes_of(algebra, x), below)
+    return each(functools.partial(algebra.call, lax.min), x, above)
 
 
 def reduced(algebra: Algebra, eqn: Any, x: np.ndarray) -> np.ndarray:

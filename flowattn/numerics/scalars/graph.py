@@ -11,7 +11,7 @@ import numpy as np
 # Operations whose two arguments may change places.
 _SYMMETRIC = frozenset("add mul max min and or xor eq ne".split())
 # Entries of arrays that may be looked at for each operation that is allowed, and in
-# any case: many operations that are looked at turn out to be constant or known.
+# any case: many turn out to be equal to others, or constant.
 EACH, _FEW = 8, 10_000
 
 
@@ -139,7 +139,7 @@ class Graph:
         return node
 
     def _too_large(self, name: str) -> Unfit:
-        return Unfit(f"{name}: the program has more than {self.most} operations")
+        return Unfit(f"{name}: too large for a program of {self.most} operations")
 
 
 def nothing(shape: tuple[int, ...]) -> np.ndarray:

@@ -67,8 +67,9 @@ _PLACED: dict[str, Callable[..., np.ndarray]] = {
     "dynamic_update_slice": overwritten,
     "gather": gathered,
 }
-# The movement of a pointer costs this part of what other work on an entry does.
-_MOVE = 16
+# Entries that are looked at in the time that an equation takes, however small its
+# arrays; and entries that are moved in the time that another takes.
+_EQUATION, _MOVE = 10, 16
 
 Arrays = list[np.ndarray]
 
@@ -164,7 +165,7 @@ class Interpreter:
         params = eqn.params
         body, length = params["jaxpr"], params["length"]
         consts, carries = params["num_consts"], params["num_carry"]
-        self._algebra.look("scan", length * len(body.jaxpr.eqns))
+        self._algebra.look("scan", _EQUATION * length * len(body.jaxpr.eqns))
         fixed, carry = ins[:consts], ins[consts : consts + carries]
         rows = ins[consts + carries :]
         outs: list[Arrays] = []

@@ -108,7 +108,7 @@ def program(
     fn: Callable[[Any], Any],
     example: PyTree,
     finite: bool = True,
-    most: int = 200_000,
+    most: int = 50_000,
 ) -> tuple[Program, PyTree]:
     """A function of small arrays as a program of single numbers.
 

@@ -111,7 +111,8 @@ def backwards(x):
 
 
 def clamps(x):
-    chosen = x.at[np.array([0, 9])].get(mode="clip")
+    at = x.at[np.array([0, 9])]
+    chosen = at.get(mode="clip"), at.get(mode="promise_in_bounds")
     return lax.dynamic_slice(x, (jnp.array(7),), (2,)), chosen
 
 
@@ -124,6 +125,7 @@ def scatters(x):
     return (
         x.at[np.array([0, 9, 1])].add(x[:3], mode="drop"),
         x.at[np.array([0, 9])].set(x[2:], mode="clip"),
+        x.at[np.array([0, 9])].set(x[2:], mode="promise_in_bounds"),
         x.at[2].multiply(3.0),
         x.at[np.array([1, 1])].max(x[2:]),
         x.at[1:3].min(0.0),
@@ -163,6 +165,7 @@ def whole(p):
         jnp.where(on, x * held(n, x), -x),
         (n % 3, n // 2, n << 1, n ^ 5, n & 6, n | 1, ~n, -n * 0, jnp.max(n), n**3),
         (~on, on & True, on | on[::-1], jnp.any(on), jnp.all(on), on ^ True),
+        (on & False, on | True, False & on, True | on, on & on, ~on ^ ~on),
         n.astype(bool),
         jnp.argmax(on),
         jnp.cumsum(on),
@@ -210,6 +213,13 @@ def rare(x):
         lax.clamp(held(-0.5, x), x, held(0.5, x)),
         x.astype(jnp.float16).astype(jnp.int8),
     )
+
+
+def constants(x):
+    beyond = jnp.array([np.nan, 1e30, -1e30, 2.7], x.dtype)
+    known = lax.fori_loop(0, 3, lambda i, k: k * 2, jnp.ones((2, 2), x.dtype))
+    inverse = jnp.linalg.inv(known + jnp.eye(2, dtype=x.dtype))
+    return np.arange(3), x, jnp.exp(beyond[3]), beyond.astype(jnp.int32), inverse * x
 
 
 class _Head(eqx.Module):
@@ -294,7 +304,7 @@ MODELS = {
     "empty": (empty, drawn(2, 3)),
     "rare": (rare, drawn(4)),
     "hessian": (jax.hessian(lambda x: jnp.sum(jnp.tanh(x)) * x[0]), drawn(3)),
-    "constants": (lambda x: (np.arange(3), x, jnp.exp(jnp.ones(2))), drawn()),
+    "constants": (constants, drawn()),
 }
 
 

@@ -289,6 +289,14 @@ def _bits(x):
     return x + jax.random.bits(jax.random.wrap_key_data(key), (3,)).astype(x.dtype)
 
 
+def _generated(x):
+    return x + lax.rng_bit_generator(np.zeros(4, np.uint32), (3,))[1].astype(x.dtype)
+
+
+def _called_back_by_constants(x):
+    return x + jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), x.dtype), 1.0)
+
+
 def _called_back(x):
     return jax.pure_callback(np.sin, jax.ShapeDtypeStruct((3,), x.dtype), x)
 
@@ -322,7 +330,9 @@ REFUSED = {
     "fft": lambda x: jnp.fft.rfft(x).real,
     "random": _sampled,
     "random_wrap": _bits,
+    "rng_bit_generator": _generated,
     "pure_callback": _called_back,
+    "pure_callback: is": _called_back_by_constants,
     "debug": _printed,
     "convert_element_type: the type complex": lambda x: jnp.abs(x.astype(complex)),
     "convert_element_type: the type bfloat16": lambda x: x.astype(jnp.bfloat16),
@@ -333,6 +343,7 @@ REFUSED = {
     ),
     "my_roll": ROLL.bind,
     "custom_lin": lambda x: jax.linearize(_halved, x)[1](x),
+    "bitcast_convert_type: the": lambda x: lax.bitcast_convert_type(x[0], jnp.int32),
     "bitcast_convert_type": lambda x: lax.bitcast_convert_type(x, jnp.int32),
     "dot_general": lambda x: jnp.dot(x > 0, x > 1),
 }

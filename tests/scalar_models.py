@@ -172,6 +172,9 @@ def whole(p):
         jnp.sum(on),
         on[::-1].astype(jnp.int32) @ n.astype(jnp.int32),
         lax.population_count(n),
+        jnp.dot(n.astype(jnp.int8), n.astype(jnp.int8), preferred_element_type=int),
+        (n.at[n].get(mode="fill"), n.astype(jnp.uint8).at[n].get(mode="fill")),
+        on.at[n].get(mode="fill"),
         lax.cond(on[0], lambda: x, lambda: 2 * x),
     )
 
@@ -202,7 +205,7 @@ def empty(x):
 
 def rare(x):
     return (
-        lax.reduce_precision(x, 8, 7),
+        (lax.reduce_precision(x, 8, 7), lax.reduce_precision(x, 8, 3)),
         jnp.sign(x) + jnp.floor(x) + jnp.round(x) + lax.nextafter(x, 2 * x),
         lax.erf(x) + lax.erf_inv(x / 9) + jnp.arctan2(x, 1 + x),
         jnp.isnan(x),

@@ -273,6 +273,13 @@ def test_weak_types():
     assert out.dtype == jnp.float32 and made.outputs[0].dtype == np.float32
     assert made([jnp.full(2, 3.0)], (2,))[0].dtype == jnp.float32
 
+    def fn(n):
+        weak = lax.convert_element_type(n, float)
+        return weak * 2.0, lax.convert_element_type(n, jnp.float64) * 2.0
+
+    made, _ = program(fn, jnp.array(3))
+    assert made.counts["by"] == {"convert_element_type": 1, "mul": 1}
+
 
 # Refusals.
 
@@ -306,6 +313,11 @@ def _printed(x):
     return x
 
 
+def _printed_constants(x):
+    jax.debug.print("{}", np.ones(2))
+    return x
+
+
 @jax.custom_vjp
 def _halved(x):
     return x / 2
@@ -331,6 +343,7 @@ REFUSED = {
     "random": _sampled,
     "random_wrap": _bits,
     "rng_bit_generator": _generated,
+    "debug_print: is": _printed_constants,
     "pure_callback": _called_back,
     "pure_callback: is": _called_back_by_constants,
     "debug": _printed,

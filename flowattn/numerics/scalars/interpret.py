@@ -140,7 +140,7 @@ class Interpreter:
         name = eqn.primitive.name
         size = sum(math.prod(var.aval.shape) for var in eqn.outvars)
         self._algebra.look(name, size // _MOVE)
-        # A move of several arrays to several leaves each as it is.
+        # What joins several arrays returns one.
         if len(eqn.outvars) == 1 and not all(map(is_known, ins)):
             ins = self._nodes(ins)
         return MOVES[name](eqn.params, *ins)

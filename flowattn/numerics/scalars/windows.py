@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import lax
 
-from .algebra import Algebra
+from .algebra import Algebra, bounds
 from .arrays import chosen, each, filled, nodes_of
 from .graph import Node, Unfit, is_known
 
@@ -91,7 +91,12 @@ def gathered(
     looks = 1
     if not is_known(indices):
         x = nodes_of(algebra, x)
-        options = (windows.last[axis] + 1 for axis in windows.indexed)
+        columns = zip(windows.indexed, np.moveaxis(indices, -1, 0), strict=True)
+        options = (
+            windows.last[axis] + 1
+            for axis, column in columns
+            if not all(index.known for index in column.flat)
+        )
         looks += math.prod(windows.kept) * math.prod(options)
     algebra.look("gather", math.prod(rows) * looks)
     fills = _outside(eqn, "gather")
@@ -198,7 +203,7 @@ def _place(index: Any) -> int | Node:
 
 def _outside(eqn: Any, name: str) -> bool:
     """Whether windows that are not inside are left out; else they are moved inside."""
-    mode = lax.GatherScatterMode.from_any(eqn.params["mode"])
+    mode = eqn.params["mode"]
     if mode == lax.GatherScatterMode.FILL_OR_DROP:
         return True
     if mode == lax.GatherScatterMode.CLIP:
@@ -214,11 +219,8 @@ def _fill(algebra: Algebra, eqn: Any, x: np.ndarray) -> Any:
     dtype = np.dtype(eqn.outvars[0].aval.dtype)
     value = eqn.params["fill_value"]
     if value is None:
-        by_kind = {"f": np.nan, "b": True}
-        if dtype.kind in "iu":
-            limits = np.iinfo(dtype)
-            by_kind |= {"i": limits.min, "u": limits.max}
-        value = by_kind[dtype.kind]
+        low, high = bounds(dtype)
+        value = {"f": np.nan, "i": low}.get(dtype.kind, high)
     return value if is_known(x) else algebra.constant(value, dtype)
 
 

@@ -124,8 +124,8 @@ def modes(x):
 def scatters(x):
     return (
         x.at[np.array([0, 9, 1])].add(x[:3], mode="drop"),
-        x.at[np.array([0, 9])].set(x[2:], mode="clip"),
-        x.at[np.array([0, 9])].set(x[2:], mode="promise_in_bounds"),
+        x.at[np.array([0, 9])].set(x[:2], mode="clip"),
+        x.at[np.array([0, 9])].set(x[:2], mode="promise_in_bounds"),
         x.at[2].multiply(3.0),
         x.at[np.array([1, 1])].max(x[2:]),
         x.at[1:3].min(0.0),

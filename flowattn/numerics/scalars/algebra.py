@@ -200,13 +200,13 @@ def neutral(name: str, dtype: np.dtype) -> Any:
     (-inf, 1)
     """
     if name in ("max", "min"):
-        return bounds(dtype)[name == "min"]
+        return _bounds(dtype)[name == "min"]
     if name == "and":
         return np.invert(np.zeros((), dtype))[()]
     return 1 if name == "mul" else 0
 
 
-def bounds(dtype: np.dtype) -> tuple[Any, Any]:
+def _bounds(dtype: np.dtype) -> tuple[Any, Any]:
     """The lowest and the highest number of a type."""
     if dtype.kind == "f":
         return -np.inf, np.inf

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import lax
 
-from .algebra import Algebra, bounds
+from .algebra import Algebra
 from .arrays import chosen, each, filled, nodes_of
 from .graph import Node, Unfit, is_known
 
@@ -101,7 +101,10 @@ def gathered(
     algebra.look("gather", math.prod(rows) * looks)
     fills = _outside(eqn, "gather")
     out = np.empty((*rows, *windows.kept), x.dtype)
-    fill = _fill(algebra, eqn, x)
+    # Known in this mode, and in no other.
+    fill = eqn.params["fill_value"] if fills else None
+    if fills and not is_known(x):
+        fill = algebra.constant(fill, eqn.outvars[0].aval.dtype)
     for row, start in windows.starts(indices):
         window = cut(algebra, x, start, windows.sizes).reshape(windows.kept)
         if fills:
@@ -212,16 +215,6 @@ def _outside(eqn: Any, name: str) -> bool:
         # XLA moves what a gather reads, and drops what a scatter writes.
         return name != "gather"
     raise Unfit(f"{name}: the mode {mode}")
-
-
-def _fill(algebra: Algebra, eqn: Any, x: np.ndarray) -> Any:
-    """What a gather returns outside of its array, as the array holds it."""
-    dtype = np.dtype(eqn.outvars[0].aval.dtype)
-    value = eqn.params["fill_value"]
-    if value is None:
-        low, high = bounds(dtype)
-        value = {"f": np.nan, "i": low}.get(dtype.kind, high)
-    return value if is_known(x) else algebra.constant(value, dtype)
 
 
 def _if_inside(

@@ -1,0 +1,163 @@
+"""Program: the operations of a function on single numbers, to be used on many tiles."""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .algebra import Algebra
+from .arrays import filled, nodes_of
+from .graph import EACH, Node, Unfit, fits
+from .interpret import Interpreter
+
+# Operations that take many times as long as an addition.
+_DEAR = frozenset(
+    """
+    acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma
+    div erf erf_inv erfc exp exp2 expm1 igamma igamma_grad_a igammac lgamma log log1p
+    logistic polygamma pow regularized_incomplete_beta rem rsqrt sin sinh sqrt tan tanh
+    zeta
+    """.split()
+)
+
+
+class Counts(TypedDict):
+    """How many nodes of each sort a program has: operations, those of them that take
+    long, constants, and operations by the name of their primitive.
+    """
+
+    operations: int
+    dear: int
+    constants: int
+    by: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Operations on single numbers.
+
+    Args:
+        inputs: the types of the inputs.
+        outputs: the nodes that are returned.
+    """
+
+    inputs: tuple[np.dtype, ...]
+    outputs: tuple[Node, ...]
+
+    @functools.cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes that the outputs need, each after its arguments."""
+        found, left = {}, list(self.outputs)
+        while left:
+            node = left.pop()
+            if node.number not in found:
+                found[node.number] = node
+                left += node.args
+        return tuple(found[number] for number in sorted(found))
+
+    @property
+    def used(self) -> frozenset[int]:
+        """The inputs that the outputs depend on, by their places."""
+        return frozenset(n.place for n in self.nodes if n.place is not None)
+
+    @property
+    def counts(self) -> Counts:
+        """The numbers of nodes."""
+        operations = [node.operation for node in self.nodes if node.operation]
+        by = Counter(operation.name for operation in operations)
+        return {
+            "operations": by.total(),
+            "dear": sum(count for name, count in by.items() if name in _DEAR),
+            "constants": sum(node.known for node in self.nodes),
+            "by": dict(by),
+        }
+
+    def __call__(
+        self, tiles: Sequence[Array | None], shape: tuple[int, ...]
+    ) -> list[Array]:
+        """The outputs for tiles of inputs.
+
+        Args:
+            tiles: an array for each input, of its type; None for inputs not `used`.
+            shape: the shape of all tiles.
+
+        Returns:
+            An array for each output.
+        """
+        found: dict[int, Any] = {}
+        for node in self.nodes:
+            if node.operation is not None:
+                args = [found[arg.number] for arg in node.args]
+                made = node.operation.primitive.bind(*args, **node.operation.params)
+            elif node.place is not None:
+                made = tiles[node.place]
+            else:
+                # A Python number, since a kernel cannot hold arrays as constants.
+                made = jnp.full(shape, node.value.item(), node.dtype)
+            found[node.number] = made
+        return [found[node.number] for node in self.outputs]
+
+
+def program(
+    fn: Callable[[Any], Any],
+    example: PyTree,
+    finite: bool = True,
+    most: int = 50_000,
+) -> tuple[Program, PyTree]:
+    """A function of small arrays as a program of single numbers.
+
+    The inputs are the entries of the arguments, one array after the other, and the
+    outputs those of the results. Loops of fixed length are unrolled; of branches, and
+    of entries at places that depend on the input, all are computed and one is selected.
+    Numbers are those of the function up to rounding: sums run from first to last.
+
+    Args:
+        fn: a function of a PyTree of arrays.
+        example: arrays, or what `jax.eval_shape` returns, of the shapes and types of
+            that PyTree.
+        finite: whether all numbers that the function meets may be taken to be finite,
+            and all divisors not 0, so that 0·x and 0/x are 0. Without it, nan and
+            infinities are as the function has them, except that the sign of a zero may
+            differ.
+        most: operations that are allowed while the program is built, among them those
+            that it turns out not to need.
+
+    Returns:
+        The program, and the shapes and types of what the function returns.
+
+    Raises:
+        Unfit: for functions that are no such program, or too large, and in which
+            primitive.
+
+    >>> import numpy as np
+    >>> def norm(point):
+    ...     return jnp.sqrt(point["x"] @ point["x"] + 0.0 * point["y"])
+    >>> made, out = program(norm, {"x": np.zeros(2), "y": np.zeros(())})
+    >>> made.counts["by"], sorted(made.used), out.shape
+    ({'mul': 2, 'add': 1, 'sqrt': 1}, [0, 1], ())
+    >>> (tile,) = made([jnp.array([3.0, 5.0]), jnp.array([4.0, 12.0]), None], (2,))
+    >>> tile.tolist()
+    [5.0, 13.0]
+    """
+    shapes = jax.eval_shape(lambda example: example, example)
+    closed, out = jax.make_jaxpr(fn, return_shape=True)(shapes)
+    algebra, inputs, args = Algebra(finite, most), [], []
+    for leaf in jax.tree.leaves(shapes):
+        if not fits(leaf.dtype):
+            raise Unfit(f"an input: the type {leaf.dtype}")
+        algebra.look("an input", EACH * leaf.size)
+        first = len(inputs)
+        inputs += [leaf.dtype] * leaf.size
+        places = range(first, len(inputs))
+        nodes = [algebra.input(place, leaf.dtype) for place in places]
+        args.append(filled(leaf.shape, nodes))
+    with np.errstate(all="ignore"):
+        found = Interpreter(algebra).run(closed.jaxpr, closed.consts, args)
+        outputs = [node for x in found for node in nodes_of(algebra, x).flat]
+    return Program(tuple(inputs), tuple(outputs)), out

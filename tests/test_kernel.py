@@ -1,5 +1,6 @@
 """Kernels of GPUs: interpreted on processors, as pools; lowered for CUDA."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,12 +22,14 @@ from flowattn.numerics.lanes.kernel import kernel_for
 from flowattn.numerics.lanes.lane import Lanes
 from flowattn.numerics.members import Members, explicit, first_of
 from flowattn.numerics.scalars import Unfit
+from flowattn.numerics.scalars.arrays import ELEMENTWISE
 from flowattn.observables import Recorder
 from flowattn.systems.focus.reduced import Focus2D, ReducedLoss, rates
 from flowattn.systems.keyword.system import KeywordPoint, keyword_loss
 
 COUNT = 37  # two programs, one of them partly without lanes
 KEYS = jr.split(jr.key(0), 8)
+UNCHECKED = [DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,8 +355,7 @@ def program_of(kernel, rule, mine):
 @pytest.mark.parametrize("make", [CASES["soft"], attention], ids=["soft", "attention"])
 def test_it_is_lowered_for_cuda(make, dtype):
     run, arrays = program_of(*parts_of(make(), dtype))
-    unchecked = [DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
-    text = export(jax.jit(run), platforms=["cuda"], disabled_checks=unchecked)(arrays)
+    text = export(jax.jit(run), platforms=["cuda"], disabled_checks=UNCHECKED)(arrays)
     assert text.mlir_module().count("__gpu$xla.gpu.triton") == 1
 
 
@@ -370,14 +372,45 @@ def inner(jaxpr):
 
 
 def test_the_field_stands_once_in_the_program():
-    class Erf(fa.AbstractFlow):
+    class Tangent(fa.AbstractFlow):
         def __call__(self, x, t=0.0):
-            return -jax.lax.erf(x)
+            return -jnp.tan(x)
 
-    case = Case(Erf(), draw(0), {})
+    case = Case(Tangent(), draw(0), {})
     run, arrays = program_of(*parts_of(case))
     found = [e.primitive.name for e in inner(jax.make_jaxpr(run)(arrays).jaxpr)]
-    assert found.count("pallas_call") == 1 and found.count("erf") == 1
+    assert found.count("pallas_call") == 1 and found.count("tan") == 1
+
+
+ONE = {
+    name: getattr(jax.lax, name)
+    for name in sorted(ELEMENTWISE)
+    if hasattr(jax.lax, name)
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_an_operation_is_lowered_or_refused(name):
+    """Otherwise a GPU would fail on a flow that a pool could run."""
+    operation, one = ONE[name], jnp.ones(())
+    for count in (1, 2, 3):
+        with contextlib.suppress(TypeError, ValueError):
+            kind = jax.eval_shape(operation, *count * [one]).dtype
+            break
+    else:
+        pytest.skip("it is not of floating-point numbers alone")
+
+    class Flow(fa.AbstractFlow):
+        def __call__(self, x, t=0.0):
+            found = operation(*count * [x])
+            return found.astype(x.dtype) if kind != x.dtype else found
+
+    try:
+        run, arrays = program_of(*parts_of(Case(Flow(), draw(0), {})))
+    except Unfit as reason:
+        assert name in str(reason)
+        return
+    export(jax.jit(run), platforms=["cuda"], disabled_checks=UNCHECKED)(arrays)
 
 
 class Sorted(fa.AbstractFlow):

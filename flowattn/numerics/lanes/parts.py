@@ -25,6 +25,16 @@ from .pool import checked_every
 # The kernel is compiled in seconds for fields up to about these sizes; beyond, its
 # numbers do not fit into the registers of a device.
 _OPERATIONS, _DIM = 2000, 32
+# What Pallas lowers to Triton, of the operations on single numbers.
+_LOWERED = frozenset(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clz
+    convert_element_type cos cosh div eq erf_inv exp exp2 expm1 floor ge gt integer_pow
+    is_finite le log log1p logistic lt max min mul ne neg nextafter not or
+    population_count pow rem rsqrt select_n shift_left shift_right_arithmetic
+    shift_right_logical sign sin sinh sqrt square sub tan tanh xor
+    """.split()
+)
 
 
 class Entries:
@@ -270,4 +280,8 @@ def _require_fit(rule: Lanes) -> None:
 
 
 def _made(fn: Any, example: Any, exact: bool = False) -> Program:
-    return program(fn, example, finite=not exact)[0]
+    made, _ = program(fn, example, finite=not exact)
+    for name in sorted(made.counts["by"]):
+        if name not in _LOWERED:
+            raise Unfit(f"{name}: kernels have no such operation")
+    return made

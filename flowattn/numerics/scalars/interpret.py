@@ -118,7 +118,7 @@ class Interpreter:
         if name in _PLACED:
             return [_PLACED[name](self._algebra, eqn, *ins)]
         if all(map(is_known, ins)):
-            return folded(eqn.primitive, eqn.params, ins)
+            return [np.asarray(x) for x in folded(eqn.primitive, eqn.params, ins)]
         if name in _OPERATIONS:
             return [_OPERATIONS[name](self._algebra, eqn, *ins)]
         if name == "cond":

@@ -2,6 +2,7 @@ from . import laws as laws
 from . import models as models
 from . import systems as systems
 from . import tasks as tasks
+from .cache import use_cache as use_cache
 from .entries import Entry as Entry
 from .errors import InputError as InputError
 from .flows import AbstractFlow as AbstractFlow

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 # The share of all output times considered on either side, and the minimum number.
 _WINDOW = 0.1
@@ -31,7 +32,10 @@ def without_dips(apart: Any, axis: int = 0) -> Any:
     >>> without_dips(np.array([3.0, 0.1, 2.0, 1.0, 0.5, 0.01])).tolist()
     [3.0, 2.0, 2.0, 1.0, 0.5, 0.05]
     """
-    xp: Any = jnp if isinstance(apart, jax.Array) else np
+    if isinstance(apart, jax.Array) and not isinstance(apart, Tracer):
+        # With JAX, each of the operations below would be a program to compile.
+        return jax.device_put(without_dips(np.asarray(apart), axis))
+    xp: Any = jnp if isinstance(apart, Tracer) else np
     rows = xp.moveaxis(apart, axis, 0)
     known = xp.where(xp.isnan(rows), xp.zeros((), rows.dtype), rows)
     width = max(_FEWEST, round(_WINDOW * len(known)))

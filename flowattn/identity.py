@@ -146,6 +146,19 @@ class ByFields(NamedTuple):
     thing: Any
 
 
+def computes(part: PyTree) -> bool:
+    """Whether any of a part of a run is computed.
+
+    >>> computes([1.0, Computed(abs, (1.0,))]), computes([1.0, 2.0])
+    (True, False)
+    """
+
+    def is_computed(leaf: Any) -> bool:
+        return isinstance(leaf, Computed)
+
+    return any(map(is_computed, jax.tree.leaves(part, is_leaf=is_computed)))
+
+
 def digest(part: PyTree) -> str:
     """A hash of a part of a run: of the computation for a `Computed` leaf, of class and
     fields for `ByFields`, else of arrays and plain values, each with its path. Other

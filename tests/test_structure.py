@@ -19,6 +19,7 @@ WORDS = {
     "errors",
     "fields",
     "precision",
+    "cache",
     "identity",
     "errorbar",
     "observables",

@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
+from ..cache import use_cache
+from ..errors import InputError
+from ..precision import set_precision
 from .process import say
+
+
+def set_up(precision: str | None = None) -> None:
+    """What a command does before it computes: it sets the precision, and keeps its
+    compiled programs on disk, where that is possible.
+    """
+    set_precision(precision)
+    try:
+        use_cache()
+    except InputError as error:
+        say(f"flowattn: {error}")
 
 
 @contextlib.contextmanager

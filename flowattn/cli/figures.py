@@ -17,9 +17,8 @@ from ..figures.registry import Figure as FigureOf
 from ..numerics.programs import clear_caches_if_many
 from ..panels import Picture, numbers
 from ..plotting import draw
-from ..precision import set_precision
 from . import process
-from .console import PathText
+from .console import PathText, set_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Figure:
         out, data = path_of("--out", self.out), self.data
         if data is not None:
             data = str(require_folder("--data", data))
-        set_precision(None)
+        set_up()
         runs = Runs(self.paper, data, process.say)
         for figure in FIGURES.values() if self.name == "all" else [FIGURES[self.name]]:
             absent = missing(figure, data)

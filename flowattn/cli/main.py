@@ -84,7 +84,7 @@ def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack ‖ or ν
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _Warnings()
     try:
         code = main(ready=process.raise_interrupts)
     except SystemExit as exit:  # from the parser, which has printed why
@@ -92,7 +92,23 @@ def entry() -> None:
     process.end(code)
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """A warning as one plain line."""
-    del category, filename, lineno, file, line
-    process.say(f"flowattn: {message}")
+class _Warnings:
+    """Shows warnings as plain lines; of JAX's that it cannot keep a program, which may
+    be one for every program, the first.
+    """
+
+    def __init__(self):
+        self._kept = True
+
+    def __call__(
+        self, message, category, filename, lineno, file=None, line=None
+    ) -> None:
+        del category, filename, lineno, file, line
+        text = str(message)
+        if "persistent compilation cache" in text:
+            if not self._kept:
+                return
+            self._kept = False
+            reason = text.rpartition("': ")[2]
+            text = f"compiled programs are not kept on disk: {reason}"
+        process.say(f"flowattn: {text}")

@@ -11,7 +11,6 @@ import tyro
 from ..disk.paths import is_there, path_of
 from ..disk.store import staged
 from ..errors import InputError
-from ..precision import set_precision
 from ..runs.options import Options
 from ..runs.outcomes import finished, status, unfinished
 from ..runs.plan import Plan, plan
@@ -20,7 +19,7 @@ from ..runs.saved import earlier_files, write_run
 from ..runs.table import heading, law_table, table
 from ..systems import AbstractSetting
 from . import process
-from .console import PathText, watch
+from .console import PathText, set_up, watch
 from .flags import OptimizerFlags, flag
 
 # Where a run in a folder keeps what it needs to resume.
@@ -40,7 +39,7 @@ def _planned(
 
     Raises `InputError` for flags that make no sense.
     """
-    set_precision(precision)
+    set_up(precision)
     defaults = system.defaults
     t1 = defaults.t1 if options.t1 is None else options.t1
     steps = defaults.steps if options.t1 is None else None

@@ -10,10 +10,9 @@ from ..disk.paths import is_there, path_of, require_folder
 from ..disk.store import staged
 from ..errors import InputError, quoted
 from ..plotting import plot_sweep
-from ..precision import set_precision
 from ..sweeps import counted, opened_dataset, require_undamaged, sweep
 from ..systems import AbstractSystem
-from .console import PathText, watch
+from .console import PathText, set_up, watch
 
 # The formats of a picture.
 _SUFFIXES = (".png", ".pdf", ".svg")
@@ -74,7 +73,7 @@ class Sweep:
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 
     def __call__(self) -> int:
-        set_precision(self.precision)
+        set_up(self.precision)
         if self.data is not None:
             require_folder("--data", self.data)
         if self.workers is not None and not 0 < self.workers <= _MOST_WORKERS:

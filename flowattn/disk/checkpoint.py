@@ -16,7 +16,7 @@ import equinox as eqx
 from jaxtyping import PyTree
 
 from ..errors import InputError
-from ..identity import UnidentifiedError, digest
+from ..identity import UnidentifiedError, computes, digest
 from .paths import is_there
 from .provenance import provenance, source_hash
 
@@ -64,9 +64,13 @@ class Checkpoint:
         self._origin["sources"] = source_hash()
 
     @property
-    def identity(self) -> str:
-        """The identity of all parts as one."""
-        return "".join(self._digests.values())
+    def computations(self) -> str:
+        """The identity of all parts that are computed, as one."""
+        return "".join(
+            digest
+            for name, digest in self._digests.items()
+            if computes(self.parts[name])
+        )
 
     def _require_place(self) -> None:
         """Raises `InputError` if no file can be written, before anything is run."""

@@ -184,11 +184,14 @@ def in_segments(
     lengths = [segment_length(run.read(), like.record, n) for n in run.stages]
     checkpoint = state = None
     if file is not None:
+        # With dictionaries in order, as programs receive them.
+        run = jax.tree.map(lambda leaf: leaf, run)
         parts = {**run.parts(), "the length of segments": lengths}
         checkpoint = Checkpoint(file, parts)
         # JAX may hold an older program of a function whose globals or attributes have
-        # changed since. With the identity as a static part of the run, it recompiles.
-        named: Any = {"identity": checkpoint.identity}
+        # changed since. With the identity of functions as a static part of the run, it
+        # recompiles; that of numbers would compile the refined solve again.
+        named: Any = {"identity": checkpoint.computations}
         run = dataclasses.replace(run, **named)
         state = checkpoint.load(like)
     limit = None if limit is None else jnp.asarray(limit)

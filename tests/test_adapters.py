@@ -225,6 +225,63 @@ def test_the_state_of_step_size_control_is_not_read():
         np.testing.assert_allclose(factors, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("start", [[2.0, -0.3], [0.0, 0.0]], ids=["away", "at 0"])
+def test_where_the_first_step_is_tried(start):
+    seen, y = [], jnp.array(start)
+
+    def slope(t, y, args):
+        jax.debug.callback(lambda t, y: seen.append((float(t), np.asarray(y))), t, y)
+        return jnp.cos(y)
+
+    def rms(x):
+        return jnp.sqrt(jnp.mean(x**2))
+
+    with layout("diffrax", "numerics.adapters.second_point"):
+        diffrax.PIDController(1e-3, 1e-6, norm=rms).init(
+            diffrax.ODETerm(slope),
+            0 * ONE,
+            ONE,
+            y,
+            None,
+            None,
+            lambda *a: slope(*a[1:]),
+            5,
+        )
+        jax.effects_barrier()
+        at = numerics.second_point(y, jnp.cos(y), 1e-3, 1e-6, rms)
+        (zero, first), (t, second) = sorted(seen, key=lambda pair: pair[0])
+        np.testing.assert_array_equal(first, y)
+        np.testing.assert_allclose([zero, t], [0.0, at], rtol=1e-14)
+        np.testing.assert_allclose(second, y + at * jnp.cos(y), rtol=1e-14)
+
+
+@pytest.mark.parametrize("times", [[0.1, 0.4, 1.0], [0.0, 0.5]])
+def test_output_times_without_checks(times):
+    """As diffrax's own, which are checked on the host."""
+    ts, seen = jnp.array(times), diffrax.SubSaveAt(t1=True, fn=lambda t, y, args: 2 * y)
+
+    def solve(saveat, **how):
+        return diffrax.diffeqsolve(
+            DECAY,
+            diffrax.Tsit5(),
+            0 * ONE,
+            ONE,
+            0.3 * ONE,
+            ONE,
+            saveat=diffrax.SaveAt(subs=[saveat, diffrax.SubSaveAt(t1=True)]),
+            stepsize_controller=diffrax.PIDController(1e-6, 1e-9),
+            **how,
+        )
+
+    with layout("diffrax", "numerics.adapters.OutputTimes"):
+        ours = solve(seen, adjoint=numerics.OutputTimes(ts=ts))
+        theirs = solve(diffrax.SubSaveAt(ts=ts, fn=seen.fn))
+        for x, y in zip((ours.ts, ours.ys), (theirs.ts, theirs.ys), strict=True):
+            np.testing.assert_array_equal(x[0], y[0])
+            np.testing.assert_array_equal(x[1], y[1])
+        assert len(ours.ts[0]) == len(times)
+
+
 class Report(eqx.Module):
     """More than an error."""
 

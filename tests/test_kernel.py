@@ -107,18 +107,18 @@ def square_root(**how):
     """The field lives on where the loss is undefined."""
 
     class Falls(fa.AbstractFlow):
-        def __call__(self, x, t=0.0):
+        def __call__(self, x, t: Any = 0.0):
             return -jnp.ones_like(x)
 
-        def defined(self, x, t=0.0):
-            return x > 0.2
+        def defined(self, params, t: Any = 0.0):
+            return params > 0.2
 
     start = jnp.linspace(0.3, 2.0, COUNT)
     return Case(Falls(), start, {"ts": [0.0, 0.5, 0.6, 1.5], "rtol": 1e-6, **how})
 
 
 class Forced(fa.AbstractFlow):
-    def __call__(self, x, t=0.0):
+    def __call__(self, x, t: Any = 0.0):
         return jnp.cos(3 * t) - x
 
 
@@ -132,7 +132,7 @@ def forced():
 class Linear(fa.AbstractFlow):
     matrix: jax.Array
 
-    def __call__(self, x, t=0.0):
+    def __call__(self, x, t: Any = 0.0):
         return self.matrix @ x
 
 
@@ -163,7 +163,7 @@ class HeavyBall(fa.AbstractFlow):
     def params(self, state):
         return state[0]
 
-    def __call__(self, state, t=0.0):
+    def __call__(self, state, t: Any = 0.0):
         x, v = state
         return v, -x - 0.3 * v
 
@@ -373,7 +373,7 @@ def inner(jaxpr):
 
 def test_the_field_stands_once_in_the_program():
     class Tangent(fa.AbstractFlow):
-        def __call__(self, x, t=0.0):
+        def __call__(self, x, t: Any = 0.0):
             return -jnp.tan(x)
 
     case = Case(Tangent(), draw(0), {})
@@ -401,7 +401,7 @@ def test_an_operation_is_lowered_or_refused(name):
         pytest.skip("it is not of floating-point numbers alone")
 
     class Flow(fa.AbstractFlow):
-        def __call__(self, x, t=0.0):
+        def __call__(self, x, t: Any = 0.0):
             found = operation(*count * [x])
             return found.astype(x.dtype) if kind != x.dtype else found
 
@@ -414,7 +414,7 @@ def test_an_operation_is_lowered_or_refused(name):
 
 
 class Sorted(fa.AbstractFlow):
-    def __call__(self, x, t=0.0):
+    def __call__(self, x, t: Any = 0.0):
         return -jnp.sort(x)
 
 
@@ -445,6 +445,25 @@ def test_what_is_no_engine():
 
     with pytest.raises(InputError, match="engine='kernel' is not for jit"):
         end(case.params)
+
+
+def test_a_kernel_that_fails_by_itself_gives_way_to_a_pool(monkeypatch):
+    """A compiler may refuse what was thought to fit, or a device lack memory."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    class Fails:
+        most = 1000
+
+        def __call__(self, *args):
+            raise NotImplementedError("no such layout")
+
+    monkeypatch.setattr(kernels, "kernel_for", lambda *args, **how: Fails())
+    case = focus("soft", t1=1.0)
+    with pytest.warns(UserWarning, match="the kernel failed .* no such layout"):
+        run = fa.ensemble(case.flow, case.params, **case.how)
+    assert run.stats["engine"] == "pool" and set(run.outcome) == {"successful"}
+    with pytest.raises(NotImplementedError):
+        fa.ensemble(case.flow, case.params, engine="kernel", **case.how)
 
 
 def test_what_fits_no_kernel_is_a_pools_where_there_is_a_gpu(monkeypatch):

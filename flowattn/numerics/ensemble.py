@@ -1,5 +1,6 @@
 """Ensemble: one flow from many starts, on all cores and devices."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -129,7 +130,16 @@ def ensemble(
         def run(solves: Solve) -> Trajectory:
             if in_trace:
                 return in_one_program(solves, *rest)[0].marked()
-            return together(solves, *rest, engine)[0]
+            try:
+                return together(solves, *rest, engine)[0]
+            except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+                if engine != "auto" or not kernels:
+                    raise
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(
+                    f"the kernel failed and a pool runs instead: {reason}", stacklevel=3
+                )
+                return together(solves, *rest, "pool")[0]
 
         found = run(solves).with_refined(run(solves.refined()) if error else None)
     # Flows that differ from member to member are not one source.

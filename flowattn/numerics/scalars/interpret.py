@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import Jaxpr, Literal
 
+from ...adapters import Jaxpr, Literal
 from .algebra import Algebra
 from .arrays import (
     CUMULATIONS,

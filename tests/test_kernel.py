@@ -232,6 +232,7 @@ def both(case: Case):
     )
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU rounds otherwise")
 @pytest.mark.parametrize("name", quick(*CASES))
 def test_a_kernel_is_the_pool_to_rounding(name):
     case = CASES[name]()
@@ -255,6 +256,40 @@ def test_a_kernel_is_the_pool_to_rounding(name):
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * largest)
         compared += 1
     assert compared >= 2
+
+
+@pytest.mark.device
+@pytest.mark.skipif(jax.default_backend() == "tpu", reason="kernels are of GPUs")
+@pytest.mark.parametrize("name", ["soft", "own tolerances", "own outputs", "blow-up"])
+def test_a_kernel_agrees_with_the_pool(name):
+    """On a GPU products and sums are fused otherwise, and a few lanes take another
+    step: all within the tolerances.
+    """
+    case = CASES[name]()
+    ours, theirs = both(case)
+    assert ours.stats["engine"] == "kernel" and ours.outcome == theirs.outcome
+    assert np.mean(ours.counts["steps"] == theirs.counts["steps"]) > 0.8
+    found, wanted = ((run.t_end, run.observed, run.path) for run in (ours, theirs))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_members_that_are_too_many_for_a_launch_are_several(monkeypatch):
+    case = focus("soft", t1=10.0, rtol=1e-5)
+    whole = fa.ensemble(case.flow, case.params, engine="kernel", **case.how)
+    monkeypatch.setattr(kernels, "_MOST_NUMBERS", 32)
+    made, launch = [], kernels.Kernel._launch
+
+    def seen(self, settings, own, start):
+        made.append(start[0].shape)
+        return launch(self, settings, own, start)
+
+    monkeypatch.setattr(kernels.Kernel, "_launch", seen)
+    kernels._kernel.cache_clear()
+    parts = fa.ensemble(case.flow, case.params, engine="kernel", **case.how)
+    assert made == [(19,)]  # traced once for both
+    np.testing.assert_array_equal(whole.params.mu, parts.params.mu)
+    np.testing.assert_array_equal(whole.counts["steps"], parts.counts["steps"])
 
 
 def test_the_cases_end_in_every_way():

@@ -130,7 +130,7 @@ def test_gradients_of_random_models(layers, dtype):
         return jnp.sum(x * jnp.asarray(np.linspace(-1, 1, 12).reshape(3, 4), x.dtype))
 
     p = {"x": jnp.zeros((3, 4)), "w": jnp.zeros((len(layers), 4, 4))}
-    limit = 1e-13 if dtype == "f8" else 1e-5
+    limit = 1e-13 if dtype == "float64" else 1e-5
     arguments = jax.tree.map(lambda x: x / 2, lanes(p, 4, dtype=dtype))
     check(jax.grad(loss), arguments, limit)
 

@@ -104,7 +104,7 @@ except fa.InputError as error:
     print(error)
 """
     done = run(tmp_path, command=[sys.executable, "-c", text])
-    assert "cannot be kept in /dev/null/held" in done.stdout, done.stderr
+    assert "cannot be kept in '/dev/null/held'" in done.stdout, done.stderr
 
 
 def test_of_many_failures_to_keep_a_program_one_is_shown(capsys):

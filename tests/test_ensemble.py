@@ -449,7 +449,8 @@ def test_few_members_may_hold_keys():
     params = {"x": jnp.arange(3.0), "key": jr.split(jr.key(1), 3)}
     flow = fa.GradientFlow(lambda p: jnp.sum((p["x"] - 1) ** 2))
     ends = fa.ensemble(flow, params, t1=1.0)
-    np.testing.assert_allclose(ends.params["x"], 1 + (params["x"] - 1) * np.exp(-2))
+    exact = 1 + (params["x"] - 1) * np.exp(-2)
+    np.testing.assert_allclose(ends.params["x"], exact, rtol=1e-5)
     assert (ends.params["key"] == params["key"]).all()
     assert (
         eqx.filter_jit(lambda p: fa.ensemble(flow, p, t1=1.0))(params).stats["engine"]

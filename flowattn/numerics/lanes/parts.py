@@ -122,7 +122,7 @@ class Parts:
         rest = self.rest.of(self._rest(self._entered(*start)))
         slopes = [start[2]] * self.tableau.stages
         self.field = _made(self._field, (settings, own_arrays, rest, zero, start[2]))
-        operations = self.field.counts["operations"]
+        operations = self.field.operations.total()
         if fits and operations > _OPERATIONS:
             raise Unfit(
                 f"a field of {operations} operations; a kernel takes {_OPERATIONS}"

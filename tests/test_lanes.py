@@ -132,10 +132,10 @@ used = set()
 # Eight blocks.
 before = blocks.run_block
 
-def seen(engine, own, count, device):
+def seen(rule, own, count, device, loop):
     used.add(device.id)
     assert count < 33
-    return before(engine, own, count, device)
+    return before(rule, own, count, device, loop)
 
 blocks.run_block = seen
 assert set(parallel.worker_devices()) == set(jax.devices())

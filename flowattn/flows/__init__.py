@@ -3,6 +3,7 @@
 from .base import AbstractFlow as AbstractFlow
 from .base import require_flow as require_flow
 from .base import velocity as velocity
+from .descent import DescentFlow as DescentFlow
 from .gradient import GradientFlow as GradientFlow
 from .gradient import moving as moving
 from .gradient import number_of as number_of

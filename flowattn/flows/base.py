@@ -69,6 +69,11 @@ class AbstractFlow(eqx.Module):
         return False
 
     @property
+    def gradients(self) -> int:
+        """The gradients of a loss that one velocity takes."""
+        return 1
+
+    @property
     def has_state(self) -> bool:
         """Whether the state is more than the parameters."""
         return type(self).start is not AbstractFlow.start

@@ -20,7 +20,7 @@ from ..precision import float_dtype
 from ..schedules import rate_at
 from ..trajectory import RESULTS, Trajectory
 from .segments import AbstractRun, Progress, latest_loss
-from .updates import begun, moved, searches
+from ..optimizers.updates import begun, moved, searches
 
 
 class DescentState(eqx.Module):

@@ -49,6 +49,10 @@ from .gradient import moving, number_of, others, scaled, settled_rates
 _HIGHEST = 6
 # A count that is later by this many steps may change an update by this share.
 _LATER, _SMOOTH = 1e-6, 1e-2
+# Updates are taken for signs if their sizes differ by no more than this share.
+_ALIKE = 1e-2
+
+
 class DescentState(eqx.Module):
     """The state of a `DescentFlow`: the parameters, the optimiser's state in units of
     `scales`, in which a tolerance means the same as for the parameters, and these.
@@ -110,11 +114,11 @@ class DescentFlow(AbstractFlow):
     def __init__(
         self,
         loss: Callable[[Any], Scalar],
-        optimizer: AbstractOptimizer,
+        optimizer: Any,
         *,
         rates: PyTree | None = None,
-        order: int = 2,
-        period: int = 1,
+        order: Any = 2,
+        period: Any = 1,
     ):
         if isinstance(loss, AbstractFlow) or not callable(loss):
             raise InputError(
@@ -266,9 +270,7 @@ class DescentFlow(AbstractFlow):
         )
         return updates, change
 
-    def defined(
-        self, params: DescentState, t: Scalar | float = 0.0
-    ) -> Bool[Array, ""]:
+    def defined(self, params: DescentState, t: Scalar | float = 0.0) -> Bool[Array, ""]:
         """Whether the loss is finite."""
         del t
         loss = self.loss
@@ -325,14 +327,14 @@ def _warn_of_momentum(optimizer: AbstractOptimizer, order: int, period: int) -> 
     circle = modulus * np.exp(1j * np.linspace(0, np.pi, 2001))
     if np.max(exponents(order, circle).real) > 0:
         warnings.warn(
-            f"with momentum {float(momentum):g} the flow of order {order} can be unstable "
-            "where the optimizer is not; order 2 never is",
+            f"with momentum {float(momentum):g} the flow of order {order} can be "
+            "unstable where the optimizer is not; that of order 2 never is",
             stacklevel=4,
         )
 
 
 def _require_steps(optimizer: AbstractOptimizer) -> None:
-    """Raises `InputError` for an optimiser of optax's whose steps no field can have, and
+    """Raises `InputError` for an optimiser of optax's whose steps no field can have;
     warns of one whose updates are signs. It makes a few steps to find out.
     """
     if not isinstance(optimizer, Optax) or any(
@@ -374,7 +376,8 @@ def _require_steps(optimizer: AbstractOptimizer) -> None:
             "the optimizer acts at some of its steps only: they are of no flow"
         )
     sizes = np.abs(np.concatenate([np.ravel(x[-1]) for x in jax.tree.leaves(updates)]))
-    if np.ptp(sizes) <= 1e-6 * sizes.max():
+    # Weight decay may be added to a sign.
+    if 0 < sizes.max() and np.ptp(sizes) <= _ALIKE * sizes.max():
         warnings.warn(
             "the optimizer's updates are signs, so that the field of its flow is not "
             "smooth",

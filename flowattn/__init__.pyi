@@ -8,6 +8,7 @@ from .errors import InputError as InputError
 from .flows import AbstractFlow as AbstractFlow
 from .flows import DescentFlow as DescentFlow
 from .flows import GradientFlow as GradientFlow
+from .flows import ModifiedLoss as ModifiedLoss
 from .flows import Switch as Switch
 from .flows import SwitchedFlow as SwitchedFlow
 from .laws import Law as Law

@@ -8,9 +8,14 @@ from pathlib import Path
 import jax
 import platformdirs
 
-from .errors import InputError
+from .errors import InputError, quoted
 
 _VARIABLE, _OFF = "FLOWATTN_CACHE", "off"
+# What JAX keeps: its own defaults, which leave out small programs, and ours.
+_LIMITS = {
+    "jax_persistent_cache_min_compile_time_secs": (1.0, 0),
+    "jax_persistent_cache_min_entry_size_bytes": (0, -1),
+}
 
 
 def use_cache(folder: str | os.PathLike[str] | None = None) -> Path | None:
@@ -38,18 +43,17 @@ def use_cache(folder: str | os.PathLike[str] | None = None) -> Path | None:
     """
     given = jax.config.jax_compilation_cache_dir  # pyright: ignore
     if given is not None:
-        return Path(given)
-    asked = (
-        folder or os.environ.get(_VARIABLE) or platformdirs.user_cache_dir("flowattn")
-    )
-    if str(asked) == _OFF:
+        return Path(given) if given else None
+    own = platformdirs.user_cache_dir("flowattn")
+    asked = folder or os.environ.get(_VARIABLE) or own
+    if str(asked).strip().lower() == _OFF:
         return None
-    place = Path(asked).expanduser().absolute() / _machine()
-    _require_writable(place)
+    place = _writable(asked)
     jax.config.update("jax_compilation_cache_dir", str(place))
     # Most programs are small, but there are many.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    for name, (default, ours) in _LIMITS.items():
+        if getattr(jax.config, name) == default:
+            jax.config.update(name, ours)
     return place
 
 
@@ -65,14 +69,21 @@ def _machine() -> str:
     return hashlib.sha256("\n".join(flags).encode()).hexdigest()[:16]
 
 
-def _require_writable(place: Path) -> None:
+def _writable(asked: str | os.PathLike[str]) -> Path:
+    """The folder for this machine in the one that is asked for.
+
+    Raises `InputError` if it cannot be written to.
+    """
     try:
+        place = Path(asked).expanduser().absolute() / _machine()
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = place / f".flowattn-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # also: a home of no user
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"compiled programs cannot be kept in {place}: {error.strerror or error}; "
+            f"compiled programs cannot be kept in {quoted(str(asked))}: {reason}; "
             f"choose another folder by {_VARIABLE}, or {_VARIABLE}={_OFF}"
         ) from None
+    return place

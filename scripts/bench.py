@@ -72,6 +72,9 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     if arguments.small and arguments.name != "device":
         sys.exit("--small is of device")
+    if arguments.name == "device" and not arguments.small:
+        if jax.default_backend() == "cpu":
+            sys.exit("device needs an accelerator; device --small tries it on this CPU")
     if arguments.name == "all":
         return _run_all(arguments.json or Path("benchmarks"), arguments.page)
     jax.config.update("jax_enable_x64", True)

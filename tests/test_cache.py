@@ -12,6 +12,13 @@ from flowattn.cli.main import _Warnings
 COMMAND = [sys.executable, "-m", "flowattn", "run", "focus", "--reduced", "--t1", "9"]
 
 
+ASKED = """
+import jax, flowattn as fa
+place = fa.use_cache()
+print(place and jax.config.jax_persistent_cache_min_compile_time_secs)
+"""
+
+
 def run(tmp_path: Path, *more: str, command=COMMAND, **variables: str):
     """A command as in a shell: without the cache that tests have."""
     own = {k: v for k, v in os.environ.items() if "CACHE" not in k}
@@ -55,6 +62,15 @@ def test_the_users_choice_stays(tmp_path):
     assert not (tmp_path / "ours").exists()
     done = run(tmp_path, FLOWATTN_CACHE="off")
     assert done.returncode == 0 and not files(tmp_path / ".cache")
+    for off in ("OFF", " off "):
+        done = run(tmp_path, command=[sys.executable, "-c", ASKED], FLOWATTN_CACHE=off)
+        assert done.stdout == "None\n", done.stderr
+    done = run(
+        tmp_path,
+        command=[sys.executable, "-c", ASKED],
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="7",
+    )
+    assert done.stdout.endswith("7.0\n"), done.stderr
 
 
 @pytest.mark.slow
@@ -65,6 +81,8 @@ def test_a_folder_that_cannot_be_written_costs_a_line(tmp_path):
     lines = [x for x in done.stderr.splitlines() if "cannot be kept" in x]
     assert len(lines) == 1 and "Not a directory" in lines[0], done.stderr
     assert "FLOWATTN_CACHE=off" in lines[0]
+    done = run(tmp_path, FLOWATTN_CACHE="~nosuchuser/held")
+    assert done.returncode == 0 and "cannot be kept in '~nosuch" in done.stderr
 
 
 def test_python_is_left_alone(tmp_path):
@@ -86,7 +104,7 @@ except fa.InputError as error:
     print(error)
 """
     done = run(tmp_path, command=[sys.executable, "-c", text])
-    assert "cannot be kept in /dev/null/held" in done.stdout, done.stderr
+    assert "cannot be kept in '/dev/null/held'" in done.stdout, done.stderr
 
 
 def test_of_many_failures_to_keep_a_program_one_is_shown(capsys):

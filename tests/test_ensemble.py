@@ -443,3 +443,16 @@ def test_what_is_each_members_own_may_be_traced(name):
     exact = np.exp(-ends if name != "rtol" else -jnp.ones(3))[:, None]
     found = jax.jit(run)(given[name])
     np.testing.assert_allclose(found, np.broadcast_to(exact, (3, 2)), rtol=1e-4)
+
+
+def test_few_members_may_hold_keys():
+    params = {"x": jnp.arange(3.0), "key": jr.split(jr.key(1), 3)}
+    flow = fa.GradientFlow(lambda p: jnp.sum((p["x"] - 1) ** 2))
+    ends = fa.ensemble(flow, params, t1=1.0)
+    exact = 1 + (params["x"] - 1) * np.exp(-2)
+    np.testing.assert_allclose(ends.params["x"], exact, rtol=1e-5)
+    assert (ends.params["key"] == params["key"]).all()
+    assert (
+        eqx.filter_jit(lambda p: fa.ensemble(flow, p, t1=1.0))(params).stats["engine"]
+        == "pool"
+    )

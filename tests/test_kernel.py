@@ -1,8 +1,6 @@
 """Kernels of GPUs: interpreted on processors, as pools; lowered for CUDA."""
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import diffrax
@@ -24,199 +22,23 @@ from flowattn.numerics.members import Members, explicit, first_of
 from flowattn.numerics.scalars import Unfit
 from flowattn.numerics.scalars.arrays import ELEMENTWISE
 from flowattn.observables import Recorder
-from flowattn.systems.focus.reduced import Focus2D, ReducedLoss, rates
-from flowattn.systems.keyword.system import KeywordPoint, keyword_loss
 
-COUNT = 37  # two programs, one of them partly without lanes
-KEYS = jr.split(jr.key(0), 8)
+from .kernel_cases import (
+    CASES,
+    COUNT,
+    Case,
+    attention,
+    chosen_of_three,
+    draw,
+    focus,
+    seen_mu,
+)
+
 UNCHECKED = [DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    flow: fa.AbstractFlow
-    params: Any
-    how: Mapping[str, Any]
-
-    @property
-    def moves(self):
-        return jax.tree.leaves(eqx.filter(self.params, eqx.is_inexact_array))
-
-
-def draw(key, *shape):
-    return jr.normal(KEYS[key], (COUNT, *shape))
-
-
-def focus(kind: str, **how):
-    flow = fa.GradientFlow(
-        ReducedLoss(Focus2D(None, None), kind, 20, 20), rates(20, False)
-    )
-    return Case(flow, Focus2D(draw(0), 2 * draw(1)), {"t1": 1e3, "rtol": 1e-7, **how})
-
-
-def keyword():
-    one = jnp.ones(())
-    flow = fa.GradientFlow(keyword_loss, KeywordPoint(one, one, logit=one))
-    point = jax.vmap(lambda b0, b1, logit: KeywordPoint(b0, b1, logit=logit))
-    start = point(draw(0), draw(1), draw(2))
-    return Case(flow, start, {"t1": 50.0, "rtol": 1e-7})
-
-
-def copying():
-    system = fa.systems.Copying(length=40, vocabulary=40, start=1e-4, reduced=True)
-    problem = system.problem(jr.key(0))
-    apart = 0.5 * jr.uniform(KEYS[3], (COUNT,))
-    start = jax.vmap(lambda more: jax.tree.map(lambda x: x + more, problem.params))(
-        apart
-    )
-    return Case(problem.flow, start, {"t1": 1e4, "rtol": 1e-7})
-
-
-class Attention(eqx.Module):
-    query: jax.Array
-    keys: jax.Array
-    values: jax.Array
-
-
-def attention_loss(model):
-    out = jax.nn.softmax(model.keys @ model.query) @ model.values
-    return 0.5 * (out - 1.0) ** 2
-
-
-def attention():
-    model = Attention(
-        draw(0, 2), draw(1, 4, 2), jnp.arange(4.0)[None] + 0.1 * draw(2, 4)
-    )
-    return Case(fa.GradientFlow(attention_loss), model, {"t1": 10.0, "rtol": 1e-7})
-
-
-def blow_up():
-    start = jnp.linspace(-1.0, 2.0, COUNT)
-    return Case(
-        fa.GradientFlow(lambda x: -(x**3) / 3), start, {"t1": 3.0, "rtol": 1e-6}
-    )
-
-
-def singular():
-    """The loss is undefined below 0, and reached in finite time."""
-    start = jnp.linspace(-0.5, 2.0, COUNT)
-    return Case(fa.GradientFlow(jnp.log), start, {"t1": 1.0, "rtol": 1e-6})
-
-
-def square_root(**how):
-    """The field lives on where the loss is undefined."""
-
-    class Falls(fa.AbstractFlow):
-        def __call__(self, x, t: Any = 0.0):
-            return -jnp.ones_like(x)
-
-        def defined(self, params, t: Any = 0.0):
-            return params > 0.2
-
-    start = jnp.linspace(0.3, 2.0, COUNT)
-    return Case(Falls(), start, {"ts": [0.0, 0.5, 0.6, 1.5], "rtol": 1e-6, **how})
-
-
-class Forced(fa.AbstractFlow):
-    def __call__(self, x, t: Any = 0.0):
-        return jnp.cos(3 * t) - x
-
-
-def forced():
-    start = jnp.linspace(-1.0, 2.0, COUNT)
-    ts = [0.5, 1.0, 1.1, 4.0, 9.0]
-    seen = {"x": lambda x: x}
-    return Case(Forced(), start, {"ts": ts, "rtol": 1e-7, "observe": seen})
-
-
-class Linear(fa.AbstractFlow):
-    matrix: jax.Array
-
-    def __call__(self, x, t: Any = 0.0):
-        return self.matrix @ x
-
-
-def own_flow():
-    flow = Linear(draw(3, 3, 3) - 3 * jnp.eye(3)[None])
-    axes = Linear(0)  # pyright: ignore[reportArgumentType]
-    return Case(flow, draw(4, 3), {"t1": 3.0, "rtol": 1e-7, "flow_axes": axes})
-
-
-def mixed_loss(p):
-    weight = jnp.where(p["on"], 1.0, 0.5).astype(p["x"].dtype)
-    return jnp.sum(weight * (p["x"] * p["n"].astype(p["x"].dtype) - 1) ** 2)
-
-
-def mixed():
-    params = {
-        "x": draw(4, 2),
-        "n": jr.randint(KEYS[5], (COUNT, 2), -3, 4),
-        "on": jr.bernoulli(KEYS[6], 0.5, (COUNT, 2)),
-    }
-    return Case(fa.GradientFlow(mixed_loss), params, {"t1": 2.0, "rtol": 1e-7})
-
-
-class HeavyBall(fa.AbstractFlow):
-    def start(self, params):
-        return params, jnp.zeros_like(params)
-
-    def params(self, state):
-        return state[0]
-
-    def __call__(self, state, t: Any = 0.0):
-        x, v = state
-        return v, -x - 0.3 * v
-
-
-def stateful():
-    seen = {"x": lambda x: x}
-    return Case(
-        HeavyBall(), draw(1), {"ts": [0.0, 1.0, 3.0], "rtol": 1e-7, "observe": seen}
-    )
-
-
-def seen_mu(params):
-    return params.mu
-
-
-CASES: dict[str, Callable[[], Case]] = {
-    "soft": lambda: focus("soft"),
-    "hard": lambda: focus("hard"),
-    "marginal": lambda: focus("marginal"),
-    "keyword": keyword,
-    "copying": copying,
-    "attention": attention,
-    "blow-up": blow_up,
-    "singular": singular,
-    "undefined at outputs": square_root,
-    "forced": forced,
-    "own flow": own_flow,
-    "mixed": mixed,
-    "stateful": stateful,
-    "max_steps": lambda: focus("soft", max_steps=20),
-    "dopri8": lambda: focus("soft", solver="dopri8", rtol=1e-9),
-    "own tolerances": lambda: focus(
-        "hard",
-        t1=np.geomspace(1, 1e3, COUNT),
-        rtol=np.geomspace(1e-5, 1e-8, COUNT),
-        atol=1e-9,
-    ),
-    "own outputs": lambda: focus(
-        "soft",
-        t1=None,
-        ts=np.geomspace(1, 1e3, COUNT)[:, None] * np.array([0, 0.01, 0.011, 0.5, 1]),
-        observe={"mu": seen_mu},
-        save_params=True,
-    ),
-    "many outputs": lambda: focus(
-        "soft",
-        t1=None,
-        ts=np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 30)]),
-        observe={"mu": seen_mu},
-    ),
-}
 # One of each kind; the others are slow to interpret.
-QUICK = ("soft", "blow-up", "own outputs", "mixed")
+QUICK = ("soft", "blow-up", "own outputs", "mixed", "dopri5", "0 times nan")
 
 
 def quick(*names):
@@ -290,6 +112,37 @@ def test_members_that_are_too_many_for_a_launch_are_several(monkeypatch):
     assert made == [(19,)]  # traced once for both
     np.testing.assert_array_equal(whole.params.mu, parts.params.mu)
     np.testing.assert_array_equal(whole.counts["steps"], parts.counts["steps"])
+
+
+@pytest.mark.parametrize("count", [5, 9, 37])
+def test_devices_share_the_members(count, monkeypatch):
+    case = focus("soft", t1=10.0, rtol=1e-5)
+    params = jax.tree.map(lambda x: x[:count], case.params)
+    one = fa.ensemble(case.flow, params, engine="kernel", **case.how)
+    four = 4 * jax.local_devices()
+    monkeypatch.setattr(jax, "local_devices", lambda: four)
+    shared = fa.ensemble(case.flow, params, engine="kernel", **case.how)
+    assert shared.params.mu.shape == (count,)
+    np.testing.assert_array_equal(shared.params.mu, one.params.mu)
+
+
+def test_weak_types_are_told_apart():
+    """Data of a weak type are computed with in the type of the rest."""
+
+    class Pulls(eqx.Module):
+        to: jax.Array
+
+        def __call__(self, x):
+            return 0.5 * jnp.sum((x - self.to.astype(x.dtype)) ** 2)
+
+    start = jnp.ones(3, jnp.float32)
+    for to in (jnp.asarray(0.1234567891234567), jnp.array([0.1234567891234567])[0]):
+        flow = fa.GradientFlow(Pulls(to))
+        ours, theirs = (
+            fa.ensemble(flow, start, t1=1.0, rtol=1e-4, engine=engine).params
+            for engine in ("kernel", "pool")
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_the_cases_end_in_every_way():
@@ -454,6 +307,29 @@ class Sorted(fa.AbstractFlow):
 
 
 REFUSED = {
+    "selection": (
+        lambda: Case(fa.GradientFlow(chosen_of_three), draw(0, 3), {}),
+        {},
+        "select_n",
+    ),
+    "keys": (
+        lambda: Case(
+            fa.GradientFlow(
+                jax.tree_util.Partial(lambda k, x: jr.normal(k) * x, jr.key(0))
+            ),
+            draw(0),
+            {},
+        ),
+        {},
+        "random keys",
+    ),
+    "half precision": (
+        lambda: Case(
+            fa.GradientFlow(lambda x: 0.5 * x**2), draw(0).astype(jnp.float16), {}
+        ),
+        {"rtol": 1e-2},
+        "float16",
+    ),
     "sort": (lambda: Case(Sorted(), draw(0, 3), {}), {}, "sort"),
     "events": (lambda: focus("soft"), {"events": {"e": seen_mu}}, "events"),
     "method": (lambda: focus("soft"), {"solver": diffrax.Heun()}, "last stage"),
@@ -487,17 +363,20 @@ def test_a_kernel_that_fails_by_itself_gives_way_to_a_pool(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
     class Fails:
-        most = 1000
+        most, failed = 1000, False
 
         def __call__(self, *args):
-            raise NotImplementedError("no such layout")
+            raise TypeError("no such layout")
 
-    monkeypatch.setattr(kernels, "kernel_for", lambda *args, **how: Fails())
+    fails = Fails()
+    monkeypatch.setattr(kernels, "kernel_for", lambda *args, **how: fails)
     case = focus("soft", t1=1.0)
-    with pytest.warns(UserWarning, match="the kernel failed .* no such layout"):
-        run = fa.ensemble(case.flow, case.params, **case.how)
+    with pytest.warns(UserWarning, match="the kernel failed .* no such layout") as said:
+        run = fa.ensemble(case.flow, case.params, error=True, **case.how)
+    assert len(said) == 1  # it is not tried again
     assert run.stats["engine"] == "pool" and set(run.outcome) == {"successful"}
-    with pytest.raises(NotImplementedError):
+    fa.ensemble(case.flow, case.params, **case.how)
+    with pytest.raises(TypeError):
         fa.ensemble(case.flow, case.params, engine="kernel", **case.how)
 
 

@@ -174,7 +174,7 @@ import jax
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, jax.random as jr, numpy as np
 import flowattn as fa
-from flowattn.numerics import ensemble, parallel
+from flowattn.numerics import blocks, parallel
 from flowattn.systems.focus.reduced import Focus2D
 
 system = fa.systems.Focus(reduced=True)
@@ -184,17 +184,17 @@ starts = Focus2D(*jr.normal(jr.key(5), (2, 1200)))
 vary = {"start_mu": "-2:2:16", "start_nu": "-3:3:20"}
 
 def both():
-    many = fa.ensemble(flow, starts, t1=10.0)
+    many = fa.ensemble(flow, starts, t1=10.0, engine="pool")
     return many, fa.sweep(system, vary, t1=10.0, observe=["mu", "nu"])
 
-lanes = ensemble.lanes_for(2)
+lanes = blocks.lanes_for(2)
 many, ends = both()
 assert (many.result == fa.RESULTS.successful).all() and (ends.result == 0).all()
 # All that the library asks: processors are dealt to as accelerators are.
 jax.default_backend = lambda: "gpu"
 there = tuple(jax.devices())
 assert len(there) == 4 and tuple(parallel.worker_devices()) == there
-assert lanes < 1200 < ensemble.lanes_for(2)
+assert lanes < 1200 < blocks.lanes_for(2)
 for _ in range(2):
     again, same = both()
     assert tuple(jax.devices()) == tuple(jax.local_devices()) == there

@@ -62,8 +62,11 @@ def test_solves_call_nothing_on_the_host(solver):
     """JAX keeps no program with host callbacks in its compilation cache."""
     flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
 
+    events = {"half": lambda x: x[0] - 0.5}
+
     def end(x, throw):
-        return fa.solve(flow, x, t1=1.0, solver=solver, throw=throw).params
+        how = {"solver": solver, "events": events, "throw": throw}
+        return fa.solve(flow, x, t1=1.0, **how).events
 
     for throw in (False, True):  # if it may raise, it does so on the host
         text = str(jax.make_jaxpr(lambda x, t=throw: end(x, t))(jnp.ones(3)))

@@ -93,12 +93,12 @@ def entry() -> None:
 
 
 class _Warnings:
-    """Shows warnings as plain lines; of JAX's that it cannot keep a program, which may
-    be one for every program, the first.
+    """Shows warnings as plain lines; of JAX's that it cannot keep a program, or read
+    one, of which there may be one for every program, the first.
     """
 
     def __init__(self):
-        self._kept = True
+        self._shown: set[str] = set()
 
     def __call__(
         self, message, category, filename, lineno, file=None, line=None
@@ -106,9 +106,14 @@ class _Warnings:
         del category, filename, lineno, file, line
         text = str(message)
         if "persistent compilation cache" in text:
-            if not self._kept:
+            what = "reading" if "Error reading" in text else "writing"
+            if what in self._shown:
                 return
-            self._kept = False
+            self._shown.add(what)
             reason = text.rpartition("': ")[2]
-            text = f"compiled programs are not kept on disk: {reason}"
+            text = {
+                "writing": f"compiled programs are not kept on disk: {reason}",
+                "reading": "compiled programs on disk are damaged, and are compiled "
+                f"again each time until their folder is removed: {reason}",
+            }[what]
         process.say(f"flowattn: {text}")

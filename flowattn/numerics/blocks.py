@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import threading
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -43,7 +44,7 @@ def in_one_program(
     """
     mine, rule = _rule(solves, own, count, max_steps, width)
     found, busy = run_pool(rule, _members_last(mine), count)
-    return _full(found, solves), busy
+    return dataclasses.replace(_full(found, solves), engine="pool"), busy
 
 
 @eqx.filter_jit
@@ -60,11 +61,10 @@ def of_few(members: Members, max_steps: Any, error: bool) -> Trajectory:
     the loop is a part of its program: on its own, it would take longer than the loop.
     """
     arrays, rest = eqx.partition(_few(members, max_steps, error), eqx.is_array)
-    found = eqx.combine(jax.tree.map(np.asarray, arrays), rest)
+    found = eqx.combine(jax.tree.map(on_host, arrays), rest)
     finer = None if found.refined is None else found.refined.marked()
     arrays, rest = eqx.partition(found.marked().with_refined(finer), eqx.is_array)
-    found = eqx.combine(jax.device_put(arrays), rest)
-    return dataclasses.replace(found, engine="pool")
+    return eqx.combine(jax.device_put(arrays), rest)
 
 
 def are_few(count: int) -> bool:
@@ -84,13 +84,14 @@ def together(
     the trajectories are `marked`. The engine is as for `ensemble`.
     """
     mine, rule = _rule(solves, own, count, max_steps, width)
-    loop, blocks = _kernel(engine, rule, mine), 1
+    loop, blocks = _kernel_of(engine, rule, mine), 1
     if loop is None:
         while blocks < _BLOCKS and count >= 2 * blocks * _FILLINGS * rule.width:
             blocks *= 2
     else:
         blocks = max(min(count, len(jax.local_devices())), -(-count // loop.most))
     size = -(-count // blocks)
+    blocks = -(-count // size)
 
     def block(number: int, device: Any) -> tuple[Trajectory, float]:
         rows = np.minimum(np.arange(number * size, (number + 1) * size), count - 1)
@@ -98,7 +99,19 @@ def together(
         real = min(size, count - number * size)
         return run_block(rule, part, real, device, loop)
 
-    found = sorted(parallel_map(block, range(blocks)))
+    try:
+        found = sorted(parallel_map(block, range(blocks)))
+    except InputError:
+        raise
+    except Exception as error:  # of a compiler or a device: there are many kinds
+        if loop is None or engine != "auto":
+            raise
+        loop.failed = True  # and is not tried again
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(
+            f"the kernel failed and a pool runs instead: {reason}", stacklevel=4
+        )
+        return together(solves, own, count, max_steps, width)
     parts = [trajectories for _, (trajectories, _) in found]
     all_of = jax.device_put(jax.tree.map(lambda *xs: np.concatenate(xs), *parts))
     busy = float(np.mean([busy for _, (_, busy) in found]))
@@ -108,7 +121,7 @@ def together(
     return found, busy
 
 
-def _kernel(engine: str, rule: Lanes, mine: PyTree) -> Any:
+def _kernel_of(engine: str, rule: Lanes, mine: PyTree) -> Any:
     """The kernel to run, None for a pool.
 
     Raises `InputError` if a kernel is asked for that cannot be.
@@ -121,12 +134,13 @@ def _kernel(engine: str, rule: Lanes, mine: PyTree) -> Any:
     from .lanes.kernel import kernel_for  # Pallas is slow to import
 
     try:
-        return kernel_for(
+        kernel = kernel_for(
             dataclasses.replace(rule, width=1),
             jax.tree.map(lambda x: jnp.asarray(first_of(x)), mine),
             interpret=platform == "cpu",
             fits=engine == "auto",
         )
+        return None if kernel.failed and engine == "auto" else kernel
     except Unfit as reason:
         if engine == "auto":
             return None

@@ -1,6 +1,5 @@
 """Ensemble: one flow from many starts, on all cores and devices."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,7 +64,6 @@ def ensemble(
             first axis and None for shared ones, like the `in_axes` of `vmap`.
         lanes: number of members that a loop integrates at once; None: chosen by size
             and platform.
-
         engine: "pool", loops over arrays of lanes, which fit every flow and processors;
             "kernel", one program of a GPU for small flows, many times as fast there (on
             a processor it is interpreted, which is slow and for tests); or "auto", the
@@ -101,13 +99,14 @@ def ensemble(
     require_positive(rtol=rtol, **({} if atol is None else {"atol": atol}))
     if not isinstance(rtol, Tracer):
         require_resolved(rtol, dtype)
+    relative = _array(rtol, dtype)
     members = Members(
         flow,
         params,
         state,
         times,
-        _array(rtol, dtype),
-        _array(rtol / 1000 if atol is None else atol, dtype),
+        relative,
+        relative / 1000 if atol is None else _array(atol, dtype),
         Recorder(observe, save_params, error),
         explicit(solver, rtol),
         events,
@@ -130,16 +129,7 @@ def ensemble(
         def run(solves: Solve) -> Trajectory:
             if in_trace:
                 return in_one_program(solves, *rest)[0].marked()
-            try:
-                return together(solves, *rest, engine)[0]
-            except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
-                if engine != "auto" or not kernels:
-                    raise
-                reason = " ".join(str(error).split())[:200]
-                warnings.warn(
-                    f"the kernel failed and a pool runs instead: {reason}", stacklevel=3
-                )
-                return together(solves, *rest, "pool")[0]
+            return together(solves, *rest, engine)[0]
 
         found = run(solves).with_refined(run(solves.refined()) if error else None)
     # Flows that differ from member to member are not one source.

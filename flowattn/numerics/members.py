@@ -121,6 +121,12 @@ def count_of(params: PyTree) -> int:
 
 def _own(flow: AbstractFlow, flow_axes: PyTree, count: int) -> PyTree:
     """A mask of the arrays of a flow that have the members as first axis."""
+    for axis in jax.tree.leaves(flow_axes):
+        if isinstance(axis, int) and axis != 0:
+            raise InputError(
+                "flow_axes holds 0 for arrays with the members as first axis and None "
+                f"for shared ones, got {axis}"
+            )
     own = jax.tree.map(
         lambda axis, part: jax.tree.map(lambda x: axis == 0 and eqx.is_array(x), part),
         flow_axes,

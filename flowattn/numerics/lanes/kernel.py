@@ -59,6 +59,9 @@ def kernel_for(
     data = eqx.tree_at(
         settings_of, rule, (None,) * len(settings_of(rule)), is_leaf=lambda x: x is None
     )
+    held = jax.tree.leaves(eqx.filter((data, own), eqx.is_array))
+    if any(jnp.issubdtype(x.dtype, jax.dtypes.extended) for x in held):
+        raise Unfit("random keys, which are no numbers")
     size = sum(x.size for x in jax.tree.leaves(eqx.filter(data, eqx.is_array)))
     if size > _MOST_DATA:
         raise Unfit(f"{size} data of a flow; a kernel takes {_MOST_DATA}")
@@ -93,7 +96,8 @@ def _value(leaf: Any) -> Any:
     if not eqx.is_array(leaf):
         return leaf
     held = np.asarray(leaf)
-    return held.shape, held.dtype, held.tobytes()
+    weak = getattr(leaf, "weak_type", False)
+    return held.shape, held.dtype, weak, held.tobytes()
 
 
 class Kernel:
@@ -101,7 +105,8 @@ class Kernel:
     it on a processor, operation by operation.
 
     Data that all lanes share are constants of the kernel. Called with a rule that
-    differs in its settings alone, it returns what `pool.run_pool` does.
+    differs in its settings alone, it returns what `pool.run_pool` does. `failed`: it
+    did not compile or run where it was tried.
 
     Raises:
         Unfit: if no kernel can run the rule, with the reason.
@@ -111,6 +116,7 @@ class Kernel:
         self, rule: Lanes, own: PyTree, interpret: bool = False, fits: bool = True
     ):
         self.parts, self._interpret = Parts(rule, own, fits), interpret
+        self.failed = False
 
     @property
     def most(self) -> int:
@@ -193,10 +199,11 @@ class Kernel:
             if self._interpret
             else plt.CompilerParams(num_warps=1, num_stages=1),
         )
+        rows_of_start = [x.reshape(-1, cells) for x in start]
         flat = [
             # There are no tiles of truth values in memory.
             (x.astype(jnp.int32) if x.dtype == bool else x).reshape(-1)
-            for x in (jnp.concatenate(start_rows(start)), *settings, *own)
+            for x in (jnp.concatenate(rows_of_start), *settings, *own)
         ]
         found = launched(_table(parts.tableau, parts.dtype).reshape(-1), *flat)
         y, wide, counts, between = (
@@ -207,11 +214,6 @@ class Kernel:
         rest = [next(wide if is_float else counts) for is_float in floats]
         steps = range(0, parts.outputs * dim, dim)
         return y, rest, [between[i : i + dim] for i in steps]
-
-
-def start_rows(start: Tiles) -> Tiles:
-    """The numbers of a state, one after the other; lanes are the last axis."""
-    return [x.reshape(-1, x.shape[-1]) for x in start]
 
 
 def _table(tableau: Tableau, dtype: Any) -> Array:
@@ -329,19 +331,21 @@ class _Machine:
         y, slopes, h, rest = state
         known = [*slopes, slope]
         flat = [number for each in known for number in each]
-        undefined = self._undefined(rest, h, y, flat)
+        undefined = self._undefined(rest, h, y, point, flat)
         size = len(parts.rest.dtypes)
         new = self._call(parts.judge, rest, y, [h], point, flat, [undefined])
         rest, new = new[:size], new[size:]
         ends, first, (following,) = new[:dim], new[dim : 2 * dim], new[2 * dim :]
-        rest = self._written(rest, h, y, flat)
+        rest = self._written(rest, h, y, point, flat)
         # Old slopes that are not finite must not return as 0 times nan.
         cleared = [first] + [[self.zero] * dim for _ in slopes[1:]]
         return ends, cleared, following, rest
 
     # Outputs.
 
-    def _undefined(self, rest: Tiles, h: Any, y: Tiles, slopes: Tiles) -> Any:
+    def _undefined(
+        self, rest: Tiles, h: Any, y: Tiles, y1: Tiles, slopes: Tiles
+    ) -> Any:
         """Whether the step passes an output at which the field is undefined."""
         parts, none = self.parts, jnp.full(self.shape, False)
         defined = parts.defined
@@ -356,14 +360,16 @@ class _Machine:
         def look(carry: Any) -> Any:
             row, undefined = carry
             now, at = due(carry), self._until(rest, row)
-            there = self._call(parts.between, [at], [h], y, slopes)
+            there = self._call(parts.between, [at], [h], y, y1, slopes)
             (known,) = self._call(defined, rest, [at], there)
             return jnp.where(now, row + 1, row), undefined | (now & ~known)
 
         begin = rest[parts.at_written].astype(jnp.int32), none
         return lax.while_loop(lambda carry: self._any(due(carry)), look, begin)[1]
 
-    def _written(self, rest: Tiles, h: Any, y: Tiles, slopes: Tiles) -> Tiles:
+    def _written(
+        self, rest: Tiles, h: Any, y: Tiles, y1: Tiles, slopes: Tiles
+    ) -> Tiles:
         """A lane after its outputs that the last step has passed were stored."""
         parts, place = self.parts, self.parts.at_written
         if parts.outputs == 0:
@@ -374,7 +380,7 @@ class _Machine:
 
         def write(row: Any) -> Any:
             now, at = due(row), jnp.clip(h + self._until(rest, row), 0, h)
-            there = self._call(parts.between, [at], [h], y, slopes)
+            there = self._call(parts.between, [at], [h], y, y1, slopes)
             row32 = jnp.minimum(row, parts.outputs - 1)
             self._store(self.to_between, there, row32 * len(parts.y), now)
             return jnp.where(now, row + 1, row)

@@ -112,6 +112,8 @@ class Parts:
         self.dtype = whole.times.dtype
         if fits and len(self.y) > _DIM:
             raise Unfit(f"{len(self.y)} parameters; a kernel holds {_DIM} at most")
+        if self.dtype not in (jnp.float32, jnp.float64):
+            raise Unfit(f"{self.dtype}; a kernel computes in float32 or float64")
         if any(x.dtype != self.dtype for x in self.y.leaves):
             raise Unfit(f"parameters that are not all {self.dtype}")
         zero = jnp.zeros((), self.dtype)
@@ -120,25 +122,23 @@ class Parts:
         rest = self.rest.of(self._rest(self._entered(*start)))
         slopes = [start[2]] * self.tableau.stages
         self.field = _made(self._field, (settings, own_arrays, rest, zero, start[2]))
-        operations = self.field.counts["operations"]
+        operations = self.field.operations.total()
         if fits and operations > _OPERATIONS:
             raise Unfit(
                 f"a field of {operations} operations; a kernel takes {_OPERATIONS}"
             )
-        self.enter = _made(self._enter, start, exact=True)
-        self.probe = _made(self._probe, (*start, start[2]), exact=True)
-        self.choose = _made(
-            self._choose, (settings, own_arrays, rest, *[start[2]] * 3), exact=True
-        )
+        self.enter = _made(self._enter, start)
+        self.probe = _made(self._probe, (*start, start[2]))
+        self.choose = _made(self._choose, (settings, own_arrays, rest, *[start[2]] * 3))
         undefined = jnp.array(False)
         step = rest, start[2], zero, start[2], slopes, undefined
-        self.judge = _made(self._judge, (settings, own_arrays, *step), exact=True)
-        at = zero, zero, start[2], slopes
-        self.between = _made(self._between, at, exact=True)
+        self.judge = _made(self._judge, (settings, own_arrays, *step))
+        at = zero, zero, start[2], start[2], slopes
+        self.between = _made(self._between, at)
         defined = None
         if self.outputs:
             place = settings, own_arrays, rest, zero, start[2]
-            defined = _made(self._defined, place, exact=True)
+            defined = _made(self._defined, place)
             if all(node.known and node.value for node in defined.outputs):
                 defined = None
         self.defined = defined
@@ -245,10 +245,10 @@ class Parts:
         return rest, self.y.of(new.y), self.y.of(new.slope), following
 
     def _between(self, args: Any) -> Any:
-        at, h, y, slopes = args
+        at, h, y, y1, slopes = args
         rises = [h * jnp.stack(each) for each in zip(*slopes, strict=True)]
-        start, solver = self.y.tree(y), self._lanes.solver
-        path = explicit_path(solver, h, start, start, self.y.tree(rises))
+        ends = self.y.tree(y), self.y.tree(y1)
+        path = explicit_path(self._lanes.solver, h, *ends, self.y.tree(rises))
         return self.y.of(path.evaluate(at))
 
     def _defined(self, args: Any) -> Any:
@@ -279,9 +279,12 @@ def _require_fit(rule: Lanes) -> None:
         raise Unfit("a method whose last stage is not at the end of its step")
 
 
-def _made(fn: Any, example: Any, exact: bool = False) -> Program:
-    made, _ = program(fn, example, finite=not exact)
-    for name in sorted(made.counts["by"]):
-        if name not in _LOWERED:
+def _made(fn: Any, example: Any) -> Program:
+    made, _ = program(fn, example, finite=False)
+    for node in made.nodes:
+        if node.operation is None:
+            continue
+        name = node.operation.name
+        if name not in _LOWERED or (name == "select_n" and len(node.args) > 3):
             raise Unfit(f"{name}: kernels have no such operation")
     return made

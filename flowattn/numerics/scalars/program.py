@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +15,6 @@ from .algebra import Algebra
 from .arrays import filled, nodes_of
 from .graph import EACH, Node, Unfit, fits
 from .interpret import Interpreter
-
-# Operations that take many times as long as an addition.
-_DEAR = frozenset(
-    """
-    acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma
-    div erf erf_inv erfc exp exp2 expm1 igamma igamma_grad_a igammac lgamma log log1p
-    logistic polygamma pow regularized_incomplete_beta rem rsqrt sin sinh sqrt tan tanh
-    zeta
-    """.split()
-)
-
-
-class Counts(TypedDict):
-    """How many nodes of each sort a program has: operations, those of them that take
-    long, constants, and operations by the name of their primitive.
-    """
-
-    operations: int
-    dear: int
-    constants: int
-    by: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +46,9 @@ class Program:
         return frozenset(n.place for n in self.nodes if n.place is not None)
 
     @property
-    def counts(self) -> Counts:
-        """The numbers of nodes."""
-        operations = [node.operation for node in self.nodes if node.operation]
-        by = Counter(operation.name for operation in operations)
-        return {
-            "operations": by.total(),
-            "dear": sum(count for name, count in by.items() if name in _DEAR),
-            "constants": sum(node.known for node in self.nodes),
-            "by": dict(by),
-        }
+    def operations(self) -> Counter[str]:
+        """How many operations there are, by the name of their primitive."""
+        return Counter(node.operation.name for node in self.nodes if node.operation)
 
     def __call__(
         self, tiles: Sequence[Array | None], shape: tuple[int, ...]
@@ -139,7 +111,7 @@ def program(
     >>> def norm(point):
     ...     return jnp.sqrt(point["x"] @ point["x"] + 0.0 * point["y"])
     >>> made, out = program(norm, {"x": np.zeros(2), "y": np.zeros(())})
-    >>> made.counts["by"], sorted(made.used), out.shape
+    >>> dict(made.operations), sorted(made.used), out.shape
     ({'mul': 2, 'add': 1, 'sqrt': 1}, [0, 1], ())
     >>> (tile,) = made([jnp.array([3.0, 5.0]), jnp.array([4.0, 12.0]), None], (2,))
     >>> tile.tolist()

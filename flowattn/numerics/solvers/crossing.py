@@ -60,18 +60,20 @@ def crossing(
     def root() -> Float[Array, ""]:
         start, end = jnp.asarray(path.t0), jnp.asarray(path.t1)
         tolerance = 4 * float(jnp.finfo(start.dtype).eps)
-        other = jnp.where(after == 0, 1.0, -after).astype(start.dtype)
+        # Made to rise, so that no check of the two ends (by a callback) is needed.
+        up = jnp.where(before == _UNDEFINED, -1.0, -before)
+        up = jnp.where(after == 0, up, after).astype(start.dtype)
 
         def along(share, _):
             value = event(path.evaluate(start + share * (end - start)))
-            value = jnp.asarray(value, share.dtype)
-            value = jnp.where(jnp.isfinite(value), value, other)
+            value = up * jnp.asarray(value, share.dtype)
+            value = jnp.where(jnp.isfinite(value), value, -1.0)
             # In a batch, runs without a sign change still search for a root.
             return jnp.where(changes, value, share - 0.5)
 
         found = optx.root_find(
             along,
-            optx.Bisection(tolerance, tolerance, expand_if_necessary=False),
+            optx.Bisection(tolerance, tolerance, flip=False),
             jnp.asarray(0.5, start.dtype),
             options={"lower": jnp.zeros_like(start), "upper": jnp.ones_like(start)},
             throw=False,

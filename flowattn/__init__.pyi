@@ -19,6 +19,8 @@ from .measures.compare import compare as compare
 from .measures.defect import defect as defect
 from .measures.gap import EnsembleGap as EnsembleGap
 from .measures.gap import Gap as Gap
+from .measures.orders import Orders as Orders
+from .measures.orders import orders as orders
 from .measures.sharpness import sharpness as sharpness
 from .numerics.descend import descend as descend
 from .numerics.ensemble import ensemble as ensemble

@@ -31,7 +31,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree, Scalar
 
@@ -100,7 +99,7 @@ class DescentFlow(AbstractFlow):
     >>> flow = fa.DescentFlow(lambda x: 0.5 * jnp.sum(x**2), fa.SGD(0.1), order=3)
     >>> run = fa.solve(flow, jnp.array([1.0]), t1=1.0, rtol=1e-10)
     >>> round(float(run.params[0]), 5), round(0.9**10, 5)
-    (0.34892, 0.34868)
+    (0.34877, 0.34868)
     """
 
     loss: Callable[[Any], Scalar] = eqx.field(converter=by_identity)
@@ -245,7 +244,7 @@ class DescentFlow(AbstractFlow):
         return weights.ravel()
 
     @property
-    def _rule(self) -> optax.GradientTransformationExtraArgs:
+    def _rule(self) -> Any:
         return self.optimizer.transformation
 
     def _step(self, rest: PyTree, z: PyTree, number: Array) -> PyTree:
@@ -309,11 +308,12 @@ def _as_floats(state: PyTree, arrays: PyTree) -> PyTree:
 def exponents(order: int, multipliers: Any) -> np.ndarray:
     """ℓ_p(μ), the exponents that the flow of order p has for multipliers of q steps.
 
-    >>> exponents(2, [0.9, -0.5]).tolist()
-    [-0.105, -2.625]
+    >>> exponents(2, [0.75, -0.5]).tolist()
+    [-0.28125, -2.625]
     """
     away = 1 - np.asarray(multipliers)
-    return -sum(away**j / j for j in range(1, order + 1))
+    powers = [away**j / j for j in range(1, order + 1)]
+    return -np.sum(powers, axis=0)
 
 
 def _warn_of_momentum(optimizer: AbstractOptimizer, order: int, period: int) -> None:
@@ -325,7 +325,7 @@ def _warn_of_momentum(optimizer: AbstractOptimizer, order: int, period: int) -> 
         return
     modulus = float(momentum) ** (period / 2)
     circle = modulus * np.exp(1j * np.linspace(0, np.pi, 2001))
-    if np.max(exponents(order, circle).real) > 0:
+    if np.max(np.real(exponents(order, circle))) > 0:
         warnings.warn(
             f"with momentum {float(momentum):g} the flow of order {order} can be "
             "unstable where the optimizer is not; that of order 2 never is",
@@ -344,7 +344,7 @@ def _require_steps(optimizer: AbstractOptimizer) -> None:
     rule = optimizer.transformation
     params = {"a": jnp.linspace(0.3, 1.0, 3), "b": jnp.linspace(-1.0, 0.7, 6)}
     params = jax.tree.map(jnp.asarray, {**params, "b": params["b"].reshape(2, 3)})
-    if searches(rule, params, lambda p: sum(jnp.sum(x**2) for x in p.values())):
+    if searches(rule, params, lambda p: jnp.sum(p["a"] ** 2) + jnp.sum(p["b"] ** 2)):
         raise InputError("the optimizer searches along its steps: they are of no flow")
     state = begun(rule, params)
     _as_floats(state, params)  # raises for what is no number

@@ -64,7 +64,7 @@ class ModifiedLoss(AbstractExplicitLoss):
     """
 
     loss: Callable[[Any], Scalar] = eqx.field(converter=by_identity)
-    optimizer: SGD
+    optimizer: Any
     rates: PyTree | None = eqx.field(
         default=None, converter=settled_rates, kw_only=True
     )
@@ -86,6 +86,21 @@ class ModifiedLoss(AbstractExplicitLoss):
                 "ModifiedLoss needs an optimizer without weight decay: write the decay "
                 "into the loss"
             )
+
+    @property
+    def original(self) -> Callable[[Any], Scalar]:
+        """The loss that the descent descends."""
+        return self.loss
+
+    @property
+    def shadows(self) -> dict[str, Any]:
+        """The optimiser that the gradient flow of this loss follows."""
+        return {"optimizer": self.optimizer}
+
+    @property
+    def order(self) -> int:
+        """The power of the rate with which it does: 2; with momentum, from `start`."""
+        return 2
 
     @property
     def age(self) -> Any:

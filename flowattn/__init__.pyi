@@ -6,7 +6,9 @@ from .cache import use_cache as use_cache
 from .entries import Entry as Entry
 from .errors import InputError as InputError
 from .flows import AbstractFlow as AbstractFlow
+from .flows import DescentFlow as DescentFlow
 from .flows import GradientFlow as GradientFlow
+from .flows import ModifiedLoss as ModifiedLoss
 from .flows import Switch as Switch
 from .flows import SwitchedFlow as SwitchedFlow
 from .laws import Law as Law
@@ -17,6 +19,8 @@ from .measures.compare import compare as compare
 from .measures.defect import defect as defect
 from .measures.gap import EnsembleGap as EnsembleGap
 from .measures.gap import Gap as Gap
+from .measures.orders import Orders as Orders
+from .measures.orders import orders as orders
 from .measures.sharpness import sharpness as sharpness
 from .numerics.descend import descend as descend
 from .numerics.ensemble import ensemble as ensemble

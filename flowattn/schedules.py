@@ -96,6 +96,16 @@ def _blocks(
         yield first, rates
 
 
+def largest_rate(schedule: Schedule) -> float:
+    """The largest rate among the first steps of a schedule, some 260,000.
+
+    >>> import optax
+    >>> largest_rate(optax.cosine_decay_schedule(0.5, 100))
+    0.5
+    """
+    return float(np.max(_rates(schedule, 0, _BLOCK)))
+
+
 def sums_of(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
     """The sums of the first N rates, for increasing N."""
     found, total = np.zeros(len(counts)), 0.0

@@ -153,7 +153,7 @@ def named(path: Path) -> set[str]:
         (
             "xarray",
             "datasets.py store.py cellstore.py words.py base.py run.py sweep_panels.py "
-            "plots.py",
+            "plots.py orders.py",
         ),
         ("matplotlib", "draw.py style.py"),
     ],

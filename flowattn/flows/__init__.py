@@ -3,6 +3,7 @@
 from .base import AbstractFlow as AbstractFlow
 from .base import require_flow as require_flow
 from .base import velocity as velocity
+from .descent import DescentFlow as DescentFlow
 from .gradient import GradientFlow as GradientFlow
 from .gradient import moving as moving
 from .gradient import number_of as number_of
@@ -10,6 +11,7 @@ from .gradient import others as others
 from .gradient import require_moving as require_moving
 from .gradient import scaled as scaled
 from .gradient import settled_rates as settled_rates
+from .modified import ModifiedLoss as ModifiedLoss
 from .switched import Switch as Switch
 from .switched import SwitchedFlow as SwitchedFlow
 from .switched import gradient_flow as gradient_flow

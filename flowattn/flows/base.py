@@ -49,10 +49,15 @@ class AbstractFlow(eqx.Module):
     @property
     def descent(self) -> dict[str, Any] | None:
         """The arguments of `descend` (`optimizer`, `rates`, `switch`) for the descent
-        that this flow shadows; None if it shadows none. For `compare` to claim an order
-        the flow has the loss of that descent as its attribute `loss`.
+        that this flow shadows; None if it shadows none. For `compare` to claim an
+        order, `descended` is the loss of that descent.
         """
         return None
+
+    @property
+    def descended(self) -> Any:
+        """The loss of that descent; here the attribute `loss`, if there is one."""
+        return getattr(self, "loss", None)
 
     @property
     def order(self) -> int | None:
@@ -67,6 +72,11 @@ class AbstractFlow(eqx.Module):
         stabilised solver `RKC` is made for these. If False, "auto" never uses it.
         """
         return False
+
+    @property
+    def gradients(self) -> int:
+        """The gradients of a loss that one velocity takes."""
+        return 1
 
     @property
     def has_state(self) -> bool:

@@ -90,13 +90,22 @@ class GradientFlow(AbstractFlow):
 
     @property
     def descent(self) -> dict[str, Any]:
-        """Gradient descent with the same rates, at any learning rate and momentum."""
-        return {"rates": self.rates}
+        """Gradient descent with the same rates: at any learning rate and momentum, or
+        of the optimiser that the loss was made for (`ModifiedLoss`).
+        """
+        return {**getattr(self.loss, "shadows", {}), "rates": self.rates}
+
+    @property
+    def descended(self) -> Any:
+        """The loss of that descent."""
+        return getattr(self.loss, "original", self.loss)
 
     @property
     def order(self) -> int:
-        """1: gradient descent is Euler's method for this flow."""
-        return 1
+        """1: gradient descent is Euler's method for this flow; 2 for the loss that was
+        modified for it.
+        """
+        return getattr(self.loss, "order", 1)
 
     @property
     def real_spectrum(self) -> bool:

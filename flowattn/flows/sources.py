@@ -40,9 +40,9 @@ class Source(NamedTuple):
 
 def source_of_flow(flow: AbstractFlow) -> Source:
     """The source of a solve of a flow."""
-    legs, switches = _legs(flow)
-    if not legs and (shadow := _shadow(flow)) is not None:
+    if (shadow := _shadow(flow)) is not None:
         return shadow
+    legs, switches = _legs(flow)
     if not legs or any(b <= a for a, b in zip(switches, switches[1:], strict=False)):
         reason = f"the flow is a {type(flow).__name__}, not a gradient flow of losses"
         return Source((), (), (), None, None, reason)
@@ -55,7 +55,7 @@ def _shadow(flow: AbstractFlow) -> Source | None:
     """The source of a flow that declares which descent of its `loss` it shadows, and to
     which order; None for any other.
     """
-    descent, order, loss = flow.descent, flow.order, getattr(flow, "loss", None)
+    descent, order, loss = flow.descent, flow.order, flow.descended
     if not descent or "optimizer" not in descent or order is None or loss is None:
         return None
     switch = descent.get("switch")

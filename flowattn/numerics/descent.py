@@ -16,11 +16,11 @@ from ..identity import Computed
 from ..losses import AbstractBatchLoss
 from ..observables import Recorder, blank
 from ..optimizers import AbstractOptimizer
+from ..optimizers.updates import begun, moved, searches
 from ..precision import float_dtype
 from ..schedules import rate_at
 from ..trajectory import RESULTS, Trajectory
 from .segments import AbstractRun, Progress, latest_loss
-from .updates import begun, moved, searches
 
 
 class DescentState(eqx.Module):

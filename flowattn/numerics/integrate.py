@@ -92,7 +92,8 @@ class Solve(AbstractRun[SolveState]):
     @property
     def stages(self) -> tuple[int, ...]:
         """Gradient evaluations per step, for each method."""
-        return tuple(method.stages for method in self.methods)
+        each = self.flow.gradients
+        return tuple(method.stages * each for method in self.methods)
 
     def read(self) -> PyTree:
         """The arrays that one evaluation of the field reads."""
@@ -435,7 +436,7 @@ class Solve(AbstractRun[SolveState]):
             lambda x, like: blank(unpacked(x, like.dtype), kept), state.record, like
         )
         counts = {
-            "gradient_evaluations": control.evaluations,
+            "gradient_evaluations": control.evaluations * self.flow.gradients,
             "hessian_vector_products": control.products,
             "steps": control.accepted,
             "rejected": control.tried - control.accepted,

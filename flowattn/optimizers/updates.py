@@ -13,6 +13,21 @@ from jaxtyping import PyTree, Scalar
 from ..errors import InputError, shown
 
 
+def updated(
+    optimizer: optax.GradientTransformationExtraArgs,
+    gradient: PyTree,
+    state: PyTree,
+    params: PyTree,
+    **seen: Any,
+) -> tuple[PyTree, PyTree]:
+    """What a step adds to the parameters, and the state after it; `seen` holds what a
+    step can pass to the rule besides the gradient: `value`, `grad`, `value_fn`.
+    """
+    # Optax counts steps in integers and multiplies them by floats.
+    with jax.numpy_dtype_promotion("standard"):
+        return optimizer.update(gradient, state, params, **seen)
+
+
 def moved(
     optimizer: optax.GradientTransformationExtraArgs,
     gradient: PyTree,
@@ -20,12 +35,8 @@ def moved(
     params: PyTree,
     **seen: Any,
 ) -> tuple[PyTree, PyTree]:
-    """Parameters and state after a step; `seen` holds what a step can pass to the rule
-    besides the gradient: `value`, `grad`, `value_fn`.
-    """
-    # Optax counts steps in integers and multiplies them by floats.
-    with jax.numpy_dtype_promotion("standard"):
-        updates, state = optimizer.update(gradient, state, params, **seen)
+    """Parameters and state after a step, as `updated`."""
+    updates, state = updated(optimizer, gradient, state, params, **seen)
     return optax.apply_updates(params, updates), state
 
 

@@ -1,0 +1,385 @@
+"""Descent: the flow that interpolates the steps of an optimiser.
+
+One step of an optimiser is a map Φ of z = (θ, the optimiser's state). If Φ is the flow
+of a field F over a time τ, Φ = exp(τ D_F), then τ F = log(1 + Δ) z with Δ = Φ − 1, and
+
+    F_p(z) = 1/τ Σ_{j=1..p} (−1)^{j+1}/j Δ^j z = 1/τ Σ_{m=1..p} c_m (Φ^m(z) − z),
+    c_m = (−1)^{m+1} binom(p, m)/m,
+
+is it to order p: "discrete averaging" (Gelfreich & Vieiro, arXiv 2411.03188). The
+second form follows from Δ^j = Σ_m (−1)^{j−m} binom(j, m) Φ^m and
+Σ_{j=m..p} binom(j, m)/j = binom(p, m)/m. For q steps at a time, Φ is Φ^q and τ is q τ.
+F_1 of gradient descent is the gradient flow.
+
+The displacements D_m = Φ^m(z) − z are sums of updates: as differences of states they
+would lose the digits that a step does not change, which in single precision are nearly
+all.
+
+Stability. An eigenvalue μ of the Jacobian of Φ^q becomes ℓ_p(μ) = −Σ_{j≤p} (1 − μ)^j/j,
+the symbol of the backward differentiation formula of order p at 1/μ. These are A-stable
+up to p = 2: there the flow is stable wherever the optimiser is. For real μ in [−1, 1]
+(gradient descent below its edge) it is for every p. With momentum β the μ are complex,
+of modulus √β; from p = 3 on they may lie outside the region of stability.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, PyTree, Scalar
+
+from ..errors import InputError, known_zero, whole_number
+from ..identity import by_identity
+from ..losses import AbstractBatchLoss
+from ..optimizers import AbstractOptimizer, Optax, not_an_optimizer
+from ..optimizers.updates import begun, searches, updated
+from ..precision import require_real
+from ..schedules import largest_rate
+from .base import AbstractFlow
+from .gradient import moving, number_of, others, scaled, settled_rates
+
+# The highest order; the weights of more steps cancel ever more digits.
+_HIGHEST = 6
+# A count that is later by this many steps may change an update by this share.
+_LATER, _SMOOTH = 1e-6, 1e-2
+# Updates are taken for signs if their sizes differ by no more than this share.
+_ALIKE = 1e-2
+
+
+class DescentState(eqx.Module):
+    """The state of a `DescentFlow`: the parameters, the optimiser's state in units of
+    `scales`, in which a tolerance means the same as for the parameters, and these.
+    """
+
+    params: PyTree
+    optimizer: PyTree
+    scales: PyTree
+
+
+class DescentFlow(AbstractFlow):
+    """The flow that follows the steps of an optimiser, to any order in its rate.
+
+    The field is a weighted sum of the displacements after 1, …, `order` steps of the
+    optimiser itself (`order` × `period` gradients for one velocity, no second
+    derivatives), so schedules, momentum, second moments and weight decay are part of
+    it. Its state holds the optimiser's; the time of its step k is k·τ, with τ the
+    optimiser's time per step (of a schedule, its largest).
+
+    The gap to the descent falls as the rate to the power `order`, once the optimiser's
+    memory of its start has faded. Linear momentum keeps the order from the start on.
+    Second moments (Adam, RMSProp) leave order 1, with a small constant, until their
+    memory is gone: `start(params, steps=k)` makes k exact steps first, with b2**k below
+    the tolerance (optax's default b2 = 0.999 needs thousands).
+
+    Args:
+        loss: maps parameters to a scalar; a loss of batches that repeat after `period`
+            steps is followed from epoch to epoch.
+        optimizer: `fa.SGD(0.1, momentum=0.9)`, `fa.Adam(1e-3)`, `fa.Optax(…)`.
+        rates: factors of the gradient, as in `GradientFlow`.
+        order: p, from 1 to 6.
+        period: q, the steps at a time. With 2, flow and descent may oscillate about
+            each other's path, as at the edge of stability.
+
+    Raises:
+        InputError: for an order or a period that is none; for an optimiser that draws
+            random numbers, counts steps to act at some of them, searches along its
+            steps, or holds truth values, for which there is no such field.
+
+    Warns:
+        UserWarning: for momentum at which the flow of this order can be unstable where
+            the optimiser is not, and for updates of signs, whose field is not smooth.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> flow = fa.DescentFlow(lambda x: 0.5 * jnp.sum(x**2), fa.SGD(0.1), order=3)
+    >>> run = fa.solve(flow, jnp.array([1.0]), t1=1.0, rtol=1e-10)
+    >>> round(float(run.params[0]), 5), round(0.9**10, 5)
+    (0.34877, 0.34868)
+    """
+
+    loss: Callable[[Any], Scalar] = eqx.field(converter=by_identity)
+    optimizer: AbstractOptimizer
+    rates: PyTree | None = eqx.field(
+        default=None, converter=settled_rates, kw_only=True
+    )
+    claimed: int = eqx.field(static=True, kw_only=True)
+    period: int = eqx.field(static=True, kw_only=True)
+
+    def __init__(
+        self,
+        loss: Callable[[Any], Scalar],
+        optimizer: Any,
+        *,
+        rates: PyTree | None = None,
+        order: Any = 2,
+        period: Any = 1,
+    ):
+        if isinstance(loss, AbstractFlow) or not callable(loss):
+            raise InputError(
+                "DescentFlow needs a loss, a function of the parameters, got a "
+                f"{type(loss).__name__}"
+            )
+        if not isinstance(optimizer, AbstractOptimizer):
+            raise not_an_optimizer(optimizer)
+        self.loss, self.optimizer = by_identity(loss), optimizer
+        self.rates = settled_rates(rates)
+        self.claimed = whole_number("order", order)
+        self.period = whole_number("period", period)
+        if self.claimed > _HIGHEST:
+            raise InputError(f"order must be from 1 to {_HIGHEST}, got {order}")
+        _require_steps(optimizer)
+        _warn_of_momentum(optimizer, self.claimed, self.period)
+
+    @property
+    def descent(self) -> dict[str, Any]:
+        """The descent that this flow follows."""
+        return {"optimizer": self.optimizer, "rates": self.rates}
+
+    @property
+    def order(self) -> int:
+        """The power of the rate with which the gap falls."""
+        return self.claimed
+
+    @property
+    def gradients(self) -> int:
+        """The gradients of one velocity."""
+        return self.claimed * self.period
+
+    @property
+    def tau(self) -> Any:
+        """The flow time of a step."""
+        length = self.optimizer.time_per_step
+        return largest_rate(length) if callable(length) else length
+
+    def times(self, steps: Any) -> Any:
+        """The flow times of the steps of its descent.
+
+        Args:
+            steps: N, or an array of step numbers.
+
+        Returns:
+            N·τ.
+        """
+        return steps * self.tau
+
+    def start(self, params: PyTree, steps: int = 0) -> DescentState:
+        """The state at the start, or after exact steps, whose time is `times(steps)`.
+
+        Args:
+            params: the parameters at step 0.
+            steps: number of steps to make first.
+
+        Returns:
+            The state.
+        """
+        arrays = moving(params, self.rates)
+        rest = others(params, arrays)
+        held = _as_floats(begun(self._rule, arrays), arrays)
+        _, first = self._step(rest, (arrays, held), jnp.array(0))
+        after = jax.tree.map(jnp.add, held, first)
+        scales = jax.tree.map(_scale, after)
+
+        def step(z: PyTree, number: Array) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, z, self._step(rest, z, number)), None
+
+        z = arrays, held
+        if steps:
+            z, _ = jax.lax.scan(step, z, jnp.arange(steps) % self.period)
+        arrays, held = z
+        held = jax.tree.map(jnp.divide, held, scales)
+        return DescentState(eqx.combine(arrays, rest), held, scales)
+
+    def params(self, state: DescentState) -> PyTree:
+        """The parameters of a state."""
+        return state.params
+
+    def moving(self, params: DescentState) -> DescentState:
+        """The parameters that move, and the optimiser's state."""
+        moves = moving(params.params, self.rates)
+        still = jax.tree.map(lambda _: None, params.scales)
+        return DescentState(moves, params.optimizer, still)
+
+    def __call__(self, params: DescentState, t: Scalar | float = 0.0) -> DescentState:
+        del t
+        state = params
+        require_real(state.params)
+        arrays = moving(state.params, self.rates)
+        rest = others(state.params, arrays)
+        z = arrays, jax.tree.map(jnp.multiply, state.optimizer, state.scales)
+        zero = jax.tree.map(jnp.zeros_like, z)
+
+        def step(carry: PyTree, each: PyTree) -> tuple[PyTree, None]:
+            displaced, total = carry
+            number, weight = each
+            at = jax.tree.map(jnp.add, z, displaced)
+            update = self._step(rest, at, number)
+            displaced = jax.tree.map(jnp.add, displaced, update)
+            total = jax.tree.map(
+                lambda sum, d: sum + weight.astype(d.dtype) * d, total, displaced
+            )
+            return (displaced, total), None
+
+        count = self.gradients
+        each = jnp.arange(count) % self.period, jnp.asarray(self._weights)
+        (_, total), _ = jax.lax.scan(step, (zero, zero), each)
+        slope, held = jax.tree.map(lambda x: x / (self.period * self.tau), total)
+        still = jax.tree.map(jnp.zeros_like, eqx.filter(rest, eqx.is_inexact_array))
+        return DescentState(
+            eqx.combine(slope, still),
+            jax.tree.map(jnp.divide, held, state.scales),
+            jax.tree.map(jnp.zeros_like, state.scales),
+        )
+
+    @property
+    def _weights(self) -> np.ndarray:
+        """The weight of the displacement after each of the order × period steps."""
+        weights = np.zeros((self.claimed, self.period))
+        for m in range(1, self.claimed + 1):
+            weights[m - 1, -1] = (-1) ** (m + 1) * math.comb(self.claimed, m) / m
+        return weights.ravel()
+
+    @property
+    def _rule(self) -> Any:
+        return self.optimizer.transformation
+
+    def _step(self, rest: PyTree, z: PyTree, number: Array) -> PyTree:
+        """What a step adds to the parameters and to the optimiser's state; nan if the
+        loss is not finite.
+        """
+        arrays, held = z
+        loss = self.loss
+        if isinstance(loss, AbstractBatchLoss):
+            loss = loss.batch(number)
+        value, gradient = eqx.filter_value_and_grad(
+            lambda arrays: number_of(loss(eqx.combine(arrays, rest)))
+        )(arrays)
+        scaled_gradient = scaled(self.rates, gradient)
+        updates, after = updated(self._rule, scaled_gradient, held, arrays)
+        lost = jnp.where(jnp.isfinite(value), 0.0, jnp.nan)
+        updates = jax.tree.map(
+            lambda u, x: u.astype(x.dtype) + lost.astype(x.dtype), updates, arrays
+        )
+        change = jax.tree.map(
+            lambda new, old: jnp.asarray(new, old.dtype) - old, after, held
+        )
+        return updates, change
+
+    def defined(self, params: DescentState, t: Scalar | float = 0.0) -> Bool[Array, ""]:
+        """Whether the loss is finite."""
+        del t
+        loss = self.loss
+        if isinstance(loss, AbstractBatchLoss):
+            loss = loss.batch(jnp.array(0))
+        return jnp.isfinite(loss(params.params))
+
+
+def _scale(leaf: Array) -> Array:
+    largest = jnp.max(jnp.abs(leaf), initial=0)
+    return jnp.where(largest > 0, largest, 1)
+
+
+def _as_floats(state: PyTree, arrays: PyTree) -> PyTree:
+    """An optimiser's state with its counts as numbers that a flow can move.
+
+    Raises `InputError` for a state that is not made of numbers.
+    """
+    dtype = jnp.result_type(*jax.tree.leaves(arrays))
+
+    def moved(leaf: Any) -> Array:
+        kind = jnp.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype
+        if jnp.issubdtype(kind, jax.dtypes.extended) or kind == jnp.uint32:
+            raise InputError(
+                "the optimizer draws random numbers: its steps are of no flow"
+            )
+        if kind == jnp.bool_:
+            raise InputError(
+                "the optimizer's state holds truth values, which no flow moves"
+            )
+        return jnp.asarray(leaf, dtype if jnp.issubdtype(kind, jnp.integer) else kind)
+
+    return jax.tree.map(moved, state)
+
+
+def exponents(order: int, multipliers: Any) -> np.ndarray:
+    """ℓ_p(μ), the exponents that the flow of order p has for multipliers of q steps.
+
+    >>> exponents(2, [0.75, -0.5]).tolist()
+    [-0.28125, -2.625]
+    """
+    away = 1 - np.asarray(multipliers)
+    powers = [away**j / j for j in range(1, order + 1)]
+    return -np.sum(powers, axis=0)
+
+
+def _warn_of_momentum(optimizer: AbstractOptimizer, order: int, period: int) -> None:
+    """Warns where a flow can grow though the optimiser does not: where multipliers of
+    modulus √β^q have exponents of positive real part.
+    """
+    momentum = getattr(optimizer, "momentum", 0.0)
+    if known_zero(momentum) or isinstance(momentum, Tracer):
+        return
+    modulus = float(momentum) ** (period / 2)
+    circle = modulus * np.exp(1j * np.linspace(0, np.pi, 2001))
+    if np.max(np.real(exponents(order, circle))) > 0:
+        warnings.warn(
+            f"with momentum {float(momentum):g} the flow of order {order} can be "
+            "unstable where the optimizer is not; that of order 2 never is",
+            stacklevel=4,
+        )
+
+
+def _require_steps(optimizer: AbstractOptimizer) -> None:
+    """Raises `InputError` for an optimiser of optax's whose steps no field can have;
+    warns of one whose updates are signs. It makes a few steps to find out.
+    """
+    if not isinstance(optimizer, Optax) or any(
+        isinstance(x, Tracer) for x in jax.tree.leaves(optimizer)
+    ):
+        return  # those of this package are known
+    rule = optimizer.transformation
+    params = {"a": jnp.linspace(0.3, 1.0, 3), "b": jnp.linspace(-1.0, 0.7, 6)}
+    params = jax.tree.map(jnp.asarray, {**params, "b": params["b"].reshape(2, 3)})
+    if searches(rule, params, lambda p: jnp.sum(p["a"] ** 2) + jnp.sum(p["b"] ** 2)):
+        raise InputError("the optimizer searches along its steps: they are of no flow")
+    state = begun(rule, params)
+    _as_floats(state, params)  # raises for what is no number
+
+    @jax.jit
+    def steps(state: PyTree) -> tuple[PyTree, PyTree]:
+        """The updates of 12 steps, and those with counts a little later."""
+
+        def step(state: PyTree, number: Array) -> tuple[PyTree, PyTree]:
+            gradient = jax.tree.map(lambda x: jnp.cos(3 * x + number), params)
+            later = jax.tree.map(
+                lambda x, old: x + _LATER if x.dtype != old.dtype else x,
+                _as_floats(state, params),
+                state,
+            )
+            updates, after = updated(rule, gradient, state, params)
+            moved, _ = updated(rule, gradient, later, params)
+            after = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), after, state)
+            return after, (updates, moved)
+
+        _, (updates, moved) = jax.lax.scan(step, state, jnp.arange(12.0))
+        return updates, moved
+
+    updates, moved = steps(state)
+    largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(updates))
+    apart = jax.tree.map(lambda x, y: jnp.max(jnp.abs(x - y)), updates, moved)
+    if not max(map(float, jax.tree.leaves(apart))) <= _SMOOTH * largest:
+        raise InputError(
+            "the optimizer acts at some of its steps only: they are of no flow"
+        )
+    sizes = np.abs(np.concatenate([np.ravel(x[-1]) for x in jax.tree.leaves(updates)]))
+    # Weight decay may be added to a sign.
+    if 0 < sizes.max() and np.ptp(sizes) <= _ALIKE * sizes.max():
+        warnings.warn(
+            "the optimizer's updates are signs, so that the field of its flow is not "
+            "smooth",
+            stacklevel=4,
+        )

@@ -401,3 +401,13 @@ def test_jit_vmap_grad_and_ensembles():
     np.testing.assert_allclose(
         flat(jax.tree.map(lambda x: x[0], ends.params)), together[1], rtol=1e-6
     )
+
+
+def test_a_schedule_has_the_clock_of_its_largest_rate():
+    schedule = optax.cosine_decay_schedule(0.4, 20)
+    flow = fa.DescentFlow(LOSS, fa.SGD(schedule, momentum=0.5))
+    assert flow.tau == 0.8 and flow.times(3) == pytest.approx(2.4)
+    other = eqx.tree_at(
+        lambda f: f.optimizer.learning_rate, fa.DescentFlow(LOSS, fa.SGD(0.1)), 0.2
+    )
+    assert other.tau == 0.2

@@ -93,8 +93,8 @@ def entry() -> None:
 
 
 class _Warnings:
-    """Shows warnings as plain lines; of JAX's that it cannot keep a program, or read
-    one, of which there may be one for every program, the first.
+    """Shows warnings as plain lines. JAX may warn of every program that it cannot keep
+    or read: the first of each kind is shown.
     """
 
     def __init__(self):

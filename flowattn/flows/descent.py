@@ -107,6 +107,7 @@ class DescentFlow(AbstractFlow):
     rates: PyTree | None = eqx.field(
         default=None, converter=settled_rates, kw_only=True
     )
+    longest: float | None = eqx.field(static=True, kw_only=True)
     claimed: int = eqx.field(static=True, kw_only=True)
     period: int = eqx.field(static=True, kw_only=True)
 
@@ -128,6 +129,9 @@ class DescentFlow(AbstractFlow):
             raise not_an_optimizer(optimizer)
         self.loss, self.optimizer = by_identity(loss), optimizer
         self.rates = settled_rates(rates)
+        length = optimizer.time_per_step
+        # Of a schedule: looked up here, since it takes hundreds of thousands of rates.
+        self.longest = largest_rate(length) if callable(length) else None
         self.claimed = whole_number("order", order)
         self.period = whole_number("period", period)
         if self.claimed > _HIGHEST:
@@ -152,9 +156,8 @@ class DescentFlow(AbstractFlow):
 
     @property
     def tau(self) -> Any:
-        """The flow time of a step."""
-        length = self.optimizer.time_per_step
-        return largest_rate(length) if callable(length) else length
+        """The flow time of a step; of a schedule, the longest."""
+        return self.optimizer.time_per_step if self.longest is None else self.longest
 
     def times(self, steps: Any) -> Any:
         """The flow times of the steps of its descent.

@@ -47,8 +47,8 @@ def ensemble(
 
     Computes what `vmap` of `solve` does, but no member waits for the slowest. The
     members are split into blocks and spread over all devices, or the cores of a
-    processor; neither the blocks nor the numbers depend on how many devices or cores
-    there are. Works under `jit`, as one block; for `grad` use `vmap` of `solve`.
+    processor; the numbers do not depend on how many devices or cores there are. Works
+    under `jit`, as one block; for `grad` use `vmap` of `solve`.
 
     Args:
         flow: the vector field, shared by all members or split by `flow_axes`.
@@ -65,9 +65,9 @@ def ensemble(
         lanes: number of members that a loop integrates at once; None: chosen by size
             and platform.
         engine: "pool", loops over arrays of lanes, which fit every flow and processors;
-            "kernel", one program of a GPU for small flows, many times as fast there (on
-            a processor it is interpreted, which is slow and for tests); or "auto", the
-            kernel where there is a GPU and the flow fits, else the pool.
+            "kernel", one program of a GPU, for small flows (on a processor it is
+            interpreted, which is slow and for tests); or "auto", the kernel where there
+            is a GPU and the flow fits, else the pool.
 
     Returns:
         A `Trajectory` whose arrays have the members as first axis. A member that fails

@@ -86,7 +86,7 @@ def device(long: bool, sizes: Sizes | None = None) -> dict[str, Any]:
     loop of gradient descent with bags and by tokens, of `fa.descend`, of PyTorch as the
     authors train, and the flow to t = 500.
 
-    Times are medians of three calls without compilation; the first call is told with
+    Times are medians of three calls without compilation; the first call includes
     it, without JAX's cache of compiled programs. Differences are of the ends from those
     of vmap, relative to the larger of 1 and their size. Nothing is begun after 200
     seconds. `--small`: sizes for a processor, to try it.

@@ -280,7 +280,7 @@ def _require_fit(rule: Lanes) -> None:
 
 
 def _made(fn: Any, example: Any) -> Program:
-    made, _ = program(fn, example, finite=False)
+    made, _ = program(fn, example)
     for node in made.nodes:
         if node.operation is None:
             continue

@@ -13,18 +13,15 @@ from .graph import Graph, Node, Operation, conversion, operation
 class Algebra(Graph):
     """A graph in which constants are folded and operations simplified.
 
-    All rules hold for nan and infinities too, except that with `finite` 0·x and 0/x
-    are 0. The sign of a zero may change, as it may in XLA: x + 0 is x, and 0 − x is −x.
+    All rules hold for nan and infinities too, so 0·x stays: x may be infinite. The sign
+    of a zero may change, as it may in XLA: x + 0 is x, and 0 − x is −x.
 
     Args:
-        finite: whether all numbers that a program meets may be taken to be finite, and
-            all divisors not 0.
         most: operations that are allowed; `Unfit` is raised for more.
     """
 
-    def __init__(self, finite: bool, most: int):
+    def __init__(self, most: int):
         super().__init__(most)
-        self.finite = finite
         self._rules = {
             "add": self._add,
             "add_any": self._add_any,
@@ -105,16 +102,14 @@ class Algebra(Graph):
         for x, other in (args, args[::-1]):
             if _is(x, 1):
                 return other
-            if _is(x, 0) and (self.finite or dtype.kind != "f"):
+            if _is(x, 0) and dtype.kind != "f":
                 return self.constant(0, dtype)
             if _is(x, -1):
                 return self.call(lax.neg, other)
         return None
 
     def _divide(self, operation, args, dtype):
-        if _is(args[1], 1):
-            return args[0]
-        return args[0] if self.finite and _is(args[0], 0) else None
+        return args[0] if _is(args[1], 1) else None
 
     def _undone(self, operation, args, dtype):
         inner = args[0].operation

@@ -79,7 +79,6 @@ class Program:
 def program(
     fn: Callable[[Any], Any],
     example: PyTree,
-    finite: bool = True,
     most: int = 50_000,
 ) -> tuple[Program, PyTree]:
     """A function of small arrays as a program of single numbers.
@@ -87,16 +86,13 @@ def program(
     The inputs are the entries of the arguments, one array after the other, and the
     outputs those of the results. Loops of fixed length are unrolled; of branches, and
     of entries at places that depend on the input, all are computed and one is selected.
-    Numbers are those of the function up to rounding: sums run from first to last.
+    Numbers are those of the function up to rounding (sums run from first to last), nan
+    and infinities too; the sign of a zero may differ.
 
     Args:
         fn: a function of a PyTree of arrays.
         example: arrays, or what `jax.eval_shape` returns, of the shapes and types of
             that PyTree.
-        finite: whether all numbers that the function meets may be taken to be finite,
-            and all divisors not 0, so that 0·x and 0/x are 0. Without it, nan and
-            infinities are as the function has them, except that the sign of a zero may
-            differ.
         most: operations that are allowed while the program is built, among them those
             that it turns out not to need.
 
@@ -109,17 +105,17 @@ def program(
 
     >>> import numpy as np
     >>> def norm(point):
-    ...     return jnp.sqrt(point["x"] @ point["x"] + 0.0 * point["y"])
-    >>> made, out = program(norm, {"x": np.zeros(2), "y": np.zeros(())})
+    ...     return jnp.sqrt(point["x"] @ point["x"] + 0 * point["n"])
+    >>> made, out = program(norm, {"x": np.zeros(2), "n": 3})
     >>> dict(made.operations), sorted(made.used), out.shape
-    ({'mul': 2, 'add': 1, 'sqrt': 1}, [0, 1], ())
-    >>> (tile,) = made([jnp.array([3.0, 5.0]), jnp.array([4.0, 12.0]), None], (2,))
+    ({'mul': 2, 'add': 1, 'sqrt': 1}, [1, 2], ())
+    >>> (tile,) = made([None, jnp.array([3.0, 5.0]), jnp.array([4.0, 12.0])], (2,))
     >>> tile.tolist()
     [5.0, 13.0]
     """
     shapes = jax.eval_shape(lambda example: example, example)
     closed, out = jax.make_jaxpr(fn, return_shape=True)(shapes)
-    algebra, inputs, args = Algebra(finite, most), [], []
+    algebra, inputs, args = Algebra(most), [], []
     for leaf in jax.tree.leaves(shapes):
         if not fits(leaf.dtype):
             raise Unfit(f"an input: the type {leaf.dtype}")

@@ -8,13 +8,13 @@ import equinox as eqx
 from jaxtyping import PyTree
 
 from .errors import InputError, quoted, unknown
-from .flows import AbstractFlow, Switch, gradient_flow, require_flow
+from .flows import AbstractFlow, Kind, Switch, flow_of, gradient_flow, require_flow
 from .laws import Law
 from .losses import AbstractBatchLoss
 from .numerics.descend import descend
 from .numerics.solve import solve
 from .observables import Observable, require_name, require_of_params
-from .optimizers import AbstractOptimizer
+from .optimizers import AbstractOptimizer, not_an_optimizer
 from .reductions import Reduction
 from .tasks import Corpus
 from .trajectory import Trajectory
@@ -191,7 +191,7 @@ class Problem(eqx.Module):
 
     @property
     def followed(self) -> dict[str, Any]:
-        """The rates and the switch of a descent that follows the flow."""
+        """The rates, the switch and the clock of a descent that follows the flow."""
         descent = self.flow.descent or {}
         return {name: part for name, part in descent.items() if name != "optimizer"}
 
@@ -205,6 +205,41 @@ class Problem(eqx.Module):
         """Whether the full gradient is descended, which has a stability edge."""
         loss = self.loss
         return not isinstance(loss, AbstractBatchLoss) or loss.whole
+
+    def following(
+        self,
+        optimizer: AbstractOptimizer,
+        flow: Kind = "descent",
+        *,
+        order: int | None = None,
+    ) -> "Problem":
+        """The same problem with a flow that an optimiser follows more closely.
+
+        Args:
+            optimizer: of the descent.
+            flow: "descent", of the optimiser's own steps (`DescentFlow`); "modified",
+                of the modified loss (`ModifiedLoss`); "gradient", of the loss.
+            order: of "descent", from 1 to 6; None: 2.
+
+        Returns:
+            The problem.
+
+        Raises:
+            InputError: for an optimiser or a loss that has no such flow.
+
+        >>> import jax.numpy as jnp, flowattn as fa
+        >>> problem = fa.Problem(jnp.array([2.0]), lambda x: 0.5 * jnp.sum(x**2))
+        >>> problem = problem.following(fa.Adam(0.01, b2=0.9), order=3)
+        >>> problem.flow.order, problem.flow.gradients
+        (3, 3)
+        """
+        if not isinstance(optimizer, AbstractOptimizer):
+            raise not_an_optimizer(optimizer)
+        same = {k: v for k, v in self.followed.items() if k in ("rates", "switch")}
+        found = flow_of(flow, self.loss, optimizer, **same, order=order)
+        return eqx.tree_at(
+            lambda problem: problem.own_flow, self, found, is_leaf=lambda x: x is None
+        )
 
     def solve(self, **settings: Any) -> Trajectory:
         """Solve the flow from the start, with every observable and event.
@@ -243,5 +278,8 @@ class Problem(eqx.Module):
         observe = self.observed | _by_name("observe", settings.pop("observe", None))
         if optimizer is None and settings.get("learning_rate") is None:
             optimizer = self.shadowed
-        settings = {**self.followed, **settings, "observe": observe}
+        followed = self.followed
+        if optimizer is not self.shadowed:
+            followed.pop("time_per_step", None)
+        settings = {**followed, **settings, "observe": observe}
         return descend(self.loss, self.params, optimizer, **settings)

@@ -104,13 +104,13 @@ def in_flags(message: str, command: Any) -> str:
     """A message of the library, which names arguments as `data=...` or `form='score'`,
     in the flags of a command.
 
-    >>> in_flags("needs momentum=..., as schedule='cosine'", OptimizerFlags())
-    'needs --momentum MOMENTUM, as --schedule cosine'
+    >>> in_flags("needs weight_decay=..., as schedule='cosine'", OptimizerFlags())
+    'needs --weight-decay WEIGHT_DECAY, as --schedule cosine'
     """
     names = "|".join(_names_of(command))
     return re.sub(
         rf"(?<![\w'.-])({names})=(\.\.\.|'(\w+)')",
-        lambda found: f"{flag(found[1])} {found[3] or found[1].upper()}",
+        lambda found: f"--{found[1].replace('_', '-')} {found[3] or found[1].upper()}",
         message,
     )
 

@@ -11,6 +11,7 @@ import tyro
 from ..disk.paths import is_there, path_of
 from ..disk.store import staged
 from ..errors import InputError
+from ..flows import Kind
 from ..runs.options import Options
 from ..runs.outcomes import finished, status, unfinished
 from ..runs.plan import Plan, plan
@@ -27,27 +28,55 @@ _CHECKPOINT = "checkpoint"
 _UNFINISHED = "the run is unfinished: the same command with --resume resumes it"
 
 
-_Options = Annotated[Options, tyro.conf.arg(name="")]
+@dataclasses.dataclass(frozen=True)
+class RunFlags(Options):
+    """The options of a run as flags."""
+
+    flow: Kind | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Flow: of the loss, of the loss modified for the optimiser, or of the optimiser's
+    own steps; None: the system's, usually gradient."""
+    no_flow: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Run no flow."""
+
+    @property
+    def options(self) -> Options:
+        """The options that they stand for.
+
+        Raises `InputError` for a flow that is not to be run.
+        """
+        if self.no_flow and self.flow is not None:
+            raise InputError(f"--flow {self.flow} and --no-flow: give one of them")
+        names = [field.name for field in dataclasses.fields(Options)]
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        given["flow"] = False if self.no_flow else self.flow or True
+        return Options(**given)
+
+
+_Options = Annotated[RunFlags, tyro.conf.arg(name="")]
 _OptimizerFlags = Annotated[OptimizerFlags, tyro.conf.arg(name="")]
 Precision = Literal["float64", "float32"] | None
 
 
 def _planned(
-    system: AbstractSetting, options: Options, flags: OptimizerFlags, precision: Any
+    system: AbstractSetting,
+    given: RunFlags,
+    flags: OptimizerFlags,
+    precision: Any,
 ) -> Plan:
     """The plan that the flags ask for, in the precision that they ask for.
 
     Raises `InputError` for flags that make no sense.
     """
     set_up(precision)
-    defaults = system.defaults
+    options, defaults = given.options, system.defaults
     t1 = defaults.t1 if options.t1 is None else options.t1
     steps = defaults.steps if options.t1 is None else None
     steps = options.steps or steps or None
     optimizer = flags.chosen(defaults.optimizer, t1, steps)
-    given = {"optimizer": ", ".join(flags.given)}
+    names = {"optimizer": ", ".join(flags.given)}
+    names |= {} if given.flow is None else {"flow": "--flow"}
     return plan(
-        system, optimizer, options, called=lambda name: given.get(name) or flag(name)
+        system, optimizer, options, called=lambda name: names.get(name) or flag(name)
     )
 
 

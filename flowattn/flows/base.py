@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from ..errors import InputError
+from ..optimizers import AbstractOptimizer
 
 
 class AbstractFlow(eqx.Module):
@@ -47,6 +48,11 @@ class AbstractFlow(eqx.Module):
         return ()
 
     @property
+    def kind(self) -> str:
+        """The name of its kind in results; here that of its class."""
+        return type(self).__name__
+
+    @property
     def descent(self) -> dict[str, Any] | None:
         """The arguments of `descend` (`optimizer`, `rates`, `switch`) for the descent
         that this flow shadows; None if it shadows none. For `compare` to claim an
@@ -67,6 +73,20 @@ class AbstractFlow(eqx.Module):
         return None
 
     @property
+    def order_reason(self) -> tuple[int | None, str]:
+        """The order that the gap has from the common start of flow and descent on, and
+        why; or None, and why no order is claimed.
+        """
+        return self.order, "the flow was made for this optimizer"
+
+    @property
+    def clock(self) -> AbstractOptimizer | None:
+        """The optimiser whose clock counts the steps of that descent in flow time; None
+        if it can be any. Here the optimiser of `descent`.
+        """
+        return (self.descent or {}).get("optimizer")
+
+    @property
     def real_spectrum(self) -> bool:
         """Whether the eigenvalues of the Jacobian are real, as for a gradient flow: the
         stabilised solver `RKC` is made for these. If False, "auto" never uses it.
@@ -79,9 +99,54 @@ class AbstractFlow(eqx.Module):
         return 1
 
     @property
+    def products(self) -> int:
+        """The Hessian-vector products that one velocity takes."""
+        return 0
+
+    def work(self, velocities: Any, products: Any) -> dict[str, Any]:
+        """The cost of some velocities, and of some products of their Jacobian.
+
+        Args:
+            velocities, products: their numbers.
+
+        Returns:
+            The number of gradients and of Hessian-vector products.
+        """
+        return {
+            "gradient_evaluations": velocities * self.gradients,
+            "hessian_vector_products": velocities * self.products + products,
+        }
+
+    def times(self, steps: Any) -> Any:
+        """The flow times of the steps of the descent that this flow shadows.
+
+        Args:
+            steps: N, or an array of step numbers.
+
+        Returns:
+            The times, in the shape of `steps`.
+
+        Raises:
+            InputError: for a flow that shadows no descent, or one of any optimiser.
+        """
+        if self.clock is None:
+            raise InputError(
+                f"a {type(self).__name__} is of no one optimizer: its clock is "
+                "optimizer.time(steps)"
+            )
+        return self.clock.time(steps)
+
+    @property
     def has_state(self) -> bool:
         """Whether the state is more than the parameters."""
         return type(self).start is not AbstractFlow.start
+
+    @property
+    def ahead(self) -> bool:
+        """Whether `start` moves the parameters: the flow then begins elsewhere than the
+        descent that it shadows.
+        """
+        return False
 
     def start(self, params: PyTree) -> PyTree:
         """The initial state for given parameters; here the parameters themselves.

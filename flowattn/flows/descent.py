@@ -37,10 +37,9 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 from ..errors import InputError, known_zero, whole_number
 from ..identity import by_identity
 from ..losses import AbstractBatchLoss
-from ..optimizers import AbstractOptimizer, Optax, not_an_optimizer
+from ..optimizers import SGD, AbstractOptimizer, Optax, not_an_optimizer
 from ..optimizers.updates import begun, searches, updated
 from ..precision import require_real
-from ..schedules import largest_rate
 from .base import AbstractFlow
 from .gradient import moving, number_of, others, scaled, settled_rates
 
@@ -129,9 +128,9 @@ class DescentFlow(AbstractFlow):
             raise not_an_optimizer(optimizer)
         self.loss, self.optimizer = by_identity(loss), optimizer
         self.rates = settled_rates(rates)
-        length = optimizer.time_per_step
         # Of a schedule: looked up here, since it takes hundreds of thousands of rates.
-        self.longest = largest_rate(length) if callable(length) else None
+        largest = getattr(optimizer.even, "learning_rate", None)
+        self.longest = largest if optimizer.scheduled else None
         self.claimed = whole_number("order", order)
         self.period = whole_number("period", period)
         if self.claimed > _HIGHEST:
@@ -140,14 +139,42 @@ class DescentFlow(AbstractFlow):
         _warn_of_momentum(optimizer, self.claimed, self.period)
 
     @property
+    def kind(self) -> str:
+        """ "descent"."""
+        return "descent"
+
+    @property
     def descent(self) -> dict[str, Any]:
-        """The descent that this flow follows."""
-        return {"optimizer": self.optimizer, "rates": self.rates}
+        """The descent that this flow follows; with a schedule its `time_per_step` too,
+        since here every step takes the time τ.
+        """
+        found = {"optimizer": self.optimizer, "rates": self.rates}
+        return found | ({"time_per_step": self.tau} if self.optimizer.scheduled else {})
 
     @property
     def order(self) -> int:
-        """The power of the rate with which the gap falls."""
+        """The power of the rate with which the gap falls, once the optimiser's memory
+        of its start has faded.
+        """
         return self.claimed
+
+    @property
+    def order_reason(self) -> tuple[int, str]:
+        """The order from the common start on: linear momentum keeps it."""
+        order, reason = self.claimed, "the flow was made for this optimizer"
+        if order == 1 or isinstance(self.optimizer, SGD):
+            return order, reason
+        return 1, (
+            f"{reason}; order {order} holds once the optimizer's memory of its start "
+            "has faded"
+        )
+
+    @property
+    def clock(self) -> AbstractOptimizer:
+        """The optimiser's clock, with the largest rate of a schedule at every step."""
+        if self.longest is None:
+            return self.optimizer
+        return eqx.tree_at(lambda o: o.learning_rate, self.optimizer, self.longest)
 
     @property
     def gradients(self) -> int:
@@ -157,18 +184,7 @@ class DescentFlow(AbstractFlow):
     @property
     def tau(self) -> Any:
         """The flow time of a step; of a schedule, the longest."""
-        return self.optimizer.time_per_step if self.longest is None else self.longest
-
-    def times(self, steps: Any) -> Any:
-        """The flow times of the steps of its descent.
-
-        Args:
-            steps: N, or an array of step numbers.
-
-        Returns:
-            N·τ.
-        """
-        return steps * self.tau
+        return self.clock.time_per_step
 
     def start(self, params: PyTree, steps: int = 0) -> DescentState:
         """The state at the start, or after exact steps, whose time is `times(steps)`.
@@ -179,9 +195,13 @@ class DescentFlow(AbstractFlow):
 
         Returns:
             The state.
+
+        Raises:
+            InputError: for batches that do not repeat after `period` steps.
         """
         arrays = moving(params, self.rates)
         rest = others(params, arrays)
+        self._require_periodic(arrays, rest)
         held = _as_floats(begun(self._rule, arrays), arrays)
         _, first = self._step(rest, (arrays, held), jnp.array(0))
         after = jax.tree.map(jnp.add, held, first)
@@ -250,17 +270,39 @@ class DescentFlow(AbstractFlow):
     def _rule(self) -> Any:
         return self.optimizer.transformation
 
+    def _slope(self, rest: PyTree, arrays: PyTree, number: Array) -> PyTree:
+        """Value and gradient of the loss of a step."""
+        loss = self.loss
+        if isinstance(loss, AbstractBatchLoss):
+            loss = loss.batch(number)
+        return eqx.filter_value_and_grad(
+            lambda arrays: number_of(loss(eqx.combine(arrays, rest)))
+        )(arrays)
+
+    def _require_periodic(self, arrays: PyTree, rest: PyTree) -> None:
+        """Raises `InputError` if the losses of later steps differ from those of the
+        first period.
+        """
+        if not isinstance(self.loss, AbstractBatchLoss) or self.loss.whole:
+            return
+        if any(isinstance(x, Tracer) for x in jax.tree.leaves((self, arrays, rest))):
+            return
+        slope = eqx.filter_jit(lambda number: self._slope(rest, arrays, number))
+        for number in range(self.period):
+            first, later = (slope(jnp.array(n)) for n in (number, number + self.period))
+            if not eqx.tree_equal(first, later, rtol=1e-6, atol=0.0):
+                raise InputError(
+                    f"the batches do not repeat after period={self.period} steps: a "
+                    "flow follows batches in a fixed order, from one pass over the "
+                    "data to the next, with the number of batches as its period"
+                )
+
     def _step(self, rest: PyTree, z: PyTree, number: Array) -> PyTree:
         """What a step adds to the parameters and to the optimiser's state; nan if the
         loss is not finite.
         """
         arrays, held = z
-        loss = self.loss
-        if isinstance(loss, AbstractBatchLoss):
-            loss = loss.batch(number)
-        value, gradient = eqx.filter_value_and_grad(
-            lambda arrays: number_of(loss(eqx.combine(arrays, rest)))
-        )(arrays)
+        value, gradient = self._slope(rest, arrays, number)
         scaled_gradient = scaled(self.rates, gradient)
         updates, after = updated(self._rule, scaled_gradient, held, arrays)
         lost = jnp.where(jnp.isfinite(value), 0.0, jnp.nan)

@@ -89,6 +89,11 @@ class GradientFlow(AbstractFlow):
             )
 
     @property
+    def kind(self) -> str:
+        """ "gradient", or "modified" for a modified loss."""
+        return "modified" if hasattr(self.loss, "shadows") else "gradient"
+
+    @property
     def descent(self) -> dict[str, Any]:
         """Gradient descent with the same rates: at any learning rate and momentum, or
         of the optimiser that the loss was made for (`ModifiedLoss`).
@@ -106,6 +111,45 @@ class GradientFlow(AbstractFlow):
         modified for it.
         """
         return getattr(self.loss, "order", 1)
+
+    @property
+    def order_reason(self) -> tuple[int | None, str]:
+        """The order from a common start on; None if the flow of a modified loss begins
+        ahead of the descent.
+        """
+        if self.ahead:
+            return None, (
+                "with momentum the flow of the modified loss begins ahead of the "
+                "descent, which it follows to order 2 once the momentum has settled"
+            )
+        return self.order, "the flow was made for this optimizer"
+
+    @property
+    def products(self) -> int:
+        """The Hessian-vector products that one velocity takes; those of the loss."""
+        return getattr(self.loss, "products", 0)
+
+    @property
+    def has_state(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def ahead(self) -> bool:
+        """True for the modified loss of an optimiser with momentum."""
+        return getattr(self.loss, "ahead", False)
+
+    def start(self, params: PyTree) -> PyTree:
+        """The parameters themselves; for the modified loss of an optimiser with
+        momentum, where its flow begins.
+
+        Args:
+            params: the parameters.
+
+        Returns:
+            The parameters at the start of the flow.
+        """
+        return self.loss.start(params) if self.ahead else params  # pyright: ignore
 
     @property
     def real_spectrum(self) -> bool:

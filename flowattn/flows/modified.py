@@ -103,6 +103,16 @@ class ModifiedLoss(AbstractExplicitLoss):
         return 2
 
     @property
+    def products(self) -> int:
+        """The Hessian-vector products of one gradient."""
+        return 1
+
+    @property
+    def ahead(self) -> bool:
+        """Whether its flow begins elsewhere than the descent, at `start`."""
+        return not known_zero(self.optimizer.momentum)
+
+    @property
     def age(self) -> Any:
         """d, the mean age of the gradients that a step uses, in steps."""
         beta = self.optimizer.momentum

@@ -55,9 +55,10 @@ def _shadow(flow: AbstractFlow) -> Source | None:
     """The source of a flow that declares which descent of its `loss` it shadows, and to
     which order; None for any other.
     """
-    descent, order, loss = flow.descent, flow.order, flow.descended
-    if not descent or "optimizer" not in descent or order is None or loss is None:
+    descent, loss = flow.descent, flow.descended
+    if not descent or "optimizer" not in descent or flow.order is None or loss is None:
         return None
+    order, reason = flow.order_reason
     switch = descent.get("switch")
     losses = (loss,) if switch is None else (loss, switch.loss)
     return Source(
@@ -66,7 +67,7 @@ def _shadow(flow: AbstractFlow) -> Source | None:
         () if switch is None else (float(switch.at),),
         None,
         order,
-        "",
+        reason,
         descent["optimizer"],
     )
 
@@ -123,8 +124,8 @@ def claim(
     order, reason = _order(flow, run, together)
     if order is None:
         return None, f"no order is claimed: {reason}"
-    power = "the learning rate" if order == 1 else f"its power {order}"
-    return order, f"order {order}, the gap falls as {power}: {reason}"
+    power = "" if order == 1 else f" to the power {order}"
+    return order, f"order {order}, the gap falls as the learning rate{power}: {reason}"
 
 
 def _order(flow, run, together) -> tuple[int | None, str]:
@@ -135,7 +136,7 @@ def _order(flow, run, together) -> tuple[int | None, str]:
         return None, run.reason
     if flow is not None and flow.step is not None:
         return None, "the first run is a descent itself"
-    if flow is not None and flow.reason:
+    if flow is not None and flow.order is None and flow.reason:
         return None, flow.reason
     if flow is None or run is None:
         which = "first" if flow is None else "second"
@@ -164,7 +165,7 @@ def _order(flow, run, together) -> tuple[int | None, str]:
         return run.order, run.reason
     if not _equal(shadows, run.optimizer):
         return None, "the flow shadows another optimizer"
-    return flow.order, "the flow was made for this optimizer"
+    return flow.order, flow.reason
 
 
 def _weak(loss: Any) -> Callable[[], Any]:

@@ -79,6 +79,12 @@ class SwitchedFlow(AbstractFlow):
         return (*self.first.jumps, self.at, *self.second.jumps)
 
     @property
+    def kind(self) -> str:
+        """The kind of the two flows, if they have the same."""
+        first, second = self.first.kind, self.second.kind
+        return first if first == second else type(self).__name__
+
+    @property
     def descent(self) -> dict[str, Any] | None:
         """The descent that changes its loss when this flow does; None unless the flows
         are two gradient flows with the same rates.

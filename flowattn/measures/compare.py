@@ -145,7 +145,7 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
             apart = _distances(flow.path, finer.path, at_flow, at_flow)
             path_error = without_dips(apart)
     edge = None if run.edge is None else float(run.edge)
-    together = at_flow[0] == at_run[0] == 0 and _begin_together(flow, run, names)
+    together = at_flow[0] == 0 and _begin_together(flow, run, names, at_run[:1])
     order, sentence = claim(sources[0], sources[1], together)
     return Gap(
         np.asarray(flow.ts)[at_flow],
@@ -239,17 +239,21 @@ def _over_entries(values: np.ndarray) -> Float[np.ndarray, " time"]:
     return np.where(defined.any(axis=1), most, np.nan)
 
 
-def _begin_together(flow: Trajectory, run: Trajectory, names: list[str]) -> bool:
-    """Whether all common observables agree at the start, up to rounding."""
-    first = np.array([0])
+def _begin_together(
+    flow: Trajectory, run: Trajectory, names: list[str], there: np.ndarray
+) -> bool:
+    """Whether all common observables agree at the start of the flow, up to rounding;
+    `there` is where the run is at that time.
+    """
     for name in names:
-        ours, theirs = (_values(one.observed[name], first) for one in (flow, run))
+        ours = _values(flow.observed[name], np.array([0]))
+        theirs = _values(run.observed[name], there)
         size = np.abs(_values(flow.observed[name], np.arange(int(flow.n_reached))))
         size = np.max(size, initial=0.0, where=np.isfinite(size))
         eps = np.finfo(np.result_type(ours, theirs)).eps
         if np.any(_apart(ours, theirs) > np.sqrt(eps) * size):
             return False
-    return bool(flow.ts[0] == run.ts[0])
+    return bool(np.isclose(flow.ts[0], run.ts[there[0]], rtol=_SAME_TIME, atol=0))
 
 
 def _past_edge(flow: Trajectory, edge: float) -> float | None:

@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Array, PyTree
 
 from ..errors import InputError, known_numbers, require_positive, whole_number
-from ..flows import AbstractFlow, DescentFlow, GradientFlow, ModifiedLoss, require_flow
+from ..flows import AbstractFlow, require_flow
 from ..numerics.descend import descend
 from ..numerics.solve import solve
 from ..optimizers import SGD
@@ -214,28 +214,26 @@ def _gap(
     descent, loss = flow.descent, flow.descended
     if descent is None or loss is None:
         raise InputError(f"a {type(flow).__name__} shadows no descent: it has no order")
-    descent = {"optimizer": SGD(rate), **descent}
-    tau = float(flow.tau if isinstance(flow, DescentFlow) else _tau(descent))
-    count = max(1, round(t1 / tau))
+    clock = flow.clock or SGD(rate)
+    descent = {"optimizer": clock, **descent}
+    count = max(1, clock.steps(t1))
     every = max(1, count // _TIMES)
     steps = before + every * np.arange(1, count // every + 1)
     run = descend(
         loss, params, **descent, steps=int(steps[-1]), every=steps, observe=seen
     )
     start, state = params, None
-    if isinstance(flow, DescentFlow):
-        state = flow.start(params, steps=before)
-        start = state.params
+    if before and flow.has_state:
+        state = flow.start(params, steps=before)  # pyright: ignore[reportCallIssue]
+        start = flow.params(state)
     elif before:
         start = descend(loss, params, **descent, steps=before).params
-    elif isinstance(flow, GradientFlow) and isinstance(flow.loss, ModifiedLoss):
-        start = flow.loss.start(params)
-    times = tau * np.concatenate([[before], steps])
+        state = start if flow.ahead else None
     traj = solve(
         flow,
         start,
         state=state,
-        ts=times,
+        ts=clock.time(np.concatenate([[before], steps])),
         rtol=rtol,
         observe=seen,
         error=True,
@@ -246,13 +244,6 @@ def _gap(
     errors = {k: x[1:] for k, x in traj.error.items()}
     apart = {k: ours[k][1:] - theirs[k][-len(steps) :] for k in seen}
     return _largest(apart), _largest(errors), flow.order
-
-
-def _tau(descent: dict[str, Any]) -> Any:
-    length = descent["optimizer"].time_per_step
-    if callable(length):
-        raise InputError("with a schedule, orders are of fa.DescentFlow alone")
-    return length
 
 
 def _largest(rows: dict[str, Array]) -> float:

@@ -17,6 +17,7 @@ from ..errors import (
     InputError,
     known_numbers,
     require_flags,
+    require_positive,
     require_scalar,
     shown,
     whole_number,
@@ -42,6 +43,7 @@ def descend(
     learning_rate: float | Array | None = None,
     rates: PyTree | None = None,
     switch: Switch | None = None,
+    time_per_step: Any = None,
     every: Any = None,
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     save_params: bool = False,
@@ -69,6 +71,7 @@ def descend(
             the parts that a rate of 0 freezes.
         switch: a time of that clock, and the loss to descend from the first step that
             begins then or later, with a new state of the optimiser.
+        time_per_step: the flow time of each step; None: by the optimiser's clock.
         every: observe every N steps (default: about a hundred times), or the
             increasing numbers of the steps to observe. Step 0 and the last step are
             always observed.
@@ -104,6 +107,12 @@ def descend(
     dtype = float_dtype(params)
     warn_of_floats(params)
     optimizer = optimizer_of(optimizer, learning_rate)
+    if time_per_step is not None:
+        require_scalar(time_per_step=time_per_step)
+        require_positive(time_per_step=time_per_step)
+        if switch is not None:
+            raise InputError("a switch needs the optimizer's clock: no time_per_step")
+        time_per_step = jnp.asarray(time_per_step, dtype)
     steps = whole_number("steps", steps)
     if steps > most_countable():
         raise InputError(f"steps must be at most {most_countable()}, got {steps}")
@@ -120,6 +129,9 @@ def descend(
         raise InputError(
             f"validate_from must be from 0 to {steps - 1}, got {validate_from}"
         )
+    times = None
+    if time_per_step is None:
+        times = _planned_times(optimizer, observed, dtype)
     whole = Descent(
         by_identity(loss),
         params,
@@ -131,7 +143,8 @@ def descend(
         patience,
         validate_from,
         jnp.asarray(observed),
-        _planned_times(optimizer, observed, dtype),
+        times,
+        time_per_step=time_per_step,
     )
     require_moving(whole.moving())
     if isinstance(optimizer, Optax):

@@ -52,6 +52,7 @@ class Descent(AbstractRun[DescentState]):
     planned: Array
     times: Array | None = None  # of what is planned, where steps differ in length
     searching: bool = False  # the optimiser evaluates the loss itself
+    time_per_step: Array | None = None  # where it is not the optimiser's
     identity: str = eqx.field(static=True, default="")
 
     def rule(self, step: Array) -> Any:
@@ -65,6 +66,12 @@ class Descent(AbstractRun[DescentState]):
     def name(self) -> str:
         """The name of the optimiser, in results."""
         return self.optimizer.name
+
+    @property
+    def _per_step(self) -> Any:
+        """The flow time of a step, a function of its number if they differ."""
+        own = self.time_per_step
+        return self.optimizer.time_per_step if own is None else own
 
     @property
     def dtype(self) -> Any:
@@ -86,7 +93,7 @@ class Descent(AbstractRun[DescentState]):
             "the loss": Computed(self._slope, (self.moving(), jnp.array(0))),
             "the parameters": self.params,
             "the optimizer": (eqx.filter(self.optimizer, eqx.is_array), self.rates),
-            "the steps": self.planned,
+            "the steps": (self.planned, self.time_per_step),
             "the observables": (
                 sorted(self.recorder.observe),
                 Computed(self.recorder, (self.params, self._zero)),
@@ -138,7 +145,7 @@ class Descent(AbstractRun[DescentState]):
             None if self.validation is None else arrays,
             jnp.asarray(jnp.inf, self.dtype),
             jnp.array(0),
-            zero if self.optimizer.scheduled else None,
+            zero if callable(self._per_step) else None,
             record,
             jnp.where(jnp.arange(rows[0]) == 0, 0, -1),
             RESULTS.successful,
@@ -253,12 +260,12 @@ class Descent(AbstractRun[DescentState]):
 
     def _length(self, step: Array) -> Array:
         """The flow time of a step, for steps of different lengths."""
-        length = rate_at(self.optimizer.time_per_step, step)
+        length = rate_at(self._per_step, step)
         return jnp.asarray(length, self.dtype)
 
     def _times(self, steps: Array) -> Array:
         """The flow times of steps of equal length."""
-        length = jnp.asarray(self.optimizer.time_per_step, self.dtype)
+        length = jnp.asarray(self._per_step, self.dtype)
         return steps.astype(self.dtype) * length
 
     def going(self, state: DescentState) -> Array:

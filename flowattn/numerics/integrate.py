@@ -92,7 +92,7 @@ class Solve(AbstractRun[SolveState]):
     @property
     def stages(self) -> tuple[int, ...]:
         """Gradient evaluations per step, for each method."""
-        each = self.flow.gradients
+        each = self.flow.gradients + 2 * self.flow.products
         return tuple(method.stages * each for method in self.methods)
 
     def read(self) -> PyTree:
@@ -436,8 +436,7 @@ class Solve(AbstractRun[SolveState]):
             lambda x, like: blank(unpacked(x, like.dtype), kept), state.record, like
         )
         counts = {
-            "gradient_evaluations": control.evaluations * self.flow.gradients,
-            "hessian_vector_products": control.products,
+            **self.flow.work(control.evaluations, control.products),
             "steps": control.accepted,
             "rejected": control.tried - control.accepted,
         }

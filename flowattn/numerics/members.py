@@ -150,7 +150,7 @@ def _starts(
         first = jax.tree.map(first_of, params), jax.tree.map(first_of, state)
         started(flow, *first)  # validates it
         return state
-    if not flow.has_state:
+    if not (flow.has_state or flow.ahead):
         return params
     axes = jax.tree.map(lambda own: 0 if own else None, own_flow)
     starts = eqx.filter_vmap(

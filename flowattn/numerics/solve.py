@@ -82,7 +82,8 @@ def solve(
         params: the start, any PyTree; its floating-point arrays move, except those that
             the flow's rates freeze.
         state: the initial state of a flow with state, for example `Trajectory.state` of
-            an earlier solve; default: `flow.start(params)`.
+            an earlier solve; of a flow that begins `ahead`, its first parameters;
+            default: `flow.start(params)`.
         ts: increasing output times, (times,); `params` is the value at `ts[0]`.
         t1: end time, short for 101 output times from 0 to `t1`.
         rtol, atol: tolerances of the local error, as a root mean square over all
@@ -200,7 +201,7 @@ def started(flow: AbstractFlow, params: PyTree, state: PyTree) -> PyTree:
     """
     if state is None:
         return flow.start(params)
-    if not flow.has_state:
+    if not (flow.has_state or flow.ahead):
         raise InputError(
             f"state is of flows that have one; of a {type(flow).__name__} it is params"
         )

@@ -92,6 +92,13 @@ class AbstractOptimizer(eqx.Module):
         """Whether steps differ in length."""
         return callable(self.time_per_step)
 
+    @property
+    def even(self) -> "AbstractOptimizer":
+        """The optimiser with the largest rate of its schedule at every step, whose
+        clock gives all steps the same time.
+        """
+        return self
+
     def time(self, steps: Any) -> Any:
         """The flow time of N steps, by the clock of `GradientFlow`.
 

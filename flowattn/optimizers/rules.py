@@ -24,7 +24,7 @@ from ..errors import (
     require_positive,
     require_scalar,
 )
-from ..schedules import described, rate_at, require_schedule
+from ..schedules import described, largest_rate, rate_at, require_schedule
 from .base import AbstractOptimizer
 
 
@@ -88,6 +88,14 @@ class _Rated(AbstractOptimizer):
         if not callable(self.learning_rate):
             return self
         rate = rate_at(self.learning_rate, step)
+        return eqx.tree_at(lambda o: o.learning_rate, self, rate)
+
+    @property
+    def even(self) -> AbstractOptimizer:
+        """The optimiser with the largest rate of its schedule at every step."""
+        if not callable(self.learning_rate):
+            return self
+        rate = largest_rate(self.learning_rate)
         return eqx.tree_at(lambda o: o.learning_rate, self, rate)
 
     def sensible(self) -> Array:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..errors import InputError, quoted, require_positive
 from ..fields import kinds, require_acting, require_kind
+from ..flows import Kind
 from ..measures.gap import Scale
 from ..numerics.solvers import SOLVERS
 
@@ -51,8 +52,15 @@ class Options(Settings):
     scale: Scale = "largest"
     """Unit of the gap: the largest value over time, the largest at each time, or the
     logarithm."""
-    flow: bool = True
-    """Run the flow."""
+    flow: bool | Kind = True
+    """Flow to run: "gradient", of the loss; "modified", of the loss modified for the
+    optimiser; "descent", of the optimiser's own steps; False: none; True: the system's
+    own, usually "gradient"."""
+    order: int | None = None
+    """Order of the "descent" flow in the learning rate, from 1 to 6; None: 2."""
+    flow_after: int = 0
+    """Steps of the descent after which the "descent" flow begins, so that the
+    optimiser's memory of its start has faded."""
     descent: bool = True
     """Run the descent."""
     data: str | None = None
@@ -66,6 +74,7 @@ def require_sensible(options: Options, called: Callable[[str], str] = str) -> No
     for name, kind in kinds(Options).items():
         require_kind(name, getattr(options, name), kind)
     counts = ("max_steps", "steps", "patience", "validate_from", "sharpness", "outputs")
+    counts = (*counts, "flow_after")
     for name in counts:
         if (getattr(options, name) or 0) > MOST_STEPS:
             value = quoted(getattr(options, name))
@@ -77,7 +86,7 @@ def require_sensible(options: Options, called: Callable[[str], str] = str) -> No
             require_positive(**{name: getattr(options, name)})
     if options.patience is None and options.validate_from:
         raise InputError(f"{called('validate_from')} needs {called('patience')}")
-    for name in ("validate_from", "sharpness"):
+    for name in ("validate_from", "sharpness", "flow_after"):
         if getattr(options, name) < 0:
             value = quoted(getattr(options, name))
             raise InputError(f"{name} must be 0 or more, got {value}")
@@ -91,8 +100,19 @@ def require_sensible(options: Options, called: Callable[[str], str] = str) -> No
 
 
 _FLOW = ("rtol", "atol", "solver", "max_steps")
+# Flows of an optimiser.
+FOLLOWING = ("modified", "descent")
 _DESCENT = ("steps", "patience", "validate_from")
-_BOTH = ("spacing", "scale", "sharpness", "flow", "descent", "outputs")
+_BOTH = (
+    "spacing",
+    "scale",
+    "sharpness",
+    "flow",
+    "order",
+    "flow_after",
+    "descent",
+    "outputs",
+)
 
 
 def require_of_study(
@@ -129,6 +149,8 @@ def require_of_run(
         if options.descent:
             why += f" unless {called('steps')} is given"
         idle |= dict.fromkeys(_DESCENT, why)
+    if options.flow != "descent":
+        idle |= dict.fromkeys(("order", "flow_after"), "is of flow='descent'")
     if not (flow and descent):
         idle["scale"] = "is of the gap between flow and descent, of which one is run"
     require_acting(options, idle, called)

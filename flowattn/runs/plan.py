@@ -18,6 +18,7 @@ from ..problem import Problem
 from ..systems import AbstractSetting, AbstractStudy, AbstractSystem, Defaults
 from ..trajectory import Trajectory
 from .options import (
+    FOLLOWING,
     MOST_STEPS,
     Options,
     require_of_run,
@@ -34,6 +35,7 @@ class Plan:
     given: Problem | None
     options: Options
     optimizer: AbstractOptimizer
+    clock: AbstractOptimizer
     ts: np.ndarray | None
     t1: float
     steps: int
@@ -58,6 +60,8 @@ class Plan:
             config = {**fields_of(self.system), **config}
         settled = ("t1", "steps", "flow", "descent", "atol", "outputs", "precision")
         config |= {name: getattr(self, name) for name in settled}
+        if self.flow:
+            config["flow"] = self.options.flow
         optimizer = self.optimizer.config
         for name in ("learning_rate", "momentum"):
             config[name] = optimizer.get(name)
@@ -66,10 +70,19 @@ class Plan:
         return config | {"optimizer": optimizer}
 
     @property
+    def begin(self) -> float:
+        """The time at which the flow begins."""
+        return float(self.clock.time(self.options.flow_after))
+
+    @property
     def observed_steps(self) -> np.ndarray:
         """The steps of the descent at which it is observed."""
+        return np.union1d(self._spaced_steps, [self.options.flow_after])
+
+    @property
+    def _spaced_steps(self) -> np.ndarray:
         if self.ts is not None:
-            nearest = [self.optimizer.steps(t) for t in self.ts]
+            nearest = [self.clock.steps(t) for t in self.ts]
             return np.unique(np.clip(nearest, 0, self.steps))
         if self.options.spacing == "log":
             chosen = np.geomspace(1, self.steps, self.outputs)
@@ -77,7 +90,7 @@ class Plan:
         # Enough of the records lie in the time that flow and descent have in common.
         common = self.steps
         if self.flow:
-            common = min(self.steps, _steps_within(self.optimizer, self.t1))
+            common = min(self.steps, _steps_within(self.clock, self.t1))
         most = 100 * self.outputs
         every = max(1, common // self.outputs, self.steps // most)
         return np.append(np.arange(0, self.steps, every), self.steps)
@@ -88,16 +101,20 @@ class Plan:
         if self.ts is not None:
             own = self.ts
         elif self.options.spacing == "log":
-            first = min(float(self.optimizer.time(1)) or t1 / 10, t1 / 10)
+            first = min(float(self.clock.time(1)) or t1 / 10, t1 / 10)
             own = np.append(0.0, np.geomspace(first, t1, self.outputs))
         else:
             own = np.linspace(0, t1, self.outputs + 1)
+        begin = self.begin
+        if begin > 0:
+            own = np.append(begin, own[own > begin])
         if run is None:
             return own
         shared = np.asarray(run.ts, np.float64)
         spacing = 1e-6 * t1
         # The first rate of a warm-up may be 0: its step takes no time.
         shared = shared[(shared <= t1 + spacing) & (np.diff(shared, prepend=-1.0) > 0)]
+        shared = shared[shared >= begin - spacing * min(1.0, begin)]
         if abs(shared[-1] - t1) <= spacing:
             shared[-1] = t1
         beyond = own[own > shared[-1] + spacing]
@@ -147,9 +164,10 @@ def plan(
     chosen = defaults.optimizer if chosen is None else chosen
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(chosen)):
         raise InputError("run needs an optimizer whose numbers are known, not traced")
-    if optimizer is not None and defaults.steps == 0:
+    if defaults.steps == 0 and (optimizer is not None or options.flow in FOLLOWING):
         defaults = defaults._replace(steps=None)  # an optimiser implies a descent
-    t1, steps, flow = _lengths(system, defaults, options, times, chosen, called)
+    clock = _clock(given, options, chosen)
+    t1, steps, flow = _lengths(system, defaults, options, times, clock, called)
     descent = options.descent and steps > 0
     if descent and times is not None and times[0] != 0:
         raise InputError(
@@ -159,16 +177,33 @@ def plan(
     if not study:
         require_of_run(options, flow, descent, called)
         useful = descent or options.sharpness or options.spacing == "log"
+        useful = useful or flow and options.flow in FOLLOWING
         if optimizer is not None and not useful:
             raise InputError(
                 f"{called('optimizer')} is of the descent, which is not run"
             )
+    if options.flow_after and flow and float(clock.time(options.flow_after)) >= t1:
+        raise InputError(
+            f"{called('flow_after')} {options.flow_after} leaves the flow no time: it "
+            f"ends at t = {t1:g}"
+        )
     atol = options.rtol / 1000 if options.atol is None else options.atol
     outputs = defaults.outputs if options.outputs is None else options.outputs
     precision = str(np.dtype(_dtype_of(given)))
     require_resolved(options.rtol, precision)
     settled = t1, max(1, steps), flow, descent, atol, outputs, precision
-    return Plan(system, given, options, chosen, times, *settled)
+    return Plan(system, given, options, chosen, clock, times, *settled)
+
+
+def _clock(
+    given: Problem | None, options: Options, optimizer: AbstractOptimizer
+) -> AbstractOptimizer:
+    """The optimiser whose clock flow and descent share."""
+    if options.flow == "descent":
+        return optimizer.even
+    if given is not None and given.shadowed is optimizer:
+        return given.flow.clock or optimizer
+    return optimizer
 
 
 def _require_of_study(
@@ -219,7 +254,7 @@ def _lengths(
     defaults: Defaults,
     options: Options,
     times: np.ndarray | None,
-    optimizer: AbstractOptimizer,
+    clock: AbstractOptimizer,
     called: Callable[[str], str],
 ) -> tuple[float, int, bool]:
     """The flow's end, the descent's steps (0: none), and whether there is a flow."""
@@ -233,14 +268,15 @@ def _lengths(
             raise InputError(
                 f"give {called('t1')}, the end of the flow, or {called('steps')}"
             )
-        t1 = float(optimizer.time(steps))  # a problem's flow is as long as its descent
+        t1 = float(clock.time(steps))  # a problem's flow is as long as its descent
     if steps is None:
         assert t1 is not None
-        steps = optimizer.steps(t1) if options.descent else 0
+        steps = clock.steps(t1) if options.descent else 0
         if options.descent and steps == 0:
-            step = float(optimizer.time(1))
+            step = float(clock.time(1))
             raise InputError(f"t1 {t1} is shorter than a step of the descent, {step}")
-    descent, flow = options.descent and steps > 0, options.flow and t1 is not None
+    descent = options.descent and steps > 0
+    flow = options.flow is not False and t1 is not None
     if not (flow or descent):
         lacks, asks = ("descent", "steps") if options.descent else ("flow", "t1")
         name = "this problem" if system is None else f"this {system.name}"
@@ -250,7 +286,7 @@ def _lengths(
     if descent and steps > MOST_STEPS:
         raise InputError(f"steps must be at most {MOST_STEPS}, got {steps}")
     # A system without a flow of its own is run as long as its descent.
-    end = float(optimizer.time(steps)) if descent else t1
+    end = float(clock.time(steps)) if descent else t1
     t1 = end if t1 is None else t1
     if isinstance(system, AbstractSystem):
         assert t1 is not None and end is not None

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from ..disk.checkpoint import kept
 from ..disk.paths import path_of
@@ -182,7 +182,8 @@ def run(
         options: `t1`, `rtol`, `atol`, `solver`, `max_steps` of the flow; `outputs` and
             their `spacing` ("linear", "log"); `steps`, `patience` and `validate_from`
             of the descent; `sharpness`, the number of Hessian eigenvalues to observe;
-            the `scale` of the gap; `flow=False` or `descent=False` to leave one out;
+            the `scale` of the gap; `flow`, as in `Problem.following`, with its `order`;
+            `flow=False` or `descent=False` to leave one out;
             for a system also the `seed`, and the `data` folder of named corpora.
 
     Returns:
@@ -225,6 +226,8 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     if problem is None:
         assert isinstance(plan.system, AbstractSystem)
         problem = plan.system.problem(jr.key(options.seed), options.data)
+    if plan.flow and isinstance(options.flow, str):
+        problem = problem.following(plan.optimizer, options.flow, order=options.order)
     extra = {}
     if options.sharpness:
         rates = problem.followed.get("rates")
@@ -233,6 +236,11 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         extra = {"sharpness": top}
     if options.patience and problem.validation is None:
         raise InputError("patience needs a validation loss, Problem(validation=...)")
+
+    start, state = problem.params, None
+    if plan.flow and options.flow_after:
+        state = problem.flow.start(start, steps=options.flow_after)  # pyright: ignore
+        start = problem.flow.params(state)
 
     run = traj = gap = top = None
     outcomes, begin, seconds = Outcomes(), time.perf_counter(), {}
@@ -256,6 +264,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         if not outcomes.stopped:
             with watch("flow") as progress:
                 traj = problem.solve(
+                    state=state,
                     ts=plan.output_times(run),
                     observe=extra,
                     progress=progress,
@@ -269,7 +278,9 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
             gap = compare(traj, run, options.scale)
     reductions = {}
     if plan.flow:
-        reductions = _reductions(plan, problem, traj, outcomes, watch, checkpoint)
+        reductions = _reductions(
+            plan, problem, start, traj, outcomes, watch, checkpoint
+        )
     if plan.descent and problem.has_edge:
         if not outcomes.stopped:
             top = _sharpest(plan, problem, checkpoint)
@@ -299,6 +310,7 @@ def _solved_by(plan: Plan) -> dict[str, Any]:
 def _reductions(
     plan: Plan,
     problem: Problem,
+    params: PyTree,
     flow: Trajectory | None,
     outcomes: Outcomes,
     watch: Watch,
@@ -313,7 +325,7 @@ def _reductions(
         if flow is not None and not outcomes.stopped:
             with watch(part) as progress:
                 found[name] = reduction.solve(
-                    problem.params,
+                    params,
                     ts=flow.ts,
                     progress=progress,
                     checkpoint=checkpoint and checkpoint / f"reduction-{place}",

@@ -19,6 +19,18 @@ def table(summary: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+_KINDS = {
+    "modified": "of the loss modified for the optimizer, to order 2",
+    "descent": "of the optimizer's own steps, to order {order}",
+}
+
+# How a flow of an optimiser ends that begins before it has a memory to follow.
+_LOST = ("loss_nonfinite", "blow_up", "max_steps_reached")
+_MEMORY = (
+    "(if the optimizer's memory is still empty there, --flow-after N begins the flow "
+    "after N steps)"
+)
+
 _UNITS = {
     "largest": "of the largest value",
     "local": "of the value at the time",
@@ -35,7 +47,14 @@ def heading(summary: dict[str, Any]) -> str:
         run = summary[kind]
         if run is None:
             continue
-        lines += [f"{kind:8} {_cost(run)}{_ending(run)}", *_estimated(run)]
+        lines.append(f"{kind:8} {_cost(run)}{_ending(run)}")
+        if of := _KINDS.get(run.get("kind"), ""):
+            order, after = config.get("order") or 2, config.get("flow_after")
+            later = f", from step {after} on" if after else ""
+            lines.append(f"         {of.format(order=order)}{later}")
+            if kind == "flow" and run["result"] in _LOST and not after:
+                lines.append(f"         {_MEMORY}")
+        lines += _estimated(run)
     gap = summary["gap"]
     if gap is not None:
         error = gap["numerical_error"]

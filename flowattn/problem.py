@@ -279,7 +279,7 @@ class Problem(eqx.Module):
         if optimizer is None and settings.get("learning_rate") is None:
             optimizer = self.shadowed
         followed = self.followed
-        if optimizer is not self.shadowed:
-            followed.pop("time_per_step", None)
+        if "time_per_step" in followed and not eqx.tree_equal(optimizer, self.shadowed):
+            del followed["time_per_step"]
         settings = {**followed, **settings, "observe": observe}
         return descend(self.loss, self.params, optimizer, **settings)

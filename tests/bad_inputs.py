@@ -61,6 +61,35 @@ run focus --spacing lin
 run focus --precision float16
 run focus --precision 64
 run focus --flow maybe
+run focus --order 3
+run focus --flow descent --order 7
+run focus --flow descent --order 1.5
+run focus --flow descent --no-flow
+run focus --flow modified --optimizer adam --learning-rate 1
+run focus --flow modified --order 2
+run focus --flow descent --flow-after -1
+run focus --flow descent --flow-after 100000
+run focus --flow-after 1
+run focus --switch-time 100 --loss hybrid --flow descent
+run ktiw --flow descent
+run ktiw --order 2
+orders
+orders ktiw
+orders focus --halvings 0
+orders focus --halvings 31
+orders focus --halvings 1.5
+orders focus --flow modified --order 2
+orders focus --flow maybe
+orders focus --order 7
+orders focus --out table.txt
+orders focus --out .
+orders focus --seed -1
+orders focus --rtol 0
+orders focus --t1 -1
+orders focus --t1 nan
+orders focus --flow-after -1
+orders focus --optimizer adam
+orders focus-images
 run focus --no-reduced=1
 run focus --loss sotf
 run focus --loss

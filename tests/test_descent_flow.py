@@ -226,8 +226,8 @@ def slopes(make, rates, t1, **how):
 def test_gradient_descent_is_followed_to_the_order(order):
     found = slopes(
         lambda eta: fa.DescentFlow(LOSS, fa.SGD(eta), order=order),
-        0.4 / 2.0 ** np.arange(4),
-        12.8,
+        0.2 / 2.0 ** np.arange(5),
+        6.4,
     )
     assert abs(found[-1] - order) < 0.15, found
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import flowattn as fa
+from flowattn.cli.main import main
 from flowattn.errors import InputError
 
 from .test_descent_flow import LOSS, START, Quadratic, flat
@@ -82,7 +83,8 @@ MAKES = {
 )
 def test_flows_have_the_order_that_they_claim(name):
     make, order = MAKES[name]
-    table = fa.orders(make, START, learning_rates=RATES, t1=6.4)
+    rates = RATES / 2 if "momentum" in name else RATES
+    table = fa.orders(make, START, learning_rates=rates, t1=6.4)
     assert table.expected == order and table.resolved.all()
     assert abs(table.local[-1] - order) < 0.15, table
     assert abs(table.slope - order) < 0.3
@@ -119,7 +121,9 @@ def test_a_table():
     assert len(lines) == 5 and lines[-1].endswith("order 2 claimed")
     data = table.to_dataset()
     assert data.gap.dims == ("learning_rate",) and data.attrs["expected"] == 2
-    assert [curve.label for curve in table.panel().curves][-1] == "∝ η^2, claimed"
+    assert [curve.label for curve in table.panel().curves][
+        -1
+    ] == r"$\propto \eta^2$, claimed"
 
 
 def test_what_is_not_asymptotic_is_warned_of():
@@ -165,3 +169,23 @@ def test_what_makes_no_sense_is_refused(make, how, reason):
 def test_other_optimizers_have_no_modified_loss(optimizer, reason):
     with pytest.raises(InputError, match=reason):
         fa.ModifiedLoss(LOSS, optimizer)
+
+
+def test_the_command_prints_the_table_and_draws_it(tmp_path, capsys):
+    picture = tmp_path / "orders.png"
+    arguments = ["--reduced", "--t1", "100", "--halvings", "2", "--out", str(picture)]
+    assert main(["orders", "focus", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("learning rate") and lines[-1] == str(picture)
+    assert lines[-2].startswith("slope 2.0") and lines[-2].endswith("order 2 claimed")
+    assert [line.split()[0] for line in lines[1:4]] == ["1", "0.5", "0.25"]
+    assert picture.stat().st_size > 1000
+
+
+def test_the_command_takes_any_optimizer(capsys):
+    """Gradient flow is not what Adam follows, with a schedule or without."""
+    arguments = ["--reduced", "--t1", "20", "--halvings", "1", "--flow", "gradient"]
+    optimizer = ["--optimizer", "adam", "--learning-rate", "0.1"]
+    for schedule in ([], ["--schedule", "cosine"]):
+        assert main(["orders", "focus", *arguments, *optimizer, *schedule]) == 0
+        assert capsys.readouterr().out.rstrip().endswith("no order claimed")

@@ -14,6 +14,7 @@ COMMANDS = {
     "list": "listing:List",
     "run": "run:Run",
     "laws": "run:Laws",
+    "orders": "orders:Orders",
     "sweep": "sweeps:Sweep",
     "plot": "sweeps:Plot",
     "figure": "figures:Figure",

@@ -3,12 +3,14 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
 
 from ..cache import use_cache
+from ..disk.paths import is_there, path_of
 from ..errors import InputError
 from ..precision import set_precision
 from .process import say
@@ -56,6 +58,24 @@ def watch(label: str) -> Iterator[Callable[[Any], None]]:
 
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
+
+
+Precision = Literal["float64", "float32"] | None
+# The formats of a picture.
+_PICTURES = (".png", ".pdf", ".svg")
+
+
+def picture_path(out: str) -> Path:
+    """The path of a picture that is to be written.
+
+    Raises `InputError` for a folder, and for a name with another ending.
+    """
+    path = path_of("--out", out)
+    if path.suffix.lower() not in _PICTURES:
+        raise InputError(f"--out {path} must end in one of: {', '.join(_PICTURES)}")
+    if is_there(path) and path.is_dir():
+        raise InputError(f"--out {path} is a folder, not a picture")
+    return path
 
 
 # Paths are text until `path_of` has checked them: an empty one is "." to `Path`.

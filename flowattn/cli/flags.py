@@ -97,7 +97,24 @@ def _scheduled(
         if better == count:
             break
         count = better
+    # It may settle between two counts, of which the smaller does not get there.
+    while count < MOST_STEPS and float(over(count).time(count)) < t1:
+        count += 1
     return over(count)
+
+
+def largest_of(optimizer: Any) -> float:
+    """The learning rate of an optimiser, of a schedule the largest."""
+    rate = optimizer.learning_rate
+    return float(rate.largest if isinstance(rate, Shaped) else rate)
+
+
+def at_rate(optimizer: Any, rate: Any, t1: float) -> AbstractOptimizer:
+    """An optimiser with another learning rate; a schedule spans the steps up to `t1`."""
+    found = dataclasses.replace(optimizer, learning_rate=rate)
+    if not isinstance(optimizer.learning_rate, Shaped):
+        return found
+    return _scheduled(found, optimizer.learning_rate.shape, t1, None)
 
 
 def in_flags(message: str, command: Any) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,7 +20,7 @@ from ..runs.saved import earlier_files, write_run
 from ..runs.table import heading, law_table, table
 from ..systems import AbstractSetting
 from . import process
-from .console import PathText, set_up, watch
+from .console import PathText, Precision, set_up, watch
 from .flags import OptimizerFlags, flag
 
 # Where a run in a folder keeps what it needs to resume.
@@ -54,7 +54,6 @@ class RunFlags(Options):
 
 _Options = Annotated[RunFlags, tyro.conf.arg(name="")]
 _OptimizerFlags = Annotated[OptimizerFlags, tyro.conf.arg(name="")]
-Precision = Literal["float64", "float32"] | None
 
 
 def _planned(

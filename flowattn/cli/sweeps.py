@@ -6,16 +6,14 @@ from typing import Annotated, Literal
 import tyro
 
 from ..disk.cellstore import DamagedError
-from ..disk.paths import is_there, path_of, require_folder
+from ..disk.paths import path_of, require_folder
 from ..disk.store import staged
 from ..errors import InputError, quoted
 from ..plotting import plot_sweep
 from ..sweeps import counted, opened_dataset, require_undamaged, sweep
 from ..systems import AbstractSystem
-from .console import PathText, set_up, watch
+from .console import PathText, Precision, picture_path, set_up, watch
 
-# The formats of a picture.
-_SUFFIXES = (".png", ".pdf", ".svg")
 # The largest number of processes on one machine.
 _MOST_WORKERS = 1024
 
@@ -63,7 +61,7 @@ class Sweep:
     descent: str | None = None
     """A discrete run next to each flow, and the gap: sgd, sgd:RATE, sgd:RATE:MOMENTUM
     or adam:RATE; None: none."""
-    precision: Literal["float64", "float32"] | None = None
+    precision: Precision = None
     """Precision of everything; None: float64, on a TPU float32."""
     workers: int | None = None
     """Number of Dask processes on this machine; None: this process, on all cores."""
@@ -157,11 +155,7 @@ class Plot:
         if "://" not in store:
             store = str(path_of("the store", store))
         name = store.rstrip("/").split("/")[-1].removesuffix(".zarr")
-        out = path_of("--out", f"{name}.png" if self.out is None else self.out)
-        if out.suffix.lower() not in _SUFFIXES:
-            raise InputError(f"--out {out} must end in one of: {', '.join(_SUFFIXES)}")
-        if is_there(out) and out.is_dir():
-            raise InputError(f"--out {out} is a folder, not a picture")
+        out = picture_path(f"{name}.png" if self.out is None else self.out)
         where = _pairs("where", self.where, "AXIS=VALUE")
         dataset = opened_dataset(store)
         try:

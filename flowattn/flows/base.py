@@ -87,6 +87,11 @@ class AbstractFlow(eqx.Module):
         return (self.descent or {}).get("optimizer")
 
     @property
+    def meets_every(self) -> int:
+        """The number of steps after which that descent comes back to the flow."""
+        return 1
+
+    @property
     def real_spectrum(self) -> bool:
         """Whether the eigenvalues of the Jacobian are real, as for a gradient flow: the
         stabilised solver `RKC` is made for these. If False, "auto" never uses it.

@@ -177,6 +177,11 @@ class DescentFlow(AbstractFlow):
         return eqx.tree_at(lambda o: o.learning_rate, self.optimizer, self.longest)
 
     @property
+    def meets_every(self) -> int:
+        """The number of steps after which the descent comes back to the flow."""
+        return self.period
+
+    @property
     def gradients(self) -> int:
         """The gradients of one velocity."""
         return self.claimed * self.period

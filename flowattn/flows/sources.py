@@ -116,12 +116,15 @@ def source_of_descent(
 
 
 def claim(
-    flow: Source | None, run: Source | None, together: bool
+    flow: Source | None, run: Source | None, together: bool, past_edge: bool = False
 ) -> tuple[int | None, str]:
     """The order to which a run approaches a flow, and a sentence that states it;
-    `together`: whether they start from the same parameters.
+    `together`: whether they start from the same parameters; `past_edge`: whether the
+    flow comes to where the run is unstable.
     """
     order, reason = _order(flow, run, together)
+    if order is not None and past_edge:
+        order, reason = None, "the flow passes the edge of the descent's stability"
     if order is None:
         return None, f"no order is claimed: {reason}"
     power = "" if order == 1 else f" to the power {order}"

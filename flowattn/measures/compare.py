@@ -146,7 +146,9 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
             path_error = without_dips(apart)
     edge = None if run.edge is None else float(run.edge)
     together = at_flow[0] == 0 and _begin_together(flow, run, names, at_run[:1])
-    order, sentence = claim(sources[0], sources[1], together)
+    past_edge = None if edge is None else _past_edge(flow, edge)
+    past = past_edge is not None and not np.isnan(past_edge)
+    order, sentence = claim(*sources, together, past)
     return Gap(
         np.asarray(flow.ts)[at_flow],
         gaps,
@@ -155,7 +157,7 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
         path,
         path_error,
         edge,
-        None if edge is None else _past_edge(flow, edge),
+        past_edge,
         order,
         sentence,
         scale,

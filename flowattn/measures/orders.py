@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,19 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, PyTree
 
-from ..errors import InputError, known_numbers, require_positive, whole_number
+from ..errors import (
+    InputError,
+    known_numbers,
+    require_positive,
+    require_progress,
+    whole_number,
+)
 from ..flows import AbstractFlow, require_flow
 from ..numerics.descend import descend
 from ..numerics.solve import solve
-from ..optimizers import SGD
+from ..optimizers import SGD, AbstractOptimizer, not_an_optimizer
 from ..panels import Axis, Curve, Panel
+from ..precision import float_dtype
 
 # Common times of flow and descent.
 _TIMES = 12
@@ -24,6 +31,17 @@ _TIMES = 12
 _RESOLVED = 3.0
 # Slopes between neighbouring rates that still change by more are not asymptotic.
 _SETTLED = 0.2
+
+
+class Measured(NamedTuple):
+    """The progress of a table: the share that is done, and the latest gap."""
+
+    done: float
+    learning_rate: float
+    gap: float
+
+    def __str__(self) -> str:
+        return f"learning rate {self.learning_rate:.4g}, gap {self.gap:.1e}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +99,17 @@ class Orders:
         Returns:
             A panel, for `fa.plotting.draw` and for pictures of your own.
         """
-        first = self.gaps[0] / self.learning_rates[0] ** (self.expected or 1)
-        guide = first * self.learning_rates ** (self.expected or 1)
+        # At half the gap, so that the two are told apart.
+        power = self.expected or 1
+        guide = (
+            self.gaps[0] / 2 * (self.learning_rates / self.learning_rates[0]) ** power
+        )
         curves = [Curve("gap", self.learning_rates, self.gaps, "both")]
         curves.append(
             Curve("numerical error", self.learning_rates, self.errors, "line", 2)
         )
         if self.expected is not None:
-            text = f"∝ η^{self.expected}, claimed"
+            text = rf"$\propto \eta^{self.expected}$, claimed"
             curves.append(Curve(text, self.learning_rates, guide, "guide"))
         return Panel(
             f"slope {self.slope:.2f} ± {self.error:.2f}",
@@ -101,7 +122,8 @@ class Orders:
         claimed = "no order" if self.expected is None else f"order {self.expected}"
         lines = ["learning rate  gap      numerical error  local order"]
         for row, rate in enumerate(self.learning_rates):
-            local = "–" if row == 0 else f"{self.local[row - 1]:.2f}"
+            known = row > 0 and np.isfinite(self.local[row - 1])
+            local = f"{self.local[row - 1]:.2f}" if known else "–"
             numbers = f"{self.gaps[row]:.1e}  {self.errors[row]:<15.1e}"
             lines.append(f"{rate:<13.4g}  {numbers}  {local}")
         lines.append(f"slope {self.slope:.2f} ± {self.error:.2f}; {claimed} claimed")
@@ -114,9 +136,11 @@ def orders(
     *,
     learning_rates: Any,
     t1: float,
+    optimizer: Callable[[Any], AbstractOptimizer] = SGD,
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     rtol: float = 1e-9,
     steps_before: int = 0,
+    progress: Callable[[Measured], None] | None = None,
 ) -> Orders:
     """Measure to which order a flow follows the descent that it shadows.
 
@@ -125,16 +149,20 @@ def orders(
 
     Args:
         make: the flow for a learning rate, for example
-            `lambda eta: fa.DescentFlow(loss, fa.SGD(eta), order=2)`; for a plain
-            `fa.GradientFlow(loss)` the descent is gradient descent at that rate.
+            `lambda eta: fa.DescentFlow(loss, fa.SGD(eta), order=2)`. The rate is an
+            array, so that one compiled program serves all.
         params: the start of the descent.
         learning_rates: two or more, in any order.
         t1: flow time up to which they are compared, after `steps_before`.
+        optimizer: of the descent at a learning rate, for flows that are of no one
+            optimiser, such as `fa.GradientFlow(loss)`.
         observe: what is compared, named functions `params -> array`; None: all
             parameters.
         rtol: tolerance of the flow.
-        steps_before: steps of the descent from whose end the flow begins, after which
-            an optimiser's memory has faded.
+        steps_before: steps of the descent at the largest rate after which the flow
+            begins, when the optimiser's memory of its start has faded; at smaller rates
+            as many more as lead to the same time.
+        progress: called with a `Measured` after each rate.
 
     Returns:
         The `Orders`.
@@ -164,8 +192,16 @@ def orders(
     if np.any(np.diff(rates) == 0):
         raise InputError("learning_rates must differ from each other")
     before = steps_before and whole_number("steps_before", steps_before)
-    seen = dict(observe or {"parameters": _flat})
-    found = [_gap(make, params, float(rate), t1, seen, rtol, before) for rate in rates]
+    require_progress(progress)
+    seen, found = dict(observe or {"parameters": _flat}), []
+    for number, rate in enumerate(rates, 1):
+        eta = jnp.asarray(rate, float_dtype(params))
+        flow = make(eta)
+        require_flow("orders", flow)
+        later = round(before * rates[0] / rate)
+        found.append(_gap(flow, params, optimizer, eta, t1, seen, rtol, later))
+        if progress is not None:
+            progress(Measured(number / len(rates), float(rate), found[-1][0]))
     gaps, errors, claims = (np.array(each) for each in zip(*found, strict=True))
     resolved = gaps > _RESOLVED * errors
     slope, error = _fitted(rates[resolved], gaps[resolved], errors[resolved])
@@ -200,25 +236,34 @@ def _flat(params: PyTree) -> Array:
 
 
 def _gap(
-    make: Callable[[Any], AbstractFlow],
+    flow: AbstractFlow,
     params: PyTree,
-    rate: float,
+    optimizer: Callable[[Any], AbstractOptimizer],
+    eta: Array,
     t1: float,
     seen: dict[str, Callable[[Any], Array]],
     rtol: float,
     before: int,
 ) -> tuple[float, float, int | None]:
     """The gap at one learning rate, the flow's numerical error, and what it claims."""
-    flow = make(rate)
-    require_flow("orders", flow)
-    descent, loss = flow.descent, flow.descended
+    descent, loss, clock = flow.descent, flow.descended, flow.clock
     if descent is None or loss is None:
         raise InputError(f"a {type(flow).__name__} shadows no descent: it has no order")
-    clock = flow.clock or SGD(rate)
+    if clock is None:
+        clock = optimizer(eta)
+        if not isinstance(clock, AbstractOptimizer):
+            raise not_an_optimizer(clock)
+        claim = clock.order_reason[0]
+    else:
+        # The common start is left out, where a flow that begins ahead is not together
+        # with its descent.
+        claim = flow.order if before or flow.ahead else flow.order_reason[0]
     descent = {"optimizer": clock, **descent}
-    count = max(1, clock.steps(t1))
-    every = max(1, count // _TIMES)
-    steps = before + every * np.arange(1, count // every + 1)
+    every = flow.meets_every
+    count = max(1, clock.steps(t1) // every)
+    shares = np.arange(1, _TIMES + 1) / _TIMES
+    rounds = np.unique(np.maximum(1, np.round(count * shares))).astype(int)
+    steps = before + every * rounds
     run = descend(
         loss, params, **descent, steps=int(steps[-1]), every=steps, observe=seen
     )
@@ -243,7 +288,7 @@ def _gap(
     assert traj.error is not None
     errors = {k: x[1:] for k, x in traj.error.items()}
     apart = {k: ours[k][1:] - theirs[k][-len(steps) :] for k in seen}
-    return _largest(apart), _largest(errors), flow.order
+    return _largest(apart), _largest(errors), claim
 
 
 def _largest(rows: dict[str, Array]) -> float:

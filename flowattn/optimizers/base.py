@@ -121,6 +121,8 @@ class AbstractOptimizer(eqx.Module):
         rate, known = self.time_per_step, known_numbers("steps", steps)
         if known is not None and not np.all((known >= 0) & (known < np.inf)):
             raise InputError(f"steps must be 0 or more, got {shown(steps)}")
+        if isinstance(rate, jax.Array):
+            return jnp.asarray(steps, rate.dtype) * rate
         if not callable(rate):
             return (known if isinstance(steps, list | tuple) else steps) * rate
         if isinstance(steps, Tracer):

@@ -93,10 +93,13 @@ def require_sensible(options: Options, called: Callable[[str], str] = str) -> No
     if not (options.flow or options.descent):
         parts = f"{called('flow')} and {called('descent')}"
         raise InputError(f"{parts} are both off: nothing is left to run")
-    if not 0 <= options.seed < 2**32:
-        raise InputError(
-            f"seed must be from 0 to {2**32 - 1}, got {quoted(options.seed)}"
-        )
+    require_seed(options.seed)
+
+
+def require_seed(seed: int) -> None:
+    """Raises `InputError` for a number that seeds nothing."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be from 0 to {2**32 - 1}, got {quoted(seed)}")
 
 
 _FLOW = ("rtol", "atol", "solver", "max_steps")

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,7 +202,7 @@ def _clock(
     """The optimiser whose clock flow and descent share."""
     if options.flow == "descent":
         return optimizer.even
-    if given is not None and given.shadowed is optimizer:
+    if given is not None and eqx.tree_equal(given.shadowed, optimizer):
         return given.flow.clock or optimizer
     return optimizer
 

@@ -110,7 +110,7 @@ def largest_of(optimizer: Any) -> float:
 
 
 def at_rate(optimizer: Any, rate: Any, t1: float) -> AbstractOptimizer:
-    """An optimiser with another learning rate; a schedule spans the steps up to `t1`."""
+    """An optimiser with another learning rate; a schedule spans the steps to `t1`."""
     found = dataclasses.replace(optimizer, learning_rate=rate)
     if not isinstance(optimizer.learning_rate, Shaped):
         return found

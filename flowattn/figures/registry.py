@@ -182,6 +182,18 @@ _ALL = (
         f"{_SNELL}, learning curves of permutations and of 40 of 60 words",
     ),
     Figure(
+        "descent-flows",
+        "flows",
+        "gradient descent and the flows of its steps of order 1, 2 and 3 over time",
+        "new",
+    ),
+    Figure(
+        "descent-orders",
+        "flows",
+        "the order of these flows, measured for every system",
+        "new",
+    ),
+    Figure(
         "ktiw-keyword",
         "ktiw",
         "agreement of attention and word scores, synthetic keywords",

@@ -112,7 +112,7 @@ class Orders:
             text = rf"$\propto \eta^{self.expected}$, claimed"
             curves.append(Curve(text, self.learning_rates, guide, "guide"))
         return Panel(
-            f"slope {self.slope:.2f} ± {self.error:.2f}",
+            f"slope {self.slope:.2f} ± {self.error:.1g}",
             Axis("learning rate η", log=True),
             Axis("largest |descent − flow|", log=True),
             curves,
@@ -126,7 +126,7 @@ class Orders:
             local = f"{self.local[row - 1]:.2f}" if known else "–"
             numbers = f"{self.gaps[row]:.1e}  {self.errors[row]:<15.1e}"
             lines.append(f"{rate:<13.4g}  {numbers}  {local}")
-        lines.append(f"slope {self.slope:.2f} ± {self.error:.2f}; {claimed} claimed")
+        lines.append(f"slope {self.slope:.2f} ± {self.error:.1g}; {claimed} claimed")
         return "\n".join(lines)
 
 
@@ -193,7 +193,7 @@ def orders(
         raise InputError("learning_rates must differ from each other")
     before = steps_before and whole_number("steps_before", steps_before)
     require_progress(progress)
-    seen, found = dict(observe or {"parameters": _flat}), []
+    seen, found = dict(observe or {"parameters": all_numbers}), []
     for number, rate in enumerate(rates, 1):
         eta = jnp.asarray(rate, float_dtype(params))
         flow = make(eta)
@@ -228,7 +228,12 @@ def orders(
     return table
 
 
-def _flat(params: PyTree) -> Array:
+def all_numbers(params: PyTree) -> Array:
+    """The floating-point numbers of parameters, as one array.
+
+    >>> all_numbers({"a": jnp.ones((2, 1)), "n": 3}).tolist()
+    [1.0, 1.0]
+    """
     leaves = [x for x in jax.tree.leaves(params) if hasattr(x, "dtype")]
     return jnp.concatenate(
         [jnp.ravel(x) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]

@@ -212,6 +212,7 @@ class Problem(eqx.Module):
         flow: Kind = "descent",
         *,
         order: int | None = None,
+        check: bool = True,
     ) -> "Problem":
         """The same problem with a flow that an optimiser follows more closely.
 
@@ -220,6 +221,7 @@ class Problem(eqx.Module):
             flow: "descent", of the optimiser's own steps (`DescentFlow`); "modified",
                 of the modified loss (`ModifiedLoss`); "gradient", of the loss.
             order: of "descent", from 1 to 6; None: 2.
+            check: as in `DescentFlow`.
 
         Returns:
             The problem.
@@ -236,7 +238,7 @@ class Problem(eqx.Module):
         if not isinstance(optimizer, AbstractOptimizer):
             raise not_an_optimizer(optimizer)
         same = {k: v for k, v in self.followed.items() if k in ("rates", "switch")}
-        found = flow_of(flow, self.loss, optimizer, **same, order=order)
+        found = flow_of(flow, self.loss, optimizer, **same, order=order, check=check)
         return eqx.tree_at(
             lambda problem: problem.own_flow, self, found, is_leaf=lambda x: x is None
         )

@@ -83,9 +83,7 @@ def cell_of(
         times = steps.astype(dtype) * descent.time_per_step
     if how.flow is not None:
         followed = system.defaults.optimizer if descent is None else descent
-        problem = problem.following(
-            followed, how.flow, order=how.order, check=False
-        )
+        problem = problem.following(followed, how.flow, order=how.order, check=False)
     observe = {**_observed(problem, how), **problem.laws}
     solve = Solve(
         problem.flow,

@@ -115,8 +115,8 @@ def settled(
     observe: str | Sequence[str] | None = None,
     error: bool | None = None,
     descent: str | AbstractOptimizer | None = None,
-    flow: Kind | None = None,
-    order: int | None = None,
+    flow: Any = None,
+    order: Any = None,
     data: str | None = None,
 ) -> Sweep:
     """A sweep with everything that was left open resolved.
@@ -316,7 +316,7 @@ def _require_steps(sweep: Sweep) -> None:
         for value in known.get(name, ()):
             dataclasses.replace(descent, **{name: value})
     largest = _largest(sweep)
-    steps = dataclasses.replace(descent, **largest).steps(end)
+    steps = _fastest(descent, largest).steps(end)
     if steps < outputs + 1:
         raise InputError(
             f"a descent ({_named(largest) or descent.name}) takes {steps} steps to "
@@ -328,6 +328,13 @@ def _require_steps(sweep: Sweep) -> None:
 def _largest(sweep: Sweep) -> dict[str, Any]:
     """The largest value of each axis of the descent."""
     return {a.name: max(a.values) for a in sweep.axes if a.name in OF_DESCENT}
+
+
+def _fastest(
+    descent: AbstractOptimizer, largest: Mapping[str, Any]
+) -> AbstractOptimizer:
+    """A descent with these values."""
+    return dataclasses.replace(descent, **largest) if largest else descent
 
 
 def _require_flow(sweep: Sweep) -> None:
@@ -343,8 +350,7 @@ def _require_flow(sweep: Sweep) -> None:
         raise InputError(
             f"flow='{flow}' follows an optimizer: give a descent, as sgd:0.1"
         )
-    largest = dataclasses.replace(descent, **_largest(sweep))
-    flow_of(flow, _any_loss, largest, order=order)
+    flow_of(flow, _any_loss, _fastest(descent, _largest(sweep)), order=order)
 
 
 def _any_loss(params: Any) -> Any:

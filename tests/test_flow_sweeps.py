@@ -20,6 +20,7 @@ from flowattn.systems import Focus, TopicWords
 from flowattn.trajectory import OUTCOMES
 
 from .sweeps import Ends
+from .test_state import Balls
 
 FOCUS = Focus(reduced=True)
 RATES = (0.4, 0.2, 0.1)
@@ -262,3 +263,12 @@ def test_what_makes_no_sweep_is_refused_before_anything_is_written(
         fa.sweep(system, how.pop("vary"), **how)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_the_gradient_flow_of_a_system_with_another_flow():
+    found = swept({}, None, Balls(), t1=1.0, flow="gradient", observe="x")
+    problem = Balls().problem(None)
+    flow = fa.GradientFlow(problem.loss)
+    run = fa.solve(flow, problem.params, t1=1.0, solver="tsit5")
+    np.testing.assert_allclose(found.x[0, -1], run.params, rtol=1e-9)
+    assert np.max(np.abs(run.params - problem.solve(t1=1.0).params)) > 1e-3

@@ -1,5 +1,6 @@
 """Problem: a loss and a start, with everything to observe and check in training."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -212,6 +213,7 @@ class Problem(eqx.Module):
         flow: Kind = "descent",
         *,
         order: int | None = None,
+        check: bool = True,
     ) -> "Problem":
         """The same problem with a flow that an optimiser follows more closely.
 
@@ -220,6 +222,7 @@ class Problem(eqx.Module):
             flow: "descent", of the optimiser's own steps (`DescentFlow`); "modified",
                 of the modified loss (`ModifiedLoss`); "gradient", of the loss.
             order: of "descent", from 1 to 6; None: 2.
+            check: as in `DescentFlow`.
 
         Returns:
             The problem.
@@ -236,10 +239,11 @@ class Problem(eqx.Module):
         if not isinstance(optimizer, AbstractOptimizer):
             raise not_an_optimizer(optimizer)
         same = {k: v for k, v in self.followed.items() if k in ("rates", "switch")}
-        found = flow_of(flow, self.loss, optimizer, **same, order=order)
-        return eqx.tree_at(
-            lambda problem: problem.own_flow, self, found, is_leaf=lambda x: x is None
-        )
+        found = flow_of(flow, self.loss, optimizer, **same, order=order, check=check)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for replaced in ("own_flow", "rates", "switch"):
+            del fields[replaced]
+        return Problem(**fields, flow=found)
 
     def solve(self, **settings: Any) -> Trajectory:
         """Solve the flow from the start, with every observable and event.

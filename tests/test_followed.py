@@ -90,7 +90,10 @@ def test_adam_is_followed_from_a_later_step():
         (dict(flow="gradient", order=1), "order is of flow='descent'"),
         (dict(flow="descent", order=7), "order must be from 1 to 6, got 7"),
         (dict(flow="descent", order=0), "order must be positive"),
-        (dict(flow="modified", optimizer=fa.Adam(0.1)), "ModifiedLoss is of fa.SGD"),
+        (
+            dict(flow="modified", optimizer=fa.Adam(0.1)),
+            "the modified loss is of fa.SGD",
+        ),
         (dict(flow_after=3), "flow_after is of flow='descent'"),
         (dict(flow="descent", flow_after=-1), "flow_after must be 0 or more, got -1"),
         (dict(flow="descent", flow_after=40), "flow_after 40 leaves the flow no time"),

@@ -9,6 +9,7 @@ from ..disk.cellstore import DamagedError
 from ..disk.paths import path_of, require_folder
 from ..disk.store import staged
 from ..errors import InputError, quoted
+from ..flows import Kind
 from ..plotting import plot_sweep
 from ..sweeps import counted, opened_dataset, require_undamaged, sweep
 from ..systems import AbstractSystem
@@ -61,6 +62,11 @@ class Sweep:
     descent: str | None = None
     """A discrete run next to each flow, and the gap: sgd, sgd:RATE, sgd:RATE:MOMENTUM
     or adam:RATE; None: none."""
+    flow: Kind | None = None
+    """Flow: of the loss, of the loss modified for the descent's optimiser, or of the
+    optimiser's own steps; None: the system's, usually gradient."""
+    order: int | None = None
+    """Order of the "descent" flow in the learning rate, from 1 to 6; None: 2."""
     precision: Precision = None
     """Precision of everything; None: float64, on a TPU float32."""
     workers: int | None = None
@@ -100,6 +106,8 @@ class Sweep:
                 observe=self.observe or None,
                 error=self.error,
                 descent=self.descent,
+                flow=self.flow,
+                order=self.order,
                 data=self.data,
             )
         ends = ", ".join(f"{n} {name}" for name, n in counted(dataset).items())

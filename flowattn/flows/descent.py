@@ -84,6 +84,8 @@ class DescentFlow(AbstractFlow):
         order: p, from 1 to 6.
         period: q, the steps at a time. With 2, flow and descent may oscillate about
             each other's path, as at the edge of stability.
+        check: whether to try the optimiser's steps, and to warn of its momentum; False
+            if that was done before.
 
     Raises:
         InputError: for an order or a period that is none; for an optimiser that draws
@@ -118,6 +120,7 @@ class DescentFlow(AbstractFlow):
         rates: PyTree | None = None,
         order: Any = 2,
         period: Any = 1,
+        check: bool = True,
     ):
         if isinstance(loss, AbstractFlow) or not callable(loss):
             raise InputError(
@@ -135,8 +138,9 @@ class DescentFlow(AbstractFlow):
         self.period = whole_number("period", period)
         if self.claimed > _HIGHEST:
             raise InputError(f"order must be from 1 to {_HIGHEST}, got {order}")
-        _require_steps(optimizer)
-        _warn_of_momentum(optimizer, self.claimed, self.period)
+        if check:
+            _require_steps(optimizer)
+            _warn_of_momentum(optimizer, self.claimed, self.period)
 
     @property
     def kind(self) -> str:
@@ -379,7 +383,7 @@ def _warn_of_momentum(optimizer: AbstractOptimizer, order: int, period: int) -> 
         warnings.warn(
             f"with momentum {float(momentum):g} the flow of order {order} can be "
             "unstable where the optimizer is not; that of order 2 never is",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -431,5 +435,5 @@ def _require_steps(optimizer: AbstractOptimizer) -> None:
         warnings.warn(
             "the optimizer's updates are signs, so that the field of its flow is not "
             "smooth",
-            stacklevel=4,
+            stacklevel=5,
         )

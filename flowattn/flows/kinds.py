@@ -14,6 +14,8 @@ from .modified import ModifiedLoss
 from .switched import Switch, gradient_flow
 
 Kind = Literal["gradient", "modified", "descent"]
+# The order of the flow "descent" unless another is given.
+ORDER = 2
 
 
 def flow_of(
@@ -24,8 +26,10 @@ def flow_of(
     rates: PyTree | None = None,
     switch: Switch | None = None,
     order: Any = None,
+    check: bool = True,
 ) -> AbstractFlow:
-    """A flow beside the descent of a loss by an optimiser.
+    """A flow beside the descent of a loss by an optimiser, which `DescentFlow` checks
+    unless `check` is False.
 
     Raises `InputError` for an unknown kind, for an order of any other kind than
     "descent", and for losses and optimisers for which there is no such flow.
@@ -46,6 +50,5 @@ def flow_of(
         )
     if kind == "modified":
         return GradientFlow(ModifiedLoss(loss, optimizer, rates=rates), rates)
-    return DescentFlow(
-        loss, optimizer, rates=rates, order=2 if order is None else order
-    )
+    order = ORDER if order is None else order
+    return DescentFlow(loss, optimizer, rates=rates, order=order, check=check)

@@ -35,6 +35,8 @@ from ..losses import AbstractExplicitLoss
 from ..optimizers import SGD
 from .gradient import number_of, scaled, settled_rates
 
+_OTHERS = "any optimizer has the flow of its own steps, flow='descent' (fa.DescentFlow)"
+
 
 class ModifiedLoss(AbstractExplicitLoss):
     """L + (c η_eff/4) ‖∇L‖²: the implicit regularisation of gradient descent.
@@ -73,18 +75,15 @@ class ModifiedLoss(AbstractExplicitLoss):
         if not callable(self.loss):
             raise InputError("ModifiedLoss needs a loss, a function of the parameters")
         if not isinstance(self.optimizer, SGD):
-            raise InputError(
-                "ModifiedLoss is of fa.SGD; for other optimizers use fa.DescentFlow"
-            )
+            raise InputError(f"the modified loss is of fa.SGD; {_OTHERS}")
         if callable(self.optimizer.learning_rate):
             raise InputError(
-                "ModifiedLoss needs a constant learning rate; for schedules use "
-                "fa.DescentFlow"
+                f"the modified loss needs a constant learning rate; {_OTHERS}"
             )
         if not known_zero(self.optimizer.weight_decay):
             raise InputError(
-                "ModifiedLoss needs an optimizer without weight decay: write the decay "
-                "into the loss"
+                "the modified loss needs an optimizer without weight decay: write the "
+                "decay into the loss"
             )
 
     @property

@@ -10,6 +10,7 @@ import jax.random as jr
 from jaxtyping import Array
 
 from ..errors import unknown
+from ..flows import Kind
 from ..numerics.integrate import Solve
 from ..numerics.members import explicit
 from ..observables import Recorder
@@ -30,6 +31,8 @@ class How(NamedTuple):
     """How every cell of a sweep is run, except for the varied fields.
 
     `outputs`: times between the start and the end at which cells are observed.
+    `flow`: the kind of flow, as in `Problem.following`, which was checked for the
+    descent; None: the system's own.
     """
 
     t1: float
@@ -41,6 +44,8 @@ class How(NamedTuple):
     observe: tuple[str, ...] | None
     error: bool
     descent: AbstractOptimizer | None
+    flow: Kind | None
+    order: int | None
 
 
 class Cell(NamedTuple):
@@ -76,6 +81,9 @@ def cell_of(
         descent = dataclasses.replace(descent, **given) if given else descent
         steps = planned_steps(descent, end, how.outputs)
         times = steps.astype(dtype) * descent.time_per_step
+    if how.flow is not None:
+        followed = system.defaults.optimizer if descent is None else descent
+        problem = problem.following(followed, how.flow, order=how.order, check=False)
     observe = {**_observed(problem, how), **problem.laws}
     solve = Solve(
         problem.flow,

@@ -244,7 +244,10 @@ def sweep(
             not long; `error`, whether to solve again at a hundredth of the tolerances,
             None: only with a descent; `descent`, an optimiser (`fa.SGD(0.1)`), or
             "sgd:RATE", "sgd:RATE:MOMENTUM" or "adam:RATE", to run from each start, with
-            its gap to the flow; `data`, the folder of named corpora.
+            its gap to the flow; `flow`, the kind of flow as in `Problem.following`
+            ("gradient", "modified", "descent") with the `order` of "descent", for each
+            cell's own learning rate and momentum, None: the system's own; `data`, the
+            folder of named corpora.
 
     Returns:
         An xarray `Dataset`: observables, drifts, gaps, and how each cell ended.
@@ -253,6 +256,9 @@ def sweep(
         InputError: for an invalid sweep; for a store that belongs to another sweep,
             that another process writes to, or that cannot be written; for Dask workers
             that would compute other numbers; and for reading data damaged since then.
+
+    Warns:
+        UserWarning: as `DescentFlow`, for the largest momentum.
 
     >>> import flowattn as fa
     >>> system = fa.systems.Focus(reduced=True)

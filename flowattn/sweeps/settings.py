@@ -20,6 +20,7 @@ from ..errors import (
     whole_number,
 )
 from ..fields import require_kind
+from ..flows import ORDER, Kind, flow_of
 from ..numerics.members import explicit
 from ..optimizers import SGD, AbstractOptimizer, Adam
 from ..precision import require_resolved
@@ -33,6 +34,8 @@ _MOST_CELLS = 10**9
 # Each takes seconds to compile.
 _MOST_PROGRAMS = 10**4
 _MOST_OUTPUTS = 10**6
+# Settings that stores of version 0.1 do not have.
+_LATER = ("flow", "order")
 # The largest 32-bit count.
 _MOST_STEPS = 2**31 - 1
 
@@ -65,6 +68,8 @@ class Sweep:
         optimizer = self.how.descent
         descent = None if optimizer is None else optimizer.config
         how = {**self.how._asdict(), "descent": descent}
+        # Absent where not given, as in stores of before.
+        how = {k: v for k, v in how.items() if k not in _LATER or v is not None}
         whole = {
             "system": {"name": self.system.name, **system},
             "vary": vary,
@@ -110,6 +115,8 @@ def settled(
     observe: str | Sequence[str] | None = None,
     error: bool | None = None,
     descent: str | AbstractOptimizer | None = None,
+    flow: Any = None,
+    order: Any = None,
     data: str | None = None,
 ) -> Sweep:
     """A sweep with everything that was left open resolved.
@@ -117,6 +124,7 @@ def settled(
     Raises `InputError` for settings that make no sense, and for cells that are not
     valid systems.
     """
+    require_kind("flow", flow, Kind | None)
     require_kind("data", data, str | None)
     require_kind("error", error, bool | None)
     axes = axes_of(system, vary)
@@ -160,6 +168,10 @@ def settled(
         None if observe is None else tuple(observe),
         optimizer is not None if error is None else error,
         optimizer,
+        flow,
+        whole_number("order", ORDER if order is None else order)
+        if flow == "descent"
+        else order,
     )
     sweep = Sweep(system, axes, numbers, how, data)
     _require_finite_work(sweep)
@@ -287,6 +299,7 @@ def _require_sensible(sweep: Sweep) -> None:
                 require_positive(**{axis.name: value})
     if sweep.how.descent is not None:
         _require_steps(sweep)
+    _require_flow(sweep)
     rtols = next((a.values for a in sweep.axes if a.name == "rtol"), (sweep.how.rtol,))
     require_resolved(rtols, dtype)
 
@@ -299,19 +312,50 @@ def _require_steps(sweep: Sweep) -> None:
     descent, outputs = sweep.how.descent, sweep.how.outputs
     assert descent is not None
     end = min(known.get("t1", (sweep.how.t1,)))
-    varied = {name: known[name] for name in OF_DESCENT if name in known}
-    for name, values in varied.items():
-        for value in values:
+    for name in OF_DESCENT:
+        for value in known.get(name, ()):
             dataclasses.replace(descent, **{name: value})
-    largest = {name: max(values) for name, values in varied.items()}
-    shortest = dataclasses.replace(descent, **largest) if largest else descent
-    steps = shortest.steps(end)
+    largest = _largest(sweep)
+    steps = _fastest(descent, largest).steps(end)
     if steps < outputs + 1:
         raise InputError(
             f"a descent ({_named(largest) or descent.name}) takes {steps} steps to "
             f"t = {end:g}, of which {outputs + 1} are to be observed; choose fewer "
             "outputs, a later t1 or a smaller rate"
         )
+
+
+def _largest(sweep: Sweep) -> dict[str, Any]:
+    """The largest value of each axis of the descent."""
+    return {a.name: max(a.values) for a in sweep.axes if a.name in OF_DESCENT}
+
+
+def _fastest(
+    descent: AbstractOptimizer, largest: Mapping[str, Any]
+) -> AbstractOptimizer:
+    """A descent with these values."""
+    return dataclasses.replace(descent, **largest) if largest else descent
+
+
+def _require_flow(sweep: Sweep) -> None:
+    """Raises `InputError` for a flow that the descent does not have; warns, once for
+    all cells, of one that can be unstable at the largest momentum.
+    """
+    flow, order, descent = sweep.how.flow, sweep.how.order, sweep.how.descent
+    if order is not None and flow != "descent":
+        raise InputError("order is of flow='descent'")
+    if flow is None or flow == "gradient":
+        return
+    if descent is None:
+        raise InputError(
+            f"flow='{flow}' follows an optimizer: give a descent, as sgd:0.1"
+        )
+    flow_of(flow, _any_loss, _fastest(descent, _largest(sweep)), order=order)
+
+
+def _any_loss(params: Any) -> Any:
+    """A loss for a flow that is made only to be checked."""
+    return jnp.sum(params)
 
 
 def _named(values: Mapping[str, Any]) -> str:

@@ -217,3 +217,25 @@ def test_one_program_serves_all_rates(caplog):
         table([0.03, 0.015, 0.0075])
     compiled = [r.message for r in caplog.records if "Compiling" in r.message]
     assert not [text for text in compiled if "_advance" in text], compiled
+
+
+def test_no_order_is_claimed_from_a_start_past_the_edge():
+    problem = fa.Problem(jnp.ones(1), lambda x: 5.0 * jnp.sum(x**2))
+    for rate, order in ((0.15, 1), (0.25, None)):  # the edge is at .2
+        run = fa.run(problem, optimizer=fa.SGD(rate), steps=4)
+        assert run.gap.order == run.summary["gap"]["order"] == order
+        assert ("starts past the edge" in run.gap.claim) == (order is None)
+
+
+def test_a_flow_that_does_not_arrive_has_no_gap():
+    with pytest.warns(UserWarning) as said:
+        table = fa.orders(
+            lambda eta: fa.DescentFlow(LOSS, fa.SGD(eta)),
+            START,
+            learning_rates=[0.1, 0.05],
+            t1=2.0,
+            max_steps=3,
+        )
+    assert np.isnan(table.gaps).all() and np.isnan(table.slope)
+    assert "do not reach t1 at the learning rates 0.1, 0.05" in str(said[0].message)
+    assert "nan" in str(table)

@@ -20,7 +20,6 @@ from ..measures.gap import Gap
 from ..measures.panels import TIME as TIME_LABEL
 from ..measures.panels import TIME_UNITS
 from ..numerics.descend import descend
-from ..numerics.segments import Progress
 from ..numerics.solve import solve
 from ..optimizers import SGD, AbstractOptimizer
 from ..panels import Axis, Style
@@ -104,7 +103,7 @@ class Runs:
         """The values of a function for some items, computed in parallel."""
         return self.together(*(partial(work, item) for item in items))
 
-    def go_on(self, progress: Progress) -> None:
+    def go_on(self, progress: Any) -> None:
         """Ends a run in another thread, which receives no Ctrl-C."""
         del progress
         if self._given_up.is_set():

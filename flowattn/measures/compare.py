@@ -148,7 +148,7 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
     together = at_flow[0] == 0 and _begin_together(flow, run, names, at_run[:1])
     past_edge = None if edge is None else _past_edge(flow, edge)
     past = past_edge is not None and not np.isnan(past_edge)
-    order, sentence = claim(*sources, together, past)
+    order, sentence = claim(sources[0], sources[1], together, past)
     return Gap(
         np.asarray(flow.ts)[at_flow],
         gaps,

@@ -140,6 +140,7 @@ def orders(
     observe: Mapping[str, Callable[[Any], Array]] | None = None,
     rtol: float = 1e-9,
     steps_before: int = 0,
+    max_steps: int = 20_000,
     progress: Callable[[Measured], None] | None = None,
 ) -> Orders:
     """Measure to which order a flow follows the descent that it shadows.
@@ -162,6 +163,7 @@ def orders(
         steps_before: steps of the descent at the largest rate after which the flow
             begins, when the optimiser's memory of its start has faded; at smaller rates
             as many more as lead to the same time.
+        max_steps: largest number of steps that a flow may try.
         progress: called with a `Measured` after each rate.
 
     Returns:
@@ -172,7 +174,8 @@ def orders(
             that shadow no descent.
 
     Warns:
-        UserWarning: if the exponent still changes at the smallest rates.
+        UserWarning: if the exponent still changes at the smallest rates, and for rates
+            at which flow or descent do not reach `t1` (their gap is nan).
 
     >>> import jax.numpy as jnp, numpy as np, flowattn as fa
     >>> table = fa.orders(
@@ -199,10 +202,17 @@ def orders(
         flow = make(eta)
         require_flow("orders", flow)
         later = round(before * rates[0] / rate)
-        found.append(_gap(flow, params, optimizer, eta, t1, seen, rtol, later))
+        how = {"rtol": rtol, "max_steps": max_steps}
+        found.append(_gap(flow, params, optimizer, eta, t1, seen, later, how))
         if progress is not None:
             progress(Measured(number / len(rates), float(rate), found[-1][0]))
     gaps, errors, claims = (np.array(each) for each in zip(*found, strict=True))
+    if np.isnan(gaps).any():
+        lost = ", ".join(f"{rate:.4g}" for rate in rates[np.isnan(gaps)])
+        warnings.warn(
+            f"flow or descent do not reach t1 at the learning rates {lost}",
+            stacklevel=2,
+        )
     resolved = gaps > _RESOLVED * errors
     slope, error = _fitted(rates[resolved], gaps[resolved], errors[resolved])
     both = resolved[1:] & resolved[:-1]
@@ -247,8 +257,8 @@ def _gap(
     eta: Array,
     t1: float,
     seen: dict[str, Callable[[Any], Array]],
-    rtol: float,
     before: int,
+    how: dict[str, Any],
 ) -> tuple[float, float, int | None]:
     """The gap at one learning rate, the flow's numerical error, and what it claims."""
     descent, loss, clock = flow.descent, flow.descended, flow.clock
@@ -270,7 +280,13 @@ def _gap(
     rounds = np.unique(np.maximum(1, np.round(count * shares))).astype(int)
     steps = before + every * rounds
     run = descend(
-        loss, params, **descent, steps=int(steps[-1]), every=steps, observe=seen
+        loss,
+        params,
+        **descent,
+        steps=int(steps[-1]),
+        every=steps,
+        observe=seen,
+        throw=False,
     )
     start, state = params, None
     if before and flow.has_state:
@@ -284,11 +300,14 @@ def _gap(
         start,
         state=state,
         ts=clock.time(np.concatenate([[before], steps])),
-        rtol=rtol,
         observe=seen,
         error=True,
         solver="dopri8",
+        throw=False,
+        **how,
     )
+    if {run.outcome, traj.outcome} != {"successful"} or traj.refined is None:
+        return np.nan, np.nan, claim
     ours, theirs = traj.observed, run.observed
     assert traj.error is not None
     errors = {k: x[1:] for k, x in traj.error.items()}

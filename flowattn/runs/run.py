@@ -285,6 +285,9 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         if not outcomes.stopped:
             top = _sharpest(plan, problem, checkpoint)
         outcomes.add_numbers("sharpness", [] if top is None else [top])
+    if gap is not None and _starts_past(gap, top):
+        why = "no order is claimed: the flow starts past the edge of the descent"
+        gap = dataclasses.replace(gap, order=None, claim=why)
     summary = summarise(plan, problem, traj, run, gap, reductions)
     for form in summary["closed_forms"]:
         found = [form[kind] for kind in ("flow", "descent") if kind in form]
@@ -293,6 +296,11 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer)
     summary |= _origin(plan, seconds)
     return Run(plan, summary, problem, traj, run, gap, reductions)
+
+
+def _starts_past(gap: Gap, top: float | None) -> bool:
+    """Whether the sharpness at the start is beyond the edge of the descent."""
+    return gap.edge is not None and top is not None and top > gap.edge
 
 
 def _solved_by(plan: Plan) -> dict[str, Any]:

@@ -27,8 +27,8 @@ _KINDS = {
 # How a flow of an optimiser ends that begins before it has a memory to follow.
 _LOST = ("loss_nonfinite", "blow_up", "max_steps_reached")
 _MEMORY = (
-    "(if the optimizer's memory is still empty there, --flow-after N begins the flow "
-    "after N steps)"
+    "(if the optimizer's memory is still empty there, flow_after (--flow-after) begins "
+    "the flow after some steps)"
 )
 
 _UNITS = {
@@ -244,7 +244,9 @@ def _splits(summary) -> str:
 
 def law_table(summary: dict[str, Any]) -> str:
     """The laws of a summary and their drifts, as lines for a terminal."""
-    rows = [("law", "kind", "flow's drift", "descent's drift", "regime")]
+    flow = (summary["flow"] or {}).get("kind", "gradient")
+    kind = "kind" if flow == "gradient" else "kind, of the gradient flow"
+    rows = [("law", kind, "flow's drift", "descent's drift", "regime")]
     for law in summary["laws"]:
         drift_text = _number(law["max_drift"], ".1e")
         if law.get("smooth_until") is not None:

@@ -19,6 +19,9 @@ _MOST_STEPS = 10**9
 # A clock that moves by less than this share of its time in `_STILL` blocks has stopped.
 _RESOLVED = 1e-9
 _STILL = 4
+# A change of a rate stands alone if it is this many times those next to it; it counts
+# if it is more than this share of the largest.
+_ALONE, _SEEN = 10.0, 0.05
 # A time within this share of a step of its end belongs to the next step.
 SLACK = 1e-6
 
@@ -104,6 +107,30 @@ def largest_rate(schedule: Schedule) -> float:
     0.5
     """
     return float(np.max(_rates(schedule, 0, _BLOCK)))
+
+
+def order_of(schedule: Schedule) -> int | None:
+    """The order to which a flow can follow a schedule: 1 if its rate jumps, 2 if it has
+    a kink, as at the end of a warm-up; None if it is smooth. Found in the first steps.
+
+    >>> import optax
+    >>> order_of(optax.piecewise_constant_schedule(0.5, {10: 0.1}))
+    1
+    >>> order_of(optax.warmup_cosine_decay_schedule(0.0, 0.5, 10, 100))
+    2
+    >>> order_of(optax.cosine_decay_schedule(0.5, 100))
+    """
+    slopes = np.diff(_rates(schedule, 0, _BLOCK))
+    bends = np.diff(slopes)
+    largest = np.max(np.abs(slopes), initial=0.0)
+    for order, steps in ((1, slopes), (2, bends)):
+        sizes = np.abs(steps)
+        # A kink between two steps shows in two bends.
+        near = [np.roll(sizes, shift) for shift in (-order, order)]
+        alone = sizes > _ALONE * np.maximum(*near)
+        if np.any(alone[order:-order] & (sizes[order:-order] > _SEEN * largest)):
+            return order
+    return None
 
 
 def sums_of(schedule: Schedule, counts: np.ndarray) -> np.ndarray:

@@ -163,6 +163,20 @@ def test_no_order_is_claimed_past_the_edge():
         assert ("edge of the descent" in gap.claim) == (order is None)
 
 
+def test_a_jump_of_the_schedule_is_not_claimed_away():
+    claims = {
+        optax.piecewise_constant_schedule(0.1, {10: 0.1}): 1,
+        optax.linear_schedule(0.1, 0.01, 50): 2,
+        optax.cosine_decay_schedule(0.1, 50): 3,
+    }
+    for schedule, order in claims.items():
+        flow = fa.DescentFlow(LOSS, fa.SGD(schedule), order=3)
+        run = fa.descend(LOSS, START, **flow.descent, steps=5, observe=SEE)
+        gap = fa.compare(fa.solve(flow, START, ts=run.ts, observe=SEE), run)
+        assert (gap.order, flow.order) == (order, 3)
+        assert ("learning rate" in gap.claim.split(":")[1]) == (order < 3)
+
+
 def test_times_are_of_an_optimizer():
     with pytest.raises(InputError, match="is of no one optimizer"):
         fa.GradientFlow(LOSS).times(3)

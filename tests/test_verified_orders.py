@@ -74,6 +74,24 @@ def test_each_rule_is_followed_to_the_order(name, order):
         assert abs(table.local[-1] - order) < (0.2 if before else 0.15), table
 
 
+def jump(eta, steps):
+    return optax.piecewise_constant_schedule(eta, {round(0.3 * steps): 0.3})
+
+
+@pytest.mark.slow
+@pytest.mark.computes
+@pytest.mark.parametrize("make, order, found", [(jump, 2, 1), (warm_up, 3, 2)])
+def test_a_schedule_that_is_not_smooth_limits_the_order(make, order, found):
+    """A jump costs η, a kink η²; this is what is claimed."""
+    table = fa.orders(
+        lambda eta: fa.DescentFlow(LOSS, fa.SGD(schedule(make)(eta)), order=order),
+        START,
+        learning_rates=0.025 / 2.0 ** np.arange(3),
+        t1=6.4,
+    )
+    assert table.expected == found and abs(table.local[-1] - found) < 0.15, table
+
+
 class Batches(fa.AbstractBatchLoss):
     """The loss by four batches of three sentences, in turn."""
 

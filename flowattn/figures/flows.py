@@ -37,10 +37,10 @@ _LONG = (
     _Setting(Keyword(), 5.0, 0.1),
 )
 _SHORT = (
-    _Setting(TopicWords(), 100.0, 0.4),
-    _Setting(Focus(), 400.0, 1.0),
+    _Setting(TopicWords(), 100.0, 0.8),
+    _Setting(Focus(), 400.0, 4.0),
     _Setting(Copying(), 100.0, 1.0),
-    _Setting(Keyword(), 1.0, 0.02),
+    _Setting(Keyword(), 1.0, 0.04),
 )
 
 

@@ -40,6 +40,7 @@ from ..losses import AbstractBatchLoss
 from ..optimizers import SGD, AbstractOptimizer, Optax, not_an_optimizer
 from ..optimizers.updates import begun, searches, updated
 from ..precision import require_real
+from ..schedules import order_of
 from .base import AbstractFlow
 from .gradient import moving, number_of, others, scaled, settled_rates
 
@@ -71,10 +72,11 @@ class DescentFlow(AbstractFlow):
     optimiser's time per step (of a schedule, its largest).
 
     The gap to the descent falls as the rate to the power `order`, once the optimiser's
-    memory of its start has faded. Linear momentum keeps the order from the start on.
-    Second moments (Adam, RMSProp) leave order 1, with a small constant, until their
-    memory is gone: `start(params, steps=k)` makes k exact steps first, with b2**k below
-    the tolerance (optax's default b2 = 0.999 needs thousands).
+    memory of its start has faded, if the steps are smooth: a jump of a schedule leaves
+    order 1, a kink of it (or of clipping) order 2. Linear momentum keeps the order from
+    the start on. Second moments (Adam, RMSProp) leave order 1, with a small constant,
+    until their memory is gone: `start(params, steps=k)` makes k exact steps first, with
+    b2**k below the tolerance (optax's default b2 = 0.999 needs thousands).
 
     Args:
         loss: maps parameters to a scalar; a loss of batches that repeat after `period`
@@ -109,6 +111,7 @@ class DescentFlow(AbstractFlow):
         default=None, converter=settled_rates, kw_only=True
     )
     longest: float | None = eqx.field(static=True, kw_only=True)
+    smooth: int | None = eqx.field(static=True, kw_only=True)
     claimed: int = eqx.field(static=True, kw_only=True)
     period: int = eqx.field(static=True, kw_only=True)
 
@@ -134,6 +137,8 @@ class DescentFlow(AbstractFlow):
         # Of a schedule: looked up here, since it takes hundreds of thousands of rates.
         largest = getattr(optimizer.even, "learning_rate", None)
         self.longest = largest if optimizer.scheduled else None
+        schedule = optimizer.time_per_step
+        self.smooth = order_of(schedule) if callable(schedule) else None
         self.claimed = whole_number("order", order)
         self.period = whole_number("period", period)
         if self.claimed > _HIGHEST:
@@ -166,12 +171,15 @@ class DescentFlow(AbstractFlow):
     def order_reason(self) -> tuple[int, str]:
         """The order from the common start on: linear momentum keeps it."""
         order, reason = self.claimed, "the flow was made for this optimizer"
-        if order == 1 or isinstance(self.optimizer, SGD):
-            return order, reason
-        return 1, (
-            f"{reason}; order {order} holds once the optimizer's memory of its start "
-            "has faded"
-        )
+        if order > 1 and not isinstance(self.optimizer, SGD):
+            return 1, (
+                f"{reason}; order {order} holds once the optimizer's memory of its "
+                "start has faded"
+            )
+        if self.smooth is not None and self.smooth < order:
+            what = "jumps" if self.smooth == 1 else "has a kink"
+            return self.smooth, f"{reason}, but its learning rate {what}"
+        return order, reason
 
     @property
     def clock(self) -> AbstractOptimizer:

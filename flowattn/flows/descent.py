@@ -23,7 +23,6 @@ of modulus √β; from p = 3 on they may lie outside the region of stability.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,18 +37,21 @@ from ..errors import InputError, known_zero, whole_number
 from ..identity import by_identity
 from ..losses import AbstractBatchLoss
 from ..optimizers import SGD, AbstractOptimizer, Optax, not_an_optimizer
-from ..optimizers.updates import begun, searches, updated
-from ..precision import require_real
+from ..optimizers.updates import begun, updated
+from ..precision import float_dtype, require_real
 from ..schedules import order_of
 from .base import AbstractFlow
 from .gradient import moving, number_of, others, scaled, settled_rates
+from .steps import as_floats, require_steps, warn_of_momentum
 
 # The highest order; the weights of more steps cancel ever more digits.
 _HIGHEST = 6
-# A count that is later by this many steps may change an update by this share.
-_LATER, _SMOOTH = 1e-6, 1e-2
-# Updates are taken for signs if their sizes differ by no more than this share.
-_ALIKE = 1e-2
+
+
+# A memory that is this share of itself has faded.
+_FADED = 1e-6
+# Why a schedule that is smooth to some order limits that of its flow.
+_UNEVEN = {1: "its learning rate jumps", 2: "its learning rate has a kink"}
 
 
 class DescentState(eqx.Module):
@@ -73,10 +75,10 @@ class DescentFlow(AbstractFlow):
 
     The gap to the descent falls as the rate to the power `order`, once the optimiser's
     memory of its start has faded, if the steps are smooth: a jump of a schedule leaves
-    order 1, a kink of it (or of clipping) order 2. Linear momentum keeps the order from
-    the start on. Second moments (Adam, RMSProp) leave order 1, with a small constant,
-    until their memory is gone: `start(params, steps=k)` makes k exact steps first, with
-    b2**k below the tolerance (optax's default b2 = 0.999 needs thousands).
+    order 1, a kink of it (or of clipping) order 2. Linear momentum keeps orders up to 3
+    from the start on. Second moments (Adam, RMSProp) leave order 1, with a small
+    constant, until their memory is gone: `start(params, steps=k)` makes k exact steps
+    first, with b2**k below the tolerance (optax's default b2 = 0.999 needs thousands).
 
     Args:
         loss: maps parameters to a scalar; a loss of batches that repeat after `period`
@@ -144,8 +146,8 @@ class DescentFlow(AbstractFlow):
         if self.claimed > _HIGHEST:
             raise InputError(f"order must be from 1 to {_HIGHEST}, got {order}")
         if check:
-            _require_steps(optimizer)
-            _warn_of_momentum(optimizer, self.claimed, self.period)
+            require_steps(optimizer)
+            warn_of_momentum(optimizer, self.claimed, self.period)
 
     @property
     def kind(self) -> str:
@@ -167,19 +169,35 @@ class DescentFlow(AbstractFlow):
         """
         return self.claimed
 
-    @property
-    def order_reason(self) -> tuple[int, str]:
-        """The order from the common start on: linear momentum keeps it."""
-        order, reason = self.claimed, "the flow was made for this optimizer"
-        if order > 1 and not isinstance(self.optimizer, SGD):
-            return 1, (
-                f"{reason}; order {order} holds once the optimizer's memory of its "
-                "start has faded"
+    def claim(self, steps: int = 0) -> tuple[int | None, str]:
+        """The order that is claimed: no more than a schedule, or what is left of the
+        optimiser's start, allows.
+
+        The momentum of a start at rest settles within the first steps, in which the
+        field, whose displacements are not those of the slow variables, is off by η² for
+        times of η: order 3 at most. A second moment is farther from the identity.
+
+        Args:
+            steps: the steps of the descent after which the flow begins.
+
+        Returns:
+            The order, and why; or None, and why none is claimed.
+        """
+        reason, optimizer = "the flow was made for this optimizer", self.optimizer
+        if isinstance(optimizer, Optax):
+            return None, (
+                "the steps of an optimizer of optax are not known to be smooth "
+                "(orders measures it)"
             )
-        if self.smooth is not None and self.smooth < order:
-            what = "jumps" if self.smooth == 1 else "has a kink"
-            return self.smooth, f"{reason}, but its learning rate {what}"
-        return order, reason
+        limits = {} if self.smooth is None else {self.smooth: _UNEVEN[self.smooth]}
+        if memory := _memory(optimizer):
+            decay, most = memory
+            if decay**steps > _FADED:
+                limits[most] = "order {} holds once the memory of its start has faded"
+        most = min(limits, default=self.claimed)
+        if most >= self.claimed:
+            return self.claimed, reason
+        return most, f"{reason}, but {limits[most].format(self.claimed)}"
 
     @property
     def clock(self) -> AbstractOptimizer:
@@ -190,8 +208,10 @@ class DescentFlow(AbstractFlow):
 
     @property
     def meets_every(self) -> int:
-        """The number of steps after which the descent comes back to the flow."""
-        return self.period
+        """The number of steps after which the descent comes back to the flow: with
+        batches, the period.
+        """
+        return self.period if self._batches else 1
 
     @property
     def gradients(self) -> int:
@@ -214,12 +234,19 @@ class DescentFlow(AbstractFlow):
             The state.
 
         Raises:
-            InputError: for batches that do not repeat after `period` steps.
+            InputError: for batches that do not repeat after `period` steps (unless
+                traced), and for steps that end within a period of them.
         """
+        steps = whole_number("steps", steps) if steps else 0
+        if steps % self.period and self._batches:
+            raise InputError(
+                f"steps must be a multiple of period={self.period}, got {steps}"
+            )
         arrays = moving(params, self.rates)
         rest = others(params, arrays)
         self._require_periodic(arrays, rest)
-        held = _as_floats(begun(self._rule, arrays), arrays)
+        seen = {"value": jnp.zeros((), float_dtype(params)), "grad": arrays}
+        held = as_floats(begun(self._rule, arrays, **seen), arrays)
         _, first = self._step(rest, (arrays, held), jnp.array(0))
         after = jax.tree.map(jnp.add, held, first)
         scales = jax.tree.map(_scale, after)
@@ -284,6 +311,11 @@ class DescentFlow(AbstractFlow):
         return weights.ravel()
 
     @property
+    def _batches(self) -> bool:
+        """Whether steps see different parts of the data."""
+        return isinstance(self.loss, AbstractBatchLoss) and not self.loss.whole
+
+    @property
     def _rule(self) -> Any:
         return self.optimizer.transformation
 
@@ -300,7 +332,7 @@ class DescentFlow(AbstractFlow):
         """Raises `InputError` if the losses of later steps differ from those of the
         first period.
         """
-        if not isinstance(self.loss, AbstractBatchLoss) or self.loss.whole:
+        if not self._batches:
             return
         if any(isinstance(x, Tracer) for x in jax.tree.leaves((self, arrays, rest))):
             return
@@ -321,7 +353,8 @@ class DescentFlow(AbstractFlow):
         arrays, held = z
         value, gradient = self._slope(rest, arrays, number)
         scaled_gradient = scaled(self.rates, gradient)
-        updates, after = updated(self._rule, scaled_gradient, held, arrays)
+        seen = {"value": value, "grad": gradient}
+        updates, after = updated(self._rule, scaled_gradient, held, arrays, **seen)
         lost = jnp.where(jnp.isfinite(value), 0.0, jnp.nan)
         updates = jax.tree.map(
             lambda u, x: u.astype(x.dtype) + lost.astype(x.dtype), updates, arrays
@@ -340,108 +373,22 @@ class DescentFlow(AbstractFlow):
         return jnp.isfinite(loss(params.params))
 
 
+def _memory(optimizer: AbstractOptimizer) -> tuple[float, int] | None:
+    """The decay of an optimiser's memory in a step, and the order that a flow has until
+    it has faded; None for one without.
+    """
+    if isinstance(optimizer, SGD):
+        beta = optimizer.momentum
+        return None if known_zero(beta) else (_number(beta), 3)
+    decays = [getattr(optimizer, name, 0.0) for name in ("b1", "b2", "decay")]
+    return max(map(_number, decays)), 1
+
+
+def _number(value: Any) -> float:
+    """A number, 1 if it is traced."""
+    return 1.0 if isinstance(value, Tracer) else float(value)
+
+
 def _scale(leaf: Array) -> Array:
     largest = jnp.max(jnp.abs(leaf), initial=0)
     return jnp.where(largest > 0, largest, 1)
-
-
-def _as_floats(state: PyTree, arrays: PyTree) -> PyTree:
-    """An optimiser's state with its counts as numbers that a flow can move.
-
-    Raises `InputError` for a state that is not made of numbers.
-    """
-    dtype = jnp.result_type(*jax.tree.leaves(arrays))
-
-    def moved(leaf: Any) -> Array:
-        kind = jnp.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype
-        if jnp.issubdtype(kind, jax.dtypes.extended) or kind == jnp.uint32:
-            raise InputError(
-                "the optimizer draws random numbers: its steps are of no flow"
-            )
-        if kind == jnp.bool_:
-            raise InputError(
-                "the optimizer's state holds truth values, which no flow moves"
-            )
-        return jnp.asarray(leaf, dtype if jnp.issubdtype(kind, jnp.integer) else kind)
-
-    return jax.tree.map(moved, state)
-
-
-def exponents(order: int, multipliers: Any) -> np.ndarray:
-    """ℓ_p(μ), the exponents that the flow of order p has for multipliers of q steps.
-
-    >>> exponents(2, [0.75, -0.5]).tolist()
-    [-0.28125, -2.625]
-    """
-    away = 1 - np.asarray(multipliers)
-    powers = [away**j / j for j in range(1, order + 1)]
-    return -np.sum(powers, axis=0)
-
-
-def _warn_of_momentum(optimizer: AbstractOptimizer, order: int, period: int) -> None:
-    """Warns where a flow can grow though the optimiser does not: where multipliers of
-    modulus √β^q have exponents of positive real part.
-    """
-    momentum = getattr(optimizer, "momentum", 0.0)
-    if known_zero(momentum) or isinstance(momentum, Tracer):
-        return
-    modulus = float(momentum) ** (period / 2)
-    circle = modulus * np.exp(1j * np.linspace(0, np.pi, 2001))
-    if np.max(np.real(exponents(order, circle))) > 0:
-        warnings.warn(
-            f"with momentum {float(momentum):g} the flow of order {order} can be "
-            "unstable where the optimizer is not; that of order 2 never is",
-            stacklevel=5,
-        )
-
-
-def _require_steps(optimizer: AbstractOptimizer) -> None:
-    """Raises `InputError` for an optimiser of optax's whose steps no field can have;
-    warns of one whose updates are signs. It makes a few steps to find out.
-    """
-    if not isinstance(optimizer, Optax) or any(
-        isinstance(x, Tracer) for x in jax.tree.leaves(optimizer)
-    ):
-        return  # those of this package are known
-    rule = optimizer.transformation
-    params = {"a": jnp.linspace(0.3, 1.0, 3), "b": jnp.linspace(-1.0, 0.7, 6)}
-    params = jax.tree.map(jnp.asarray, {**params, "b": params["b"].reshape(2, 3)})
-    if searches(rule, params, lambda p: jnp.sum(p["a"] ** 2) + jnp.sum(p["b"] ** 2)):
-        raise InputError("the optimizer searches along its steps: they are of no flow")
-    state = begun(rule, params)
-    _as_floats(state, params)  # raises for what is no number
-
-    @jax.jit
-    def steps(state: PyTree) -> tuple[PyTree, PyTree]:
-        """The updates of 12 steps, and those with counts a little later."""
-
-        def step(state: PyTree, number: Array) -> tuple[PyTree, PyTree]:
-            gradient = jax.tree.map(lambda x: jnp.cos(3 * x + number), params)
-            later = jax.tree.map(
-                lambda x, old: x + _LATER if x.dtype != old.dtype else x,
-                _as_floats(state, params),
-                state,
-            )
-            updates, after = updated(rule, gradient, state, params)
-            moved, _ = updated(rule, gradient, later, params)
-            after = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), after, state)
-            return after, (updates, moved)
-
-        _, (updates, moved) = jax.lax.scan(step, state, jnp.arange(12.0))
-        return updates, moved
-
-    updates, moved = steps(state)
-    largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(updates))
-    apart = jax.tree.map(lambda x, y: jnp.max(jnp.abs(x - y)), updates, moved)
-    if not max(map(float, jax.tree.leaves(apart))) <= _SMOOTH * largest:
-        raise InputError(
-            "the optimizer acts at some of its steps only: they are of no flow"
-        )
-    sizes = np.abs(np.concatenate([np.ravel(x[-1]) for x in jax.tree.leaves(updates)]))
-    # Weight decay may be added to a sign.
-    if 0 < sizes.max() and np.ptp(sizes) <= _ALIKE * sizes.max():
-        warnings.warn(
-            "the optimizer's updates are signs, so that the field of its flow is not "
-            "smooth",
-            stacklevel=5,
-        )

@@ -21,8 +21,8 @@ _RESOLVED = 1e-9
 _STILL = 4
 # A rate jumps if it changes by this share of the largest rate in a step.
 _JUMP = 0.2
-# A change stands alone if it is this many times those so many steps away; it counts if
-# it is more than this share of the largest.
+# A change stands alone if it is _ALONE times the changes _APART steps away; it counts
+# if it is more than the share _SEEN of the largest.
 _ALONE, _APART, _SEEN = 10.0, 3, 0.05
 # A time within this share of a step of its end belongs to the next step.
 SLACK = 1e-6

@@ -58,10 +58,11 @@ def test_a_schedule_is_followed_on_one_clock():
 
 def test_a_problem_with_its_own_flow_has_its_clock():
     schedule = optax.cosine_decay_schedule(0.05, 80)
-    flow = fa.DescentFlow(LOSS, fa.SGD(schedule))
+    flow = fa.DescentFlow(LOSS, fa.SGD(schedule), order=3)
     problem = fa.Problem(START, LOSS, flow=flow, observables=SEE)
     run = fa.run(problem, steps=80, rtol=1e-9)
-    assert run.gap.order == 2 and run.descent.ts[-1] == pytest.approx(4.0)
+    assert run.summary["flow"]["order"] == 3 and "to order 3" in str(run)
+    assert run.gap.order == 3 and run.descent.ts[-1] == pytest.approx(4.0)
     # With another optimiser the clock is that one's.
     other = problem.descend(fa.SGD(0.1), steps=10)
     assert other.ts[-1] == pytest.approx(1.0)

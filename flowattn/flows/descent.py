@@ -46,8 +46,6 @@ from .steps import as_floats, require_steps, warn_of_momentum
 
 # The highest order; the weights of more steps cancel ever more digits.
 _HIGHEST = 6
-
-
 # A memory that is this share of itself has faded.
 _FADED = 1e-6
 # Why a schedule that is smooth to some order limits that of its flow.
@@ -151,7 +149,7 @@ class DescentFlow(AbstractFlow):
 
     @property
     def kind(self) -> str:
-        """ "descent"."""
+        """The name of its kind in results, "descent"."""
         return "descent"
 
     @property

@@ -90,7 +90,7 @@ class GradientFlow(AbstractFlow):
 
     @property
     def kind(self) -> str:
-        """ "gradient", or "modified" for a modified loss."""
+        """The name in results: "gradient", or "modified" for a modified loss."""
         return "modified" if hasattr(self.loss, "shadows") else "gradient"
 
     @property

@@ -31,8 +31,8 @@ _TIMES = 12
 _RESOLVED = 3.0
 # Slopes between neighbouring rates that still change by more are not asymptotic.
 _SETTLED = 0.2
-# A slope that is so much below or above the order that is claimed is warned of: more
-# than is claimed is no fault, unless it is far more, as past the edge of stability.
+# Slopes that are farther than this below or above the claimed order are warned of: a
+# steeper one is no fault unless it is far steeper, as past the edge of stability.
 _AMISS, _TOO_STEEP = 0.3, 2.5
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from ..flows import AbstractFlow
 from ..laws import drift
 from ..measures.compare import NO_ERROR, compare
 from ..measures.defect import defect
@@ -30,7 +31,7 @@ def summarise(
     metrics = {} if system is None else system.metrics(problem, flow)
     summary = {
         "system": plan.name,
-        "flow": None if flow is None else _flow(system, flow, problem.flow.kind),
+        "flow": None if flow is None else _flow(system, flow, problem.flow),
         "descent": None if descent is None else _run(system, descent),
         "gap": None if gap is None else _gap(gap),
         "laws": [_law(system, law, flow, descent) for law in problem.laws.values()],
@@ -55,14 +56,15 @@ def summarise_study(plan: Plan, survey: Survey) -> dict[str, Any]:
     return _undefined_to_none({**summary, **nothing, "metrics": survey.metrics})
 
 
-def _flow(system: Any, run: Trajectory, kind: str) -> dict[str, Any]:
+def _flow(system: Any, run: Trajectory, flow: AbstractFlow) -> dict[str, Any]:
     """The numbers of a flow: those of a run, its events, and its numerical errors."""
     kept = np.asarray(run.reached)
     errors = {
         name: float(np.max(np.asarray(error)[kept], initial=0.0))
         for name, error in (run.error or {}).items()
     }
-    return {"kind": kind, **_run(system, run), **_events(run), "errors": errors}
+    about = {"kind": flow.kind, "order": flow.order}
+    return {**about, **_run(system, run), **_events(run), "errors": errors}
 
 
 def _events(run: Trajectory) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def table(summary: dict[str, Any]) -> str:
 
 
 _KINDS = {
-    "modified": "of the loss modified for the optimizer, to order 2",
+    "modified": "of the loss modified for the optimizer, to order {order}",
     "descent": "of the optimizer's own steps, to order {order}",
 }
 
@@ -49,9 +49,9 @@ def heading(summary: dict[str, Any]) -> str:
             continue
         lines.append(f"{kind:8} {_cost(run)}{_ending(run)}")
         if of := _KINDS.get(run.get("kind"), ""):
-            order, after = config.get("order") or 2, config.get("flow_after")
+            after = config.get("flow_after")
             later = f", from step {after} on" if after else ""
-            lines.append(f"         {of.format(order=order)}{later}")
+            lines.append(f"         {of.format(order=run['order'])}{later}")
             if kind == "flow" and run["result"] in _LOST and not after:
                 lines.append(f"         {_MEMORY}")
         lines += _estimated(run)

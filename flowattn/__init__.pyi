@@ -6,9 +6,11 @@ from .cache import use_cache as use_cache
 from .entries import Entry as Entry
 from .errors import InputError as InputError
 from .flows import AbstractFlow as AbstractFlow
+from .flows import CentralFlow as CentralFlow
 from .flows import DescentFlow as DescentFlow
 from .flows import GradientFlow as GradientFlow
 from .flows import ModifiedLoss as ModifiedLoss
+from .flows import RodFlow as RodFlow
 from .flows import Switch as Switch
 from .flows import SwitchedFlow as SwitchedFlow
 from .laws import Law as Law

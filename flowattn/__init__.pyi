@@ -17,8 +17,10 @@ from .laws import Law as Law
 from .laws import drift as drift
 from .losses import AbstractBatchLoss as AbstractBatchLoss
 from .losses import AbstractExplicitLoss as AbstractExplicitLoss
+from .measures import edge as edge
 from .measures.compare import compare as compare
 from .measures.defect import defect as defect
+from .measures.edge import smooth as smooth
 from .measures.gap import EnsembleGap as EnsembleGap
 from .measures.gap import Gap as Gap
 from .measures.orders import Orders as Orders

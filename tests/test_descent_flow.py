@@ -12,7 +12,7 @@ import pytest
 
 import flowattn as fa
 from flowattn.errors import InputError
-from flowattn.flows.descent import exponents
+from flowattn.flows.steps import exponents
 
 ORDERS = (1, 2, 3, 4, 5, 6)
 

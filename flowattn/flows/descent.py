@@ -23,7 +23,6 @@ of modulus √β; from p = 3 on they may lie outside the region of stability.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,24 +31,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree, Scalar
 
-from ..errors import InputError, known_zero, whole_number
+from ..errors import InputError, whole_number
 from ..identity import by_identity
 from ..losses import AbstractBatchLoss
-from ..optimizers import SGD, AbstractOptimizer, Optax, not_an_optimizer
-from ..optimizers.updates import begun, searches, updated
+from ..observables import Observable
+from ..optimizers import SGD, AbstractOptimizer, not_an_optimizer
+from ..optimizers.updates import begun, updated
 from ..precision import require_real
 from ..schedules import order_of
 from .base import AbstractFlow
+from .edge import observables_at_edge
 from .gradient import moving, number_of, others, scaled, settled_rates
+from .steps import as_floats, require_steps, warn_of_momentum
 
 # The highest order; the weights of more steps cancel ever more digits.
 _HIGHEST = 6
-# A count that is later by this many steps may change an update by this share.
-_LATER, _SMOOTH = 1e-6, 1e-2
-# Updates are taken for signs if their sizes differ by no more than this share.
-_ALIKE = 1e-2
 
 
 class DescentState(eqx.Module):
@@ -144,8 +143,8 @@ class DescentFlow(AbstractFlow):
         if self.claimed > _HIGHEST:
             raise InputError(f"order must be from 1 to {_HIGHEST}, got {order}")
         if check:
-            _require_steps(optimizer)
-            _warn_of_momentum(optimizer, self.claimed, self.period)
+            require_steps(optimizer)
+            warn_of_momentum(optimizer, self.claimed, self.period)
 
     @property
     def kind(self) -> str:
@@ -219,7 +218,7 @@ class DescentFlow(AbstractFlow):
         arrays = moving(params, self.rates)
         rest = others(params, arrays)
         self._require_periodic(arrays, rest)
-        held = _as_floats(begun(self._rule, arrays), arrays)
+        held = as_floats(begun(self._rule, arrays), arrays)
         _, first = self._step(rest, (arrays, held), jnp.array(0))
         after = jax.tree.map(jnp.add, held, first)
         scales = jax.tree.map(_scale, after)
@@ -246,8 +245,19 @@ class DescentFlow(AbstractFlow):
 
     def __call__(self, params: DescentState, t: Scalar | float = 0.0) -> DescentState:
         del t
-        state = params
-        require_real(state.params)
+        require_real(params.params)
+        rest = others(params.params, moving(params.params, self.rates))
+        total = self._sums(params, self._weights)
+        slope, held = jax.tree.map(lambda x: x / (self.period * self.tau), total)
+        still = jax.tree.map(jnp.zeros_like, eqx.filter(rest, eqx.is_inexact_array))
+        return DescentState(
+            eqx.combine(slope, still),
+            jax.tree.map(jnp.divide, held, params.scales),
+            jax.tree.map(jnp.zeros_like, params.scales),
+        )
+
+    def _sums(self, state: DescentState, weights: np.ndarray) -> PyTree:
+        """A weighted sum of the displacements after 1, 2, … steps."""
         arrays = moving(state.params, self.rates)
         rest = others(state.params, arrays)
         z = arrays, jax.tree.map(jnp.multiply, state.optimizer, state.scales)
@@ -264,24 +274,66 @@ class DescentFlow(AbstractFlow):
             )
             return (displaced, total), None
 
-        count = self.gradients
-        each = jnp.arange(count) % self.period, jnp.asarray(self._weights)
+        each = jnp.arange(len(weights)) % self.period, jnp.asarray(weights)
         (_, total), _ = jax.lax.scan(step, (zero, zero), each)
-        slope, held = jax.tree.map(lambda x: x / (self.period * self.tau), total)
-        still = jax.tree.map(jnp.zeros_like, eqx.filter(rest, eqx.is_inexact_array))
-        return DescentState(
-            eqx.combine(slope, still),
-            jax.tree.map(jnp.divide, held, state.scales),
-            jax.tree.map(jnp.zeros_like, state.scales),
-        )
+        return total
+
+    @property
+    def observables(self) -> dict[str, Observable]:
+        """Of iterates that oscillate: their centre, variance and mean loss and the
+        secant sharpness, from two steps ahead; and the `ripple`, by name.
+
+        The ripple ‖Δ^p z‖/(p ‖q τ F‖) is the size of the last term of the field: where
+        it is above 0.3 the series does not converge, and the numerical error of a solve
+        is not its distance from the descent. At order 1 it is 1 and means nothing.
+        """
+
+        def points(state: DescentState) -> tuple[PyTree, PyTree, PyTree]:
+            arrays = moving(state.params, self.rates)
+            rest = others(state.params, arrays)
+            z = arrays, jax.tree.map(jnp.multiply, state.optimizer, state.scales)
+            found = [state.params]
+            for number in range(2):
+                step = self._step(rest, z, jnp.array(number % self.period))
+                z = jax.tree.map(jnp.add, z, step)
+                found.append(eqx.combine(z[0], rest))
+            return found[0], found[1], found[2]
+
+        def ripple(state: DescentState) -> Array:
+            last, slope = (
+                ravel_pytree(self._sums(state, weights)[0])[0]
+                for weights in (self._last_term, self._weights)
+            )
+            return jnp.linalg.norm(last) / (self.claimed * jnp.linalg.norm(slope))
+
+        seen = observables_at_edge(self.loss, points, of_state=True)
+        return seen | {
+            "ripple": Observable(
+                ripple, (), "1", "share of the last term", of_state=True
+            )
+        }
 
     @property
     def _weights(self) -> np.ndarray:
         """The weight of the displacement after each of the order × period steps."""
-        weights = np.zeros((self.claimed, self.period))
-        for m in range(1, self.claimed + 1):
-            weights[m - 1, -1] = (-1) ** (m + 1) * math.comb(self.claimed, m) / m
-        return weights.ravel()
+        p = self.claimed
+        return self._after_periods(
+            [(-1) ** (m + 1) * math.comb(p, m) / m for m in range(1, p + 1)]
+        )
+
+    @property
+    def _last_term(self) -> np.ndarray:
+        """The weights of Δ^p = Σ_m (−1)^{p−m} binom(p, m) Φ^m."""
+        p = self.claimed
+        return self._after_periods(
+            [(-1) ** (p - m) * math.comb(p, m) for m in range(1, p + 1)]
+        )
+
+    def _after_periods(self, weights: list[float]) -> np.ndarray:
+        """Weights for every step, of which only the last of a period counts."""
+        every = np.zeros((len(weights), self.period))
+        every[:, -1] = weights
+        return every.ravel()
 
     @property
     def _rule(self) -> Any:
@@ -343,105 +395,3 @@ class DescentFlow(AbstractFlow):
 def _scale(leaf: Array) -> Array:
     largest = jnp.max(jnp.abs(leaf), initial=0)
     return jnp.where(largest > 0, largest, 1)
-
-
-def _as_floats(state: PyTree, arrays: PyTree) -> PyTree:
-    """An optimiser's state with its counts as numbers that a flow can move.
-
-    Raises `InputError` for a state that is not made of numbers.
-    """
-    dtype = jnp.result_type(*jax.tree.leaves(arrays))
-
-    def moved(leaf: Any) -> Array:
-        kind = jnp.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype
-        if jnp.issubdtype(kind, jax.dtypes.extended) or kind == jnp.uint32:
-            raise InputError(
-                "the optimizer draws random numbers: its steps are of no flow"
-            )
-        if kind == jnp.bool_:
-            raise InputError(
-                "the optimizer's state holds truth values, which no flow moves"
-            )
-        return jnp.asarray(leaf, dtype if jnp.issubdtype(kind, jnp.integer) else kind)
-
-    return jax.tree.map(moved, state)
-
-
-def exponents(order: int, multipliers: Any) -> np.ndarray:
-    """ℓ_p(μ), the exponents that the flow of order p has for multipliers of q steps.
-
-    >>> exponents(2, [0.75, -0.5]).tolist()
-    [-0.28125, -2.625]
-    """
-    away = 1 - np.asarray(multipliers)
-    powers = [away**j / j for j in range(1, order + 1)]
-    return -np.sum(powers, axis=0)
-
-
-def _warn_of_momentum(optimizer: AbstractOptimizer, order: int, period: int) -> None:
-    """Warns where a flow can grow though the optimiser does not: where multipliers of
-    modulus √β^q have exponents of positive real part.
-    """
-    momentum = getattr(optimizer, "momentum", 0.0)
-    if known_zero(momentum) or isinstance(momentum, Tracer):
-        return
-    modulus = float(momentum) ** (period / 2)
-    circle = modulus * np.exp(1j * np.linspace(0, np.pi, 2001))
-    if np.max(np.real(exponents(order, circle))) > 0:
-        warnings.warn(
-            f"with momentum {float(momentum):g} the flow of order {order} can be "
-            "unstable where the optimizer is not; that of order 2 never is",
-            stacklevel=5,
-        )
-
-
-def _require_steps(optimizer: AbstractOptimizer) -> None:
-    """Raises `InputError` for an optimiser of optax's whose steps no field can have;
-    warns of one whose updates are signs. It makes a few steps to find out.
-    """
-    if not isinstance(optimizer, Optax) or any(
-        isinstance(x, Tracer) for x in jax.tree.leaves(optimizer)
-    ):
-        return  # those of this package are known
-    rule = optimizer.transformation
-    params = {"a": jnp.linspace(0.3, 1.0, 3), "b": jnp.linspace(-1.0, 0.7, 6)}
-    params = jax.tree.map(jnp.asarray, {**params, "b": params["b"].reshape(2, 3)})
-    if searches(rule, params, lambda p: jnp.sum(p["a"] ** 2) + jnp.sum(p["b"] ** 2)):
-        raise InputError("the optimizer searches along its steps: they are of no flow")
-    state = begun(rule, params)
-    _as_floats(state, params)  # raises for what is no number
-
-    @jax.jit
-    def steps(state: PyTree) -> tuple[PyTree, PyTree]:
-        """The updates of 12 steps, and those with counts a little later."""
-
-        def step(state: PyTree, number: Array) -> tuple[PyTree, PyTree]:
-            gradient = jax.tree.map(lambda x: jnp.cos(3 * x + number), params)
-            later = jax.tree.map(
-                lambda x, old: x + _LATER if x.dtype != old.dtype else x,
-                _as_floats(state, params),
-                state,
-            )
-            updates, after = updated(rule, gradient, state, params)
-            moved, _ = updated(rule, gradient, later, params)
-            after = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), after, state)
-            return after, (updates, moved)
-
-        _, (updates, moved) = jax.lax.scan(step, state, jnp.arange(12.0))
-        return updates, moved
-
-    updates, moved = steps(state)
-    largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(updates))
-    apart = jax.tree.map(lambda x, y: jnp.max(jnp.abs(x - y)), updates, moved)
-    if not max(map(float, jax.tree.leaves(apart))) <= _SMOOTH * largest:
-        raise InputError(
-            "the optimizer acts at some of its steps only: they are of no flow"
-        )
-    sizes = np.abs(np.concatenate([np.ravel(x[-1]) for x in jax.tree.leaves(updates)]))
-    # Weight decay may be added to a sign.
-    if 0 < sizes.max() and np.ptp(sizes) <= _ALIKE * sizes.max():
-        warnings.warn(
-            "the optimizer's updates are signs, so that the field of its flow is not "
-            "smooth",
-            stacklevel=5,
-        )

@@ -15,11 +15,65 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from ..errors import InputError, known_zero
 from ..losses import AbstractBatchLoss
+from ..observables import Observable
 from ..optimizers import SGD
 from ..precision import require_real
 from ..spectra import largest_eigenpairs
 from .base import AbstractFlow
 from .gradient import moving, number_of, others, scaled
+
+
+def observables_at_edge(
+    loss: Callable[[Any], Scalar],
+    points: Callable[[Any], tuple[PyTree, PyTree, PyTree]],
+    of_state: bool,
+) -> dict[str, Observable]:
+    """What is observed of iterates that oscillate, from three in a row: θ, Φθ, Φ²θ.
+
+    Their centre is c = (θ + 2 Φθ + Φ²θ)/4, their oscillation o = (θ − 2 Φθ + Φ²θ)/4: a
+    drift drops out of both to second order.
+    """
+
+    def both(x: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
+        first, second, third = (_flat(params) for params in points(x))
+        centre = (first[0] + 2 * second[0] + third[0]) / 4
+        apart = (first[0] - 2 * second[0] + third[0]) / 4
+        return centre, apart, first[1]
+
+    def centre(x: Any) -> Array:
+        return both(x)[0]
+
+    def variance(x: Any) -> Array:
+        return jnp.sum(both(x)[1] ** 2)
+
+    def mean_loss(x: Any) -> Array:
+        first, second, third = points(x)
+        return (loss(first) + 2 * loss(second) + loss(third)) / 4
+
+    def secant_sharpness(x: Any) -> Array:
+        middle, apart, whole = both(x)
+        gradient = jax.grad(lambda v: number_of(loss(whole(v))))
+        curved = (gradient(middle + apart) - gradient(middle - apart)) / 2
+        square = jnp.sum(apart**2)
+        return apart @ curved / jnp.where(square > 0, square, 1)
+
+    named = {
+        "centre": (centre, ("parameter",), "1", "centre of the oscillation"),
+        "variance": (variance, (), "1", "variance of the iterates"),
+        "mean_loss": (mean_loss, (), "1", "mean loss"),
+        "secant_sharpness": (secant_sharpness, (), "1/time", "secant sharpness"),
+    }
+    return {
+        name: Observable(fn, *label, of_state=of_state)
+        for name, (fn, *label) in named.items()
+    }
+
+
+def _flat(params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """The floating-point numbers of parameters, and the parameters of such numbers."""
+    arrays, rest = eqx.partition(params, eqx.is_inexact_array)
+    flat, unravel = ravel_pytree(arrays)
+    return flat, lambda v: eqx.combine(unravel(v), rest)
 
 
 def plain_rate(what: str, loss: Any, optimizer: Any) -> Any:

@@ -21,14 +21,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from ..identity import by_identity
 from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 from .base import AbstractFlow
-from .edge import Local, plain_rate
+from .edge import Local, observables_at_edge, plain_rate
 from .gradient import GradientFlow, moving, others, settled_rates
 
 
@@ -89,21 +88,15 @@ class RodFlow(AbstractFlow):
 
     @property
     def observables(self) -> dict[str, Observable]:
-        """The mean loss and the variance of the oscillation, by name."""
+        """The centre, the variance and the mean loss of the oscillation, and the secant
+        sharpness, by name.
+        """
 
-        def mean_loss(state: RodState) -> Array:
-            ends = self._ends(state)
-            return 0.5 * (self.loss(ends[0]) + self.loss(ends[1]))
+        def points(state: RodState) -> tuple[PyTree, PyTree, PyTree]:
+            up, down = self._ends(state)
+            return up, down, up
 
-        def variance(state: RodState) -> Array:
-            return jnp.sum(ravel_pytree(state.oscillation)[0] ** 2)
-
-        named = {"variance": (variance, "variance of the iterates")}
-        named["mean_loss"] = mean_loss, "mean loss"
-        return {
-            name: Observable(fn, (), "1", text, of_state=True)
-            for name, (fn, text) in named.items()
-        }
+        return observables_at_edge(self.loss, points, of_state=True)
 
     def start(self, params: PyTree) -> RodState:
         """The state at parameters: their oscillation is that of two steps from there,

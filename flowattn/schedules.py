@@ -19,9 +19,11 @@ _MOST_STEPS = 10**9
 # A clock that moves by less than this share of its time in `_STILL` blocks has stopped.
 _RESOLVED = 1e-9
 _STILL = 4
-# A change of a rate stands alone if it is this many times those next to it; it counts
-# if it is more than this share of the largest.
-_ALONE, _SEEN = 10.0, 0.05
+# A rate jumps if it changes by this share of the largest rate in a step.
+_JUMP = 0.2
+# A change stands alone if it is this many times those so many steps away; it counts if
+# it is more than this share of the largest.
+_ALONE, _APART, _SEEN = 10.0, 3, 0.05
 # A time within this share of a step of its end belongs to the next step.
 SLACK = 1e-6
 
@@ -120,15 +122,19 @@ def order_of(schedule: Schedule) -> int | None:
     2
     >>> order_of(optax.cosine_decay_schedule(0.5, 100))
     """
-    slopes = np.diff(_rates(schedule, 0, _BLOCK))
+    rates = _rates(schedule, 0, _BLOCK)
+    slopes = np.diff(rates)
     bends = np.diff(slopes)
     largest = np.max(np.abs(slopes), initial=0.0)
-    for order, steps in ((1, slopes), (2, bends)):
-        sizes = np.abs(steps)
-        # A kink between two steps shows in two bends.
-        near = [np.roll(sizes, shift) for shift in (-order, order)]
-        alone = sizes > _ALONE * np.maximum(*near)
-        if np.any(alone[order:-order] & (sizes[order:-order] > _SEEN * largest)):
+    if largest > _JUMP * np.max(rates):
+        return 1
+    for order, changes in ((1, slopes), (2, bends)):
+        sizes = np.abs(changes)
+        # It may be spread over two steps. At the ends there is nothing on one side.
+        before, after = np.roll(sizes, _APART), np.roll(sizes, -_APART)
+        before[:_APART], after[-_APART:] = 0, 0
+        alone = sizes > _ALONE * np.maximum(before, after)
+        if np.any(alone & (sizes > _SEEN * largest)):
             return order
     return None
 

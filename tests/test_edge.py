@@ -1,7 +1,5 @@
 """Flows at the edge of stability, against closed forms and each other."""
 
-import warnings
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp

@@ -251,5 +251,95 @@ def test_a_flow_that_does_not_arrive_has_no_gap():
             max_steps=3,
         )
     assert np.isnan(table.gaps).all() and np.isnan(table.slope)
-    assert "do not reach t1 at the learning rates 0.1, 0.05" in str(said[0].message)
+    assert "does not reach t1 at the learning rates 0.1, 0.05" in str(said[0].message)
     assert "nan" in str(table)
+
+
+class Passes(fa.AbstractBatchLoss):
+    """Four batches in turn."""
+
+    def __call__(self, x):
+        return sum(self.batch(n)(x) for n in range(4)) / 4
+
+    def batch(self, step):
+        towards = jnp.array([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0], [2.0, 1.0]])[step % 4]
+        return lambda x: jnp.cos(towards @ x) + 0.3 * jnp.sum((x - towards) ** 2)
+
+
+def test_batches_are_compared_after_whole_passes():
+    start, see, loss = jnp.array([1.0, 2.0]), {"x": lambda x: x}, Passes()
+    flow = fa.DescentFlow(loss, fa.SGD(0.02), order=2, period=4)
+    for every, order in ((4, 2), (1, None), (6, None)):
+        how = {"steps": 24, "every": every, "observe": see}
+        run = fa.descend(loss, start, **flow.descent, **how)
+        traj = fa.solve(flow, start, ts=run.ts, observe=see)
+        gap = fa.compare(traj, run)
+        assert gap.order == order and ("passes" in gap.claim) == (order is None)
+    problem = fa.Problem(start, loss, flow=flow, observables=see)
+    run = fa.run(problem, t1=1.6, outputs=13)
+    assert run.gap.order == 2 and run.gap.max_relative < 1e-2
+    with pytest.raises(InputError, match="a multiple of period=4, got 3"):
+        flow.start(start, steps=3)
+    modified = fa.GradientFlow(fa.ModifiedLoss(loss, fa.SGD(0.02)))
+    assert modified.claim()[0] is None and "batches" in modified.claim()[1]
+
+
+@pytest.mark.parametrize(
+    "optimizer, order, steps, claimed",
+    [
+        (fa.SGD(0.1, momentum=0.5), 3, 0, 3),
+        (fa.SGD(0.1, momentum=0.5), 4, 0, 3),
+        (fa.SGD(0.1, momentum=0.5), 4, 40, 4),
+        (fa.Adam(0.1, b1=0.5, b2=0.9), 2, 0, 1),
+        (fa.Adam(0.1, b1=0.5, b2=0.9), 2, 100, 1),
+        (fa.Adam(0.1, b1=0.5, b2=0.9), 2, 140, 2),
+        (fa.RMSProp(0.1, decay=0.9), 1, 0, 1),
+        (fa.SGD(optax.piecewise_constant_schedule(0.1, {1: 0.3})), 2, 5, 1),
+        (fa.SGD(optax.linear_schedule(0.1, 0.03, 2)), 3, 0, 1),
+        (fa.SGD(lambda step: 0.1 * (1 - 0.5 * (step % 2))), 2, 0, 1),
+        (fa.Optax(optax.sgd(0.1), 0.1), 1, 0, None),
+    ],
+)
+def test_no_more_is_claimed_than_holds(optimizer, order, steps, claimed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the momentum, at order 4
+        flow = fa.DescentFlow(LOSS, optimizer, order=order)
+    assert (flow.claim(steps)[0], flow.order) == (claimed, order)
+
+
+@pytest.mark.parametrize("steps", [-3, 2.5, True, "3", [2]])
+def test_a_flow_begins_after_whole_steps(steps):
+    flow = fa.DescentFlow(LOSS, fa.SGD(0.1))
+    with pytest.raises((InputError, jaxtyping.TypeCheckError), match="steps"):
+        flow.start(START, steps=steps)
+
+
+def test_a_rule_that_reads_the_loss_is_followed():
+    def loss(x):
+        return jnp.sum(1 + x**2)
+
+    rule = optax.polyak_sgd(max_learning_rate=0.1, f_min=0.5)
+    flow = fa.DescentFlow(loss, fa.Optax(rule, 0.1), order=2)
+    see = {"x": lambda x: x}
+    run = fa.descend(loss, jnp.ones(2), **flow.descent, steps=10, observe=see)
+    traj = fa.solve(flow, jnp.ones(2), ts=run.ts, rtol=1e-9, observe=see)
+    plain = fa.solve(fa.GradientFlow(loss), jnp.ones(2), ts=run.ts, observe=see)
+    ours, theirs = (
+        np.max(np.abs(one.observed["x"] - run.observed["x"])) for one in (traj, plain)
+    )
+    assert ours < theirs / 5
+
+
+def test_a_slope_that_is_not_the_order_is_warned_of():
+    """Past the edge of the stiff direction."""
+
+    def loss(x):
+        return 0.5 * jnp.sum(jnp.array([30.0, 1.0]) * x**2)
+
+    with pytest.warns(UserWarning, match="not the claimed order 1"):
+        fa.orders(
+            lambda eta: fa.GradientFlow(loss),
+            jnp.ones(2),
+            learning_rates=[0.1, 0.09],
+            t1=2.0,
+        )

@@ -69,8 +69,11 @@ def test_each_rule_is_followed_to_the_order(name, order):
         )
     assert table.resolved.all()
     assert abs(table.slope - order) < 0.25, table
+    # Of a rule of optax no order is claimed.
+    optax_rule = isinstance(optimizer(jnp.asarray(largest)), fa.Optax)
+    limit = 2 if name == "warm-up" else order
+    assert table.expected == (None if optax_rule else min(order, limit))
     if name != "clipping":  # has a kink, at which the constant jumps
-        assert table.expected == order
         assert abs(table.local[-1] - order) < (0.2 if before else 0.15), table
 
 

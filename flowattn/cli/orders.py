@@ -76,6 +76,8 @@ class Orders:
         if halvings > _MOST_HALVINGS:
             raise InputError(f"halvings must be at most {_MOST_HALVINGS}")
         require_seed(self.seed)
+        if self.flow_after < 0:
+            raise InputError(f"--flow-after must be 0 or more, got {self.flow_after}")
         t1 = self.system.defaults.t1 if self.t1 is None else self.t1
         if t1 is None:
             raise InputError(

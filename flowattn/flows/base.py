@@ -72,11 +72,16 @@ class AbstractFlow(eqx.Module):
         """
         return None
 
-    @property
-    def order_reason(self) -> tuple[int | None, str]:
-        """The order that the gap has from the common start of flow and descent on, and
-        why; or None, and why no order is claimed.
+    def claim(self, steps: int = 0) -> tuple[int | None, str]:
+        """The order that is claimed for the gap to that descent.
+
+        Args:
+            steps: the steps of the descent after which the flow begins.
+
+        Returns:
+            The order, and why; or None, and why none is claimed.
         """
+        del steps
         return self.order, "the flow was made for this optimizer"
 
     @property

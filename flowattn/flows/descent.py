@@ -38,9 +38,9 @@ from ..errors import InputError, whole_number
 from ..identity import by_identity
 from ..losses import AbstractBatchLoss
 from ..observables import Observable
-from ..optimizers import SGD, AbstractOptimizer, not_an_optimizer
+from ..optimizers import SGD, AbstractOptimizer, Optax, not_an_optimizer
 from ..optimizers.updates import begun, updated
-from ..precision import require_real
+from ..precision import float_dtype, require_real
 from ..schedules import order_of
 from .base import AbstractFlow
 from .edge import observables_at_edge
@@ -49,6 +49,12 @@ from .steps import as_floats, require_steps, warn_of_momentum
 
 # The highest order; the weights of more steps cancel ever more digits.
 _HIGHEST = 6
+
+
+# A memory that is this share of itself has faded.
+_FADED = 1e-6
+# Why a schedule that is smooth to some order limits that of its flow.
+_UNEVEN = {1: "its learning rate jumps", 2: "its learning rate has a kink"}
 
 
 class DescentState(eqx.Module):
@@ -72,10 +78,10 @@ class DescentFlow(AbstractFlow):
 
     The gap to the descent falls as the rate to the power `order`, once the optimiser's
     memory of its start has faded, if the steps are smooth: a jump of a schedule leaves
-    order 1, a kink of it (or of clipping) order 2. Linear momentum keeps the order from
-    the start on. Second moments (Adam, RMSProp) leave order 1, with a small constant,
-    until their memory is gone: `start(params, steps=k)` makes k exact steps first, with
-    b2**k below the tolerance (optax's default b2 = 0.999 needs thousands).
+    order 1, a kink of it (or of clipping) order 2. Linear momentum keeps orders up to 3
+    from the start on. Second moments (Adam, RMSProp) leave order 1, with a small
+    constant, until their memory is gone: `start(params, steps=k)` makes k exact steps
+    first, with b2**k below the tolerance (optax's default b2 = 0.999 needs thousands).
 
     Args:
         loss: maps parameters to a scalar; a loss of batches that repeat after `period`
@@ -166,19 +172,35 @@ class DescentFlow(AbstractFlow):
         """
         return self.claimed
 
-    @property
-    def order_reason(self) -> tuple[int, str]:
-        """The order from the common start on: linear momentum keeps it."""
-        order, reason = self.claimed, "the flow was made for this optimizer"
-        if order > 1 and not isinstance(self.optimizer, SGD):
-            return 1, (
-                f"{reason}; order {order} holds once the optimizer's memory of its "
-                "start has faded"
+    def claim(self, steps: int = 0) -> tuple[int | None, str]:
+        """The order that is claimed: no more than a schedule, or what is left of the
+        optimiser's start, allows.
+
+        The momentum of a start at rest settles within the first steps, in which the
+        field, whose displacements are not those of the slow variables, is off by η² for
+        times of η: order 3 at most. A second moment is farther from the identity.
+
+        Args:
+            steps: the steps of the descent after which the flow begins.
+
+        Returns:
+            The order, and why; or None, and why none is claimed.
+        """
+        reason, optimizer = "the flow was made for this optimizer", self.optimizer
+        if isinstance(optimizer, Optax):
+            return None, (
+                "the steps of an optimizer of optax are not known to be smooth "
+                "(orders measures it)"
             )
-        if self.smooth is not None and self.smooth < order:
-            what = "jumps" if self.smooth == 1 else "has a kink"
-            return self.smooth, f"{reason}, but its learning rate {what}"
-        return order, reason
+        limits = {} if self.smooth is None else {self.smooth: _UNEVEN[self.smooth]}
+        if memory := _memory(optimizer):
+            decay, most = memory
+            if decay**steps > _FADED:
+                limits[most] = "order {} holds once the memory of its start has faded"
+        most = min(limits, default=self.claimed)
+        if most >= self.claimed:
+            return self.claimed, reason
+        return most, f"{reason}, but {limits[most].format(self.claimed)}"
 
     @property
     def clock(self) -> AbstractOptimizer:
@@ -189,8 +211,10 @@ class DescentFlow(AbstractFlow):
 
     @property
     def meets_every(self) -> int:
-        """The number of steps after which the descent comes back to the flow."""
-        return self.period
+        """The number of steps after which the descent comes back to the flow: with
+        batches, the period.
+        """
+        return self.period if self._batches else 1
 
     @property
     def gradients(self) -> int:
@@ -213,12 +237,19 @@ class DescentFlow(AbstractFlow):
             The state.
 
         Raises:
-            InputError: for batches that do not repeat after `period` steps.
+            InputError: for batches that do not repeat after `period` steps (unless
+                traced), and for steps that end within a period of them.
         """
+        steps = whole_number("steps", steps) if steps else 0
+        if steps % self.period and self._batches:
+            raise InputError(
+                f"steps must be a multiple of period={self.period}, got {steps}"
+            )
         arrays = moving(params, self.rates)
         rest = others(params, arrays)
         self._require_periodic(arrays, rest)
-        held = as_floats(begun(self._rule, arrays), arrays)
+        seen = {"value": jnp.zeros((), float_dtype(params)), "grad": arrays}
+        held = as_floats(begun(self._rule, arrays, **seen), arrays)
         _, first = self._step(rest, (arrays, held), jnp.array(0))
         after = jax.tree.map(jnp.add, held, first)
         scales = jax.tree.map(_scale, after)
@@ -336,6 +367,11 @@ class DescentFlow(AbstractFlow):
         return every.ravel()
 
     @property
+    def _batches(self) -> bool:
+        """Whether steps see different parts of the data."""
+        return isinstance(self.loss, AbstractBatchLoss) and not self.loss.whole
+
+    @property
     def _rule(self) -> Any:
         return self.optimizer.transformation
 
@@ -352,7 +388,7 @@ class DescentFlow(AbstractFlow):
         """Raises `InputError` if the losses of later steps differ from those of the
         first period.
         """
-        if not isinstance(self.loss, AbstractBatchLoss) or self.loss.whole:
+        if not self._batches:
             return
         if any(isinstance(x, Tracer) for x in jax.tree.leaves((self, arrays, rest))):
             return
@@ -373,7 +409,8 @@ class DescentFlow(AbstractFlow):
         arrays, held = z
         value, gradient = self._slope(rest, arrays, number)
         scaled_gradient = scaled(self.rates, gradient)
-        updates, after = updated(self._rule, scaled_gradient, held, arrays)
+        seen = {"value": value, "grad": gradient}
+        updates, after = updated(self._rule, scaled_gradient, held, arrays, **seen)
         lost = jnp.where(jnp.isfinite(value), 0.0, jnp.nan)
         updates = jax.tree.map(
             lambda u, x: u.astype(x.dtype) + lost.astype(x.dtype), updates, arrays
@@ -390,6 +427,22 @@ class DescentFlow(AbstractFlow):
         if isinstance(loss, AbstractBatchLoss):
             loss = loss.batch(jnp.array(0))
         return jnp.isfinite(loss(params.params))
+
+
+def _memory(optimizer: AbstractOptimizer) -> tuple[float, int] | None:
+    """The decay of an optimiser's memory in a step, and the order that a flow has until
+    it has faded; None for one without.
+    """
+    if isinstance(optimizer, SGD):
+        beta = optimizer.momentum
+        return None if known_zero(beta) else (_number(beta), 3)
+    decays = [getattr(optimizer, name, 0.0) for name in ("b1", "b2", "decay")]
+    return max(map(_number, decays)), 1
+
+
+def _number(value: Any) -> float:
+    """A number, 1 if it is traced."""
+    return 1.0 if isinstance(value, Tracer) else float(value)
 
 
 def _scale(leaf: Array) -> Array:

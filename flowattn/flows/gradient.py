@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 
 from ..errors import InputError, known_numbers, shown
 from ..identity import by_identity
-from ..losses import AbstractExplicitLoss
+from ..losses import AbstractBatchLoss, AbstractExplicitLoss
 from ..precision import require_real
 from .base import AbstractFlow
 
@@ -112,12 +112,20 @@ class GradientFlow(AbstractFlow):
         """
         return getattr(self.loss, "order", 1)
 
-    @property
-    def order_reason(self) -> tuple[int | None, str]:
-        """The order from a common start on; None if the flow of a modified loss begins
-        ahead of the descent.
+    def claim(self, steps: int = 0) -> tuple[int | None, str]:
+        """The order that is claimed; None for batches, and from a common start if the
+        flow of a modified loss begins ahead of it.
+
+        Args:
+            steps: the steps of the descent after which the flow begins.
+
+        Returns:
+            The order, and why; or None, and why none is claimed.
         """
-        if self.ahead:
+        loss = self.descended
+        if isinstance(loss, AbstractBatchLoss) and not loss.whole:
+            return None, "the steps see batches, not the loss over all data"
+        if self.ahead and not steps:
             return None, (
                 "with momentum the flow of the modified loss begins ahead of the "
                 "descent, which it follows to order 2 once the momentum has settled"

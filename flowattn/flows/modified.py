@@ -16,9 +16,9 @@ the smooth solution through the later steps begins at θ_0 + η_eff d g(θ_0). F
 itself the flow is of order 1.
 
 Where it holds. Every curvature λ must obey η λ < (1 − √β)² (0.0026 for β = 0.9, 0.086
-for 0.5). Beyond, the multipliers of momentum are complex, there is no slow solution,
-and this flow is farther from the descent than the gradient flow is: `DescentFlow` has
-both.
+for 0.5), with Nesterov's momentum ((1 − β)/(1 + β))². Beyond, the multipliers of
+momentum are complex, there is no slow solution, and this flow is farther from the
+descent than the gradient flow is: `DescentFlow` has both.
 """
 
 from collections.abc import Callable

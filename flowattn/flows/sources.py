@@ -27,6 +27,8 @@ class Source(NamedTuple):
       or with which the shadowed descent is claimed to approach a flow; `reason`: why,
       or why no order is claimed.
     - `optimizer`: of a descent; for a flow that shadows only one optimiser, that one.
+    - `meets`: the time after which a descent comes back to a flow that it is otherwise
+      off, as between passes over its batches.
     """
 
     losses: tuple[Callable[[], Any], ...]
@@ -36,6 +38,7 @@ class Source(NamedTuple):
     order: int | None
     reason: str
     optimizer: AbstractOptimizer | None = None
+    meets: float | None = None
 
 
 def source_of_flow(flow: AbstractFlow) -> Source:
@@ -58,7 +61,7 @@ def _shadow(flow: AbstractFlow) -> Source | None:
     descent, loss = flow.descent, flow.descended
     if not descent or "optimizer" not in descent or flow.order is None or loss is None:
         return None
-    order, reason = flow.order_reason
+    order, reason = flow.claim()
     switch = descent.get("switch")
     losses = (loss,) if switch is None else (loss, switch.loss)
     return Source(
@@ -69,6 +72,7 @@ def _shadow(flow: AbstractFlow) -> Source | None:
         order,
         reason,
         descent["optimizer"],
+        None if flow.meets_every == 1 else float(flow.times(flow.meets_every)),
     )
 
 
@@ -116,13 +120,22 @@ def source_of_descent(
 
 
 def claim(
-    flow: Source | None, run: Source | None, together: bool, past_edge: bool = False
+    flow: Source | None,
+    run: Source | None,
+    together: bool,
+    past_edge: bool = False,
+    times: Any = (),
 ) -> tuple[int | None, str]:
     """The order to which a run approaches a flow, and a sentence that states it;
     `together`: whether they start from the same parameters; `past_edge`: whether the
-    flow comes to where the run is unstable.
+    flow comes to where the run is unstable; `times`: when they are compared.
     """
     order, reason = _order(flow, run, together)
+    if order is not None and flow is not None and flow.meets is not None:
+        rounds = np.asarray(times, float) / flow.meets
+        if np.any(np.abs(rounds - np.round(rounds)) > 1e-3):
+            order = None
+            reason = "they are compared between two passes over the batches, too"
     if order is not None and past_edge:
         order, reason = None, "the flow passes the edge of the descent's stability"
     if order is None:

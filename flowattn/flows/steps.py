@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ..errors import InputError, known_zero
+from ..errors import InputError, known_zero, shown
 from ..optimizers import AbstractOptimizer, Optax
 from ..optimizers.updates import begun, searches, updated
 
@@ -82,7 +82,8 @@ def require_steps(optimizer: AbstractOptimizer) -> None:
     params = jax.tree.map(jnp.asarray, {**params, "b": params["b"].reshape(2, 3)})
     if searches(rule, params, lambda p: jnp.sum(p["a"] ** 2) + jnp.sum(p["b"] ** 2)):
         raise InputError("the optimizer searches along its steps: they are of no flow")
-    state = begun(rule, params)
+    seen = {"value": jnp.ones(()), "grad": params}
+    state = begun(rule, params, **seen)
     as_floats(state, params)  # raises for what is no number
 
     @jax.jit
@@ -96,15 +97,22 @@ def require_steps(optimizer: AbstractOptimizer) -> None:
                 as_floats(state, params),
                 state,
             )
-            updates, after = updated(rule, gradient, state, params)
-            moved, _ = updated(rule, gradient, later, params)
+            seen = {"value": jnp.ones(()), "grad": gradient}
+            updates, after = updated(rule, gradient, state, params, **seen)
+            moved, _ = updated(rule, gradient, later, params, **seen)
             after = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), after, state)
             return after, (updates, moved)
 
         _, (updates, moved) = jax.lax.scan(step, state, jnp.arange(12.0))
         return updates, moved
 
-    updates, moved = steps(state)
+    try:
+        updates, moved = steps(state)
+    except (TypeError, ValueError) as error:
+        text = (
+            f"the optimizer makes no steps at counts between steps: {shown(error, 200)}"
+        )
+        raise InputError(text) from None
     largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(updates))
     apart = jax.tree.map(lambda x, y: jnp.max(jnp.abs(x - y)), updates, moved)
     if not max(map(float, jax.tree.leaves(apart))) <= _SMOOTH * largest:

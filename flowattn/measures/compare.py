@@ -148,9 +148,10 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
     together = at_flow[0] == 0 and _begin_together(flow, run, names, at_run[:1])
     past_edge = None if edge is None else _past_edge(flow, edge)
     past = past_edge is not None and not np.isnan(past_edge)
-    order, sentence = claim(sources[0], sources[1], together, past)
+    ts = np.asarray(flow.ts)[at_flow]
+    order, sentence = claim(sources[0], sources[1], together, past, ts)
     return Gap(
-        np.asarray(flow.ts)[at_flow],
+        ts,
         gaps,
         params,
         params_error,

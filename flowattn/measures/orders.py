@@ -31,6 +31,9 @@ _TIMES = 12
 _RESOLVED = 3.0
 # Slopes between neighbouring rates that still change by more are not asymptotic.
 _SETTLED = 0.2
+# A slope that is so much below or above the order that is claimed is warned of: more
+# than is claimed is no fault, unless it is far more, as past the edge of stability.
+_AMISS, _TOO_STEEP = 0.3, 2.5
 
 
 class Measured(NamedTuple):
@@ -175,7 +178,8 @@ def orders(
 
     Warns:
         UserWarning: if the exponent still changes at the smallest rates, and for rates
-            at which flow or descent do not reach `t1` (their gap is nan).
+            at which flow or descent does not reach `t1` (their gap is nan), and if the
+            slope is not the order that is claimed.
 
     >>> import jax.numpy as jnp, numpy as np, flowattn as fa
     >>> table = fa.orders(
@@ -201,7 +205,8 @@ def orders(
         eta = jnp.asarray(rate, float_dtype(params))
         flow = make(eta)
         require_flow("orders", flow)
-        later = round(before * rates[0] / rate)
+        every = flow.meets_every
+        later = every * round(before / every * rates[0] / rate)
         how = {"rtol": rtol, "max_steps": max_steps}
         found.append(_gap(flow, params, optimizer, eta, t1, seen, later, how))
         if progress is not None:
@@ -210,7 +215,7 @@ def orders(
     if np.isnan(gaps).any():
         lost = ", ".join(f"{rate:.4g}" for rate in rates[np.isnan(gaps)])
         warnings.warn(
-            f"flow or descent do not reach t1 at the learning rates {lost}",
+            f"flow or descent does not reach t1 at the learning rates {lost}",
             stacklevel=2,
         )
     resolved = gaps > _RESOLVED * errors
@@ -233,6 +238,14 @@ def orders(
         warnings.warn(
             "the gap is not asymptotic yet, or not resolved: its exponent still "
             "changes at the smallest learning rates",
+            stacklevel=2,
+        )
+    elif expected is not None and not (
+        expected - _AMISS < slope + 3 * error and slope < expected + _TOO_STEEP
+    ):
+        warnings.warn(
+            f"the measured slope {slope:.2f} is not the claimed order {expected}: the "
+            "rates may be too large, or the loss not smooth",
             stacklevel=2,
         )
     return table
@@ -272,7 +285,7 @@ def _gap(
     else:
         # The common start is left out, where a flow that begins ahead is not together
         # with its descent.
-        claim = flow.order if before or flow.ahead else flow.order_reason[0]
+        claim = flow.claim(before or int(flow.ahead))[0]
     descent = {"optimizer": clock, **descent}
     every = flow.meets_every
     count = max(1, clock.steps(t1) // every)

@@ -94,6 +94,8 @@ class Plan:
             common = min(self.steps, _steps_within(self.clock, self.t1))
         most = 100 * self.outputs
         every = max(1, common // self.outputs, self.steps // most)
+        meets = 1 if self.given is None else self.given.flow.meets_every
+        every = meets * -(-every // meets)
         return np.append(np.arange(0, self.steps, every), self.steps)
 
     def output_times(self, run: Trajectory | None) -> np.ndarray:

@@ -19,8 +19,6 @@ from jaxtyping import Array, Float
 _ITERATIONS = 50
 # Over-relaxation, and the smallest share of the largest eigenvalue of B in its penalty.
 _RELAXED, _SMALLEST = 1.6, 1e-3
-# Added to B as a share of its mean diagonal: it may be singular.
-_SHIFT = 1e-10
 
 
 def entries(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,7 +44,7 @@ def as_matrix(vector: Float[Array, " m"], k: int) -> Float[Array, "k k"]:
 def _projected(vector: Float[Array, " m"], k: int) -> Float[Array, " m"]:
     """The nearest positive semidefinite matrix."""
     values, vectors = jnp.linalg.eigh(as_matrix(vector, k))
-    return as_vector((vectors * jnp.maximum(values, 0)) @ vectors.T)
+    return as_vector((vectors * jnp.maximum(values, 0)[None]) @ vectors.T)
 
 
 def complementary(
@@ -67,7 +65,7 @@ def complementary(
     size, scale = jnp.linalg.norm(a), jnp.trace(b) / b.shape[0]
     size, scale = jnp.maximum(size, tiny), jnp.maximum(scale, tiny)
     one = jnp.eye(b.shape[0], dtype=b.dtype)
-    matrix = b / scale + _SHIFT * one
+    matrix = b / scale
     values = jnp.linalg.eigvalsh(matrix)
     smallest = jnp.maximum(values[0], _SMALLEST * values[-1])
     penalty = jnp.sqrt(smallest * values[-1])

@@ -34,7 +34,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree, Scalar
 
-from ..errors import InputError, whole_number
+from ..errors import InputError, known_zero, whole_number
 from ..identity import by_identity
 from ..losses import AbstractBatchLoss
 from ..observables import Observable
@@ -360,7 +360,7 @@ class DescentFlow(AbstractFlow):
             [(-1) ** (p - m) * math.comb(p, m) for m in range(1, p + 1)]
         )
 
-    def _after_periods(self, weights: list[float]) -> np.ndarray:
+    def _after_periods(self, weights: list[Any]) -> np.ndarray:
         """Weights for every step, of which only the last of a period counts."""
         every = np.zeros((len(weights), self.period))
         every[:, -1] = weights

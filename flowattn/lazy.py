@@ -37,7 +37,10 @@ def lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home = homes[name]
         if home:
-            found = getattr(importlib.import_module(home, package), name)
+            holder = importlib.import_module(home, package)
+            if not hasattr(holder, name):  # a module of that package
+                importlib.import_module(f"{home}.{name}", package)
+            found = getattr(holder, name)
         else:
             found = importlib.import_module(f".{name}", package)
         setattr(module, name, found)

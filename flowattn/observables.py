@@ -79,6 +79,13 @@ class AbstractObservable(eqx.Module):
         del t
         return self(params)
 
+    def seen(self, params: PyTree, t: Any, state: PyTree) -> Array:
+        """The value along a run: at its parameters, the time, and the flow's state, if
+        it has one.
+        """
+        del state
+        return self.at(params, t)
+
     def scale(self, params: PyTree, t: Any = 0.0) -> Float[Array, ""] | None:
         """The size of the terms that make up the value, if known (laws)."""
         del params, t
@@ -98,6 +105,8 @@ class Observable(AbstractObservable):
         long_name: the label there.
         coords: names of the entries along some of the dims.
         discrete: the values jump, as counts do; `compare` leaves them out.
+        of_state: `fn` is a function of the state of a flow (`flow.start`), such as the
+            size of a momentum, and is observed along flows that have one.
 
     Raises:
         InputError: if `fn` is not a function of the parameters alone, and for invalid
@@ -111,6 +120,7 @@ class Observable(AbstractObservable):
 
     fn: Callable[[Any], Array]
     label: Label
+    of_state: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -120,13 +130,25 @@ class Observable(AbstractObservable):
         long_name: str = "",
         coords: dict[str, tuple[str, ...]] | None = None,
         discrete: bool = False,
+        of_state: bool = False,
     ):
         require_of_params("the function of an observable", fn)
-        self.fn = fn
+        require_flags(of_state=of_state)
+        self.fn, self.of_state = fn, of_state
         self.label = labelled(dims, units, long_name, coords, discrete)
 
     def __call__(self, params: PyTree) -> Array:
         return self.fn(params)
+
+    def seen(self, params: PyTree, t: Any, state: PyTree) -> Array:
+        """The value along a run."""
+        if not self.of_state:
+            return self.at(params, t)
+        if state is None:
+            raise InputError(
+                "an observable with of_state=True is of a flow that has a state"
+            )
+        return self.fn(state)
 
 
 class Record(eqx.Module):
@@ -173,13 +195,13 @@ class Recorder(eqx.Module):
             for name, fn in self.observe.items()
         )
 
-    def __call__(self, params: PyTree, t: Any) -> Record:
+    def __call__(self, params: PyTree, t: Any, state: PyTree = None) -> Record:
         values, scales = {}, {}
         for name, fn in self.observe.items():
             if not isinstance(fn, AbstractObservable):
                 values[name] = _array(name, fn(params))
                 continue
-            values[name] = _array(name, fn.at(params, t))
+            values[name] = _array(name, fn.seen(params, t, state))
             scale = fn.scale(params, t)
             if scale is not None:
                 scales[name] = scale

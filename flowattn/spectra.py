@@ -46,6 +46,25 @@ def largest_eigenvalues(
     return found.values
 
 
+def largest_eigenpairs(
+    product: Callable[[Array], Array],
+    like: Float[Array, " n"],
+    k: int,
+    products: int | None = None,
+) -> tuple[Float[Array, " k"], Float[Array, "k n"]]:
+    """The `k` largest eigenvalues of a symmetric operator, in decreasing order, with
+    orthonormal eigenvectors, which have no derivatives.
+
+    By one run of Lanczos, so that of a multiple eigenvalue there is one. `products`:
+    their number, by default as for `largest_eigenvalues`.
+    """
+    count = min(_PRODUCTS + 2 * k if products is None else products, like.size)
+    shapes = (0,), (0, like.size), (), ()
+    none = _Found(*(jnp.zeros(shape, like.dtype) for shape in shapes))
+    found = _lanczos(product, none, 0, count, k)
+    return found.values, jax.lax.stop_gradient(found.vectors)
+
+
 class _Found(NamedTuple):
     """The largest eigenvalues found, in decreasing order, with orthonormal vectors; the
     size of the operator, as far as known; and the largest eigenvalue on the vectors of

@@ -3,6 +3,7 @@
 from .base import AbstractFlow as AbstractFlow
 from .base import require_flow as require_flow
 from .base import velocity as velocity
+from .central import CentralFlow as CentralFlow
 from .descent import DescentFlow as DescentFlow
 from .gradient import GradientFlow as GradientFlow
 from .gradient import moving as moving
@@ -15,6 +16,7 @@ from .kinds import ORDER as ORDER
 from .kinds import Kind as Kind
 from .kinds import flow_of as flow_of
 from .modified import ModifiedLoss as ModifiedLoss
+from .rod import RodFlow as RodFlow
 from .switched import Switch as Switch
 from .switched import SwitchedFlow as SwitchedFlow
 from .switched import gradient_flow as gradient_flow

@@ -130,7 +130,8 @@ class Solve(AbstractRun[SolveState]):
 
     def _seen(self, state: PyTree, t: Float[Array, ""]) -> Record:
         """The record of a state."""
-        return self.recorder(self.flow.params(state), t)
+        own = state if self.flow.has_state else None
+        return self.recorder(self.flow.params(state), t, own)
 
     def _slope(self, state: PyTree, t: Float[Array, ""]) -> PyTree:
         """The field, with a Jacobian-vector product if a method takes those."""

@@ -1,0 +1,176 @@
+"""Edge: the local geometry of a loss for gradient descent at its edge of stability.
+
+With rates r, gradient descent is plain in the coordinates v of θ = θ₀ + √r v: steps of
+−η ∇ᵥL, curvatures those of √r H √r, with the edge 2/η.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from ..errors import InputError, known_zero
+from ..losses import AbstractBatchLoss
+from ..observables import Observable
+from ..optimizers import SGD
+from ..precision import require_real
+from ..spectra import largest_eigenpairs
+from .base import AbstractFlow
+from .gradient import moving, number_of, others, scaled
+
+
+def observables_at_edge(
+    loss: Callable[[Any], Scalar],
+    points: Callable[[Any], tuple[PyTree, PyTree, PyTree]],
+    of_state: bool,
+) -> dict[str, Observable]:
+    """What is observed of iterates that oscillate, from three in a row: θ, Φθ, Φ²θ.
+
+    Their centre is c = (θ + 2 Φθ + Φ²θ)/4, their oscillation o = (θ − 2 Φθ + Φ²θ)/4: a
+    drift drops out of both to second order.
+    """
+
+    def both(x: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
+        first, second, third = (_flat(params) for params in points(x))
+        centre = (first[0] + 2 * second[0] + third[0]) / 4
+        apart = (first[0] - 2 * second[0] + third[0]) / 4
+        return centre, apart, first[1]
+
+    def centre(x: Any) -> Array:
+        return both(x)[0]
+
+    def variance(x: Any) -> Array:
+        return jnp.sum(both(x)[1] ** 2)
+
+    def mean_loss(x: Any) -> Array:
+        first, second, third = points(x)
+        return (loss(first) + 2 * loss(second) + loss(third)) / 4
+
+    def secant_sharpness(x: Any) -> Array:
+        middle, apart, whole = both(x)
+        gradient = jax.grad(lambda v: number_of(loss(whole(v))))
+        curved = (gradient(middle + apart) - gradient(middle - apart)) / 2
+        square = jnp.sum(apart**2)
+        return apart @ curved / jnp.where(square > 0, square, 1)
+
+    named = {
+        "centre": (centre, ("parameter",), "1", "centre of the oscillation"),
+        "variance": (variance, (), "1", "variance of the iterates"),
+        "mean_loss": (mean_loss, (), "1", "mean loss"),
+        "secant_sharpness": (secant_sharpness, (), "1/time", "secant sharpness"),
+    }
+    return {
+        name: Observable(fn, *label, of_state=of_state)
+        for name, (fn, *label) in named.items()
+    }
+
+
+def _flat(params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """The floating-point numbers of parameters, and the parameters of such numbers."""
+    arrays, rest = eqx.partition(params, eqx.is_inexact_array)
+    flat, unravel = ravel_pytree(arrays)
+    return flat, lambda v: eqx.combine(unravel(v), rest)
+
+
+def plain_rate(what: str, loss: Any, optimizer: Any) -> Any:
+    """The learning rate of plain gradient descent.
+
+    Raises `InputError` for anything but a loss over all data, and for any other
+    optimiser.
+    """
+    if isinstance(loss, AbstractFlow) or not callable(loss):
+        raise InputError(f"{what} needs a loss, a function of the parameters")
+    if isinstance(loss, AbstractBatchLoss) and not loss.whole:
+        raise InputError(f"{what} needs a loss over all data, not one of batches")
+    if (
+        not isinstance(optimizer, SGD)
+        or callable(optimizer.learning_rate)
+        or not known_zero(optimizer.momentum)
+        or not known_zero(optimizer.weight_decay)
+    ):
+        raise InputError(
+            f"{what} is of fa.SGD with a constant learning rate, without momentum and "
+            "weight decay; for other optimizers use fa.DescentFlow(…, period=2)"
+        )
+    return optimizer.learning_rate
+
+
+class Local(eqx.Module):
+    """A loss around parameters θ₀, as a function of the vector v of θ = θ₀ + √r v."""
+
+    loss: Callable[[Any], Scalar]
+    arrays: PyTree
+    rest: PyTree
+    roots: Float[Array, " n"]
+
+    def __init__(
+        self, loss: Callable[[Any], Scalar], params: PyTree, rates: PyTree | None
+    ):
+        require_real(params)
+        self.loss, self.arrays = loss, moving(params, rates)
+        self.rest = others(params, self.arrays)
+        ones = jax.tree.map(jnp.ones_like, self.arrays)
+        self.roots = jnp.sqrt(ravel_pytree(scaled(rates, ones))[0])
+
+    def __call__(self, v: Float[Array, " n"]) -> Scalar:
+        return number_of(self.loss(self.moved(v)))
+
+    @property
+    def origin(self) -> Float[Array, " n"]:
+        """v = 0."""
+        return jnp.zeros_like(self.roots)
+
+    def change(self, v: Float[Array, " n"]) -> PyTree:
+        """The change √r v of the parameters that move."""
+        return ravel_pytree(self.arrays)[1](self.roots * v)
+
+    def moved(self, v: Float[Array, " n"]) -> PyTree:
+        """The parameters θ₀ + √r v."""
+        arrays = jax.tree.map(jnp.add, self.arrays, self.change(v))
+        return eqx.combine(arrays, self.rest)
+
+    def velocity(self, v: Float[Array, " n"]) -> PyTree:
+        """A velocity √r v of all parameters; 0 for those that do not move."""
+        still = eqx.filter(self.rest, eqx.is_inexact_array)
+        return eqx.combine(self.change(v), jax.tree.map(jnp.zeros_like, still))
+
+    def slope(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The gradient at v; nan where the loss is not finite."""
+        value, gradient = jax.value_and_grad(self)(v)
+        return jnp.where(jnp.isfinite(value), gradient, jnp.nan)
+
+    def top(
+        self, k: int, products: int | None = None
+    ) -> tuple[Float[Array, " k"], Float[Array, "k n"]]:
+        """The k largest curvatures, falling, and their directions, by Lanczos."""
+
+        def product(v):
+            return jax.jvp(jax.grad(self), (self.origin,), (v,))[1]
+
+        return largest_eigenpairs(product, self.origin, k, products)
+
+    def turning(self, u: Float[Array, " n"], v: Float[Array, " n"]) -> Array:
+        """∇(uᵀHv), the gradient of a curvature at fixed directions."""
+
+        def curvature(at):
+            def along(at):
+                return jax.jvp(self, (at,), (u,))[1]
+
+            return jax.jvp(along, (at,), (v,))[1]
+
+        return jax.grad(curvature)(self.origin)
+
+    def steps(self, eta: Any) -> tuple[Array, Array]:
+        """Where one and two steps of gradient descent lead."""
+        rate = jnp.asarray(eta, self.roots.dtype)
+        first = -rate * self.slope(self.origin)
+        return first, first - rate * self.slope(first)
+
+    def oscillation(self, eta: Any) -> Float[Array, " n"]:
+        """(θ − 2 Φθ + Φ²θ)/4: a drift drops out to second order."""
+        first, second = self.steps(eta)
+        return (second - 2 * first) / 4

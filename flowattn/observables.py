@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .errors import InputError, quoted, require_flags, shown
+from .errors import InputError, quoted, require_flags, require_scalar, shown
 from .identity import by_identity
 
 # Data sets use names with these prefixes, and dims and coordinates with these names.
@@ -31,7 +31,8 @@ class Label(eqx.Module):
     """Name and units of an observable; static, so it travels with results.
 
     `coords` holds the names of the entries along some of the dims. A `discrete`
-    observable jumps, as a count does, so a difference of it means little.
+    observable jumps, as a count does, so a difference of it means little. A run whose
+    observable is above its `limit` is not to be trusted there.
     """
 
     dims: tuple[str, ...] | None = eqx.field(static=True, default=None)
@@ -39,13 +40,22 @@ class Label(eqx.Module):
     long_name: str = eqx.field(static=True, default="")
     coords: tuple[tuple[str, tuple[str, ...]], ...] = eqx.field(static=True, default=())
     discrete: bool = eqx.field(static=True, default=False)
+    limit: float | None = eqx.field(static=True, default=None)
 
 
 def labelled(
-    dims: Any, units: Any, long_name: Any, coords: Any = None, discrete: Any = False
+    dims: Any,
+    units: Any,
+    long_name: Any,
+    coords: Any = None,
+    discrete: Any = False,
+    limit: Any = None,
 ) -> Label:
     """A label; `InputError` for invalid parts."""
     require_flags(discrete=discrete)
+    if limit is not None:
+        require_scalar(limit=limit)
+        limit = float(limit)
     for name, text in (("units", units), ("long_name", long_name)):
         if not isinstance(text, str):
             raise InputError(f"{name} must be a text, got {shown(text)}")
@@ -58,7 +68,8 @@ def labelled(
             + quoted(coords)
         )
     own = tuple((dim, tuple(names)) for dim, names in named.items())
-    return Label(None if dims is None else tuple(dims), units, long_name, own, discrete)
+    axes = None if dims is None else tuple(dims)
+    return Label(axes, units, long_name, own, discrete, limit)
 
 
 def _are_names(value: Any) -> bool:
@@ -105,6 +116,8 @@ class Observable(AbstractObservable):
         long_name: the label there.
         coords: names of the entries along some of the dims.
         discrete: the values jump, as counts do; `compare` leaves them out.
+        limit: a number above which a run is not to be trusted: a solve warns, and the
+            gap of such a run is not `resolved`.
         of_state: `fn` is a function of the state of a flow (`flow.start`), such as the
             size of a momentum, and is observed along flows that have one.
 
@@ -131,11 +144,12 @@ class Observable(AbstractObservable):
         coords: dict[str, tuple[str, ...]] | None = None,
         discrete: bool = False,
         of_state: bool = False,
+        limit: float | None = None,
     ):
         require_of_params("the function of an observable", fn)
         require_flags(of_state=of_state)
         self.fn, self.of_state = fn, of_state
-        self.label = labelled(dims, units, long_name, coords, discrete)
+        self.label = labelled(dims, units, long_name, coords, discrete, limit)
 
     def __call__(self, params: PyTree) -> Array:
         return self.fn(params)

@@ -148,7 +148,8 @@ class Trajectory(eqx.Module):
         `gradient_evaluations` and `hessian_vector_products` (rejected steps included;
         absent for solvers that do not count them), `steps`, `rejected` and `solver`.
         If the run chose between solvers, also `choices` (see `solver_log`); if a solver
-        estimated it, `sharpness`; of an ensemble, `engine`.
+        estimated it, `sharpness`; of an ensemble, `engine`; and the largest value of
+        each observable with a limit.
         """
         stats = {**self.counts, "solver": self.solver}
         if self.sharpness is not None:
@@ -157,7 +158,31 @@ class Trajectory(eqx.Module):
             stats["choices"] = self.solver_log
         if self.engine is not None:
             stats["engine"] = self.engine
-        return stats
+        largest = {k: jnp.max(self._largest_entry(k), -1) for k, _ in self._limits}
+        return stats | largest
+
+    @property
+    def exceeded(self) -> dict[str, float]:
+        """For each observable of one run that passes its limit, the first output time
+        at which it is above: from there on, the run is not to be trusted.
+        """
+        found = {}
+        for name, limit in self._limits:
+            above = np.asarray(self._largest_entry(name)) > limit
+            if above.any():
+                found[name] = float(self.ts[np.argmax(above)])
+        return found
+
+    @property
+    def _limits(self) -> list[tuple[str, float]]:
+        """The observables with a limit, and these."""
+        return [(name, x.limit) for name, x in self.labels if x.limit is not None]
+
+    def _largest_entry(self, name: str) -> Float[Array, "*member time"]:
+        """The largest entry of an observable at each time, −inf if not reached."""
+        values = jnp.asarray(self.observed[name])
+        values = values.reshape(*self.reached.shape, -1).max(axis=-1, initial=-jnp.inf)
+        return jnp.where(self.reached, values, -jnp.inf)
 
     @property
     def solver_log(self) -> list[dict[str, Any]] | None:

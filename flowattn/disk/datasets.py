@@ -141,6 +141,8 @@ class _Writer:
             about = {"units": label.units, "long_name": label.long_name or name}
             if label.discrete:
                 about["discrete"] = 1
+            if label.limit is not None:
+                about["limit"] = label.limit
             self.put(prefix + name, values, (*times, *dims), **about)
             for dim, entries in label.coords:
                 self.coords[dim] = (dim, np.asarray(entries))
@@ -333,6 +335,7 @@ class _Reader:
             str(attrs.get("long_name", "")),
             coords,
             bool(attrs.get("discrete", 0)),
+            float(attrs["limit"]) if "limit" in attrs else None,
         )
 
     def _tree(

@@ -1,6 +1,7 @@
 """Flow: a vector field on parameters."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from ..errors import InputError
+from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 
 
@@ -95,6 +97,37 @@ class AbstractFlow(eqx.Module):
     def meets_every(self) -> int:
         """The number of steps after which that descent comes back to the flow."""
         return 1
+
+    @property
+    def observables(self) -> dict[str, Observable]:
+        """What the flow itself has to observe, by name; here nothing. A solve always
+        records those with a limit, above which the flow is no guide to its descent.
+        """
+        return {}
+
+    @property
+    def remedy(self) -> str:
+        """What to choose where one of them passes its limit; here nothing is known."""
+        return ""
+
+    def counterparts(self, observe: Mapping[str, Any]) -> dict[str, Any]:
+        """What the descent that this flow shadows observes, so that a comparison by
+        name is one of the same things.
+
+        Args:
+            observe: functions of the parameters by name, observed along the flow.
+
+        Returns:
+            Functions of the descent's parameters by name; here the same.
+        """
+        return dict(observe)
+
+    @property
+    def mean(self) -> bool:
+        """Whether its parameters are the centre of a descent that oscillates, and not
+        those of its steps.
+        """
+        return False
 
     @property
     def real_spectrum(self) -> bool:

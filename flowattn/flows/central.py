@@ -20,7 +20,7 @@ length τ are the published scheme. On the edge velocity·∇λ = (2/η − λ)/
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -35,14 +35,22 @@ from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 from .base import AbstractFlow
 from .cone import as_matrix, as_vector, complementary, entries
-from .edge import Local, plain_rate
+from .edge import (
+    Local,
+    at_centre,
+    observables_at_edge,
+    require_plain,
+    two_steps,
+)
 from .gradient import moving, settled_rates
 
 # Curvatures that differ by more from those of twice the products are not resolved.
 _RESOLVED = 1e-3
+# Above this share of the edge a curvature is past it: held ones settle at 1 ± 1e-3.
+_CROWDED = 1.01
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """What makes up the field: the gradient, curvatures, D and X (as vectors)."""
 
     gradient: Float[Array, " n"]
@@ -106,7 +114,7 @@ class CentralFlow(AbstractFlow):
         products: Any = None,
         rates: PyTree | None = None,
     ):
-        plain_rate("CentralFlow", loss, optimizer)
+        require_plain("CentralFlow", loss, optimizer)
         require_scalar(relax=relax)
         require_positive(relax=relax)
         self.loss, self.optimizer = by_identity(loss), optimizer
@@ -177,40 +185,47 @@ class CentralFlow(AbstractFlow):
     @property
     def observables(self) -> dict[str, Observable]:
         """The mean loss, the variance of the iterates, their covariance along the
-        eigenvectors, and the number of directions that oscillate, by name.
+        eigenvectors, and the number of directions that oscillate, by name; with limits,
+        the curvature k + 1 in units of the edge (`next_curvature`, beyond 1 a direction
+        oscillates that the flow does not know), and the variance in units of ‖θ‖²
+        (`spread`, which grows without bound where no motion lowers the curvature).
         """
+        directions = ("direction", "direction_2")
+        later = f"curvature {self.k + 1} over the edge"
 
-        def matrix(params: PyTree) -> tuple[_Parts, Array]:
-            parts = self._parts(Local(self.loss, params, self.rates))
-            return parts, as_matrix(parts.covariance, self.k)
-
-        def mean_loss(params: PyTree) -> Array:
-            parts, covariance = matrix(params)
-            return self.loss(params) + 0.5 * jnp.diagonal(covariance) @ parts.curvatures
-
-        def variance(params: PyTree) -> Array:
-            return jnp.trace(matrix(params)[1])
-
-        def covariance(params: PyTree) -> Array:
-            return matrix(params)[1]
-
-        def active(params: PyTree) -> Array:
-            values = jnp.linalg.eigvalsh(matrix(params)[1])
-            few = jnp.finfo(values.dtype).eps * self.k
-            return jnp.sum(values > few * jnp.maximum(values[-1], 0))
+        def seen(fn: Any, dims: Any, text: str, **label: Any) -> Observable:
+            return Observable(eqx.Partial(fn, self), dims, "1", text, **label)
 
         return {
-            "mean_loss": Observable(mean_loss, (), "1", "mean loss"),
-            "variance": Observable(variance, (), "1", "variance of the iterates"),
-            "covariance": Observable(
-                covariance, ("direction", "direction_2"), "1", "covariance"
-            ),
-            "active": Observable(
-                active, (), "1", "oscillating directions", discrete=True
-            ),
+            "mean_loss": seen(_mean_loss, (), "mean loss"),
+            "variance": seen(_variance, (), "variance of the iterates"),
+            "covariance": seen(_covariance, directions, "covariance"),
+            "active": seen(_active, (), "oscillating directions", discrete=True),
+            "next_curvature": seen(_next_curvature, (), later, limit=_CROWDED),
+            "spread": seen(_spread, (), "variance over ‖θ‖²", limit=1.0),
         }
 
-    def _parts(self, at: Local) -> _Parts:
+    @property
+    def remedy(self) -> str:
+        """A larger k, or another flow."""
+        return f"k above {self.k}, or DescentFlow(…, order=1, period=2)"
+
+    def counterparts(self, observe: Mapping[str, Any]) -> dict[str, Any]:
+        """Along the descent: the same functions, at the centre of its oscillation."""
+        points = two_steps(self.loss, self.optimizer, self.rates)
+        seen = observables_at_edge(self.loss, points, of_state=False)
+        return at_centre(observe, points) | seen
+
+    @property
+    def mean(self) -> bool:
+        """True."""
+        return True
+
+    def parts(self, params: PyTree) -> "Parts":
+        """What makes up the field at parameters."""
+        return self._parts(Local(self.loss, params, self.rates))
+
+    def _parts(self, at: Local) -> Parts:
         """The parts of the field."""
         gradient = at.slope(at.origin)
         curvatures, vectors = at.top(self.k, self.few)
@@ -221,7 +236,7 @@ class CentralFlow(AbstractFlow):
         tau = jnp.asarray(self.relax, gradient.dtype) * eta
         slack = as_vector(jnp.diag(2 / eta - curvatures)) / tau
         a, b = slack + turning @ gradient, 0.5 * turning @ turning.T
-        return _Parts(gradient, curvatures, turning, complementary(a, b, self.k))
+        return Parts(gradient, curvatures, turning, complementary(a, b, self.k))
 
     def moving(self, params: PyTree) -> PyTree:
         """The floating-point arrays, except those that a rate of 0 freezes."""
@@ -237,3 +252,42 @@ class CentralFlow(AbstractFlow):
         """Whether the loss is finite."""
         del t
         return jnp.isfinite(self.loss(params))
+
+
+def _matrix(flow: CentralFlow, params: PyTree) -> Array:
+    return as_matrix(flow.parts(params).covariance, flow.k)
+
+
+def _mean_loss(flow: CentralFlow, params: PyTree) -> Array:
+    parts = flow.parts(params)
+    variances = jnp.diagonal(as_matrix(parts.covariance, flow.k))
+    return flow.loss(params) + 0.5 * variances @ parts.curvatures
+
+
+def _variance(flow: CentralFlow, params: PyTree) -> Array:
+    return jnp.trace(_matrix(flow, params))
+
+
+def _covariance(flow: CentralFlow, params: PyTree) -> Array:
+    return _matrix(flow, params)
+
+
+def _active(flow: CentralFlow, params: PyTree) -> Array:
+    values = jnp.linalg.eigvalsh(_matrix(flow, params))
+    few = jnp.finfo(values.dtype).eps * flow.k
+    return jnp.sum(values > few * jnp.maximum(values[-1], 0))
+
+
+def _next_curvature(flow: CentralFlow, params: PyTree) -> Array:
+    at = Local(flow.loss, params, flow.rates)
+    if at.origin.size <= flow.k:
+        return jnp.zeros((), at.origin.dtype)
+    curvatures, _ = at.top(flow.k + 1, flow.few + 2)
+    return 0.5 * flow.optimizer.time_per_step * curvatures[-1]
+
+
+def _spread(flow: CentralFlow, params: PyTree) -> Array:
+    at = Local(flow.loss, params, flow.rates)
+    size = sum(jnp.sum(x**2) for x in jax.tree.leaves(at.arrays))
+    size = jnp.maximum(size, jnp.finfo(at.origin.dtype).tiny)
+    return _variance(flow, params) / size

@@ -23,7 +23,7 @@ of modulus √β; from p = 3 on they may lie outside the region of stability.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -31,7 +31,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from ..errors import InputError, known_zero, whole_number
@@ -43,8 +42,9 @@ from ..optimizers.updates import begun, updated
 from ..precision import float_dtype, require_real
 from ..schedules import order_of
 from .base import AbstractFlow
-from .edge import observables_at_edge
+from .edge import is_plain, observables_at_edge, two_steps
 from .gradient import moving, number_of, others, scaled, settled_rates
+from .ripple import LIMIT, defect, ripple
 from .steps import as_floats, require_steps, warn_of_momentum
 
 # The highest order; the weights of more steps cancel ever more digits.
@@ -209,10 +209,10 @@ class DescentFlow(AbstractFlow):
 
     @property
     def meets_every(self) -> int:
-        """The number of steps after which the descent comes back to the flow: with
-        batches, the period.
+        """The number of steps after which the descent comes back to the flow: the
+        period.
         """
-        return self.period if self._batches else 1
+        return self.period
 
     @property
     def gradients(self) -> int:
@@ -276,17 +276,16 @@ class DescentFlow(AbstractFlow):
         del t
         require_real(params.params)
         rest = others(params.params, moving(params.params, self.rates))
-        total = self._sums(params, self._weights)
+        total = self.sums(params, self.weights)
         slope, held = jax.tree.map(lambda x: x / (self.period * self.tau), total)
         still = jax.tree.map(jnp.zeros_like, eqx.filter(rest, eqx.is_inexact_array))
-        return DescentState(
-            eqx.combine(slope, still),
-            jax.tree.map(jnp.divide, held, params.scales),
-            jax.tree.map(jnp.zeros_like, params.scales),
-        )
+        zero = jax.tree.map(jnp.zeros_like, params.scales)
+        return DescentState(eqx.combine(slope, still), held, zero)
 
-    def _sums(self, state: DescentState, weights: np.ndarray) -> PyTree:
-        """A weighted sum of the displacements after 1, 2, … steps."""
+    def sums(self, state: DescentState, weights: np.ndarray) -> PyTree:
+        """A weighted sum of the displacements after 1, 2, … steps, in the units of the
+        state.
+        """
         arrays = moving(state.params, self.rates)
         rest = others(state.params, arrays)
         z = arrays, jax.tree.map(jnp.multiply, state.optimizer, state.scales)
@@ -304,46 +303,65 @@ class DescentFlow(AbstractFlow):
             return (displaced, total), None
 
         each = jnp.arange(len(weights)) % self.period, jnp.asarray(weights)
-        (_, total), _ = jax.lax.scan(step, (zero, zero), each)
-        return total
+        (_, (moved, held)), _ = jax.lax.scan(step, (zero, zero), each)
+        return moved, jax.tree.map(jnp.divide, held, state.scales)
+
+    def displaced(self, state: DescentState, by: PyTree) -> DescentState:
+        """A state displaced by a sum of displacements.
+
+        Args:
+            state: the state.
+            by: what `sums` returns.
+
+        Returns:
+            The state there.
+        """
+        arrays = moving(state.params, self.rates)
+        rest = others(state.params, arrays)
+        moved, held = jax.tree.map(jnp.add, (arrays, state.optimizer), by)
+        return DescentState(eqx.combine(moved, rest), held, state.scales)
 
     @property
     def observables(self) -> dict[str, Observable]:
-        """Of iterates that oscillate: their centre, variance and mean loss and the
-        secant sharpness, from two steps ahead; and the `ripple`, by name.
+        """With a limit of 0.3, the `ripple` (`flows.ripple`): the share of the last
+        term of the field. Where it is above, the series does not converge, and the
+        numerical error of a solve is not its distance from the descent. At order 1,
+        whose field has but one term, the `defect` of a step in its place.
 
-        The ripple ‖Δ^p z‖/(p ‖q τ F‖) is the size of the last term of the field: where
-        it is above 0.3 the series does not converge, and the numerical error of a solve
-        is not its distance from the descent. At order 1 it is 1 and means nothing.
+        With period 2, for iterates that oscillate, also their `centre`, `variance`,
+        `mean_loss` and `secant_sharpness`, from two steps ahead.
         """
-
-        def points(state: DescentState) -> tuple[PyTree, PyTree, PyTree]:
-            arrays = moving(state.params, self.rates)
-            rest = others(state.params, arrays)
-            z = arrays, jax.tree.map(jnp.multiply, state.optimizer, state.scales)
-            found = [state.params]
-            for number in range(2):
-                step = self._step(rest, z, jnp.array(number % self.period))
-                z = jax.tree.map(jnp.add, z, step)
-                found.append(eqx.combine(z[0], rest))
-            return found[0], found[1], found[2]
-
-        def ripple(state: DescentState) -> Array:
-            last, slope = (
-                ravel_pytree(self._sums(state, weights)[0])[0]
-                for weights in (self._last_term, self._weights)
-            )
-            return jnp.linalg.norm(last) / (self.claimed * jnp.linalg.norm(slope))
-
+        name, fn, text = "ripple", ripple, "share of the last term"
+        if self.claimed == 1:
+            name, fn, text = "defect", defect, "defect of a step"
+        limited = Observable(
+            eqx.Partial(fn, self), (), "1", text, of_state=True, limit=LIMIT
+        )
+        if self.period != 2 or self._batches:
+            return {name: limited}
+        points = eqx.Partial(_three, self)
         seen = observables_at_edge(self.loss, points, of_state=True)
-        return seen | {
-            "ripple": Observable(
-                ripple, (), "1", "share of the last term", of_state=True
-            )
-        }
+        return {**seen, name: limited}
 
     @property
-    def _weights(self) -> np.ndarray:
+    def remedy(self) -> str:
+        """A lower order, which bears more, or a later start."""
+        if self.period == 1:
+            return "a smaller learning rate, a lower order, or a later start"
+        lower = "order=1 or " if self.claimed > 1 else ""
+        return f"{lower}RodFlow, through catapults; or a later start"
+
+    def counterparts(self, observe: Mapping[str, Any]) -> dict[str, Any]:
+        """Along the descent: the same, and with period 2 its oscillation, for plain
+        gradient descent, whose next steps follow from its parameters.
+        """
+        if self.period != 2 or not is_plain(self.loss, self.optimizer):
+            return dict(observe)
+        points = two_steps(self.loss, self.optimizer, self.rates)
+        return dict(observe) | observables_at_edge(self.loss, points, of_state=False)
+
+    @property
+    def weights(self) -> np.ndarray:
         """The weight of the displacement after each of the order × period steps."""
         p = self.claimed
         return self._after_periods(
@@ -351,7 +369,7 @@ class DescentFlow(AbstractFlow):
         )
 
     @property
-    def _last_term(self) -> np.ndarray:
+    def last_term(self) -> np.ndarray:
         """The weights of Δ^p = Σ_m (−1)^{p−m} binom(p, m) Φ^m."""
         p = self.claimed
         return self._after_periods(
@@ -446,3 +464,16 @@ def _number(value: Any) -> float:
 def _scale(leaf: Array) -> Array:
     largest = jnp.max(jnp.abs(leaf), initial=0)
     return jnp.where(largest > 0, largest, 1)
+
+
+def _three(flow: DescentFlow, state: DescentState) -> tuple[PyTree, PyTree, PyTree]:
+    """The parameters of a state, and after one and two steps of the optimiser."""
+    arrays = moving(state.params, flow.rates)
+    rest = others(state.params, arrays)
+    z = arrays, jax.tree.map(jnp.multiply, state.optimizer, state.scales)
+    found = [state.params]
+    for number in range(2):
+        step = flow._step(rest, z, jnp.array(number))
+        z = jax.tree.map(jnp.add, z, step)
+        found.append(eqx.combine(z[0], rest))
+    return found[0], found[1], found[2]

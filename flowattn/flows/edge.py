@@ -4,7 +4,7 @@ With rates r, gradient descent is plain in the coordinates v of θ = θ₀ + √
 −η ∇ᵥL, curvatures those of √r H √r, with the edge 2/η.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -15,58 +15,119 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from ..errors import InputError, known_zero
 from ..losses import AbstractBatchLoss
-from ..observables import Observable
-from ..optimizers import SGD
+from ..observables import AbstractObservable, Label, Observable
+from ..optimizers import SGD, AbstractOptimizer
 from ..precision import require_real
 from ..spectra import largest_eigenpairs
 from .base import AbstractFlow
 from .gradient import moving, number_of, others, scaled
 
+Points = Callable[[Any], tuple[PyTree, PyTree, PyTree]]
+
 
 def observables_at_edge(
-    loss: Callable[[Any], Scalar],
-    points: Callable[[Any], tuple[PyTree, PyTree, PyTree]],
-    of_state: bool,
+    loss: Callable[[Any], Scalar], points: Points, of_state: bool
 ) -> dict[str, Observable]:
-    """What is observed of iterates that oscillate, from three in a row: θ, Φθ, Φ²θ.
+    """What is observed of iterates that oscillate, from three in a row, θ, Φθ and Φ²θ:
+    `points` of parameters or of a state.
 
     Their centre is c = (θ + 2 Φθ + Φ²θ)/4, their oscillation o = (θ − 2 Φθ + Φ²θ)/4: a
     drift drops out of both to second order.
     """
-
-    def both(x: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
-        first, second, third = (_flat(params) for params in points(x))
-        centre = (first[0] + 2 * second[0] + third[0]) / 4
-        apart = (first[0] - 2 * second[0] + third[0]) / 4
-        return centre, apart, first[1]
-
-    def centre(x: Any) -> Array:
-        return both(x)[0]
-
-    def variance(x: Any) -> Array:
-        return jnp.sum(both(x)[1] ** 2)
-
-    def mean_loss(x: Any) -> Array:
-        first, second, third = points(x)
-        return (loss(first) + 2 * loss(second) + loss(third)) / 4
-
-    def secant_sharpness(x: Any) -> Array:
-        middle, apart, whole = both(x)
-        gradient = jax.grad(lambda v: number_of(loss(whole(v))))
-        curved = (gradient(middle + apart) - gradient(middle - apart)) / 2
-        square = jnp.sum(apart**2)
-        return apart @ curved / jnp.where(square > 0, square, 1)
-
     named = {
-        "centre": (centre, ("parameter",), "1", "centre of the oscillation"),
-        "variance": (variance, (), "1", "variance of the iterates"),
-        "mean_loss": (mean_loss, (), "1", "mean loss"),
-        "secant_sharpness": (secant_sharpness, (), "1/time", "secant sharpness"),
+        "centre": (_centre, ("parameter",), "1", "centre of the oscillation"),
+        "variance": (_variance, (), "1", "variance of the iterates"),
+        "mean_loss": (_mean_loss, (), "1", "mean loss"),
+        "secant_sharpness": (_secant_sharpness, (), "1/time", "secant sharpness"),
     }
     return {
-        name: Observable(fn, *label, of_state=of_state)
+        name: Observable(eqx.Partial(fn, loss, points), *label, of_state=of_state)
         for name, (fn, *label) in named.items()
     }
+
+
+def _both(points: Points, x: Any) -> tuple[Array, Array, Callable[[Array], Any]]:
+    """The centre, the oscillation, and the parameters of such vectors."""
+    first, second, third = (_flat(params) for params in points(x))
+    centre = (first[0] + 2 * second[0] + third[0]) / 4
+    apart = (first[0] - 2 * second[0] + third[0]) / 4
+    return centre, apart, first[1]
+
+
+def _centre(loss: Any, points: Points, x: Any) -> Array:
+    del loss
+    return _both(points, x)[0]
+
+
+def _variance(loss: Any, points: Points, x: Any) -> Array:
+    del loss
+    return jnp.sum(_both(points, x)[1] ** 2)
+
+
+def _mean_loss(loss: Any, points: Points, x: Any) -> Array:
+    first, second, third = points(x)
+    return (loss(first) + 2 * loss(second) + loss(third)) / 4
+
+
+def _secant_sharpness(loss: Any, points: Points, x: Any) -> Array:
+    middle, apart, whole = _both(points, x)
+    gradient = jax.grad(lambda v: number_of(loss(whole(v))))
+    curved = (gradient(middle + apart) - gradient(middle - apart)) / 2
+    square = jnp.sum(apart**2)
+    return apart @ curved / jnp.where(square > 0, square, 1)
+
+
+class AtCentre(AbstractObservable):
+    """A function of the parameters, at the centre of an oscillation about them."""
+
+    fn: Callable[[Any], Any]
+    points: Points
+    label: Label
+
+    def __call__(self, params: PyTree) -> Array:
+        return self.at(params, 0.0)
+
+    def at(self, params: PyTree, t: Any) -> Array:
+        """The value at these parameters and a time."""
+        centre, _, whole = _both(self.points, params)
+        if isinstance(self.fn, AbstractObservable):
+            return self.fn.at(whole(centre), t)
+        return self.fn(whole(centre))
+
+
+def at_centre(observe: Mapping[str, Any], points: Points) -> dict[str, AtCentre]:
+    """Functions of the parameters, each at the centre of the oscillation there."""
+    plain = Label()
+    return {
+        name: AtCentre(label=getattr(fn, "label", plain), fn=fn, points=points)
+        for name, fn in observe.items()
+    }
+
+
+def two_steps(
+    loss: Callable[[Any], Scalar], optimizer: AbstractOptimizer, rates: PyTree | None
+) -> Points:
+    """The parameters before and after one and two steps of plain gradient descent."""
+    return eqx.Partial(_two_steps, loss, optimizer, rates)
+
+
+def _two_steps(
+    loss: Any, optimizer: AbstractOptimizer, rates: PyTree | None, params: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
+    at = Local(loss, params, rates)
+    first, second = at.steps(optimizer.time_per_step)
+    return params, at.moved(first), at.moved(second)
+
+
+def is_plain(loss: Any, optimizer: Any) -> bool:
+    """Whether a descent is plain gradient descent, whose steps need no memory."""
+    return (
+        isinstance(optimizer, SGD)
+        and not callable(optimizer.learning_rate)
+        and known_zero(optimizer.momentum)
+        and known_zero(optimizer.weight_decay)
+        and (not isinstance(loss, AbstractBatchLoss) or loss.whole)
+    )
 
 
 def _flat(params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
@@ -76,27 +137,19 @@ def _flat(params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
     return flat, lambda v: eqx.combine(unravel(v), rest)
 
 
-def plain_rate(what: str, loss: Any, optimizer: Any) -> Any:
-    """The learning rate of plain gradient descent.
-
-    Raises `InputError` for anything but a loss over all data, and for any other
-    optimiser.
+def require_plain(what: str, loss: Any, optimizer: Any) -> None:
+    """Raises `InputError` for anything but plain gradient descent of a loss over all
+    data.
     """
     if isinstance(loss, AbstractFlow) or not callable(loss):
         raise InputError(f"{what} needs a loss, a function of the parameters")
     if isinstance(loss, AbstractBatchLoss) and not loss.whole:
         raise InputError(f"{what} needs a loss over all data, not one of batches")
-    if (
-        not isinstance(optimizer, SGD)
-        or callable(optimizer.learning_rate)
-        or not known_zero(optimizer.momentum)
-        or not known_zero(optimizer.weight_decay)
-    ):
+    if not is_plain(loss, optimizer):
         raise InputError(
             f"{what} is of fa.SGD with a constant learning rate, without momentum and "
             "weight decay; for other optimizers use fa.DescentFlow(…, period=2)"
         )
-    return optimizer.learning_rate
 
 
 class Local(eqx.Module):

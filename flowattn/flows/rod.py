@@ -15,7 +15,7 @@ of the descent is a fixed point. (The rod flow of Regis & Chewi, arXiv 2602.0148
 derived here anew; theirs may differ in constants.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -27,7 +27,13 @@ from ..identity import by_identity
 from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 from .base import AbstractFlow
-from .edge import Local, observables_at_edge, plain_rate
+from .edge import (
+    Local,
+    at_centre,
+    observables_at_edge,
+    require_plain,
+    two_steps,
+)
 from .gradient import GradientFlow, moving, others, settled_rates
 
 
@@ -69,7 +75,7 @@ class RodFlow(AbstractFlow):
     )
 
     def __check_init__(self):
-        plain_rate("RodFlow", self.loss, self.optimizer)
+        require_plain("RodFlow", self.loss, self.optimizer)
 
     @property
     def kind(self) -> str:
@@ -91,12 +97,19 @@ class RodFlow(AbstractFlow):
         """The centre, the variance and the mean loss of the oscillation, and the secant
         sharpness, by name.
         """
-
-        def points(state: RodState) -> tuple[PyTree, PyTree, PyTree]:
-            up, down = self._ends(state)
-            return up, down, up
-
+        points = eqx.Partial(_three, self)
         return observables_at_edge(self.loss, points, of_state=True)
+
+    def counterparts(self, observe: Mapping[str, Any]) -> dict[str, Any]:
+        """Along the descent: the same functions, at the centre of its oscillation."""
+        points = two_steps(self.loss, self.optimizer, self.rates)
+        seen = observables_at_edge(self.loss, points, of_state=False)
+        return at_centre(observe, points) | seen
+
+    @property
+    def mean(self) -> bool:
+        """True."""
+        return True
 
     def start(self, params: PyTree) -> RodState:
         """The state at parameters: their oscillation is that of two steps from there,
@@ -152,3 +165,9 @@ class RodFlow(AbstractFlow):
         del t
         first, second = self._ends(params)
         return jnp.isfinite(self.loss(first)) & jnp.isfinite(self.loss(second))
+
+
+def _three(flow: RodFlow, state: RodState) -> tuple[PyTree, PyTree, PyTree]:
+    """Three steps in a row: either end of the oscillation, and back."""
+    up, down = flow._ends(state)
+    return up, down, up

@@ -29,6 +29,7 @@ class Source(NamedTuple):
     - `optimizer`: of a descent; for a flow that shadows only one optimiser, that one.
     - `meets`: the time after which a descent comes back to a flow that it is otherwise
       off, as between passes over its batches.
+    - `mean`: whether a flow is the centre of an oscillating descent.
     """
 
     losses: tuple[Callable[[], Any], ...]
@@ -39,6 +40,7 @@ class Source(NamedTuple):
     reason: str
     optimizer: AbstractOptimizer | None = None
     meets: float | None = None
+    mean: bool = False
 
 
 def source_of_flow(flow: AbstractFlow) -> Source:
@@ -48,7 +50,7 @@ def source_of_flow(flow: AbstractFlow) -> Source:
     legs, switches = _legs(flow)
     if not legs or any(b <= a for a, b in zip(switches, switches[1:], strict=False)):
         reason = f"the flow is a {type(flow).__name__}, not a gradient flow of losses"
-        return Source((), (), (), None, None, reason)
+        return Source((), (), (), None, None, reason, mean=flow.mean)
     losses = tuple(_weak(leg.loss) for leg in legs)
     rates = tuple(leg.rates for leg in legs)
     return Source(losses, rates, switches, None, None, "")
@@ -123,12 +125,12 @@ def claim(
     flow: Source | None,
     run: Source | None,
     together: bool,
-    past_edge: bool = False,
+    spoiled: str = "",
     times: Any = (),
 ) -> tuple[int | None, str]:
     """The order to which a run approaches a flow, and a sentence that states it;
-    `together`: whether they start from the same parameters; `past_edge`: whether the
-    flow comes to where the run is unstable; `times`: when they are compared.
+    `together`: whether they start from the same parameters; `spoiled`: what the flow
+    comes to that leaves no order, if anything; `times`: when they are compared.
     """
     order, reason = _order(flow, run, together)
     if order is not None and flow is not None and flow.meets is not None:
@@ -136,8 +138,8 @@ def claim(
         if np.any(np.abs(rounds - np.round(rounds)) > 1e-3):
             order = None
             reason = "they are compared between two passes over the batches, too"
-    if order is not None and past_edge:
-        order, reason = None, "the flow passes the edge of the descent's stability"
+    if order is not None and spoiled:
+        order, reason = None, spoiled
     if order is None:
         return None, f"no order is claimed: {reason}"
     power = "" if order == 1 else f" to the power {order}"

@@ -105,8 +105,11 @@ def _names(flow: Trajectory, run: Trajectory) -> list[str]:
     """The names that both observed and that can be compared; `InputError` if none."""
     shared = [name for name, _ in flow.labels if name in run.observed]
     laws = [name for name in shared if name in flow.scales or name in run.scales]
-    discrete = {name for name, x in (*flow.labels, *run.labels) if x.discrete}
-    names = [name for name in shared if name not in laws and name not in discrete]
+    labels = *flow.labels, *run.labels
+    discrete = {name for name, x in labels if x.discrete}
+    limited = {name for name, x in labels if x.limit is not None}
+    left_out = {*laws, *discrete, *limited}
+    names = [name for name in shared if name not in left_out]
     if names:
         return names
     if not (flow.observed or run.observed):
@@ -135,7 +138,9 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
         gaps[name] = _observable_gap(name, ours, theirs, finest, scale)
     params = params_error = path = path_error = None
     # A full model and its reduction have different parameters.
-    alike = _shapes(flow.params) == _shapes(run.params)
+    # The centre of an oscillation is no place that its steps come to.
+    alike = not any(one is not None and one.mean for one in sources)
+    alike &= _shapes(flow.params) == _shapes(run.params)
     if alike and np.isclose(flow.t_end, run.t_end, rtol=_SAME_TIME, atol=0):
         params = _distance(flow.params, run.params)
         params_error = None if finer is None else _distance(flow.params, finer.params)
@@ -147,9 +152,16 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
     edge = None if run.edge is None else float(run.edge)
     together = at_flow[0] == 0 and _begin_together(flow, run, names, at_run[:1])
     past_edge = None if edge is None else _past_edge(flow, edge)
-    past = past_edge is not None and not np.isnan(past_edge)
     ts = np.asarray(flow.ts)[at_flow]
-    order, sentence = claim(sources[0], sources[1], together, past, ts)
+    exceeded = {n: t for n, t in flow.exceeded.items() if t <= ts[-1]}
+    spoiled = ""
+    if past_edge is not None and not np.isnan(past_edge):
+        spoiled = "the flow passes the edge of the descent's stability"
+    elif exceeded:
+        name, since = next(iter(exceeded.items()))
+        text = dict(flow.labels)[name].long_name or name
+        spoiled = f"the {text} of the flow is too large from t = {since:g} on"
+    order, sentence = claim(sources[0], sources[1], together, spoiled, ts)
     return Gap(
         ts,
         gaps,
@@ -162,6 +174,7 @@ def _gap(flow: Trajectory, run: Trajectory, names, sources, scale: Any) -> Gap:
         order,
         sentence,
         scale,
+        tuple(exceeded),
     )
 
 

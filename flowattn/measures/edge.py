@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import PyTree, Scalar
 
 from ..errors import InputError, whole_number
-from ..flows.edge import Local, observables_at_edge, plain_rate
+from ..flows import settled_rates
+from ..flows.edge import observables_at_edge, require_plain, two_steps
 from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 from ..trajectory import Trajectory
@@ -44,13 +45,8 @@ def observables(
     >>> round(float(run.observed["secant_sharpness"][-1]), 4)  # 2/η
     2.0
     """
-    eta = plain_rate("edge.observables", loss, optimizer)
-
-    def points(params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        at = Local(loss, params, rates)
-        first, second = at.steps(eta)
-        return params, at.moved(first), at.moved(second)
-
+    require_plain("edge.observables", loss, optimizer)
+    points = two_steps(loss, optimizer, settled_rates(rates))
     return observables_at_edge(loss, points, of_state=False)
 
 

@@ -107,6 +107,8 @@ class Gap(eqx.Module):
             momentum, and the gradient flow of its loss from the same start.
         claim: the same in a sentence.
         scale: the unit of the relative gaps, as passed to `compare`.
+        exceeded: the observables of the flow that passed their limits by then, and so
+            warn that its numerical error says little.
     """
 
     ts: Float[np.ndarray, " time"]
@@ -120,6 +122,7 @@ class Gap(eqx.Module):
     order: int | None = eqx.field(static=True, default=None)
     claim: str = eqx.field(static=True, default="")
     scale: Scale = eqx.field(static=True, default="largest")
+    exceeded: tuple[str, ...] = eqx.field(static=True, default=())
 
     @property
     def max_relative(self) -> float:
@@ -140,12 +143,14 @@ class Gap(eqx.Module):
         """Whether the gap is more than twice its numerical error.
 
         The measured gap includes the flow's own error, so a gap of about that size is
-        no evidence about the descent. None if the error is unknown. This is about
-        numerical error only: whether this run should approach this flow at all is
-        stated by `order` and `claim`.
+        no evidence about the descent. None if the error is unknown, False if the flow
+        exceeded a limit of its own. This is about numerical error only: whether this
+        run should approach this flow at all is stated by `order` and `claim`.
         """
         error = self.numerical_error
-        return None if error is None else self.max_relative > _RESOLVED * error
+        if error is None or self.exceeded:
+            return None if error is None else False
+        return self.max_relative > _RESOLVED * error
 
     def departure(self, fraction: float) -> float | None:
         """The first common time at which a relative gap exceeds a fraction.

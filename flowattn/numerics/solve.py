@@ -123,8 +123,9 @@ def solve(
         equinox.EquinoxRuntimeError: for a solve that fails while `throw` is set.
 
     Warns:
-        UserWarning: for tolerances below the resolution of the dtype, and for Python
-            floats in `params`, which stay constant.
+        UserWarning: for tolerances below the resolution of the dtype, for Python floats
+            in `params`, which stay constant, and where an observable with a limit
+            passes it.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> flow = fa.GradientFlow(lambda x: 0.5 * jnp.sum(x**2))
@@ -157,7 +158,7 @@ def solve(
             f"{float(jnp.finfo(dtype).eps):.0e} in each step will exceed it",
             stacklevel=2,
         )
-    recorder = Recorder(observe, save_params, error)
+    recorder = Recorder(with_limits(flow, observe), save_params, error)
     watched = named_events(events, params)
     tolerances = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
     whole = Solve(flow, start, times, *tolerances, recorder, (), watched)
@@ -185,6 +186,8 @@ def solve(
     failed = trajectory.result != RESULTS.successful
     if error and (isinstance(failed, Tracer) or not _given_up(trajectory.result)):
         trajectory = trajectory.with_refined(run(whole.refined(), "flow-finer.state"))
+    if not in_trace:
+        _warn_of_limits(flow, trajectory)
     if throw:
         trajectory = trajectory.raised(failed)
         finer = trajectory.refined
@@ -217,6 +220,40 @@ def started(flow: AbstractFlow, params: PyTree, state: PyTree) -> PyTree:
             "state is not one of this flow: it must be shaped as flow.start(params)"
         )
     return state
+
+
+def with_limits(
+    flow: AbstractFlow, observe: Mapping[str, Callable[[Any], Array]] | None
+) -> Any:
+    """What is observed along a flow: also what warns of it.
+
+    Raises `InputError` for an observable with the name of such a one.
+    """
+    if not isinstance(observe, Mapping | None):
+        return observe  # which the recorder refuses
+    own = {k: x for k, x in flow.observables.items() if x.label.limit is not None}
+    for name in own.keys() & (observe or {}).keys():
+        given = (observe or {})[name]
+        if getattr(given, "label", None) != own[name].label:
+            raise InputError(
+                f"{name!r} is observed by every {type(flow).__name__} itself: give the "
+                "observable another name"
+            )
+    return {**own, **(observe or {})}
+
+
+def _warn_of_limits(flow: AbstractFlow, run: Trajectory) -> None:
+    """Warns of a flow that is no guide to its descent from some time on."""
+    labels = dict(run.labels)
+    for name, since in run.exceeded.items():
+        label = labels[name]
+        warnings.warn(
+            f"{label.long_name or name} {float(run.stats[name]):.2g} is above "
+            f"{label.limit:g} from t = {since:g} on, where this flow may be far from "
+            "its descent, whatever its numerical error"
+            + (f"; instead: {flow.remedy}" if flow.remedy else ""),
+            stacklevel=3,
+        )
 
 
 def _given_up(result) -> bool:

@@ -20,6 +20,9 @@ from .reductions import Reduction
 from .tasks import Corpus
 from .trajectory import Trajectory
 
+# Longer observables of a flow are recorded if they are requested.
+LONGEST = 100
+
 
 def itself(params: PyTree) -> PyTree:
     """The model of parameters that are the full model."""
@@ -182,6 +185,31 @@ class Problem(eqx.Module):
         return self.observables | self.laws
 
     @property
+    def seen_of_flow(self) -> dict[str, Any]:
+        """What the flow itself has to observe, except long arrays.
+
+        Raises `InputError` for a name that is one of an observable or a law, too.
+        """
+        flow = self.flow
+
+        def values(params: PyTree) -> dict[str, Any]:
+            state = flow.start(params)
+            own = state if flow.has_state else None
+            return {
+                name: fn.seen(flow.params(state), 0.0, own)
+                for name, fn in flow.observables.items()
+            }
+
+        shapes = eqx.filter_eval_shape(values, self.params)
+        found = {k: x for k, x in flow.observables.items() if shapes[k].size <= LONGEST}
+        if clash := found.keys() & self.observed.keys():
+            raise InputError(
+                f"{min(clash)!r} is observed by the flow {flow.kind!r} itself: give "
+                "the observable or law another name"
+            )
+        return found
+
+    @property
     def flow(self) -> AbstractFlow:
         """The flow of the problem: its own, or the gradient flow of the loss, which
         from the time of a switch on is that of the next loss.
@@ -189,6 +217,15 @@ class Problem(eqx.Module):
         if self.own_flow is not None:
             return self.own_flow
         return gradient_flow(self.loss, self.rates, self.switch)
+
+    def seen_of_descent(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What a descent observes to be compared with the flow by name, and the laws;
+        long arrays of the flow's own are left out.
+        """
+        observe = self.observables | dict(given)
+        found = self.flow.counterparts(observe)
+        own = found.keys() - observe.keys() - self.seen_of_flow.keys()
+        return {k: fn for k, fn in found.items() if k not in own} | self.laws
 
     @property
     def followed(self) -> dict[str, Any]:
@@ -213,6 +250,7 @@ class Problem(eqx.Module):
         flow: Kind = "descent",
         *,
         order: int | None = None,
+        directions: int | None = None,
         check: bool = True,
     ) -> "Problem":
         """The same problem with a flow that an optimiser follows more closely.
@@ -220,8 +258,11 @@ class Problem(eqx.Module):
         Args:
             optimizer: of the descent.
             flow: "descent", of the optimiser's own steps (`DescentFlow`); "modified",
-                of the modified loss (`ModifiedLoss`); "gradient", of the loss.
-            order: of "descent", from 1 to 6; None: 2.
+                of the modified loss (`ModifiedLoss`); "gradient", of the loss; at the
+                edge of stability "even", of every second step (`DescentFlow` with
+                period 2), "central" (`CentralFlow`) and "rod" (`RodFlow`).
+            order: of "descent", from 1 to 6, None: 2; and of "even", None: 3.
+            directions: of "central", those that it holds at the edge; None: 2.
             check: as in `DescentFlow`.
 
         Returns:
@@ -239,7 +280,8 @@ class Problem(eqx.Module):
         if not isinstance(optimizer, AbstractOptimizer):
             raise not_an_optimizer(optimizer)
         same = {k: v for k, v in self.followed.items() if k in ("rates", "switch")}
-        found = flow_of(flow, self.loss, optimizer, **same, order=order, check=check)
+        given = {"order": order, "directions": directions, "check": check}
+        found = flow_of(flow, self.loss, optimizer, **same, **given)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for replaced in ("own_flow", "rates", "switch"):
             del fields[replaced]
@@ -258,7 +300,8 @@ class Problem(eqx.Module):
         Raises:
             InputError: as `fa.solve`.
         """
-        observe = self.observed | _by_name("observe", settings.pop("observe", None))
+        given = _by_name("observe", settings.pop("observe", None))
+        observe = self.observed | self.seen_of_flow | given
         events = self.events | _by_name("events", settings.pop("events", None))
         return solve(self.flow, self.params, observe=observe, events=events, **settings)
 
@@ -279,7 +322,8 @@ class Problem(eqx.Module):
         Raises:
             InputError: as `fa.descend`.
         """
-        observe = self.observed | _by_name("observe", settings.pop("observe", None))
+        given = _by_name("observe", settings.pop("observe", None))
+        observe = self.seen_of_descent(given)
         if optimizer is None and settings.get("learning_rate") is None:
             optimizer = self.shadowed
         followed = self.followed

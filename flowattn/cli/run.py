@@ -33,8 +33,9 @@ class RunFlags(Options):
     """The options of a run as flags."""
 
     flow: Kind | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Flow: of the loss, of the loss modified for the optimiser, or of the optimiser's
-    own steps; None: the system's, usually gradient."""
+    """Flow: of the loss, of the loss modified for the optimiser, of the optimiser's own
+    steps, or of its steps at the edge of stability; None: the system's, usually
+    gradient."""
     no_flow: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Run no flow."""
 

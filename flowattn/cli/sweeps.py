@@ -66,7 +66,10 @@ class Sweep:
     """Flow: of the loss, of the loss modified for the descent's optimiser, or of the
     optimiser's own steps; None: the system's, usually gradient."""
     order: int | None = None
-    """Order of the "descent" flow in the learning rate, from 1 to 6; None: 2."""
+    """Order of the "descent" flow in the learning rate, from 1 to 6, None: 2; and of
+    the "even" flow, None: 3."""
+    directions: int | None = None
+    """Directions that the "central" flow holds at the edge of stability; None: 2."""
     precision: Precision = None
     """Precision of everything; None: float64, on a TPU float32."""
     workers: int | None = None
@@ -108,6 +111,7 @@ class Sweep:
                 descent=self.descent,
                 flow=self.flow,
                 order=self.order,
+                directions=self.directions,
                 data=self.data,
             )
         ends = ", ".join(f"{n} {name}" for name, n in counted(dataset).items())

@@ -12,7 +12,10 @@ from .gradient import others as others
 from .gradient import require_moving as require_moving
 from .gradient import scaled as scaled
 from .gradient import settled_rates as settled_rates
-from .kinds import ORDER as ORDER
+from .kinds import AT_EDGE as AT_EDGE
+from .kinds import DIRECTIONS as DIRECTIONS
+from .kinds import LATER as LATER
+from .kinds import ORDERS as ORDERS
 from .kinds import Kind as Kind
 from .kinds import flow_of as flow_of
 from .modified import ModifiedLoss as ModifiedLoss

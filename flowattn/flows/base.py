@@ -13,6 +13,9 @@ from ..errors import InputError
 from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 
+# Why a flow at the edge of stability has no order in the learning rate.
+PAST_SMALL = "at the edge of stability no learning rate is small"
+
 
 class AbstractFlow(eqx.Module):
     """A vector field on parameters: `flow(params, t)` is dθ/dt.
@@ -84,6 +87,8 @@ class AbstractFlow(eqx.Module):
             The order, and why; or None, and why none is claimed.
         """
         del steps
+        if self.mean:
+            return None, PAST_SMALL
         return self.order, "the flow was made for this optimizer"
 
     @property

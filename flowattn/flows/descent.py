@@ -41,7 +41,7 @@ from ..optimizers import SGD, AbstractOptimizer, Optax, not_an_optimizer
 from ..optimizers.updates import begun, updated
 from ..precision import float_dtype, require_real
 from ..schedules import order_of
-from .base import AbstractFlow
+from .base import PAST_SMALL, AbstractFlow
 from .edge import is_plain, observables_at_edge, two_steps
 from .gradient import moving, number_of, others, scaled, settled_rates
 from .ripple import LIMIT, defect, ripple
@@ -152,8 +152,10 @@ class DescentFlow(AbstractFlow):
 
     @property
     def kind(self) -> str:
-        """The name of its kind in results, "descent"."""
-        return "descent"
+        """The name of its kind in results: "descent", or "even" for two steps at a
+        time.
+        """
+        return "descent" if self.period != 2 or self._batches else "even"
 
     @property
     def descent(self) -> dict[str, Any]:
@@ -185,6 +187,8 @@ class DescentFlow(AbstractFlow):
             The order, and why; or None, and why none is claimed.
         """
         reason, optimizer = "the flow was made for this optimizer", self.optimizer
+        if self.kind == "even":
+            return None, PAST_SMALL
         if isinstance(optimizer, Optax):
             return None, (
                 "the steps of an optimizer of optax are not known to be smooth "

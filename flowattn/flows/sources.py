@@ -50,6 +50,7 @@ def source_of_flow(flow: AbstractFlow) -> Source:
     legs, switches = _legs(flow)
     if not legs or any(b <= a for a, b in zip(switches, switches[1:], strict=False)):
         reason = f"the flow is a {type(flow).__name__}, not a gradient flow of losses"
+        reason = flow.claim()[1] if flow.mean else reason
         return Source((), (), (), None, None, reason, mean=flow.mean)
     losses = tuple(_weak(leg.loss) for leg in legs)
     rates = tuple(leg.rates for leg in legs)

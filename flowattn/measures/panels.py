@@ -256,3 +256,30 @@ def sharpness_panel(
         curves = (*curves, horizontal(f"edge of stability {edge:.4g}", edge))
     axis = Axis("Hessian eigenvalue", "1/time", log=log)
     return dataclasses.replace(panel, y=axis, curves=curves)
+
+
+def edge_panels(
+    flow: Trajectory, descent: Trajectory | None, edge: float | None = None
+) -> list[Panel]:
+    """A flow at the edge of stability: sharpness, variance of the oscillation, mean
+    loss, and what warns of it.
+
+    Args:
+        flow: a run that observed what such a flow observes.
+        descent: the descent; None: not drawn.
+        edge: the largest stable sharpness; None: not drawn.
+    """
+    found = []
+    if "sharpness" in flow.observed:
+        found.append(sharpness_panel(flow, descent, edge))
+    for name in ("variance", "mean_loss"):
+        there = None if descent is None or name not in descent.observed else descent
+        values = _finite(flow, name)
+        log = values.size > 0 and bool(10 * values.min() < values.max())
+        found.append(observable_panel(name, flow, there, log=log))
+    for name, label in flow.labels:
+        if label.limit is not None:
+            panel = observable_panel(name, flow, None)
+            limit = horizontal(f"limit {label.limit:g}", label.limit)
+            found.append(dataclasses.replace(panel, curves=(*panel.curves, limit)))
+    return found

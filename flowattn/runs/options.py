@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..errors import InputError, quoted, require_positive
 from ..fields import kinds, require_acting, require_kind
-from ..flows import Kind
+from ..flows import LATER, ORDERS, Kind
 from ..measures.gap import Scale
 from ..numerics.solvers import SOLVERS
 
@@ -54,13 +54,18 @@ class Options(Settings):
     logarithm."""
     flow: bool | Kind = True
     """Flow to run: "gradient", of the loss; "modified", of the loss modified for the
-    optimiser; "descent", of the optimiser's own steps; False: none; True: the system's
-    own, usually "gradient"."""
+    optimiser; "descent", of the optimiser's own steps; at the edge of stability "even",
+    of every second step, "central", and "rod"; False: none; True: the system's own,
+    usually "gradient"."""
     order: int | None = None
-    """Order of the "descent" flow in the learning rate, from 1 to 6; None: 2."""
+    """Order of the "descent" flow in the learning rate, from 1 to 6, None: 2; and of
+    the "even" flow, None: 3."""
+    directions: int | None = None
+    """Directions that the "central" flow holds at the edge of stability; None: 2."""
     flow_after: int = 0
-    """Steps of the descent after which the "descent" flow begins, so that the
-    optimiser's memory of its start has faded."""
+    """Steps of the descent after which a flow "descent", "even", "central" or "rod"
+    begins, so that the optimiser's memory of its start has faded, or its oscillation
+    has set in."""
     descent: bool = True
     """Run the descent."""
     data: str | None = None
@@ -104,7 +109,7 @@ def require_seed(seed: int) -> None:
 
 _FLOW = ("rtol", "atol", "solver", "max_steps")
 # Flows of an optimiser.
-FOLLOWING = ("modified", "descent")
+FOLLOWING = ("modified", *LATER)
 _DESCENT = ("steps", "patience", "validate_from")
 _BOTH = (
     "spacing",
@@ -112,6 +117,7 @@ _BOTH = (
     "sharpness",
     "flow",
     "order",
+    "directions",
     "flow_after",
     "descent",
     "outputs",
@@ -152,8 +158,13 @@ def require_of_run(
         if options.descent:
             why += f" unless {called('steps')} is given"
         idle |= dict.fromkeys(_DESCENT, why)
-    if options.flow != "descent":
-        idle |= dict.fromkeys(("order", "flow_after"), "is of flow='descent'")
+    if options.flow not in ORDERS:
+        idle["order"] = "is of flow='descent' and flow='even'"
+    if options.flow not in LATER:
+        named = ", ".join(f"'{kind}'" for kind in LATER)
+        idle["flow_after"] = f"is of the flows {named}"
+    if options.flow != "central":
+        idle["directions"] = "is of flow='central'"
     if not (flow and descent):
         idle["scale"] = "is of the gap between flow and descent, of which one is run"
     require_acting(options, idle, called)

@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 
-from ..measures.panels import drift_panel, gap_panel, sharpness_panel
+from ..measures.panels import (
+    drift_panel,
+    edge_panels,
+    gap_panel,
+    sharpness_panel,
+)
 from ..panels import Panel
 from ..systems import AbstractSystem, AnyRun, default_panels
 
@@ -28,7 +33,7 @@ def run_panels(
 
 def common_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
     """The pictures of any run by name, each if there is something to draw: the gap, the
-    drift of the laws, the sharpness.
+    drift of the laws, the sharpness, the oscillation at the edge of stability.
     """
     found, runs = {}, [run.flow, run.descent]
     if run.gap is not None:
@@ -37,4 +42,6 @@ def common_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
         found["laws"] = [drift_panel(run.problem.laws, run.flow, run.descent)]
     if any(one is not None and "sharpness" in one.observed for one in runs):
         found["sharpness"] = [sharpness_panel(run.flow, run.descent, run.edge)]
+    if run.flow is not None and "variance" in run.flow.observed:
+        found["edge"] = edge_panels(run.flow, run.descent, run.edge)
     return found

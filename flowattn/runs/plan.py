@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from ..disk.paths import require_folder
 from ..errors import InputError, known_numbers
+from ..flows import AT_EDGE, ORDERS
 from ..optimizers import SGD, AbstractOptimizer, not_an_optimizer
 from ..precision import float_dtype, require_resolved
 from ..problem import Problem
@@ -71,6 +72,11 @@ class Plan:
         return config | {"optimizer": optimizer}
 
     @property
+    def at_edge(self) -> bool:
+        """Whether the flow is one of the edge of stability."""
+        return self.flow and self.options.flow in AT_EDGE
+
+    @property
     def begin(self) -> float:
         """The time at which the flow begins."""
         return float(self.clock.time(self.options.flow_after))
@@ -84,19 +90,33 @@ class Plan:
     def _spaced_steps(self) -> np.ndarray:
         if self.ts is not None:
             nearest = [self.clock.steps(t) for t in self.ts]
-            return np.unique(np.clip(nearest, 0, self.steps))
+            return self._met(np.clip(nearest, 0, self.steps))
         if self.options.spacing == "log":
-            chosen = np.geomspace(1, self.steps, self.outputs)
-            return np.unique(np.round(chosen).astype(int))
+            return self._met(np.geomspace(1, self.steps, self.outputs))
         # Enough of the records lie in the time that flow and descent have in common.
         common = self.steps
         if self.flow:
             common = min(self.steps, _steps_within(self.clock, self.t1))
         most = 100 * self.outputs
         every = max(1, common // self.outputs, self.steps // most)
-        meets = 1 if self.given is None else self.given.flow.meets_every
-        every = meets * -(-every // meets)
+        every = self.meets_every * -(-every // self.meets_every)
         return np.append(np.arange(0, self.steps, every), self.steps)
+
+    def _met(self, steps: Any) -> np.ndarray:
+        """The nearest of the steps at which the descent comes back to the flow, each
+        once.
+        """
+        most = self.steps - self.steps % self.meets_every
+        rounds = np.round(np.asarray(steps, float) / self.meets_every).astype(int)
+        return np.unique(np.minimum(rounds * self.meets_every, most))
+
+    @property
+    def meets_every(self) -> int:
+        """The number of steps after which the descent comes back to the flow."""
+        if self.options.flow == "even":
+            return 2
+        own = self.given is not None and not isinstance(self.options.flow, str)
+        return self.given.flow.meets_every if self.given is not None and own else 1
 
     def output_times(self, run: Trajectory | None) -> np.ndarray:
         """The flow's output times: those of the descent, and its own beyond them."""
@@ -114,6 +134,9 @@ class Plan:
         if run is None:
             return own
         shared = np.asarray(run.ts, np.float64)
+        if self.meets_every > 1:  # the last step need not be one of those
+            rounds = shared / float(self.clock.time(self.meets_every))
+            shared = shared[np.abs(rounds - np.round(rounds)) < 1e-3]
         spacing = 1e-6 * t1
         # The first rate of a warm-up may be 0: its step takes no time.
         shared = shared[(shared <= t1 + spacing) & (np.diff(shared, prepend=-1.0) > 0)]
@@ -190,6 +213,11 @@ def plan(
             f"{called('flow_after')} {options.flow_after} leaves the flow no time: it "
             f"ends at t = {t1:g}"
         )
+    if options.flow == "even" and options.flow_after % 2:
+        raise InputError(
+            f"{called('flow_after')} must be even, as the flow 'even' follows every "
+            f"second step; got {options.flow_after}"
+        )
     atol = options.rtol / 1000 if options.atol is None else options.atol
     outputs = defaults.outputs if options.outputs is None else options.outputs
     precision = str(np.dtype(_dtype_of(given)))
@@ -202,7 +230,7 @@ def _clock(
     given: Problem | None, options: Options, optimizer: AbstractOptimizer
 ) -> AbstractOptimizer:
     """The optimiser whose clock flow and descent share."""
-    if options.flow == "descent":
+    if options.flow in ORDERS:
         return optimizer.even
     if given is not None and eqx.tree_equal(given.shadowed, optimizer):
         return given.flow.clock or optimizer

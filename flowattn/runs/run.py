@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import equinox as eqx
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
@@ -19,10 +20,12 @@ from ..disk.paths import path_of
 from ..disk.provenance import provenance
 from ..disk.store import staged
 from ..errors import InputError, unknown
-from ..flows import moving
+from ..flows import DescentFlow, moving
+from ..flows.edge import is_plain
 from ..measures.compare import compare
 from ..measures.gap import Gap
 from ..measures.sharpness import require_modes, sharpness
+from ..numerics.descend import descend
 from ..optimizers import AbstractOptimizer
 from ..panels import Panel
 from ..problem import Problem
@@ -182,7 +185,8 @@ def run(
         options: `t1`, `rtol`, `atol`, `solver`, `max_steps` of the flow; `outputs` and
             their `spacing` ("linear", "log"); `steps`, `patience` and `validate_from`
             of the descent; `sharpness`, the number of Hessian eigenvalues to observe;
-            the `scale` of the gap; `flow`, as in `Problem.following`, with its `order`;
+            the `scale` of the gap; `flow`, as in `Problem.following`, with its `order`
+            or `directions`, and `flow_after`, the steps after which it begins;
             `flow=False` or `descent=False` to leave one out;
             for a system also the `seed`, and the `data` folder of named corpora.
 
@@ -227,21 +231,24 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         assert isinstance(plan.system, AbstractSystem)
         problem = plan.system.problem(jr.key(options.seed), options.data)
     if plan.flow and isinstance(options.flow, str):
-        problem = problem.following(plan.optimizer, options.flow, order=options.order)
+        problem = problem.following(
+            plan.optimizer,
+            options.flow,
+            order=options.order,
+            directions=options.directions,
+        )
     extra = {}
-    if options.sharpness:
+    if modes := options.sharpness or int(plan.at_edge):
         rates = problem.followed.get("rates")
-        require_modes(options.sharpness, moving(problem.params, rates))
-        top = sharpness(problem.loss, options.sharpness, rates)
+        require_modes(modes, moving(problem.params, rates))
+        top = sharpness(problem.loss, modes, rates)
         extra = {"sharpness": top}
     if options.patience and problem.validation is None:
         raise InputError("patience needs a validation loss, Problem(validation=...)")
 
     start, state = problem.params, None
     if plan.flow and options.flow_after:
-        state = problem.flow.start(start, steps=options.flow_after)  # pyright: ignore
-        start = problem.flow.params(state)
-
+        start, state = _started(plan, problem)
     run = traj = gap = top = None
     outcomes, begin, seconds = Outcomes(), time.perf_counter(), {}
     if plan.descent:
@@ -263,7 +270,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     if plan.flow:
         if not outcomes.stopped:
             with watch("flow") as progress:
-                traj = problem.solve(
+                traj = eqx.tree_at(lambda p: p.params, problem, start).solve(
                     state=state,
                     ts=plan.output_times(run),
                     observe=extra,
@@ -296,6 +303,22 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer)
     summary |= _origin(plan, seconds)
     return Run(plan, summary, problem, traj, run, gap, reductions)
+
+
+def _started(plan: Plan, problem: Problem) -> tuple[PyTree, PyTree]:
+    """Where the flow begins after some steps: the parameters there, and the state of a
+    flow whose optimiser has a memory.
+    """
+    flow, steps = problem.flow, plan.options.flow_after
+    if isinstance(flow, DescentFlow) and not is_plain(problem.loss, plan.optimizer):
+        state = flow.start(problem.params, steps=steps)
+        return flow.params(state), state
+    # The very steps of the descent: an instability amplifies the rounding of others.
+    rates = problem.followed.get("rates")
+    run = descend(
+        problem.loss, problem.params, plan.optimizer, steps=steps, rates=rates
+    )
+    return run.params, None
 
 
 def _starts_past(gap: Gap, top: float | None) -> bool:

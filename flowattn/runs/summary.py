@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ..flows import AbstractFlow
+from ..flows import AbstractFlow, CentralFlow
 from ..laws import drift
 from ..measures.compare import NO_ERROR, compare
 from ..measures.defect import defect
@@ -63,8 +63,24 @@ def _flow(system: Any, run: Trajectory, flow: AbstractFlow) -> dict[str, Any]:
         name: float(np.max(np.asarray(error)[kept], initial=0.0))
         for name, error in (run.error or {}).items()
     }
-    about = {"kind": flow.kind, "order": flow.order}
+    about = {"kind": flow.kind, "order": flow.order, "mean": flow.mean}
+    about |= {"directions": flow.k} if isinstance(flow, CentralFlow) else {}
+    about |= {"exceeded": _exceeded(run), "remedy": flow.remedy}
     return {**about, **_run(system, run), **_events(run), "errors": errors}
+
+
+def _exceeded(run: Trajectory) -> dict[str, Any]:
+    """Where observables of a flow passed their limits."""
+    labels = dict(run.labels)
+    return {
+        name: {
+            "since": since,
+            "largest": float(run.stats[name]),
+            "limit": labels[name].limit,
+            "long_name": labels[name].long_name or name,
+        }
+        for name, since in run.exceeded.items()
+    }
 
 
 def _events(run: Trajectory) -> dict[str, Any]:

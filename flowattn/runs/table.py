@@ -22,6 +22,10 @@ def table(summary: dict[str, Any]) -> str:
 _KINDS = {
     "modified": "of the loss modified for the optimizer, to order {order}",
     "descent": "of the optimizer's own steps, to order {order}",
+    "even": "of every second step of the optimizer, to order {order}",
+    "central": "of gradient descent averaged over its oscillations, "
+    "at the edge of stability in {directions} directions at most",
+    "rod": "of the centre and the oscillation of gradient descent",
 }
 
 # How a flow of an optimiser ends that begins before it has a memory to follow.
@@ -51,10 +55,12 @@ def heading(summary: dict[str, Any]) -> str:
         if of := _KINDS.get(run.get("kind"), ""):
             after = config.get("flow_after")
             later = f", from step {after} on" if after else ""
-            lines.append(f"         {of.format(order=run['order'])}{later}")
+            lines.append(f"         {of.format(**run)}{later}")
+            if run["mean"]:
+                lines.append("         (the descent's observables: at its centre)")
             if kind == "flow" and run["result"] in _LOST and not after:
                 lines.append(f"         {_MEMORY}")
-        lines += _estimated(run)
+        lines += _estimated(run) + _cautions(run)
     gap = summary["gap"]
     if gap is not None:
         error = gap["numerical_error"]
@@ -172,6 +178,19 @@ def _estimated(run) -> list[str]:
     if finer is None or finer["result"] == "successful":
         return []
     return [f"error    estimated to t = {finer['t_end']:g} alone{_ending(finer)}"]
+
+
+def _cautions(run) -> list[str]:
+    """Where a flow may be far from its descent, whatever its numerical error."""
+    found = [
+        f"caution  {one['long_name']} {one['largest']:.2g} at most, above "
+        f"{one['limit']:g} from t = {one['since']:g}: this flow may be far from its "
+        "descent there, whatever its numerical error"
+        for one in run.get("exceeded", {}).values()
+    ]
+    if found and run["remedy"]:
+        found.append(f"         instead: {run['remedy']}")
+    return found
 
 
 def _ending(run) -> str:
@@ -293,5 +312,6 @@ def _show(value: Any) -> str:
         return value
     if isinstance(value, list):
         known = [v for v in np.ravel(value) if v is not None]
-        return f"{min(known):.4g} … {max(known):.4g}" if known else _UNKNOWN
+        least, most = min(known, default=None), max(known, default=None)
+        return _number(least) if least == most else f"{least:.4g} … {most:.4g}"
     return _number(value)

@@ -10,7 +10,8 @@ import jax.random as jr
 from jaxtyping import Array
 
 from ..errors import unknown
-from ..flows import Kind
+from ..flows import AT_EDGE, Kind
+from ..measures.sharpness import sharpness
 from ..numerics.integrate import Solve
 from ..numerics.members import explicit
 from ..observables import Recorder
@@ -46,6 +47,7 @@ class How(NamedTuple):
     descent: AbstractOptimizer | None
     flow: Kind | None
     order: int | None
+    directions: int | None
 
 
 class Cell(NamedTuple):
@@ -79,12 +81,21 @@ def cell_of(
     if descent is not None:
         given = {k: v for k, v in numbers.items() if k in OF_DESCENT}
         descent = dataclasses.replace(descent, **given) if given else descent
-        steps = planned_steps(descent, end, how.outputs)
-        times = steps.astype(dtype) * descent.time_per_step
     if how.flow is not None:
         followed = system.defaults.optimizer if descent is None else descent
-        problem = problem.following(followed, how.flow, order=how.order, check=False)
-    observe = {**_observed(problem, how), **problem.laws}
+        problem = problem.following(
+            followed,
+            how.flow,
+            order=how.order,
+            directions=how.directions,
+            check=False,
+        )
+    if descent is not None:
+        steps = planned_steps(problem, descent, end, how.outputs)
+        times = steps.astype(dtype) * descent.time_per_step
+    observe = {**_observed(problem, how), **problem.laws, **problem.seen_of_flow}
+    if how.flow in AT_EDGE:
+        observe["sharpness"] = sharpness(problem.loss, 1, problem.followed.get("rates"))
     solve = Solve(
         problem.flow,
         problem.flow.start(problem.params),
@@ -98,11 +109,25 @@ def cell_of(
     return Cell(solve, problem, descent)
 
 
-def planned_steps(descent: AbstractOptimizer, end: Any, outputs: int) -> Array:
-    """The steps of the descent to observe, equally spaced up to rounding."""
-    steps = jnp.round(end / descent.time_per_step)
-    shares = jnp.linspace(0, 1, outputs + 2, dtype=steps.dtype)
-    return jnp.round(steps * shares).astype(int)
+def planned_steps(
+    problem: Problem, descent: AbstractOptimizer, end: Any, outputs: int
+) -> Array:
+    """The steps of the descent to observe, equally spaced up to rounding, at which it
+    comes back to the flow.
+    """
+    meets = problem.flow.meets_every
+    rounds = jnp.round(end / (meets * descent.time_per_step))
+    shares = jnp.linspace(0, 1, outputs + 2, dtype=rounds.dtype)
+    return meets * jnp.round(rounds * shares).astype(int)
+
+
+def seen_of_descent(cell: Cell) -> dict[str, Any]:
+    """What the descent of a cell observes, by names of the flow's."""
+    problem, observed = cell.problem, cell.solve.recorder.observe
+    known = problem.observed.keys() | problem.flow.observables.keys()
+    more = {name: fn for name, fn in observed.items() if name not in known}
+    found = problem.seen_of_descent(more)
+    return {name: found[name] for name in observed if name in found}
 
 
 def _observed(problem: Problem, how: How) -> dict[str, Any]:

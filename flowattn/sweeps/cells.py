@@ -25,7 +25,7 @@ from ..numerics.solve import in_one_piece
 from ..numerics.solvers import RKC, Method
 from ..precision import step_limit
 from ..trajectory import OUTCOMES, Trajectory, outcome_codes
-from .cell import Cell, How, planned_steps
+from .cell import Cell, How, planned_steps, seen_of_descent
 from .rows import SOLVED_BY, of_descents, of_flow
 
 
@@ -219,8 +219,8 @@ def _descend(cells: tuple[Cell, PyTree], outputs: int) -> Trajectory:
             problem.loss,
             problem.params,
             descent,
-            planned_steps(descent, end, outputs),
-            observe=solve.recorder.observe,
+            planned_steps(problem, descent, end, outputs),
+            observe=seen_of_descent(cell),
             **problem.followed,
         )
 

@@ -13,7 +13,7 @@ from ..laws import Law
 from ..measures.compare import compare
 from ..measures.gap import DEPARTURE
 from ..trajectory import OUTCOMES, Trajectory, outcome_codes
-from .cell import Cell, How
+from .cell import Cell, How, seen_of_descent
 
 # The values of a row's solver.
 SOLVED_BY = ("tsit5", "dopri8", "rkc")
@@ -32,7 +32,9 @@ class Variable(NamedTuple):
 def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
     """The data variables of a cell, by name."""
     recorder, found = cell.solve.recorder, _Named()
-    record = eqx.filter_eval_shape(recorder, cell.problem.params, 0.0)
+    own = cell.solve.start if cell.solve.flow.has_state else None
+    record = eqx.filter_eval_shape(recorder, cell.problem.params, 0.0, own)
+    theirs = {} if cell.descent is None else seen_of_descent(cell)
     real = str(cell.solve.times.dtype)
     time = (("time",), (how.outputs + 2,)) if how.outputs else ((), ())
 
@@ -67,7 +69,7 @@ def variables_of(cell: Cell, how: How) -> dict[str, Variable]:
             text = f"estimated error of {attrs['long_name']}"
             attrs_of_error = {**attrs, "long_name": text}
             found[f"{name}_error"] = whole._replace(dtype=real, attrs=attrs_of_error)
-        if cell.descent is not None:
+        if name in theirs:
             text = f"{attrs['long_name']}, descent"
             found[f"descent_{name}"] = whole._replace(
                 attrs={**attrs, "long_name": text}
@@ -145,9 +147,10 @@ def of_descents(
     rows = slice(None) if how.outputs else -1
     values = {"descent_result": outcome_codes(runs.result)}
     for name in one.observed:
-        if name not in one.scales:
+        if name in runs.observed and name not in one.scales:
             values[f"descent_{name}"] = np.asarray(runs.observed[name])[:, rows]
-    smooth = [n for n, x in one.labels if n not in one.scales and not x.discrete]
+    smooth = [n for n, x in one.labels if n in runs.observed and not x.discrete]
+    smooth = [name for name in smooth if name not in one.scales]
     gaps = ["gap", "departure", *(f"gap_{name}" for name in smooth)]
     gaps += ["gap_error"] if how.error else []
     values |= {name: np.full(len(flows), np.nan) for name in gaps}

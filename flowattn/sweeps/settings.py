@@ -20,7 +20,7 @@ from ..errors import (
     whole_number,
 )
 from ..fields import require_kind
-from ..flows import ORDER, Kind, flow_of
+from ..flows import DIRECTIONS, ORDERS, Kind, flow_of
 from ..numerics.members import explicit
 from ..optimizers import SGD, AbstractOptimizer, Adam
 from ..precision import require_resolved
@@ -29,13 +29,15 @@ from ..systems import AbstractSystem
 from .axes import Axis, axes_of, require_few
 from .cell import OF_DESCENT, How
 
+# The directions of a flow by default.
+_DIRECTIONS = {"central": DIRECTIONS}
 # Hours at 10⁵ cells a second.
 _MOST_CELLS = 10**9
 # Each takes seconds to compile.
 _MOST_PROGRAMS = 10**4
 _MOST_OUTPUTS = 10**6
 # Settings that stores of version 0.1 do not have.
-_LATER = ("flow", "order")
+_LATER = ("flow", "order", "directions")
 # The largest 32-bit count.
 _MOST_STEPS = 2**31 - 1
 
@@ -117,6 +119,7 @@ def settled(
     descent: str | AbstractOptimizer | None = None,
     flow: Any = None,
     order: Any = None,
+    directions: Any = None,
     data: str | None = None,
 ) -> Sweep:
     """A sweep with everything that was left open resolved.
@@ -169,9 +172,8 @@ def settled(
         optimizer is not None if error is None else error,
         optimizer,
         flow,
-        whole_number("order", ORDER if order is None else order)
-        if flow == "descent"
-        else order,
+        _settled_count("order", order, ORDERS.get(flow)),
+        _settled_count("directions", directions, _DIRECTIONS.get(flow)),
     )
     sweep = Sweep(system, axes, numbers, how, data)
     _require_finite_work(sweep)
@@ -185,6 +187,13 @@ SETTINGS = {
     for name, parameter in inspect.signature(settled).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY
 }
+
+
+def _settled_count(name: str, given: Any, default: int | None) -> Any:
+    """A count, by default that of the kind of flow, which may have none."""
+    if given is None and default is None:
+        return None
+    return whole_number(name, default if given is None else given)
 
 
 def _seeds(seeds: int | Sequence[Any]) -> tuple[int, ...]:
@@ -341,16 +350,19 @@ def _require_flow(sweep: Sweep) -> None:
     """Raises `InputError` for a flow that the descent does not have; warns, once for
     all cells, of one that can be unstable at the largest momentum.
     """
-    flow, order, descent = sweep.how.flow, sweep.how.order, sweep.how.descent
-    if order is not None and flow != "descent":
-        raise InputError("order is of flow='descent'")
+    flow, descent = sweep.how.flow, sweep.how.descent
+    given: dict[str, Any] = {
+        "order": sweep.how.order,
+        "directions": sweep.how.directions,
+    }
     if flow is None or flow == "gradient":
+        flow_of("gradient", _any_loss, SGD(0.1), **given)  # which has neither
         return
     if descent is None:
         raise InputError(
             f"flow='{flow}' follows an optimizer: give a descent, as sgd:0.1"
         )
-    flow_of(flow, _any_loss, _fastest(descent, _largest(sweep)), order=order)
+    flow_of(flow, _any_loss, _fastest(descent, _largest(sweep)), **given)
 
 
 def _any_loss(params: Any) -> Any:

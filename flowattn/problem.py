@@ -6,10 +6,20 @@ from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import PyTree
 
 from .errors import InputError, quoted, unknown
-from .flows import AbstractFlow, Kind, Switch, flow_of, gradient_flow, require_flow
+from .flows import (
+    DIRECTIONS,
+    AbstractFlow,
+    Kind,
+    Switch,
+    flow_of,
+    gradient_flow,
+    moving,
+    require_flow,
+)
 from .laws import Law
 from .losses import AbstractBatchLoss
 from .numerics.descend import descend
@@ -186,9 +196,10 @@ class Problem(eqx.Module):
 
     @property
     def seen_of_flow(self) -> dict[str, Any]:
-        """What the flow itself has to observe, except long arrays.
+        """What the flow itself has to observe, by name, except long arrays.
 
-        Raises `InputError` for a name that is one of an observable or a law, too.
+        Raises:
+            InputError: for a name that is one of an observable or a law, too.
         """
         flow = self.flow
 
@@ -221,11 +232,19 @@ class Problem(eqx.Module):
     def seen_of_descent(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What a descent observes to be compared with the flow by name, and the laws;
         long arrays of the flow's own are left out.
+
+        Args:
+            given: more functions of the parameters by name.
+
+        Returns:
+            Functions of the descent's parameters by name.
         """
         observe = self.observables | dict(given)
         found = self.flow.counterparts(observe)
-        own = found.keys() - observe.keys() - self.seen_of_flow.keys()
-        return {k: fn for k, fn in found.items() if k not in own} | self.laws
+        more = {name: fn for name, fn in found.items() if name not in observe}
+        shapes = {k: eqx.filter_eval_shape(fn, self.params) for k, fn in more.items()}
+        long = {name for name, shape in shapes.items() if shape.size > LONGEST}
+        return {k: fn for k, fn in found.items() if k not in long} | self.laws
 
     @property
     def followed(self) -> dict[str, Any]:
@@ -280,6 +299,9 @@ class Problem(eqx.Module):
         if not isinstance(optimizer, AbstractOptimizer):
             raise not_an_optimizer(optimizer)
         same = {k: v for k, v in self.followed.items() if k in ("rates", "switch")}
+        if flow == "central" and directions is None:
+            arrays = jax.tree.leaves(moving(self.params, same.get("rates")))
+            directions = min(DIRECTIONS, sum(x.size for x in arrays))
         given = {"order": order, "directions": directions, "check": check}
         found = flow_of(flow, self.loss, optimizer, **same, **given)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

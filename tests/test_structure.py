@@ -28,6 +28,7 @@ WORDS = {
     "schedules",
     "entries",
     "lazy",
+    "kinks",
     "spectra",
     "panels",
 }

@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from ..errors import InputError, require_positive, require_scalar, whole_number
 from ..identity import by_identity
+from ..kinks import has_kinks
 from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 from .base import AbstractFlow
@@ -86,7 +87,7 @@ class CentralFlow(AbstractFlow):
 
     Warns:
         UserWarning: at the start of a solve, if the products do not resolve the
-            curvatures.
+            curvatures, and for a loss with kinks (ReLU).
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> loss = lambda p: 0.5 * (p[0] ** 2 * (1 + p[1] ** 2)) + 0.5 * (p[1] - 3) ** 2
@@ -170,6 +171,12 @@ class CentralFlow(AbstractFlow):
             )
         if any(isinstance(x, Tracer) for x in jax.tree.leaves((self, params))):
             return params
+        if has_kinks(self.loss, params):
+            warnings.warn(
+                "the loss has kinks, at which the third derivatives that make up this "
+                "flow vanish or jump: it may not hold the curvature at the edge",
+                stacklevel=3,
+            )
         ours, better = (
             eqx.filter_jit(lambda at, n=n: at.top(self.k, n)[0])(at)
             for n in (self.few, 2 * self.few)

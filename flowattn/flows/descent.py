@@ -42,7 +42,7 @@ from ..optimizers.updates import begun, updated
 from ..precision import float_dtype, require_real
 from ..schedules import order_of
 from .base import PAST_SMALL, AbstractFlow
-from .edge import is_plain, observables_at_edge, two_steps
+from .edge import is_plain, leading_oscillation, observables_at_edge, two_steps
 from .gradient import moving, number_of, others, scaled, settled_rates
 from .ripple import LIMIT, defect, ripple
 from .steps import as_floats, require_steps, warn_of_momentum
@@ -243,6 +243,10 @@ class DescentFlow(AbstractFlow):
                 traced), and for steps that end within a period of them.
         """
         steps = whole_number("steps", steps) if steps else 0
+        low = float_dtype(params) != jnp.float64
+        if low and not steps and self.kind == "even":
+            if is_plain(self.loss, self.optimizer):
+                leading_oscillation(self.loss, self.optimizer, params, self.rates)
         if steps % self.period and self._batches:
             raise InputError(
                 f"steps must be a multiple of period={self.period}, got {steps}"

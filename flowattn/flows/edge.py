@@ -4,12 +4,14 @@ With rates r, gradient descent is plain in the coordinates v of θ = θ₀ + √
 −η ∇ᵥL, curvatures those of √r H √r, with the edge 2/η.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
@@ -150,6 +152,40 @@ def require_plain(what: str, loss: Any, optimizer: Any) -> None:
             f"{what} is of fa.SGD with a constant learning rate, without momentum and "
             "weight decay; for other optimizers use fa.DescentFlow(…, period=2)"
         )
+
+
+# An oscillation below this many roundings of the parameters is not the descent's.
+_ROUNDINGS = 1000.0
+
+
+def leading_oscillation(
+    loss: Any, optimizer: AbstractOptimizer, params: PyTree, rates: PyTree | None
+) -> tuple["Local", Float[Array, " n"]]:
+    """The loss around parameters, and the oscillation of the next two steps along the
+    eigenvector of the largest curvature.
+
+    Warns, unless traced, of one near rounding: when it sets in is then a matter of
+    rounding.
+    """
+    at = Local(loss, params, rates)
+    along = _leading(at, optimizer.time_per_step)
+    if isinstance(along, Tracer):
+        return at, along
+    size = jnp.linalg.norm(ravel_pytree(at.arrays)[0])
+    if jnp.linalg.norm(along) < _ROUNDINGS * jnp.finfo(size.dtype).eps * size:
+        warnings.warn(
+            f"the oscillation at the start is near the rounding of {size.dtype}, and "
+            "so is the time at which it sets in, should it do so"
+            + ("" if size.dtype == jnp.float64 else "; float64 resolves more"),
+            stacklevel=4,
+        )
+    return at, along
+
+
+@eqx.filter_jit
+def _leading(at: "Local", eta: Any) -> Float[Array, " n"]:
+    _, vectors = at.top(1)
+    return (vectors[0] @ at.oscillation(eta)) * vectors[0]
 
 
 class Local(eqx.Module):

@@ -28,8 +28,8 @@ from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 from .base import AbstractFlow
 from .edge import (
-    Local,
     at_centre,
+    leading_oscillation,
     observables_at_edge,
     require_plain,
     two_steps,
@@ -59,6 +59,9 @@ class RodFlow(AbstractFlow):
 
     Raises:
         InputError: for another optimiser.
+
+    Warns:
+        UserWarning: at the start of a solve, for an oscillation near rounding.
 
     >>> import jax.numpy as jnp, flowattn as fa
     >>> loss = lambda x: jnp.sum(2.05 * x**2 / 2 - x**4 / 4)
@@ -121,10 +124,7 @@ class RodFlow(AbstractFlow):
         Returns:
             The state, with centre + oscillation the parameters.
         """
-        at = Local(self.loss, params, self.rates)
-        _, vectors = at.top(1)
-        apart = at.oscillation(self.optimizer.time_per_step)
-        along = (vectors[0] @ apart) * vectors[0]
+        at, along = leading_oscillation(self.loss, self.optimizer, params, self.rates)
         return RodState(at.moved(-along), at.change(along))
 
     def params(self, state: RodState) -> PyTree:

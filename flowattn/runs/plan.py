@@ -134,10 +134,12 @@ class Plan:
         if run is None:
             return own
         shared = np.asarray(run.ts, np.float64)
+        spacing = 1e-6 * t1
         if self.meets_every > 1:  # the last step need not be one of those
             rounds = shared / float(self.clock.time(self.meets_every))
-            shared = shared[np.abs(rounds - np.round(rounds)) < 1e-3]
-        spacing = 1e-6 * t1
+            met = np.abs(rounds - np.round(rounds)) < 1e-3
+            missed = np.min(np.abs(own[:, None] - shared[~met]), 1, initial=np.inf)
+            own, shared = own[missed > spacing], shared[met]
         # The first rate of a warm-up may be 0: its step takes no time.
         shared = shared[(shared <= t1 + spacing) & (np.diff(shared, prepend=-1.0) > 0)]
         shared = shared[shared >= begin - spacing * min(1.0, begin)]

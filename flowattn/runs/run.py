@@ -246,9 +246,10 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     if options.patience and problem.validation is None:
         raise InputError("patience needs a validation loss, Problem(validation=...)")
 
-    start, state = problem.params, None
+    start, state, begun = problem.params, None, problem
     if plan.flow and options.flow_after:
         start, state = _started(plan, problem)
+        begun = eqx.tree_at(lambda problem: problem.params, problem, start)
     run = traj = gap = top = None
     outcomes, begin, seconds = Outcomes(), time.perf_counter(), {}
     if plan.descent:
@@ -270,7 +271,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     if plan.flow:
         if not outcomes.stopped:
             with watch("flow") as progress:
-                traj = eqx.tree_at(lambda p: p.params, problem, start).solve(
+                traj = begun.solve(
                     state=state,
                     ts=plan.output_times(run),
                     observe=extra,
@@ -292,7 +293,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         if not outcomes.stopped:
             top = _sharpest(plan, problem, checkpoint)
         outcomes.add_numbers("sharpness", [] if top is None else [top])
-    if gap is not None and _starts_past(gap, top):
+    if gap is not None and gap.order is not None and _starts_past(gap, top):
         why = "no order is claimed: the flow starts past the edge of the descent"
         gap = dataclasses.replace(gap, order=None, claim=why)
     summary = summarise(plan, problem, traj, run, gap, reductions)
@@ -300,7 +301,8 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         found = [form[kind] for kind in ("flow", "descent") if kind in form]
         outcomes.add_numbers(f"closed form of {form['name']}", found)
     summary["outcomes"] = dict(outcomes)
-    summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer)
+    kind = "" if traj is None else problem.flow.kind
+    summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer, kind)
     summary |= _origin(plan, seconds)
     return Run(plan, summary, problem, traj, run, gap, reductions)
 

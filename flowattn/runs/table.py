@@ -90,7 +90,7 @@ def heading(summary: dict[str, Any]) -> str:
         line += f" gradient descent's stability edge {edge:.3g}"
         if sharp["past_edge"]:
             smaller = 10 ** math.floor(math.log10(edge))
-            line += f" ({smaller:g} is not): it must leave the flow"
+            line += f" ({smaller:g} is not): it must leave the gradient flow"
         lines.append(line)
     elif sharp["start"] is not None:
         lines.append(f"edge     sharpness at the start {sharp['start']:.3g}")
@@ -102,6 +102,12 @@ def heading(summary: dict[str, Any]) -> str:
         if kind == "flow" and since is not None:
             line += f": past the edge from t = {since:g}"
         lines.append(line)
+    since = sharp.get("past_validity_since")
+    if since is not None:
+        lines.append(
+            "         the flow of every second step exists up to 1.21 times the edge, "
+            f"{1.2071 * sharp['edge']:.4g}, which it passes at t = {since:g}"
+        )
     return "\n".join(lines)
 
 

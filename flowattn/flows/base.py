@@ -127,6 +127,17 @@ class AbstractFlow(eqx.Module):
         """
         return dict(observe)
 
+    def centred(self, observe: Mapping[str, Any]) -> dict[str, Any]:
+        """Functions of the parameters, at the centre of an oscillation about these.
+
+        Args:
+            observe: functions of the parameters by name.
+
+        Returns:
+            Functions of this flow's parameters by name; here the same.
+        """
+        return dict(observe)
+
     @property
     def mean(self) -> bool:
         """Whether its parameters are the centre of a descent that oscillates, and not

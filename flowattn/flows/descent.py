@@ -42,7 +42,13 @@ from ..optimizers.updates import begun, updated
 from ..precision import float_dtype, require_real
 from ..schedules import order_of
 from .base import PAST_SMALL, AbstractFlow
-from .edge import is_plain, leading_oscillation, observables_at_edge, two_steps
+from .edge import (
+    at_centre,
+    is_plain,
+    leading_oscillation,
+    observables_at_edge,
+    two_steps,
+)
 from .gradient import moving, number_of, others, scaled, settled_rates
 from .ripple import LIMIT, defect, ripple
 from .steps import as_floats, require_steps, warn_of_momentum
@@ -358,6 +364,13 @@ class DescentFlow(AbstractFlow):
             return "a smaller learning rate, a lower order, or a later start"
         lower = "order=1 or " if self.claimed > 1 else ""
         return f"{lower}RodFlow, through catapults; or a later start"
+
+    def centred(self, observe: Mapping[str, Any]) -> dict[str, Any]:
+        """With period 2, for plain gradient descent, the functions at the centre."""
+        if self.kind != "even" or not is_plain(self.loss, self.optimizer):
+            return dict(observe)
+        points = two_steps(self.loss, self.optimizer, self.rates)
+        return dict(at_centre(observe, points))
 
     def counterparts(self, observe: Mapping[str, Any]) -> dict[str, Any]:
         """Along the descent: the same, and with period 2 its oscillation, for plain

@@ -242,7 +242,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         rates = problem.followed.get("rates")
         require_modes(modes, moving(problem.params, rates))
         top = sharpness(problem.loss, modes, rates)
-        extra = {"sharpness": top}
+        extra = problem.flow.centred({"sharpness": top})
     if options.patience and problem.validation is None:
         raise InputError("patience needs a validation loss, Problem(validation=...)")
 

@@ -95,7 +95,8 @@ def cell_of(
         times = steps.astype(dtype) * descent.time_per_step
     observe = {**_observed(problem, how), **problem.laws, **problem.seen_of_flow}
     if how.flow in AT_EDGE:
-        observe["sharpness"] = sharpness(problem.loss, 1, problem.followed.get("rates"))
+        top = sharpness(problem.loss, 1, problem.followed.get("rates"))
+        observe |= problem.flow.centred({"sharpness": top})
     solve = Solve(
         problem.flow,
         problem.flow.start(problem.params),

@@ -1,0 +1,272 @@
+"""Measures of flows against a descent that oscillates at the edge of stability."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
+
+import flowattn as fa
+from flowattn.flows.rod import RodState
+
+from .experiments import Experiment
+from .indicators import indicators
+
+# Solves may try this many steps for each step of the descent.
+_MOST_STEPS = 20
+# Sharpness is measured, and runs are compared, at one step of so many.
+_EVERY = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Follower:
+    """A flow that follows a descent, and how it is begun.
+
+    Attributes:
+        flow: the flow.
+        params, state: its start.
+        see: observables `centre`, `variance` and `mean_loss`, and indicators.
+        later: the steps by which its time is later than that of the iterate whose
+            centre it has.
+    """
+
+    flow: fa.AbstractFlow
+    params: PyTree
+    state: PyTree
+    see: dict[str, Any]
+    later: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The descent: its iterates, and the centre, variance, loss and curvatures (η λ)
+    of its oscillation, at every step; the curvatures at those `seen`.
+    """
+
+    loss: Callable[[Any], Any]
+    params: PyTree
+    iterates: np.ndarray
+    shown: dict[str, np.ndarray]
+    seen: np.ndarray
+    curvatures: np.ndarray
+
+
+def reference(experiment: Experiment) -> Reference:
+    """The descent of an experiment."""
+    loss, start = experiment.make()
+    sgd = fa.SGD(experiment.eta)
+    if experiment.first:
+        start = fa.descend(loss, start, sgd, steps=experiment.first).params
+    run = fa.descend(
+        loss,
+        start,
+        sgd,
+        steps=experiment.steps,
+        every=1,
+        observe=fa.edge.observables(loss, sgd) | {"iterate": _flat},
+    )
+    shown = {name: np.asarray(rows) for name, rows in run.observed.items()}
+    seen = np.arange(0, experiment.steps + 1, _EVERY)
+    curvatures = sharpnesses(loss, start, shown["centre"][seen]) * experiment.eta
+    return Reference(loss, start, shown.pop("iterate"), shown, seen, curvatures)
+
+
+def _flat(params: PyTree) -> jax.Array:
+    return ravel_pytree(params)[0]
+
+
+def sharpnesses(loss: Any, like: PyTree, rows: np.ndarray) -> np.ndarray:
+    """The two largest curvatures at each row; nan where it is not finite."""
+    unravel, top = ravel_pytree(like)[1], fa.sharpness(loss, 2)
+    known = np.isfinite(rows).all(axis=1)
+    found = np.full((len(rows), 2), np.nan)
+    values = jax.lax.map(lambda v: top(unravel(v)), jnp.asarray(rows[known]))
+    found[known] = np.asarray(values)
+    return found
+
+
+def follower(name: str, experiment: Experiment, descent: Reference) -> Follower:
+    """The flow of a row, by its name."""
+    loss, params, sgd = descent.loss, descent.params, fa.SGD(experiment.eta)
+    if name.startswith("even"):
+        flow = fa.DescentFlow(loss, sgd, order=int(name[4:]), period=2)
+        see = {**flow.observables, **indicators(flow), "iterate": _flat}
+        return Follower(flow, params, None, see, 0)
+    centred, state = experiment.centred, None
+    if name.startswith("rod"):
+        flow = fa.RodFlow(loss, sgd)
+        whole = centred or name == "rod-whole"
+        if whole:
+            state = _whole_rod(descent)
+        see = dict(flow.observables)
+        return Follower(flow, params, state, see, 0 if whole else 1)
+    if centred:
+        params = ravel_pytree(params)[1](jnp.asarray(descent.shown["centre"][0]))
+    if name == "gradient":
+        flow = fa.GradientFlow(loss)
+        see = {"mean_loss": loss, "variance": lambda params: jnp.zeros(())}
+    else:
+        flow = fa.CentralFlow(loss, sgd, k=int(name[7:]))
+        see = dict(flow.observables)
+    return Follower(flow, params, None, see | {"centre": _flat}, 0 if centred else 1)
+
+
+def _whole_rod(descent: Reference) -> RodState:
+    """The first centre of a descent with all of its oscillation there."""
+    unravel = ravel_pytree(descent.params)[1]
+    first, second, third = jnp.asarray(descent.iterates[:3])
+    centre, apart = (first + 2 * second + third) / 4, (first - 2 * second + third) / 4
+    return RodState(unravel(centre), unravel(apart))
+
+
+def measured(name: str, experiment: Experiment, descent: Reference) -> dict[str, Any]:
+    """The numbers of one row."""
+    one = follower(name, experiment, descent)
+    steps, eta = experiment.steps, experiment.eta
+    begun = time.perf_counter()
+    run = fa.solve(
+        one.flow,
+        one.params,
+        state=one.state,
+        ts=eta * np.arange(steps + 1 + one.later),
+        rtol=experiment.rtol,
+        atol=experiment.atol,
+        solver="tsit5",
+        observe=one.see,
+        error=True,
+        max_steps=_MOST_STEPS * steps,
+        throw=False,
+    )
+    seconds = time.perf_counter() - begun
+    shown = {key: np.asarray(rows)[one.later :] for key, rows in run.observed.items()}
+    error = None if run.error is None else np.asarray(run.error["centre"])[one.later :]
+    reached = int(run.n_reached) - 1
+    # Equal counts for all: of third derivatives, the flow counts four gradients each.
+    work = int(run.stats["gradient_evaluations"])
+    work += 2 * int(run.stats["hessian_vector_products"])
+    found = {
+        "outcome": run.outcome,
+        "reached": reached,
+        "steps": int(run.stats["steps"]),
+        "rejected": int(run.stats["rejected"]),
+        "gradients_per_step": work / max(1, reached),
+        "seconds": seconds,
+        **distances(shown, error, experiment, descent),
+    }
+    if "iterate" in shown:
+        found |= _of_iterates(shown, experiment, descent)
+    return found
+
+
+def box(rows: np.ndarray, window: int) -> np.ndarray:
+    """Means over the rows within `window` of each; fewer at the ends."""
+    first = np.clip(np.arange(len(rows)) - window, 0, None)
+    last = np.clip(np.arange(len(rows)) + window + 1, None, len(rows))
+    sums = np.concatenate([np.zeros_like(rows[:1]), np.cumsum(rows, axis=0)])
+    counts = (last - first).reshape(-1, *[1] * (rows.ndim - 1))
+    return (sums[last] - sums[first]) / counts
+
+
+def distances(
+    shown: Mapping[str, np.ndarray],
+    error: np.ndarray | None,
+    experiment: Experiment,
+    descent: Reference,
+) -> dict[str, Any]:
+    """Distances of the centre over the distance moved, and of loss, variance and
+    curvature; of running means, and at the end also without them.
+    """
+    seen, theirs = descent.seen, descent.shown
+    moved, apart = {}, {}
+    for window in {0, 25, experiment.window}:
+        ours, gd = box(shown["centre"], window), box(theirs["centre"], window)
+        moved[window] = np.linalg.norm(gd - origin(experiment, descent), axis=1)
+        apart[window] = np.linalg.norm(ours - gd, axis=1)
+    share = {w: apart[w][seen] / np.maximum(moved[w][seen], 1e-300) for w in apart}
+    (ours, gd), (spread, true) = (
+        [box(rows[key], experiment.window)[seen] for rows in (shown, theirs)]
+        for key in ("mean_loss", "variance")
+    )
+    curved = sharpnesses(descent.loss, descent.params, shown["centre"][seen])
+    curved = curved[:, 0] * experiment.eta
+    counts = slice(counted_from(experiment, descent), None)
+    window = experiment.window
+    found = {
+        "distance_max": np.max(share[window][counts]),
+        "distance_end": share[window][-1],
+        "distance_end_plain": share[0][-1],
+        "distance_end_means": share[25][-1],
+        "loss_rms": _rms((ours / gd - 1)[counts]),
+        "loss_rms_over_rms": _rms((ours - gd)[counts]) / _rms(gd[counts]),
+        "variance_rms": _rms((spread - true)[counts]) / np.mean(true[counts]),
+        "sharpness_rms": _rms((curved - descent.curvatures[:, 0])[counts]),
+        "loss_end": ours[-1],
+        "variance_end": spread[-1],
+        "sharpness_end": curved[-1],
+    }
+    if error is not None:
+        bar = np.linalg.norm(error, axis=1)
+        found |= {
+            "error_max": np.max(bar) / moved[0][-1],
+            "error_end": bar[-1] / moved[0][-1],
+            "understated_max": np.max(apart[0]) / np.max(bar),
+            "understated_end": apart[0][-1] / bar[-1],
+        }
+    return {key: float(value) for key, value in found.items()}
+
+
+def origin(experiment: Experiment, descent: Reference) -> np.ndarray:
+    """Where the distance moved is counted from."""
+    if experiment.centred:
+        return descent.shown["centre"][0]
+    return descent.iterates[0]
+
+
+def counted_from(experiment: Experiment, descent: Reference) -> int:
+    """The first of the `seen` steps at which distances count."""
+    if experiment.after is not None:
+        return int(experiment.after * len(descent.seen))
+    at_edge = descent.curvatures[:, 0] > 1.98
+    return int(np.argmax(at_edge))
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def _of_iterates(
+    shown: Mapping[str, np.ndarray], experiment: Experiment, descent: Reference
+) -> dict[str, float]:
+    """The distance from the even iterates, and the indicators along the solve."""
+    gap = np.linalg.norm(shown["iterate"] - descent.iterates, axis=1)[::2]
+    last = descent.shown["centre"][-1]
+    moved = np.linalg.norm(last - origin(experiment, descent))
+    found = {"iterates_max": np.nanmax(gap) / moved, "iterates_end": gap[-1] / moved}
+    for name in ("ripple", "share", "defect"):
+        known = shown[name][np.isfinite(shown[name])]
+        found[f"{name}_max"] = np.max(known, initial=0.0)
+        found[f"{name}_median"] = np.median(known) if len(known) else np.nan
+    return {key: float(value) for key, value in found.items()}
+
+
+def described(experiment: Experiment, descent: Reference) -> dict[str, Any]:
+    """What the descent itself did."""
+    shown, gd = descent.shown, descent.curvatures
+    variance = box(shown["variance"], experiment.window)
+    loss = box(shown["mean_loss"], experiment.window)
+    return {
+        "parameters": descent.iterates.shape[1],
+        "sharpness": [float(gd[i, 0]) for i in (0, -1)],
+        "sharpness_max": float(np.max(gd[:, 0])),
+        "second_sharpness": [float(np.min(gd[:, 1])), float(np.max(gd[:, 1]))],
+        "loss": [float(loss[i]) for i in (0, -1)],
+        "variance": [float(variance[i]) for i in (0, -1)],
+        "moved": float(
+            np.linalg.norm(shown["centre"][-1] - origin(experiment, descent))
+        ),
+    }

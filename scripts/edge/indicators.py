@@ -1,5 +1,6 @@
 """Indicators of how far an even-iterate flow is from its descent, from its state."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,7 @@ from jaxtyping import Array
 import flowattn as fa
 
 
-def indicators(flow: fa.DescentFlow) -> dict[str, fa.Observable]:
+def indicators(flow: fa.DescentFlow) -> dict[str, Callable[[Any], Array]]:
     """Of a flow of plain gradient descent with period q and order p, by name.
 
     `share`: ‖Δ^{p+1} z‖/((p + 1) ‖h F‖), the first term that the field omits over the
@@ -53,7 +54,4 @@ def indicators(flow: fa.DescentFlow) -> dict[str, fa.Observable]:
         exact = steps(at)
         return jnp.linalg.norm(moved - exact) / jnp.linalg.norm(exact)
 
-    return {
-        name: fa.Observable(fn, (), of_state=True)
-        for name, fn in (("share", share), ("defect", defect))
-    }
+    return {"share": share, "defect": defect}

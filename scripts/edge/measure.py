@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +18,14 @@ from flowattn.flows.rod import RodState
 from .experiments import Experiment
 from .indicators import indicators
 
+Functions = Mapping[str, Callable[[Any], Any]]
+
 # Solves may try this many steps for each step of the descent.
 _MOST_STEPS = 20
 # Sharpness is measured, and runs are compared, at one step of so many.
 _EVERY = 10
+# States at which functions are evaluated together.
+_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,6 @@ class Follower:
     Attributes:
         flow: the flow.
         params, state: its start.
-        see: observables `centre`, `variance` and `mean_loss`, and indicators.
         later: the steps by which its time is later than that of the iterate whose
             centre it has.
     """
@@ -38,7 +42,6 @@ class Follower:
     flow: fa.AbstractFlow
     params: PyTree
     state: PyTree
-    see: dict[str, Any]
     later: int
 
 
@@ -59,7 +62,7 @@ class Reference:
 def reference(experiment: Experiment) -> Reference:
     """The descent of an experiment."""
     loss, start = experiment.make()
-    sgd = fa.SGD(experiment.eta)
+    sgd = _sgd(experiment)
     if experiment.first:
         start = fa.descend(loss, start, sgd, steps=experiment.first).params
     run = fa.descend(
@@ -76,44 +79,61 @@ def reference(experiment: Experiment) -> Reference:
     return Reference(loss, start, shown.pop("iterate"), shown, seen, curvatures)
 
 
-def _flat(params: PyTree) -> jax.Array:
-    return ravel_pytree(params)[0]
+def _flat(tree: PyTree) -> jax.Array:
+    """The numbers that move of parameters or a state, as a vector."""
+    return ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0]
 
 
 def sharpnesses(loss: Any, like: PyTree, rows: np.ndarray) -> np.ndarray:
     """The two largest curvatures at each row; nan where it is not finite."""
-    unravel, top = ravel_pytree(like)[1], fa.sharpness(loss, 2)
-    known = np.isfinite(rows).all(axis=1)
-    found = np.full((len(rows), 2), np.nan)
-    values = jax.lax.map(lambda v: top(unravel(v)), jnp.asarray(rows[known]))
-    found[known] = np.asarray(values)
-    return found
+    return along(_curvatures, loss, like, rows)["top"]
+
+
+def _curvatures(loss: Any) -> Functions:
+    return {"top": fa.sharpness(loss, 2)}
 
 
 def follower(name: str, experiment: Experiment, descent: Reference) -> Follower:
     """The flow of a row, by its name."""
-    loss, params, sgd = descent.loss, descent.params, fa.SGD(experiment.eta)
+    loss, params, sgd = descent.loss, descent.params, _sgd(experiment)
     if name.startswith("even"):
         flow = fa.DescentFlow(loss, sgd, order=int(name[4:]), period=2)
-        see = {**flow.observables, **indicators(flow), "iterate": _flat}
-        return Follower(flow, params, None, see, 0)
+        return Follower(flow, params, None, 0)
     centred, state = experiment.centred, None
     if name.startswith("rod"):
-        flow = fa.RodFlow(loss, sgd)
         whole = centred or name == "rod-whole"
         if whole:
             state = _whole_rod(descent)
-        see = dict(flow.observables)
-        return Follower(flow, params, state, see, 0 if whole else 1)
+        later = 0 if whole else 1
+        return Follower(fa.RodFlow(loss, sgd), params, state, later)
     if centred:
         params = ravel_pytree(params)[1](jnp.asarray(descent.shown["centre"][0]))
-    if name == "gradient":
-        flow = fa.GradientFlow(loss)
-        see = {"mean_loss": loss, "variance": lambda params: jnp.zeros(())}
-    else:
-        flow = fa.CentralFlow(loss, sgd, k=int(name[7:]))
-        see = dict(flow.observables)
-    return Follower(flow, params, None, see | {"centre": _flat}, 0 if centred else 1)
+    flow = (
+        fa.GradientFlow(loss)
+        if name == "gradient"
+        else fa.CentralFlow(loss, sgd, k=int(name[7:]))
+    )
+    return Follower(flow, params, None, 0 if centred else 1)
+
+
+def _sgd(experiment: Experiment) -> fa.SGD:
+    """Its rate is an array: one program serves all rates."""
+    return fa.SGD(jnp.asarray(experiment.eta))
+
+
+def _seen(flow: Any) -> Functions:
+    """Functions of a flow's state: the centre, the variance, the mean loss, others."""
+    if isinstance(flow, fa.GradientFlow):
+        still = {"variance": lambda params: jnp.zeros(())}
+        return {"centre": _flat, "mean_loss": flow.loss, **still}
+    named = {name: x.fn for name, x in flow.observables.items()}
+    if isinstance(flow, fa.DescentFlow):
+        iterate = {"iterate": lambda state: _flat(state.params)}
+        names = "centre", "variance", "mean_loss", "ripple"
+        return {name: named[name] for name in names} | indicators(flow) | iterate
+    names = "variance", "mean_loss"
+    centre = {"centre": lambda state: _flat(flow.params(state))}
+    return {name: named[name] for name in names} | centre
 
 
 def _whole_rod(descent: Reference) -> RodState:
@@ -129,6 +149,7 @@ def measured(name: str, experiment: Experiment, descent: Reference) -> dict[str,
     one = follower(name, experiment, descent)
     steps, eta = experiment.steps, experiment.eta
     begun = time.perf_counter()
+    whole = fa.Observable(_flat, of_state=True) if one.flow.has_state else _flat
     run = fa.solve(
         one.flow,
         one.params,
@@ -137,14 +158,18 @@ def measured(name: str, experiment: Experiment, descent: Reference) -> dict[str,
         rtol=experiment.rtol,
         atol=experiment.atol,
         solver="tsit5",
-        observe=one.see,
+        observe={"whole": whole},
         error=True,
         max_steps=_MOST_STEPS * steps,
         throw=False,
     )
-    seconds = time.perf_counter() - begun
-    shown = {key: np.asarray(rows)[one.later :] for key, rows in run.observed.items()}
-    error = None if run.error is None else np.asarray(run.error["centre"])[one.later :]
+    solved = time.perf_counter()
+    like = one.flow.start(one.params) if one.state is None else one.state
+    shown, finer = (
+        None if solve is None else _shown(one, like, solve)
+        for solve in (run, run.refined)
+    )
+    error = None if finer is None else finer["centre"] - shown["centre"]
     reached = int(run.n_reached) - 1
     # Equal counts for all: of third derivatives, the flow counts four gradients each.
     work = int(run.stats["gradient_evaluations"])
@@ -155,12 +180,43 @@ def measured(name: str, experiment: Experiment, descent: Reference) -> dict[str,
         "steps": int(run.stats["steps"]),
         "rejected": int(run.stats["rejected"]),
         "gradients_per_step": work / max(1, reached),
-        "seconds": seconds,
+        "seconds": solved - begun,
         **distances(shown, error, experiment, descent),
     }
     if "iterate" in shown:
         found |= _of_iterates(shown, experiment, descent)
     return found
+
+
+def along(
+    functions: Callable[[Any], Functions], what: Any, like: PyTree, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What `functions(what)` are of the states that are the rows; nan where these are
+    not finite.
+    """
+    known = np.isfinite(rows).all(axis=1)
+    found = {}
+    for name, values in _along(functions, what, like, jnp.asarray(rows[known])).items():
+        found[name] = np.full((len(rows), *values.shape[1:]), np.nan)
+        found[name][known] = np.asarray(values)
+    return found
+
+
+@eqx.filter_jit
+def _along(functions, what, like, rows):
+    arrays, rest = eqx.partition(like, eqx.is_inexact_array)
+    unravel = ravel_pytree(arrays)[1]
+
+    def of(v):
+        state = eqx.combine(unravel(v), rest)
+        return {name: fn(state) for name, fn in functions(what).items()}
+
+    return jax.lax.map(of, rows, batch_size=_AT_ONCE)
+
+
+def _shown(one: Follower, like: PyTree, run: fa.Trajectory) -> dict[str, np.ndarray]:
+    """What a solve shows, at the steps of the descent."""
+    return along(_seen, one.flow, like, np.asarray(run.observed["whole"])[one.later :])
 
 
 def box(rows: np.ndarray, window: int) -> np.ndarray:

@@ -96,7 +96,7 @@ def signs() -> Problem:
 
 
 def attention() -> Problem:
-    """Attention, 48 sequences of 6 tokens (d = 6, r = 3, n = 78), a teacher's output."""
+    """Attention (n = 78) on 48 sequences of 6 tokens, the output of a teacher."""
     tokens, taught, begun = jr.split(jr.key(0), 4)[:3]
     x = jr.normal(tokens, (48, 6, 6))
 

@@ -50,7 +50,8 @@ def page_of(name: str, result: Mapping[str, Any]) -> str:
     text = (
         f"## {name}: {setup['title']}\n\n"
         f"n = {gd['parameters']}, η = {setup['eta']:g}, {setup['steps']} steps after "
-        f"{setup['first']}; rtol {setup['rtol']:g}{absolute}; running means over ±{setup['window']} steps. Descent: ηλ "
+        f"{setup['first']}; rtol {setup['rtol']:g}{absolute}; "
+        f"running means over ±{setup['window']} steps. Descent: ηλ "
         f"{gd['sharpness'][0]:.3f} → {gd['sharpness'][1]:.3f} (largest "
         f"{gd['sharpness_max']:.3f}; second {gd['second_sharpness'][0]:.3f} to "
         f"{gd['second_sharpness'][1]:.3f}), loss {gd['loss'][0]:.5f} → "

@@ -100,7 +100,7 @@ class RodFlow(AbstractFlow):
 
     def start(self, params: PyTree) -> RodState:
         """The state at parameters: their oscillation is that of two steps from there,
-        along the eigenvector of the largest curvature.
+        in all directions, since more than one may be unstable.
 
         Args:
             params: the parameters.
@@ -109,10 +109,8 @@ class RodFlow(AbstractFlow):
             The state, with centre + oscillation the parameters.
         """
         at = Local(self.loss, params, self.rates)
-        _, vectors = at.top(1)
         apart = at.oscillation(self.optimizer.time_per_step)
-        along = (vectors[0] @ apart) * vectors[0]
-        return RodState(at.moved(-along), at.change(along))
+        return RodState(at.moved(-apart), at.change(apart))
 
     def params(self, state: RodState) -> PyTree:
         """The centre."""

@@ -7,7 +7,6 @@ from typing import Any
 NAMES = {
     "gradient": "gradient flow",
     "rod": "rod",
-    "rod-whole": "rod, whole oscillation",
 } | {f"central{k}": f"central, k = {k}" for k in (1, 2, 3)}
 NAMES |= {f"even{p}": f"even, p = {p}" for p in range(1, 7)}
 

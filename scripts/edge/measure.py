@@ -167,11 +167,9 @@ def measured(name: str, experiment: Experiment, descent: Reference) -> dict[str,
     )
     solved = time.perf_counter()
     like = one.flow.start(one.params) if one.state is None else one.state
-    shown, finer = (
-        None if solve is None else _shown(one, like, solve)
-        for solve in (run, run.refined)
-    )
-    error = None if finer is None else finer["centre"] - shown["centre"]
+    shown, error = _shown(one, like, run), None
+    if run.refined is not None:
+        error = _shown(one, like, run.refined)["centre"] - shown["centre"]
     reached = int(run.n_reached) - 1
     # Equal counts for all: of third derivatives, the flow counts four gradients each.
     work = int(run.stats["gradient_evaluations"])

@@ -15,9 +15,9 @@ from flowattn.numerics.descend import descend
 
 
 class Quartic(eqx.Module):
-    """λx²/2 − x⁴/4: at rate 1 its 2-cycle is at x² = λ − 2."""
+    """λx²/2 − x⁴/4, summed: at rate 1 its 2-cycle is at x² = λ − 2."""
 
-    curvature: float
+    curvature: float | jax.Array
 
     def __call__(self, x):
         return jnp.sum(self.curvature * x**2 / 2 - x**4 / 4)
@@ -174,6 +174,13 @@ def test_a_2_cycle_is_a_zero_of_the_rod():
     )
     for leaf in jax.tree.leaves(flow(rest)):
         np.testing.assert_allclose(leaf, 0.0, atol=1e-12)
+
+
+def test_the_rod_oscillates_in_every_unstable_direction():
+    loss = Quartic(jnp.array([2.05, 2.03]))
+    flow, start = fa.RodFlow(loss, fa.SGD(1.0)), jnp.array([0.1, 0.05])
+    end = fa.solve(flow, start, t1=600.0, rtol=1e-8).state.oscillation
+    np.testing.assert_allclose(end, np.sqrt([0.05, 0.03]), rtol=1e-4)
 
 
 def test_observables_have_one_meaning():

@@ -43,14 +43,15 @@ from ..precision import float_dtype, require_real
 from ..schedules import order_of
 from .base import PAST_SMALL, AbstractFlow
 from .edge import (
+    Local,
     at_centre,
     is_plain,
-    leading_oscillation,
     observables_at_edge,
     two_steps,
+    warn_of_rounding,
 )
 from .gradient import moving, number_of, others, scaled, settled_rates
-from .ripple import LIMIT, defect, ripple
+from .ripple import DEFECT, LIMIT, defect, ripple
 from .steps import as_floats, require_steps, warn_of_momentum
 
 # The highest order; the weights of more steps cancel ever more digits.
@@ -252,7 +253,7 @@ class DescentFlow(AbstractFlow):
         low = float_dtype(params) != jnp.float64
         if low and not steps and self.kind == "even":
             if is_plain(self.loss, self.optimizer):
-                leading_oscillation(self.loss, self.optimizer, params, self.rates)
+                warn_of_rounding(Local(self.loss, params, self.rates), self.optimizer)
         if steps % self.period and self._batches:
             raise InputError(
                 f"steps must be a multiple of period={self.period}, got {steps}"
@@ -320,36 +321,22 @@ class DescentFlow(AbstractFlow):
         (_, (moved, held)), _ = jax.lax.scan(step, (zero, zero), each)
         return moved, jax.tree.map(jnp.divide, held, state.scales)
 
-    def displaced(self, state: DescentState, by: PyTree) -> DescentState:
-        """A state displaced by a sum of displacements.
-
-        Args:
-            state: the state.
-            by: what `sums` returns.
-
-        Returns:
-            The state there.
-        """
-        arrays = moving(state.params, self.rates)
-        rest = others(state.params, arrays)
-        moved, held = jax.tree.map(jnp.add, (arrays, state.optimizer), by)
-        return DescentState(eqx.combine(moved, rest), held, state.scales)
-
     @property
     def observables(self) -> dict[str, Observable]:
         """With a limit of 0.3, the `ripple` (`flows.ripple`): the share of the last
         term of the field. Where it is above, the series does not converge, and the
         numerical error of a solve is not its distance from the descent. At order 1,
-        whose field has but one term, the `defect` of a step in its place.
+        whose field has but one term, the `defect` of a step, with a limit of 0.2, in
+        its place.
 
         With period 2, for iterates that oscillate, also their `centre`, `variance`,
         `mean_loss` and `secant_sharpness`, from two steps ahead.
         """
-        name, fn, text = "ripple", ripple, "share of the last term"
+        name, fn, text, limit = "ripple", ripple, "share of the last term", LIMIT
         if self.claimed == 1:
-            name, fn, text = "defect", defect, "defect of a step"
+            name, fn, text, limit = "defect", defect, "defect of a step", DEFECT
         limited = Observable(
-            eqx.Partial(fn, self), (), "1", text, of_state=True, limit=LIMIT
+            eqx.Partial(fn, self), (), "1", text, of_state=True, limit=limit
         )
         if self.period != 2 or self._batches:
             return {name: limited}
@@ -389,12 +376,11 @@ class DescentFlow(AbstractFlow):
             [(-1) ** (m + 1) * math.comb(p, m) / m for m in range(1, p + 1)]
         )
 
-    @property
-    def last_term(self) -> np.ndarray:
-        """The weights of Δ^p = Σ_m (−1)^{p−m} binom(p, m) Φ^m."""
-        p = self.claimed
+    def difference(self, power: int) -> np.ndarray:
+        """The weights of Δ^j = Σ_m (−1)^{j−m} binom(j, m) Φ^m, for `sums`."""
+        j = power
         return self._after_periods(
-            [(-1) ** (p - m) * math.comb(p, m) for m in range(1, p + 1)]
+            [(-1) ** (j - m) * math.comb(j, m) for m in range(1, j + 1)]
         )
 
     def _after_periods(self, weights: list[Any]) -> np.ndarray:

@@ -158,34 +158,27 @@ def require_plain(what: str, loss: Any, optimizer: Any) -> None:
 _ROUNDINGS = 1000.0
 
 
-def leading_oscillation(
-    loss: Any, optimizer: AbstractOptimizer, params: PyTree, rates: PyTree | None
-) -> tuple["Local", Float[Array, " n"]]:
-    """The loss around parameters, and the oscillation of the next two steps along the
-    eigenvector of the largest curvature.
-
-    Warns, unless traced, of one near rounding: when it sets in is then a matter of
-    rounding.
+def warn_of_rounding(at: "Local", optimizer: AbstractOptimizer) -> None:
+    """Warns, unless traced, of an oscillation near rounding along the eigenvector of
+    the largest curvature: when it sets in is then a matter of rounding.
     """
-    at = Local(loss, params, rates)
-    along = _leading(at, optimizer.time_per_step)
-    if isinstance(along, Tracer):
-        return at, along
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves((at, optimizer))):
+        return
     size = jnp.linalg.norm(ravel_pytree(at.arrays)[0])
-    if jnp.linalg.norm(along) < _ROUNDINGS * jnp.finfo(size.dtype).eps * size:
+    least = _ROUNDINGS * jnp.finfo(size.dtype).eps * size
+    if abs(float(_leading(at, optimizer.time_per_step))) < float(least):
         warnings.warn(
             f"the oscillation at the start is near the rounding of {size.dtype}, and "
             "so is the time at which it sets in, should it do so"
             + ("" if size.dtype == jnp.float64 else "; float64 resolves more"),
             stacklevel=4,
         )
-    return at, along
 
 
 @eqx.filter_jit
-def _leading(at: "Local", eta: Any) -> Float[Array, " n"]:
-    _, vectors = at.top(1)
-    return (vectors[0] @ at.oscillation(eta)) * vectors[0]
+def _leading(at: "Local", eta: Any) -> Array:
+    """The oscillation of the next two steps along that eigenvector."""
+    return at.top(1)[1][0] @ at.oscillation(eta)
 
 
 class Local(eqx.Module):

@@ -28,11 +28,12 @@ from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 from .base import AbstractFlow
 from .edge import (
+    Local,
     at_centre,
-    leading_oscillation,
     observables_at_edge,
     require_plain,
     two_steps,
+    warn_of_rounding,
 )
 from .gradient import GradientFlow, moving, others, settled_rates
 
@@ -116,7 +117,7 @@ class RodFlow(AbstractFlow):
 
     def start(self, params: PyTree) -> RodState:
         """The state at parameters: their oscillation is that of two steps from there,
-        along the eigenvector of the largest curvature.
+        in all directions, since more than one may be unstable.
 
         Args:
             params: the parameters.
@@ -124,8 +125,10 @@ class RodFlow(AbstractFlow):
         Returns:
             The state, with centre + oscillation the parameters.
         """
-        at, along = leading_oscillation(self.loss, self.optimizer, params, self.rates)
-        return RodState(at.moved(-along), at.change(along))
+        at = Local(self.loss, params, self.rates)
+        warn_of_rounding(at, self.optimizer)
+        apart = at.oscillation(self.optimizer.time_per_step)
+        return RodState(at.moved(-apart), at.change(apart))
 
     def params(self, state: RodState) -> PyTree:
         """The centre."""

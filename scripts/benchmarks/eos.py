@@ -1,0 +1,192 @@
+"""Edge of stability: flows there, against the schemes of the literature."""
+
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Scalar
+
+import flowattn as fa
+
+from .edge_schemes import Case, Path, published, rk4
+
+
+def _network(sizes: tuple[int, ...], scale: float = 1.0) -> tuple[Array, Callable]:
+    """Numbers of a tanh network, the last weights times `scale`, and its map."""
+    keys, params = jr.split(jr.key(0), len(sizes)), []
+    for number, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        size = (scale if number == len(sizes) - 2 else 1.0) / math.sqrt(a)
+        bias = 0.1 * jr.normal(jr.fold_in(keys[number], 1), (b,))
+        params.append((size * jr.normal(keys[number], (a, b)), bias))
+    flat, unravel = ravel_pytree(params)
+
+    def network(w: Array, x: Array) -> Array:
+        for number, (weight, bias) in enumerate(unravel(w)):
+            x = (jnp.tanh(x) if number else x) @ weight + bias[None]
+        return x
+
+    return flat, network
+
+
+def _descended(loss: Callable, w: Array, eta: float, steps: int) -> Array:
+    """The iterates of gradient descent."""
+
+    def step(w, _):
+        after = w - eta * jax.grad(loss)(w)
+        return after, after
+
+    return jax.jit(lambda w: jax.lax.scan(step, w, length=steps)[1])(w)
+
+
+def chebyshev() -> Case:
+    """A tanh MLP 1-16-16-1 on T₄ at 20 points, mean square, η = .1."""
+    x = jnp.linspace(-1, 1, 20)[:, None]
+    y = jnp.cos(4 * jnp.arccos(jnp.clip(x, -1, 1)))
+    w, network = _network((1, 16, 16, 1))
+
+    def loss(w: Array) -> Scalar:
+        return jnp.mean((network(w, x) - y) ** 2)
+
+    start = _descended(loss, w, 0.1, 750)[-1]
+    return Case(loss, start, 0.1, 800, k=1, products=14, finest=32)
+
+
+def digits() -> Case:
+    """A tanh MLP 64-32-10 on 500 digits of scikit-learn, square loss, η = .2."""
+    from sklearn.datasets import load_digits
+
+    given, labels = (part[:500] for part in load_digits(return_X_y=True))
+    given = given - given.mean(0)
+    x, y = jnp.asarray(given / given.std()), jax.nn.one_hot(labels, 10)
+    w, network = _network((64, 32, 10), scale=0.2)
+
+    def loss(w: Array) -> Scalar:
+        return jnp.mean(jnp.sum((network(w, x) - y) ** 2, -1))
+
+    start = _descended(loss, w, 0.2, 800)[-1]
+    return Case(loss, start, 0.2, 200, k=2, products=32, finest=16)
+
+
+def _solved(case: Case, flow: fa.AbstractFlow, rtol: float, solver: str) -> Path:
+    """A flow of ours."""
+    centre = getattr(flow, "observables", {}).get("centre") or (lambda w: w)
+    traj = fa.solve(
+        flow,
+        case.start,
+        ts=case.eta * np.arange(case.steps + 1),
+        rtol=rtol,
+        solver=solver,
+        observe={"centre": centre},
+    )
+    return Path(
+        np.asarray(traj.observed["centre"]),
+        int(traj.stats["gradient_evaluations"]),
+        int(traj.stats["hessian_vector_products"]),
+        # The centre of a state, its next and the one after is that of the next.
+        early=int(isinstance(flow, fa.DescentFlow)),
+    )
+
+
+def _error(path: Path, exact: Path) -> float:
+    """The distance at the end, relative to the distance moved."""
+    first, last = exact.rows[0], exact.rows[-1]
+    return float(np.linalg.norm(path.rows[-1] - last) / np.linalg.norm(last - first))
+
+
+def _at_error(rows: list[dict[str, Any]], error: float) -> float | None:
+    """The work at an error, by interpolation between the logarithms; None outside."""
+    found = sorted((row["error"], row["gradients_per_step"]) for row in rows)
+    errors, work = np.log(np.array(found)).T
+    if not errors[0] <= math.log(error) <= errors[-1]:
+        return None
+    return float(np.exp(np.interp(math.log(error), errors, work)))
+
+
+def compared(case: Case) -> dict[str, Any]:
+    """All methods on one model."""
+    loss, sgd, rows = case.loss, fa.SGD(case.eta), {}
+    iterates = np.array(
+        [case.start, *_descended(loss, case.start, case.eta, case.steps + 2)]
+    )
+
+    def add(
+        name: str, run: Callable[[], Path], exact: Path | None = None, **entries: Any
+    ) -> Path:
+        begin = time.perf_counter()
+        path = run()
+        row = {"gradients_per_step": path.work / case.steps, **entries}
+        row |= {"from_descent": path.distance(iterates)}
+        row |= {} if exact is None else {"error": _error(path, exact)}
+        row |= {"first_call_seconds": time.perf_counter() - begin}
+        row |= {} if path.note is None else {"note": path.note}
+        rows[name] = row
+        print(name, row, file=sys.stderr, flush=True)
+        return path
+
+    def ours(
+        name: str, flow: fa.AbstractFlow, cases: list[tuple[str, float]], tight: float
+    ) -> Path:
+        first = "dopri8" if tight < 1e-8 else "tsit5"
+        exact = add(
+            f"{name}, {first}, {tight:g}", lambda: _solved(case, flow, tight, first)
+        )
+        for solver, rtol in cases:
+            run = functools.partial(_solved, case, flow, rtol, solver)
+            add(f"{name}, {solver}, {rtol:g}", run, exact, kind=f"{name}, {solver}")
+        return exact
+
+    add("gradient descent", lambda: Path(iterates[:-2], gradients=case.steps, early=0))
+    tried = [("tsit5", r) for r in (1e-3, 1e-4, 1e-5, 1e-6)]
+    tried += [("dopri8", r) for r in (1e-3, 1e-5, 1e-7)]
+    tried += [("rkc", r) for r in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)]
+    tried += [("auto", r) for r in (1e-3, 1e-4, 1e-6)]
+    exact = ours("gradient flow", fa.GradientFlow(loss), tried, 1e-11)
+    for alpha in (1.0, 0.5, 0.25):
+        name = f"gradient flow, RK4 at {alpha:g}/sharpness"
+        add(name, functools.partial(rk4, case, alpha), exact)
+    for kind in dict.fromkeys(row.get("kind") for row in list(rows.values())):
+        if kind is not None:
+            mine = [row for row in rows.values() if row.get("kind") == kind]
+            error = rows["gradient flow, RK4 at 1/sharpness"]["error"]
+            if (work := _at_error(mine, error)) is not None:
+                rows[f"{kind} at RK4's error"] = {
+                    "gradients_per_step": work,
+                    "error": error,
+                    "note": "interpolated",
+                }
+    flow = fa.CentralFlow(loss, sgd, k=case.k, products=case.products)
+    tried = [("tsit5", r) for r in (1e-3, 1e-4, 1e-5)]
+    exact = ours("central flow", flow, tried, 1e-8)
+    tolerances = {False: 1e-10, True: 1e-5 / (10 * case.start.size)}
+    schemes = [(4, False), (4, True), (16, True), (case.finest, True)]
+    paths = {}
+    for substeps, fresh in dict.fromkeys(schemes):
+        when = "substep" if fresh else "step"
+        name = (
+            f"central flow as published, {substeps} substeps, eigenvectors every {when}"
+        )
+        scheme = substeps, fresh, tolerances[fresh], substeps == 4
+        run = functools.partial(published, case, *scheme)
+        paths[name] = add(name, run, exact)
+    *others, finest = paths
+    for name in others:
+        rows[name]["own_limit"] = _error(paths[name], paths[finest])
+    for order in (1, 3):
+        flow = fa.DescentFlow(loss, sgd, order=order, period=2)
+        ours(f"even flow, p = {order}", flow, [("tsit5", 1e-5)], 1e-8)
+    ours("rod flow", fa.RodFlow(loss, sgd), [("tsit5", 1e-5)], 1e-8)
+    return rows
+
+
+def eos(long: bool) -> dict[str, Any]:
+    """TODO"""
+    made = {"tanh MLP": chebyshev(), "digits": digits()}
+    return {"cases": {name: compared(case) for name, case in made.items()}}

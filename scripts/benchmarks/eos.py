@@ -63,9 +63,9 @@ def digits() -> Case:
     """A tanh MLP 64-32-10 on 500 digits of scikit-learn, square loss, η = .2."""
     from sklearn.datasets import load_digits
 
-    given, labels = (part[:500] for part in load_digits(return_X_y=True))
-    given = given - given.mean(0)
-    x, y = jnp.asarray(given / given.std()), jax.nn.one_hot(labels, 10)
+    given, labels = (np.asarray(x)[:500] for x in load_digits(return_X_y=True))
+    given = given - np.mean(given, axis=0)
+    x, y = jnp.asarray(given / np.std(given)), jax.nn.one_hot(labels, 10)
     w, network = _network((64, 32, 10), scale=0.2)
 
     def loss(w: Array) -> Scalar:
@@ -101,13 +101,24 @@ def _error(path: Path, exact: Path) -> float:
     return float(np.linalg.norm(path.rows[-1] - last) / np.linalg.norm(last - first))
 
 
-def _at_error(rows: list[dict[str, Any]], error: float) -> float | None:
-    """The work at an error, by interpolation between the logarithms; None outside."""
-    found = sorted((row["error"], row["gradients_per_step"]) for row in rows)
-    errors, work = np.log(np.array(found)).T
-    if not errors[0] <= math.log(error) <= errors[-1]:
-        return None
-    return float(np.exp(np.interp(math.log(error), errors, work)))
+def _at_error_of(rows: dict[str, Any], peer: str) -> dict[str, Any]:
+    """The work of our solvers at a peer's error, where their errors are on either side
+    of it: by interpolation between the logarithms.
+    """
+    found, error = {}, rows[peer]["error"]
+    mine = [row for row in rows.values() if "kind" in row]
+    for kind in dict.fromkeys(row["kind"] for row in mine):
+        points = sorted(
+            (math.log(row["error"]), math.log(row["gradients_per_step"]))
+            for row in mine
+            if row["kind"] == kind
+        )
+        errors, work = zip(*points, strict=True)
+        if errors[0] <= math.log(error) <= errors[-1]:
+            at = math.exp(np.interp(math.log(error), errors, work))
+            row = {"gradients_per_step": at, "error": error, "note": "interpolated"}
+            found[f"{kind} at RK4's error"] = row
+    return found
 
 
 def compared(case: Case) -> dict[str, Any]:
@@ -126,24 +137,22 @@ def compared(case: Case) -> dict[str, Any]:
         row |= {"from_descent": path.distance(iterates)}
         row |= {} if exact is None else {"error": _error(path, exact)}
         row |= {"first_call_seconds": time.perf_counter() - begin}
-        row |= {} if path.note is None else {"note": path.note}
+        row |= {"note": path.note} if path.note else {}
         rows[name] = row
         print(name, row, file=sys.stderr, flush=True)
         return path
 
-    def ours(
-        name: str, flow: fa.AbstractFlow, cases: list[tuple[str, float]], tight: float
-    ) -> Path:
-        first = "dopri8" if tight < 1e-8 else "tsit5"
-        exact = add(
-            f"{name}, {first}, {tight:g}", lambda: _solved(case, flow, tight, first)
-        )
-        for solver, rtol in cases:
+    def ours(name: str, flow: fa.AbstractFlow, tried: list, tight: float) -> Path:
+        kind = "dopri8" if tight < 1e-8 else "tsit5"
+        first = functools.partial(_solved, case, flow, tight, kind)
+        exact = add(f"{name}, {kind}, rtol {tight:g}", first, note="the reference")
+        for solver, rtol in tried:
             run = functools.partial(_solved, case, flow, rtol, solver)
-            add(f"{name}, {solver}, {rtol:g}", run, exact, kind=f"{name}, {solver}")
+            named = f"{name}, {solver}"
+            add(f"{named}, rtol {rtol:g}", run, exact, kind=named)
         return exact
 
-    add("gradient descent", lambda: Path(iterates[:-2], gradients=case.steps, early=0))
+    rows["gradient descent"] = {"gradients_per_step": 1.0}
     tried = [("tsit5", r) for r in (1e-3, 1e-4, 1e-5, 1e-6)]
     tried += [("dopri8", r) for r in (1e-3, 1e-5, 1e-7)]
     tried += [("rkc", r) for r in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)]
@@ -152,16 +161,7 @@ def compared(case: Case) -> dict[str, Any]:
     for alpha in (1.0, 0.5, 0.25):
         name = f"gradient flow, RK4 at {alpha:g}/sharpness"
         add(name, functools.partial(rk4, case, alpha), exact)
-    for kind in dict.fromkeys(row.get("kind") for row in list(rows.values())):
-        if kind is not None:
-            mine = [row for row in rows.values() if row.get("kind") == kind]
-            error = rows["gradient flow, RK4 at 1/sharpness"]["error"]
-            if (work := _at_error(mine, error)) is not None:
-                rows[f"{kind} at RK4's error"] = {
-                    "gradients_per_step": work,
-                    "error": error,
-                    "note": "interpolated",
-                }
+    rows |= _at_error_of(rows, "gradient flow, RK4 at 1/sharpness")
     flow = fa.CentralFlow(loss, sgd, k=case.k, products=case.products)
     tried = [("tsit5", r) for r in (1e-3, 1e-4, 1e-5)]
     exact = ours("central flow", flow, tried, 1e-8)

@@ -1,5 +1,6 @@
 """Edge of stability: flows there, against the schemes of the literature."""
 
+import dataclasses
 import functools
 import math
 import sys
@@ -75,9 +76,13 @@ def digits() -> Case:
     return Case(loss, start, 0.2, 200, k=2, products=32, finest=16)
 
 
+def _itself(w: Array) -> Array:
+    return w
+
+
 def _solved(case: Case, flow: fa.AbstractFlow, rtol: float, solver: str) -> Path:
     """A flow of ours."""
-    centre = getattr(flow, "observables", {}).get("centre") or (lambda w: w)
+    centre = getattr(flow, "observables", {}).get("centre", _itself)
     traj = fa.solve(
         flow,
         case.start,
@@ -121,72 +126,117 @@ def _at_error_of(rows: dict[str, Any], peer: str) -> dict[str, Any]:
     return found
 
 
-def compared(case: Case) -> dict[str, Any]:
-    """All methods on one model."""
-    loss, sgd, rows = case.loss, fa.SGD(case.eta), {}
-    iterates = np.array(
-        [case.start, *_descended(loss, case.start, case.eta, case.steps + 2)]
-    )
+class _Table:
+    """The rows of one model."""
+
+    def __init__(self, case: Case):
+        self.case, self.rows = case, {}
+        after = _descended(case.loss, case.start, case.eta, case.steps + 2)
+        self.iterates = np.array([case.start, *after])
 
     def add(
-        name: str, run: Callable[[], Path], exact: Path | None = None, **entries: Any
+        self,
+        name: str,
+        run: Callable[[], Path],
+        exact: Path | None = None,
+        **entries: Any,
     ) -> Path:
+        """A row of a method."""
         begin = time.perf_counter()
         path = run()
-        row = {"gradients_per_step": path.work / case.steps, **entries}
-        row |= {"from_descent": path.distance(iterates)}
+        row = {"gradients_per_step": path.work / self.case.steps, **entries}
+        row |= {"from_descent": path.distance(self.iterates)}
         row |= {} if exact is None else {"error": _error(path, exact)}
         row |= {"first_call_seconds": time.perf_counter() - begin}
         row |= {"note": path.note} if path.note else {}
-        rows[name] = row
+        self.rows[name] = row
         print(name, row, file=sys.stderr, flush=True)
         return path
 
-    def ours(name: str, flow: fa.AbstractFlow, tried: list, tight: float) -> Path:
-        kind = "dopri8" if tight < 1e-8 else "tsit5"
-        first = functools.partial(_solved, case, flow, tight, kind)
-        exact = add(f"{name}, {kind}, rtol {tight:g}", first, note="the reference")
+    def ours(self, name: str, flow: fa.AbstractFlow, tried: list, tight: float) -> Path:
+        """Rows of a flow of ours, the first of which is the reference."""
+        solver = "dopri8" if tight < 1e-8 else "tsit5"
+        first = functools.partial(_solved, self.case, flow, tight, solver)
+        named = f"{name}, {solver}, rtol {tight:g}"
+        exact = self.add(named, first, note="the reference")
         for solver, rtol in tried:
-            run = functools.partial(_solved, case, flow, rtol, solver)
-            named = f"{name}, {solver}"
-            add(f"{named}, rtol {rtol:g}", run, exact, kind=named)
+            run = functools.partial(_solved, self.case, flow, rtol, solver)
+            kind = f"{name}, {solver}"
+            self.add(f"{kind}, rtol {rtol:g}", run, exact, kind=kind)
         return exact
 
-    rows["gradient descent"] = {"gradients_per_step": 1.0}
-    tried = [("tsit5", r) for r in (1e-3, 1e-4, 1e-5, 1e-6)]
-    tried += [("dopri8", r) for r in (1e-3, 1e-5, 1e-7)]
-    tried += [("rkc", r) for r in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)]
-    tried += [("auto", r) for r in (1e-3, 1e-4, 1e-6)]
-    exact = ours("gradient flow", fa.GradientFlow(loss), tried, 1e-11)
+
+def gradient_flows(table: _Table) -> None:
+    """Gradient flow: RK4 of the literature, ours, and ours at its error."""
+    case, solvers = table.case, {"tsit5": (1e-3, 1e-4, 1e-5, 1e-6)}
+    solvers |= {"dopri8": (1e-3, 1e-5, 1e-7), "auto": (1e-3, 1e-4, 1e-6)}
+    solvers |= {"rkc": (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)}
+    tried = [(solver, rtol) for solver, rtols in solvers.items() for rtol in rtols]
+    exact = table.ours("gradient flow", fa.GradientFlow(case.loss), tried, 1e-11)
     for alpha in (1.0, 0.5, 0.25):
         name = f"gradient flow, RK4 at {alpha:g}/sharpness"
-        add(name, functools.partial(rk4, case, alpha), exact)
-    rows |= _at_error_of(rows, "gradient flow, RK4 at 1/sharpness")
+        table.add(name, functools.partial(rk4, case, alpha), exact)
+    table.rows |= _at_error_of(table.rows, "gradient flow, RK4 at 1/sharpness")
+
+
+def edge_flows(table: _Table) -> None:
+    """Flows of the oscillating descent: central flow as published and ours, even flow
+    and rod flow.
+    """
+    case = table.case
+    loss, sgd = case.loss, fa.SGD(case.eta)
     flow = fa.CentralFlow(loss, sgd, k=case.k, products=case.products)
     tried = [("tsit5", r) for r in (1e-3, 1e-4, 1e-5)]
-    exact = ours("central flow", flow, tried, 1e-8)
+    exact = table.ours("central flow", flow, tried, 1e-8)
     tolerances = {False: 1e-10, True: 1e-5 / (10 * case.start.size)}
-    schemes = [(4, False), (4, True), (16, True), (case.finest, True)]
     paths = {}
-    for substeps, fresh in dict.fromkeys(schemes):
+    for substeps, fresh in ((4, False), (4, True), (16, True), (case.finest, True)):
         when = "substep" if fresh else "step"
-        name = (
-            f"central flow as published, {substeps} substeps, eigenvectors every {when}"
-        )
+        name = f"published central flow, {substeps} substeps, eigenvectors each {when}"
         scheme = substeps, fresh, tolerances[fresh], substeps == 4
         run = functools.partial(published, case, *scheme)
-        paths[name] = add(name, run, exact)
+        if name not in paths:
+            paths[name] = table.add(name, run, exact)
     *others, finest = paths
     for name in others:
-        rows[name]["own_limit"] = _error(paths[name], paths[finest])
+        table.rows[name]["own_limit"] = _error(paths[name], paths[finest])
     for order in (1, 3):
         flow = fa.DescentFlow(loss, sgd, order=order, period=2)
-        ours(f"even flow, p = {order}", flow, [("tsit5", 1e-5)], 1e-8)
-    ours("rod flow", fa.RodFlow(loss, sgd), [("tsit5", 1e-5)], 1e-8)
-    return rows
+        table.ours(f"even flow, p = {order}", flow, [("tsit5", 1e-5)], 1e-8)
+    table.ours("rod flow", fa.RodFlow(loss, sgd), [("tsit5", 1e-5)], 1e-8)
 
 
 def eos(long: bool) -> dict[str, Any]:
-    """TODO"""
-    made = {"tanh MLP": chebyshev(), "digits": digits()}
-    return {"cases": {name: compared(case) for name, case in made.items()}}
+    """Gradient descent oscillating at its edge of stability, and flows there: gradient
+    equivalents for each step of descent, on a tanh MLP (1-16-16-1, T₄ at 20 points,
+    mean square, η = 0.1, 800 steps after step 750; one direction at the edge) and on
+    digits (a tanh MLP 64-32-10 on 500 of scikit-learn's, square loss, η = 0.2, 200
+    steps after step 800; two directions).
+
+    A Hessian-vector product counts as two gradients, the gradient of a curvature as
+    four. The first error is of the parameters at the end (of centres, where a flow has
+    them), relative to the distance moved, against the reference solve of the same flow:
+    an error of the numerical method. The last column is how far the mean over the last
+    50 steps is from that of the centres of the descent, (θₖ₋₁ + 2 θₖ + θₖ₊₁)/4: an
+    error of the flow as a model. First calls include compilation.
+
+    RK4 is that of Cohen et al. (arXiv 2103.00065): steps of α/sharpness, with α = 1 by
+    default; the sharpness here by 26 products every 10 steps of descent. The central
+    flow of Cohen et al. (arXiv 2410.24206) is written out in double precision with the
+    settings of their code: 4 steps of Euler for each step of descent, all curvatures
+    above 1.5/η by warm-started LOBPCG (tolerance 1e-10 once a step, as in PyTorch; 1e-5
+    at each substep, as in JAX), those above 1.95/η in the complementarity problem, by
+    CVXPY. "Of its own limit" compares it with itself at the most substeps (`--long`: 64
+    substeps). Ours has a relaxation time of 4 η, theirs of a substep: the two differ
+    until the constraint has settled. Descent costs one gradient a step: no flow is a
+    cheaper way to its iterates. The two start from an iterate, off the centre, as
+    published; two models with one start each do not show how others behave.
+    """
+    cases = {}
+    for name, case in {"tanh MLP": chebyshev(), "digits": digits()}.items():
+        table = _Table(dataclasses.replace(case, finest=64) if long else case)
+        table.rows["gradient descent"] = {"gradients_per_step": 1.0}
+        gradient_flows(table)
+        edge_flows(table)
+        cases[name] = table.rows
+    return {"cases": cases}

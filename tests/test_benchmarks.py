@@ -47,7 +47,7 @@ def two_sharp(x):
 
 
 def case(eta, steps, start):
-    return edge_schemes.Case(two_sharp, start, eta, steps, k=2, products=24, finest=4)
+    return edge_schemes.Case(two_sharp, start, eta, steps, k=2, products=24)
 
 
 def test_the_published_central_flow_is_ours_by_steps_of_euler():

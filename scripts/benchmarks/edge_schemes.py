@@ -38,7 +38,7 @@ class Case:
     steps: int
     k: int
     products: int
-    finest: int
+    finest: int = 16
 
 
 @dataclasses.dataclass

@@ -195,8 +195,7 @@ def published(
     tracked = (_TRACKED if full else _CRITICAL) / eta
     key = jr.key(1)
     vectors, rows = jr.normal(key, (w.size, 1)), [w]
-    note = "CVXPY" if solve is not _complementary else "no CVXPY: ADMM"
-    note = note if full else "for the limit: tracks above 1.95/η only, ADMM"
+    note = "ADMM" if solve is _complementary else "CVXPY"
     path = Path(np.array(rows), note=note)
     for substep in range(case.steps * substeps):
         if fresh or substep % substeps == 0:

@@ -234,8 +234,8 @@ def eos(long: bool) -> dict[str, Any]:
     the constraint has settled. All begin at an iterate, off the centre. Descent costs
     one gradient a step: no flow is a cheaper way to its iterates.
 
-    Gradient flow, here the wrong model of descent, is where RKC belongs: half a gradient
-    to two gradients a step for errors of 1e-3 to 1e-5, 2 to 17 times below Tsit5 and,
+    Gradient flow, here the wrong model of descent, is where RKC belongs: half a
+    gradient to two a step for errors of 1e-3 to 1e-5, 2 to 17 times below Tsit5 and,
     at RK4's error, 7 to 11 times below RK4. For central flow on the MLP (ours with
     k = 1) both schemes cost about the same, and ours is nearer to its limit. On digits
     (k = 2) the published settings cost three to four times as much as ours, because 14

@@ -55,13 +55,14 @@ def largest_eigenpairs(
     """The `k` largest eigenvalues of a symmetric operator, in decreasing order, with
     orthonormal eigenvectors, which have no derivatives.
 
-    By one run of Lanczos, so that of a multiple eigenvalue there is one. `products`:
-    their number, by default as for `largest_eigenvalues`.
+    By one run of Lanczos from `k` starts at once, which finds up to `k` copies of an
+    eigenvalue, and eigenvectors of eigenvalues that nearly coincide. `products`: their
+    number, by default as for `largest_eigenvalues`.
     """
     count = min(_PRODUCTS + 2 * k if products is None else products, like.size)
     shapes = (0,), (0, like.size), (), ()
     none = _Found(*(jnp.zeros(shape, like.dtype) for shape in shapes))
-    found = _lanczos(product, none, 0, count, k)
+    found = _lanczos(product, none, 0, count, k, starts=min(k, count))
     return found.values, jax.lax.stop_gradient(found.vectors)
 
 
@@ -83,6 +84,7 @@ def _lanczos(
     seed: Any,
     products: int,
     k: int,
+    starts: int = 1,
 ) -> _Found:
     """The `k` largest eigenvalue estimates of a symmetric operator, from the `known`
     vectors and `products` more.
@@ -93,6 +95,9 @@ def _lanczos(
     before: the projected matrix splits into blocks, whose eigenvalues together are
     those of A on all vectors so far. β_j counts as 0 within rounding of the operator's
     size; noise that rounding leaves above that is as good as a new random vector.
+
+    From several starts, each image is orthogonalised against all vectors so far and
+    takes its place behind them (band Lanczos).
     """
     values, vectors = known.values, jax.lax.stop_gradient(known.vectors)
     first, count = vectors.shape
@@ -112,9 +117,8 @@ def _lanczos(
         return vector
 
     def step(carry, number):
-        basis, vector, size = carry
-        basis = basis.at[first + number].set(vector)
-        image = product(vector)
+        basis, size = carry
+        image = product(basis[first + number])
         # The entries of A between this vector and each so far.
         row = basis @ image
         rest = apart(image, basis)
@@ -125,11 +129,16 @@ def _lanczos(
             lambda: apart(drawn(number + 1), basis),
             lambda: rest,
         )
-        return (basis, _unit(following), size), row
+        # The last have no place, and are dropped.
+        basis = basis.at[first + number + starts].set(_unit(following), mode="drop")
+        return (basis, size), row
 
     basis = jnp.zeros((first + products, count), vectors.dtype).at[:first].set(vectors)
-    carry = basis, _unit(apart(drawn(0), basis)), known.size
-    (basis, _, size), rows = jax.lax.scan(step, carry, jnp.arange(products))
+    for number in range(starts):
+        seed_of = 0 if number == 0 else products + number
+        basis = basis.at[first + number].set(_unit(apart(drawn(seed_of), basis)))
+    carry = basis, known.size
+    (basis, size), rows = jax.lax.scan(step, carry, jnp.arange(products))
     lower = jnp.tril(jnp.pad(rows, ((first, 0), (0, 0))), -1)
     diagonal = jnp.concatenate([values, jnp.diagonal(rows[:, first:])])
     matrix = lower + lower.T + jnp.diag(diagonal)

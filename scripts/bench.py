@@ -23,6 +23,7 @@ import jax
 import tyro
 from benchmarks.device import SMALL, device
 from benchmarks.ensemble import ensemble, sweep_full
+from benchmarks.eos import eos
 from benchmarks.focus import focus_euler
 from benchmarks.measure import processor
 from benchmarks.page import page_of, table_of
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "focus-euler": focus_euler,
     "ensemble": ensemble,
     "sweep-full": sweep_full,
+    "eos": eos,
     "device": device,
 }
 

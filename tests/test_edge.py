@@ -112,6 +112,16 @@ def test_the_gradient_of_the_curvature_by_differences():
     np.testing.assert_allclose(values, dense[:2], rtol=1e-10)
 
 
+def test_directions_whose_curvatures_coincide_are_all_found():
+    """As two that a central flow holds at the edge do; ten products, few for one."""
+    rates = jnp.concatenate([jnp.array([5.0, 5.0, 4.0]), jnp.linspace(0, 1, 37)])
+    at = Local(lambda x: jnp.sum(rates * x**2) / 2, jnp.ones(40), None)
+    values, vectors = at.top(2, 10)
+    np.testing.assert_allclose(values, 5.0, rtol=1e-5)
+    np.testing.assert_allclose(vectors @ vectors.T, jnp.eye(2), atol=1e-12)
+    assert jnp.min(jnp.sum(vectors[:, :2] ** 2, axis=1)) > 0.999
+
+
 @pytest.fixture(scope="module")
 def sharp():
     """Parameters past the edge of gradient descent at rate .1, and the rate."""

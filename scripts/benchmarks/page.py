@@ -27,12 +27,14 @@ _ACCELERATORS = Path(__file__).with_name("accelerators.md")
 
 # What a row may tell of its work, the most telling first.
 _WORK = {
+    "gradients_per_step": "gradients a step",
     "gradient_equivalents": "gradient equivalents",
     "gradients": "gradients",
     "steps": "steps",
 }
 _ERRORS = {
     "error": "",
+    "own_limit": "of its own limit",
     "largest_score_difference": "in the scores",
     "loss_error": "of the loss",
 }
@@ -73,12 +75,12 @@ def table_of(result: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    cells = [("", "time", "first call", "work", "error")]
+    cells = [("", "time", "first call", "work", "error", "from descent")]
     for name, row in rows.items():
         if "left_out" in row:
-            cells.append((name, f"left out: {row['left_out']}", "", "", ""))
+            cells.append((name, f"left out: {row['left_out']}", "", "", "", ""))
         else:
-            told = (_time(row), _first(row), _work(row), _error(row))
+            told = (_time(row), _first(row), _work(row), _error(row), _away(row))
             cells.append((_named(name, row), *told))
     columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
     head, *body = (f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
@@ -138,8 +140,14 @@ def _work(row: Mapping[str, Any]) -> str:
                 told = f"{work['mean']:.4g} {text} (mean), {work['largest']} (largest)"
                 busy = row.get("lanes_busy")
                 return told if busy is None else f"{told}; lanes busy {busy:.3f}"
-            return f"{work:,.0f} {text}"
+            small = isinstance(work, float) and work < 100
+            return f"{work:.3g} {text}" if small else f"{work:,.0f} {text}"
     return ""
+
+
+def _away(row: Mapping[str, Any]) -> str:
+    """How far from the descent a flow ended."""
+    return f"{row['from_descent']:.2g}" if "from_descent" in row else ""
 
 
 def _error(row: Mapping[str, Any]) -> str:

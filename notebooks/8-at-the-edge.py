@@ -33,7 +33,6 @@ if importlib.util.find_spec("flowattn") is None:
     print("installing flowattn")
     # %pip install -q "flowattn @ git+https://github.com/flowattn/flowattn"
 # %%
-import dataclasses
 import warnings
 
 import flowattn as fa

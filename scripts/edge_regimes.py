@@ -12,6 +12,7 @@ square of its difference. Gradients are for each step of the descent (which take
 a Hessian-vector product counts as two, the gradient of a curvature (a third derivative)
 as four. The solver's error is the largest estimated error of the centre (of the plain
 one, over the distance moved), the next column the distance at the end over that error.
+What warns is the ripple, at order 1 the defect.
 """
 
 import dataclasses

@@ -92,7 +92,7 @@ EXPERIMENTS = {
         0.15,
         700,
         500,
-        ("gradient", *EVEN, "rod", "central2"),
+        ("gradient", *EVEN, "even4", "rod", "central2"),
     ),
     "established": regime("established 2-cycle (T₅)", chebyshev, 0.1, 1300, 600),
     "beating": regime("two directions, beating (T₅)", chebyshev, 0.15, 1700, 400),

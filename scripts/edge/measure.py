@@ -16,7 +16,6 @@ import flowattn as fa
 from flowattn.flows.rod import RodState
 
 from .experiments import Experiment
-from .indicators import indicators
 
 Functions = Mapping[str, Callable[[Any], Any]]
 
@@ -129,8 +128,9 @@ def _seen(flow: Any) -> Functions:
     named = {name: x.fn for name, x in flow.observables.items()}
     if isinstance(flow, fa.DescentFlow):
         iterate = {"iterate": lambda state: _flat(state.params)}
-        names = "centre", "variance", "mean_loss", "ripple"
-        return {name: named[name] for name in names} | indicators(flow) | iterate
+        [warns] = [x.fn for x in flow.observables.values() if x.label.limit]
+        names = "centre", "variance", "mean_loss"
+        return {name: named[name] for name in names} | {"warns": warns} | iterate
     names = "variance", "mean_loss"
     centre = {"centre": lambda state: _flat(flow.params(state))}
     return {name: named[name] for name in names} | centre
@@ -303,10 +303,9 @@ def _of_iterates(
     last = descent.shown["centre"][-1]
     moved = np.linalg.norm(last - origin(experiment, descent))
     found = {"iterates_max": np.nanmax(gap) / moved, "iterates_end": gap[-1] / moved}
-    for name in ("ripple", "share", "defect"):
-        known = shown[name][np.isfinite(shown[name])]
-        found[f"{name}_max"] = np.max(known, initial=0.0)
-        found[f"{name}_median"] = np.median(known) if len(known) else np.nan
+    known = shown["warns"][np.isfinite(shown["warns"])]
+    found["warns_max"] = np.max(known, initial=0.0)
+    found["warns_median"] = np.median(known) if len(known) else np.nan
     return {key: float(value) for key, value in found.items()}
 
 

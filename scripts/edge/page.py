@@ -21,7 +21,7 @@ _COLUMNS = {
     "solver steps": "",
     "solver's error": "error_max",
     "understated by": "understated_end",
-    "ρ": "ripple_max",
+    "warns (largest)": "warns_max",
 }
 
 
@@ -62,7 +62,7 @@ def page_of(name: str, result: Mapping[str, Any]) -> str:
     even = [
         (NAMES[row], *(number(found.get(key)) for key in _INDICATORS.values()))
         for row, found in result["rows"].items()
-        if "ripple_max" in found
+        if "warns_max" in found
     ]
     if even:
         text += "\n" + table([("flow", *_INDICATORS), *even])
@@ -72,12 +72,7 @@ def page_of(name: str, result: Mapping[str, Any]) -> str:
 _INDICATORS = {
     "iterates, largest": "iterates_max",
     "end": "iterates_end",
-    "ρ, largest": "ripple_max",
-    "median": "ripple_median",
-    "next term, largest": "share_max",
-    "median ": "share_median",
-    "defect, largest": "defect_max",
-    "median  ": "defect_median",
+    "warns, median": "warns_median",
 }
 
 

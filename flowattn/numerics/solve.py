@@ -248,7 +248,7 @@ def _warn_of_limits(flow: AbstractFlow, run: Trajectory) -> None:
     for name, since in run.exceeded.items():
         label = labels[name]
         warnings.warn(
-            f"{label.long_name or name} {float(run.stats[name]):.2g} is above "
+            f"{label.long_name or name} {float(run.stats[name]):.3g} is above "
             f"{label.limit:g} from t = {since:g} on, where this flow may be far from "
             "its descent, whatever its numerical error"
             + (f"; instead: {flow.remedy}" if flow.remedy else ""),

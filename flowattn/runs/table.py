@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ..flows import ORDERS
+
 
 def table(summary: dict[str, Any]) -> str:
     """The summary as lines for a terminal."""
@@ -58,7 +60,8 @@ def heading(summary: dict[str, Any]) -> str:
             lines.append(f"         {of.format(**run)}{later}")
             if run["mean"]:
                 lines.append("         (the descent's observables: at its centre)")
-            if kind == "flow" and run["result"] in _LOST and not after:
+            forgets = run["kind"] in ORDERS and config.get("momentum") != 0
+            if forgets and run["result"] in _LOST and not after:
                 lines.append(f"         {_MEMORY}")
         lines += _estimated(run) + _cautions(run)
     gap = summary["gap"]
@@ -189,7 +192,7 @@ def _estimated(run) -> list[str]:
 def _cautions(run) -> list[str]:
     """Where a flow may be far from its descent, whatever its numerical error."""
     found = [
-        f"caution  {one['long_name']} {one['largest']:.2g} at most, above "
+        f"caution  {one['long_name']} {one['largest']:.3g} at most, above "
         f"{one['limit']:g} from t = {one['since']:g}: this flow may be far from its "
         "descent there, whatever its numerical error"
         for one in run.get("exceeded", {}).values()

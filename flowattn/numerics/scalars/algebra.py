@@ -45,6 +45,7 @@ class Algebra(Graph):
             "convert_element_type": self._convert,
             "integer_pow": self._power,
             "square": self._square,
+            "one_minus_square": self._one_minus_square,
         }
 
     def apply(self, operation: Operation, args: Sequence[Node], dtype: Any) -> Node:
@@ -182,6 +183,13 @@ class Algebra(Graph):
 
     def _square(self, operation, args, dtype):
         return self.call(lax.mul, *args, *args)
+
+    def _one_minus_square(self, operation, args, dtype):
+        """As JAX computes it."""
+        (x,), one = args, self.constant(1, dtype)
+        return self.call(
+            lax.mul, self.call(lax.add, one, x), self.call(lax.sub, one, x)
+        )
 
 
 def _is(node: Node, value: Any) -> bool:

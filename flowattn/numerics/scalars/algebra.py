@@ -119,7 +119,19 @@ class Algebra(Graph):
 
     def _extreme(self, operation, args, dtype):
         # Of nan and the lowest number, the maximum is nan.
-        return self._idle(args, neutral(operation.name, dtype))
+        left = self._idle(args, neutral(operation.name, dtype))
+        if left is not None or dtype.kind != "f":
+            return left
+        # By comparisons: kernels of GPUs return the number of a number and nan.
+        (x, y), wins = args, lax.gt if operation.name == "max" else lax.lt
+        if x.known:
+            x, y = y, x
+        if y.known:  # and x is not
+            return y if np.isnan(y.value) else self.where(self.test(wins, y, x), y, x)
+        chosen = self.call(
+            lax.bitwise_or, self.test(wins, x, y), self.test(lax.ne, x, x)
+        )
+        return self.where(chosen, x, y)
 
     def _logical(self, operation, args, dtype):
         bound = neutral(operation.name, dtype)

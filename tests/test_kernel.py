@@ -226,7 +226,9 @@ def parts_of(case: Case, dtype=jnp.float64):
     solves, own = members.solves(judge=False)
     mine, shared = eqx.partition(solves, own)
     rule = Lanes(shared, jnp.array(100), 1, 0)
-    return kernel_for(rule, jax.tree.map(first_of, mine)), rule, mine
+    kernel = kernel_for(rule, jax.tree.map(first_of, mine))
+    kernel.build()
+    return kernel, rule, mine
 
 
 def lowered_for_cuda(run, arrays):
@@ -276,6 +278,24 @@ def test_the_field_stands_once_in_the_program():
     run, arrays = program_of(*parts_of(case))
     found = [e.primitive.name for e in inner(jax.make_jaxpr(run)(arrays).jaxpr)]
     assert found.count("pallas_call") == 1 and found.count("tan") == 1
+
+
+@pytest.mark.parametrize("make", [CASES["soft"], attention], ids=["soft", "attention"])
+def test_nan_is_never_the_smaller_or_the_larger(make):
+    """In Triton the maximum of a number and nan is the number: a step that is not
+    finite would be judged by its other numbers.
+    """
+    run, arrays = program_of(*parts_of(make()))
+    [launch] = [
+        equation
+        for equation in inner(jax.make_jaxpr(run)(arrays).jaxpr)
+        if equation.primitive.name == "pallas_call"
+    ]
+    equations = list(inner(launch.params["jaxpr"]))
+    assert any(equation.primitive.name == "select_n" for equation in equations)
+    for equation in equations:
+        if equation.primitive.name in ("max", "min", "clamp"):
+            assert jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.integer)
 
 
 ONE = {
@@ -373,6 +393,9 @@ def test_a_kernel_that_fails_by_itself_gives_way_to_a_pool(monkeypatch):
     class Fails:
         most, failed = 1000, False
 
+        def build(self):
+            pass
+
         def __call__(self, *args):
             raise TypeError("no such layout")
 
@@ -386,6 +409,77 @@ def test_a_kernel_that_fails_by_itself_gives_way_to_a_pool(monkeypatch):
     fa.ensemble(case.flow, case.params, **case.how)
     with pytest.raises(TypeError):
         fa.ensemble(case.flow, case.params, engine="kernel", **case.how)
+
+
+def test_results_stay_on_the_device_of_one_block(monkeypatch):
+    """Moving them through NumPy takes longer than a kernel."""
+
+    def moved(*args):
+        raise AssertionError("results were moved")
+
+    def escapes(x):  # from 1 at t = 1, from 0.1 at t = 10
+        return -jnp.sum(x**3) / 3
+
+    def run():
+        return fa.ensemble(
+            fa.GradientFlow(escapes),
+            jnp.array([[1.0], [-1.0], [0.1]]),
+            ts=jnp.linspace(0.0, 5.0, 9),
+            observe={"x": lambda x: x[0]},
+            events={"above": lambda x: x[0] - 2.0},
+            save_params=True,
+            lanes=2,
+            engine="pool",
+        )
+
+    there = run()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(blocks, "run_block", moved)
+    here = run()
+    assert here.n_reached.tolist() == [2, 9, 9]
+    for ours, theirs in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True):
+        assert isinstance(ours, jax.Array)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_kernel_that_cannot_be_built_gives_way_once(monkeypatch):
+    """Of a version of JAX or diffrax that is not known yet."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    kernels._kernel.cache_clear()
+    tried = []
+
+    def fails(*given):
+        tried.append(given)
+        raise KeyError("new_parameter")
+
+    monkeypatch.setattr(kernels, "Parts", fails)
+    case = focus("soft", t1=1.0)
+    with pytest.warns(UserWarning, match="the kernel failed .*new_parameter") as said:
+        run = fa.ensemble(case.flow, case.params, **case.how)
+        fa.ensemble(case.flow, case.params, **case.how)
+    assert len(said) == len(tried) == 1
+    assert run.stats["engine"] == "pool" and set(run.outcome) == {"successful"}
+    with pytest.raises(KeyError):
+        fa.ensemble(case.flow, case.params, engine="kernel", **case.how)
+    kernels._kernel.cache_clear()
+
+
+def test_what_fits_no_kernel_is_looked_at_once(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    kernels._kernel.cache_clear()
+    tried = []
+
+    def unfit(*given):
+        tried.append(given)
+        raise Unfit("too large")
+
+    monkeypatch.setattr(kernels, "Parts", unfit)
+    case = focus("soft", t1=1.0)
+    for _ in range(2):
+        run = fa.ensemble(case.flow, case.params, **case.how)
+        assert run.stats["engine"] == "pool"
+    assert len(tried) == 1
+    kernels._kernel.cache_clear()
 
 
 def test_what_fits_no_kernel_is_a_pools_where_there_is_a_gpu(monkeypatch):

@@ -7,7 +7,7 @@ changes; `tests/test_adapters.py` has a test for each. For diffrax see
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import equinox.internal as eqxi
@@ -75,6 +75,24 @@ def while_loop(
         kind="checkpointed",
         checkpoints=checkpoints,
     )
+
+
+def scan_split(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of the arguments of a `scan` are constant, and how many are carried:
+    they come in this order, and the rows that it goes through after them.
+
+    Parameters of the primitive: numbers up to JAX 0.10, trees in 0.11. If these have
+    other names, a flow with a `scan` is no kernel, and an ensemble of it fails.
+
+    >>> import jax
+    >>> scan = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: x + i, x))
+    >>> scan_split(scan(0).eqns[0].params)
+    (0, 2)
+    """
+    if "ft_in" not in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carries, _ = params["ft_in"].unpack()
+    return len(consts), len(carries)
 
 
 def under_transformation() -> bool:

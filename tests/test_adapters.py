@@ -112,6 +112,23 @@ def test_parts_of_a_jaxpr():
         assert [x.val for x in given if isinstance(x, adapters.Literal)] == [2.0]
 
 
+def test_the_arguments_of_a_scan():
+    def sums(factor, rows):
+        def body(carry, row):
+            total, last = carry
+            return (total + row * factor, row), last
+
+        return jax.lax.scan(body, (jnp.zeros(2), jnp.zeros(2)), rows)
+
+    closed = jax.make_jaxpr(sums)(jnp.ones(2), jnp.ones((3, 2)))
+    [scan] = [e for e in closed.jaxpr.eqns if e.primitive.name == "scan"]
+    with layout("jax", "adapters.scan_split"):
+        consts, carries = adapters.scan_split(scan.params)
+        assert (consts, carries) == (1, 2)
+        shapes = [x.aval.shape for x in scan.invars]
+        assert shapes == [(2,), (2,), (2,), (3, 2)]
+
+
 class Proposing(diffrax.AbstractStepSizeController):
     """Goes to `first`, keeps that step or not, proposes `then`; ends or not."""
 

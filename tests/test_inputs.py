@@ -135,7 +135,8 @@ def test_floats_of_python_stay_and_are_named(run):
         UserWarning, match=r"params\['b'\] is a Python float and st"
     ) as w:
         found = run({**silent, "b": 0.5})
-    assert len(w) == 1
+    # JAX itself may warn of what it will remove.
+    assert sum(issubclass(each.category, UserWarning) for each in w) == 1
     assert found.params["b"] == 0.5
     # A number of NumPy's is an array.
     if np.ndim(found.t_end) == 0:

@@ -148,33 +148,40 @@ def test_spectral_radius_of_a_hessian():
     assert 1 < int(state.products) < 50
 
 
-def test_jit_vmap_and_reverse_mode(exact):
-    control = diffrax.PIDController(rtol=1e-8, atol=1e-10)
+CONTROL = diffrax.PIDController(rtol=1e-8, atol=1e-10)
 
-    def end(start):
-        return diffrax.diffeqsolve(
-            diffrax.ODETerm(field),
-            fa.RKC(),
-            0.0,
-            2.0,
-            0.01,
-            start,
-            stepsize_controller=control,
-            max_steps=2000,
-        ).ys[0]
 
+def end_of_field(start):
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        fa.RKC(),
+        0.0,
+        2.0,
+        0.01,
+        start,
+        stepsize_controller=CONTROL,
+        max_steps=2000,
+    ).ys[0]
+
+
+def test_jit_and_vmap(exact):
     starts = jnp.asarray(np.stack([START, 2 * START]))
-    batch = jax.jit(jax.vmap(end))(starts)
+    batch = jax.jit(jax.vmap(end_of_field))(starts)
     np.testing.assert_allclose(batch[0], exact, atol=1e-6)
-    np.testing.assert_allclose(batch[1], jax.jit(end)(starts[1]), rtol=1e-9)
-    slope = jax.jit(jax.grad(lambda y: end(y)[0]))(starts[0])
-    h, end = 1e-4, jax.jit(end)
+    np.testing.assert_allclose(batch[1], jax.jit(end_of_field)(starts[1]), rtol=1e-9)
+
+
+def test_reverse_mode():
+    start, h, end = jnp.asarray(START), 1e-4, jax.jit(end_of_field)
+    slope = jax.jit(jax.grad(lambda y: end_of_field(y)[0]))(start)
     finite = [
-        (end(starts[0].at[i].add(h))[0] - end(starts[0].at[i].add(-h))[0]) / (2 * h)
+        (end(start.at[i].add(h))[0] - end(start.at[i].add(-h))[0]) / (2 * h)
         for i in range(2)
     ]
     np.testing.assert_allclose(slope, finite, rtol=1e-4)
 
+
+def test_reverse_mode_for_what_the_field_closes_over():
     def decayed(rate):
         return diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, y, args: -rate * y),
@@ -183,10 +190,9 @@ def test_jit_vmap_and_reverse_mode(exact):
             1.0,
             0.01,
             jnp.ones(1),
-            stepsize_controller=control,
+            stepsize_controller=CONTROL,
         ).ys[0, 0]
 
-    # Also with respect to what the field closes over.
     np.testing.assert_allclose(jax.grad(decayed)(2.0), -np.exp(-2), rtol=1e-4)
 
 

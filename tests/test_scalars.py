@@ -204,6 +204,14 @@ def test_exact_programs_keep_nan_and_infinities(name, dtype):
     check(lambda p: EXACT[name](*p), arguments, limit)
 
 
+def test_extremes_are_comparisons():
+    """A GPU's maximum of a number and nan is the number."""
+    made, _ = program(lambda p: (jnp.maximum(*p), jnp.clip(p[0], -1, 2)), 2 * [1.0])
+    assert not {"max", "min"} & set(made.operations)
+    made, _ = program(lambda n: jnp.maximum(n, 3), 1)
+    assert made.operations == {"max": 1}
+
+
 def test_what_is_multiplied_by_0_may_be_infinite():
     made, _ = program(lambda x: x * 0.0 + 0.0 / x, jnp.ones(()))
     assert made.operations.total() == 3 and made.used == {0}

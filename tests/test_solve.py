@@ -179,19 +179,28 @@ def test_a_loss_undefined_at_the_start_says_so():
     assert traj.outcome == "loss_nonfinite" and traj.t_end == 0 and traj.n_reached == 0
 
 
-def test_jit_vmap_and_grad():
-    def end(start, rtol=1e-8):
-        flow = fa.GradientFlow(Quadratic(jnp.ones(1)))
-        traj = fa.solve(
-            flow, jnp.atleast_1d(start), t1=1.0, rtol=rtol, observe={"x": jnp.sum}
-        )
-        return traj.observed["x"][-1]
+def end_of_decay(start):
+    flow = fa.GradientFlow(Quadratic(jnp.ones(1)))
+    observe = {"x": jnp.sum}
+    traj = fa.solve(flow, jnp.atleast_1d(start), t1=1.0, rtol=1e-8, observe=observe)
+    return traj.observed["x"][-1]
 
-    starts = jnp.array([1.0, 2.0, 3.0])
-    expected = starts * np.exp(-1)
-    np.testing.assert_allclose(jax.jit(end)(starts[1]), expected[1], rtol=1e-7)
-    np.testing.assert_allclose(jax.vmap(end)(starts), expected, rtol=1e-7)
-    slopes = jax.jit(jax.vmap(jax.grad(end)))(starts)
+
+STARTS = jnp.array([1.0, 2.0, 3.0])
+
+
+def test_jit():
+    end = jax.jit(end_of_decay)(STARTS[1])
+    np.testing.assert_allclose(end, 2 * np.exp(-1), rtol=1e-7)
+
+
+def test_vmap():
+    ends = jax.vmap(end_of_decay)(STARTS)
+    np.testing.assert_allclose(ends, STARTS * np.exp(-1), rtol=1e-7)
+
+
+def test_jit_of_vmap_of_grad():
+    slopes = jax.jit(jax.vmap(jax.grad(end_of_decay)))(STARTS)
     np.testing.assert_allclose(slopes, np.exp(-1), rtol=1e-6)
 
 

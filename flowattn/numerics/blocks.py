@@ -92,8 +92,13 @@ def together(
         blocks = max(min(count, len(jax.local_devices())), -(-count // loop.most))
     size = -(-count // blocks)
     blocks = -(-count // size)
+    # A processor's arrays are NumPy's as they are; those of a device would be moved.
+    stays = blocks == 1 and jax.default_backend() != "cpu"
 
     def block(number: int, device: Any) -> tuple[Trajectory, float]:
+        if stays:
+            trajectories, busy = _run(rule, mine, count, device, loop)
+            return trajectories.marked(), float(busy)
         rows = np.minimum(np.arange(number * size, (number + 1) * size), count - 1)
         part = jax.tree.map(lambda x: on_host(x)[rows], mine)
         real = min(size, count - number * size)
@@ -106,14 +111,15 @@ def together(
     except Exception as error:  # of a compiler or a device: there are many kinds
         if loop is None or engine != "auto":
             raise
-        loop.failed = True  # and is not tried again
-        reason = " ".join(str(error).split())[:200]
-        warnings.warn(
-            f"the kernel failed and a pool runs instead: {reason}", stacklevel=4
-        )
+        loop.failed = True
+        _give_way(error, 4)
         return together(solves, own, count, max_steps, width)
     parts = [trajectories for _, (trajectories, _) in found]
-    all_of = jax.device_put(jax.tree.map(lambda *xs: np.concatenate(xs), *parts))
+    if stays:
+        [all_of] = parts
+    else:
+        joined = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+        all_of = jax.device_put(joined)
     busy = float(np.mean([busy for _, (_, busy) in found]))
     found = dataclasses.replace(
         _full(all_of, solves), engine="kernel" if loop else "pool"
@@ -133,20 +139,39 @@ def _kernel_of(engine: str, rule: Lanes, mine: PyTree) -> Any:
         raise InputError(f"engine='kernel' is for GPUs; on this {platform} use 'pool'")
     from .lanes.kernel import kernel_for  # Pallas is slow to import
 
+    by_itself, kernel = engine == "auto", None
     try:
         kernel = kernel_for(
             dataclasses.replace(rule, width=1),
             jax.tree.map(lambda x: jnp.asarray(first_of(x)), mine),
             interpret=platform == "cpu",
-            fits=engine == "auto",
+            fits=by_itself,
         )
-        return None if kernel.failed and engine == "auto" else kernel
+        if not (by_itself and kernel.failed):
+            kernel.build()
+            return kernel
+    except InputError:
+        raise
     except Unfit as reason:
-        if engine == "auto":
-            return None
-        raise InputError(
-            f"engine='kernel' cannot run this flow: {reason}; use engine='pool'"
-        ) from None
+        if not by_itself:
+            raise InputError(
+                f"engine='kernel' cannot run this flow: {reason}; use engine='pool'"
+            ) from None
+    except Exception as error:
+        if not by_itself:
+            raise
+        _give_way(error, 5)
+    if kernel is not None:
+        kernel.failed = True  # and is not tried again
+    return None
+
+
+def _give_way(error: Exception, level: int) -> None:
+    """Warn, of a line of the caller's `level` frames up, that a pool runs instead."""
+    reason = " ".join(str(error).split())[:200]
+    warnings.warn(
+        f"the kernel failed and a pool runs instead: {reason}", stacklevel=level + 1
+    )
 
 
 def _rule(
@@ -198,12 +223,19 @@ def run_block(
     trajectories of its first `count` cells as NumPy arrays, and the share of lane steps
     that were used.
     """
+    trajectories, busy = _run(rule, own, count, device, kernel)
+    found = jax.tree.map(lambda x: np.asarray(x)[:count], trajectories).marked()
+    return jax.tree.map(np.asarray, found), float(busy)
+
+
+def _run(
+    rule: Lanes, own: PyTree, count: int, device: Any, kernel: Any
+) -> tuple[Trajectory, Any]:
+    """As `run_block`, of all cells, not yet `marked`, and where they were computed."""
     arguments = on_device(device, (rule, own, np.asarray(count)))
     with _COMPILING:  # one for all threads
         run = _compiled_for(device.platform, kernel or run_pool)
-    trajectories, busy = compiled_once(run, *arguments)
-    found = jax.tree.map(lambda x: np.asarray(x)[:count], trajectories).marked()
-    return jax.tree.map(np.asarray, found), float(busy)
+    return compiled_once(run, *arguments)
 
 
 def on_device(device: Any, tree: PyTree) -> PyTree:

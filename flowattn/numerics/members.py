@@ -165,7 +165,10 @@ def _is_none(leaf: Any) -> bool:
 
 def first_of(leaf: Any) -> Any:
     """The first member's entry of an array."""
-    return on_host(leaf)[0] if eqx.is_array(leaf) else leaf
+    if not eqx.is_array(leaf):
+        return leaf
+    # What is on another device is copied: no more of it than needed.
+    return on_host(leaf if jax.default_backend() == "cpu" else leaf[:1])[0]
 
 
 def on_host(leaf: Any) -> Any:

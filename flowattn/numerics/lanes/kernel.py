@@ -54,7 +54,7 @@ def kernel_for(
         fits: refuse what would be slow on a device.
 
     Raises:
-        Unfit: if no kernel can run the rule, with the reason.
+        Unfit: if it needs more data than a kernel holds, or random keys.
     """
     data = eqx.tree_at(
         settings_of, rule, (None,) * len(settings_of(rule)), is_leaf=lambda x: x is None
@@ -106,17 +106,27 @@ class Kernel:
 
     Data that all lanes share are constants of the kernel. Called with a rule that
     differs in its settings alone, it returns what `pool.run_pool` does. `failed`: it
-    did not compile or run where it was tried.
-
-    Raises:
-        Unfit: if no kernel can run the rule, with the reason.
+    was not built, did not compile or did not run where it was tried.
     """
 
     def __init__(
         self, rule: Lanes, own: PyTree, interpret: bool = False, fits: bool = True
     ):
-        self.parts, self._interpret = Parts(rule, own, fits), interpret
+        self._given, self._interpret = (rule, own, fits), interpret
         self.failed = False
+
+    @functools.cached_property
+    def parts(self) -> Parts:
+        """The programs that it is made of. Raises `Unfit` as `build` does."""
+        return Parts(*self._given)
+
+    def build(self) -> None:
+        """Make its programs, if they are not made.
+
+        Raises:
+            Unfit: if no kernel can run the rule, with the reason.
+        """
+        _ = self.parts
 
     @property
     def most(self) -> int:

@@ -30,7 +30,7 @@ _LOWERED = frozenset(
     """
     abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clz
     convert_element_type cos cosh div eq erf_inv exp exp2 expm1 floor ge gt integer_pow
-    is_finite le log log1p logistic lt max min mul ne neg nextafter not or
+    is_finite le log log1p log2 logistic lt max min mul ne neg nextafter not or
     population_count pow rem rsqrt select_n shift_left shift_right_arithmetic
     shift_right_logical sign sin sinh sqrt square sub tan tanh xor
     """.split()

@@ -45,6 +45,7 @@ class Algebra(Graph):
             "convert_element_type": self._convert,
             "integer_pow": self._power,
             "square": self._square,
+            "one_minus_square": self._one_minus_square,
         }
 
     def apply(self, operation: Operation, args: Sequence[Node], dtype: Any) -> Node:
@@ -118,7 +119,19 @@ class Algebra(Graph):
 
     def _extreme(self, operation, args, dtype):
         # Of nan and the lowest number, the maximum is nan.
-        return self._idle(args, neutral(operation.name, dtype))
+        left = self._idle(args, neutral(operation.name, dtype))
+        if left is not None or dtype.kind != "f":
+            return left
+        # By comparisons: kernels of GPUs return the number of a number and nan.
+        (x, y), wins = args, lax.gt if operation.name == "max" else lax.lt
+        if x.known:
+            x, y = y, x
+        if y.known:  # and x is not
+            return y if np.isnan(y.value) else self.where(self.test(wins, y, x), y, x)
+        chosen = self.call(
+            lax.bitwise_or, self.test(wins, x, y), self.test(lax.ne, x, x)
+        )
+        return self.where(chosen, x, y)
 
     def _logical(self, operation, args, dtype):
         bound = neutral(operation.name, dtype)
@@ -182,6 +195,13 @@ class Algebra(Graph):
 
     def _square(self, operation, args, dtype):
         return self.call(lax.mul, *args, *args)
+
+    def _one_minus_square(self, operation, args, dtype):
+        """As JAX computes it."""
+        (x,), one = args, self.constant(1, dtype)
+        return self.call(
+            lax.mul, self.call(lax.add, one, x), self.call(lax.sub, one, x)
+        )
 
 
 def _is(node: Node, value: Any) -> bool:

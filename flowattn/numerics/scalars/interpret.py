@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-from ...adapters import Jaxpr, Literal
+from ...adapters import Jaxpr, Literal, scan_split
 from .algebra import Algebra
 from .arrays import (
     CUMULATIONS,
@@ -39,6 +39,7 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "eval_jaxpr": "call_jaxpr",
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "remat": "jaxpr",
@@ -164,7 +165,7 @@ class Interpreter:
     def _scan(self, eqn: Any, ins: Arrays) -> Arrays:
         params = eqn.params
         body, length = params["jaxpr"], params["length"]
-        consts, carries = params["num_consts"], params["num_carry"]
+        consts, carries = scan_split(params)
         self._algebra.look("scan", _EQUATION * length * len(body.jaxpr.eqns))
         fixed, carry = ins[:consts], ins[consts : consts + carries]
         rows = ins[consts + carries :]

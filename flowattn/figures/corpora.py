@@ -267,7 +267,6 @@ def _accuracy(runs: Runs) -> Picture:
 # Gradient descent beyond its edge at the start, and the step from which on its even
 # iterates are followed.
 _BEYOND, _SETTLED = (0.06, 0.1), 10
-_EVEN = "even flow of order"
 
 
 def _edge(runs: Runs) -> Picture:
@@ -298,7 +297,8 @@ def _edge(runs: Runs) -> Picture:
         if kept:
             beyond.append(_followed(runs, system, pair, rate))
             late = beyond[-1].late
-            losses.append(_loss(late, f"_η = {rate:g}, even flow", None, "theory"))
+            text = f"_even flow, η = {rate:g}" if beyond[1:] else "even flow"
+            losses.append(_loss(late, text, None, "theory"))
     late_gaps = [one.gaps[-1][1] for one in beyond]
     panels = [
         Panel("loss", TIME, Axis("training loss", "nat", log=True), losses),
@@ -332,13 +332,14 @@ def _edge(runs: Runs) -> Picture:
     return Picture(
         panels,
         "SST2: where gradient descent leaves gradient flow, and even flow follows it",
-        f"Fixed classifier, {_PADDING}, seed 0. Gaps: of the observable that is "
-        "farthest off. Dashed (loss): the flow of every second step, of order 3, "
-        f"from step {_SETTLED} of the descent on. Descent at 0.06 and 0.1 starts "
-        "beyond its edge: its loss\nrises until the oscillation has become a slowly "
-        "shrinking 2-cycle, which only then has a flow. From step 0 on the series of "
-        "order 3 does not converge, and at 0.1 its solve is given up; order 1 joins "
-        "the descent later.",
+        f"Fixed classifier, {_PADDING}, seed 0. Even flow follows every second step, "
+        f"here from step {_SETTLED} of the descent (dashed in the first panel) and "
+        "from its start; gaps are those of the observable that is farthest off. "
+        "At 0.06 and 0.1 descent starts beyond its edge: the loss rises until the "
+        "oscillation along the first eigenvector has become a slowly shrinking "
+        "2-cycle. From step 0 the series of order 3 does not converge (at 0.1 the "
+        "solve is given up), and order 1 joins the descent with an offset. Last panel: "
+        "colours as for the gaps.",
         size=(4.0, 3.2),
     )
 
@@ -369,8 +370,11 @@ class _Beyond:
                 error = np.max([one.relative_error for one in each], axis=0)
                 text = "its numerical error"
                 curves.append(Curve(text, gap.ts, error, "guide", colour))
-        title = f"gap at η = {self.rate:g}"
-        return Panel(title, TIME, Axis(_GAP, log=True), curves)
+        # One legend for all.
+        if self.rate != _BEYOND[0]:
+            curves = [dataclasses.replace(c, label=f"_{c.label}") for c in curves]
+        axis = Axis(_GAP, log=True, low=1e-7, high=1e7)
+        return Panel(f"gap at η = {self.rate:g}", TIME, axis, curves)
 
 
 def _loss(run: Trajectory, label: str, colour: int | None, style: Style) -> Curve:
@@ -388,7 +392,7 @@ def _followed(runs: Runs, system: TopicWords, pair: Pair, rate: float) -> _Beyon
         even = problem.following(SGD(rate), "even", order=order)
         row = int(np.searchsorted(np.asarray(run.ts), rate * (step - 0.5)))
         start = jax.tree.map(lambda x, row=row: x[row], run.path)
-        name = f"{_EVEN} {order}, from step {step}"
+        name = f"even flow, order {order}, from step {step}"
         runs.tell(f"{name}, at learning rate {rate:g}")
         # Where they fail is what is drawn.
         with warnings.catch_warnings():
@@ -417,11 +421,11 @@ def _shares(beyond: list[_Beyond]) -> Panel:
             [seen] = [n for n, label in run.labels if label.limit is not None]
             kept = np.asarray(run.reached)
             values = np.asarray(run.observed[seen])[kept]
-            label = name if style == "line" else f"_{name}, η = {one.rate:g}"
+            label = f"_{name}, η = {one.rate:g}"
             times = np.asarray(run.ts)[kept]
             curves.append(Curve(label, times, values, style, colour))
     curves.append(horizontal(f"limit {LIMIT:g}", LIMIT))
-    title = "what warns of the even flows (dashed: η = 0.1)"
+    title = f"ρ of even flow (dashed: η = {_BEYOND[1]:g})"
     axis = Axis("ρ; at order 1 the defect of a step", log=True)
     return Panel(title, TIME, axis, curves)
 

@@ -24,8 +24,9 @@ from .base import Runs
 
 _SENTENCES, _TOKENS, _DIMENSION, _RANK = 48, 6, 6, 3
 _T1, _OUTPUTS = 750.0, 150
+_COUNT = 64
 # Oscillations of a larger variance have set in.
-_FIRED = 1e-5
+_FIRED = 1e-4
 _RATE = Axis("learning rate η")
 
 
@@ -82,7 +83,7 @@ class _Sweep(NamedTuple):
 
 def _rates(runs: Runs) -> Picture:
     loss, start = AttentionRegression.drawn(jr.key(0))
-    rates = np.linspace(0.15, 1.0, 64)
+    rates = np.linspace(0.15, 1.0, _COUNT)
     half = np.round(_T1 / rates / 2)
     steps = 2 * np.round(half[:, None] * np.linspace(0, 1, _OUTPUTS + 1)).astype(int)
     ts = steps * rates[:, None]
@@ -118,7 +119,7 @@ def _rates(runs: Runs) -> Picture:
         f"Attention of one query, {_SENTENCES} sentences of {_TOKENS} tokens, "
         f"{len(ravel_pytree(start)[0])} parameters, from one start to t = {_T1:g}; "
         "each sweep is one compiled program. At the end: means over the last tenth of "
-        f"the time. Onset: the variance passes {_FIRED:g}.",
+        f"the time. Onset: from when on the variance is above {_FIRED:g}.",
         size=(4.0, 3.2),
     )
 
@@ -213,22 +214,25 @@ def _drawn(one: _Sweep, rates: np.ndarray, values: np.ndarray, name: str = "") -
     return Curve(name or one.name, rates, values, one.style, one.colour)
 
 
-def _first(passed: np.ndarray, ts: np.ndarray) -> np.ndarray:
-    """The first time at which something holds, nan if it never does."""
-    found = np.take_along_axis(ts, np.argmax(passed, axis=1)[:, None], axis=1)[:, 0]
-    return np.where(np.any(passed, axis=1), found, np.nan)
+def _since(passed: np.ndarray, ts: np.ndarray) -> np.ndarray:
+    """The time from which on something holds to the end, nan if it does not."""
+    first = passed.shape[1] - np.argmin(passed[:, ::-1], axis=1)
+    first = np.where(np.all(passed, axis=1), 0, first)
+    never = first == passed.shape[1]
+    found = np.take_along_axis(ts, np.where(never, 0, first)[:, None], axis=1)[:, 0]
+    return np.where(never, np.nan, found)
 
 
 def _onsets(sweeps, curvatures, rates, ts, times, alone) -> Panel:
     curves = []
     for one, sharp in zip(sweeps, curvatures, strict=True):
         if one.style == "points":
-            crossed = _first(rates[:, None] * sharp > 2, ts)
+            crossed = _since(rates[:, None] * sharp > 2, ts)
             curves.append(Curve("descent passes ηλ₁ = 2", rates, crossed, "both", 7))
-        fired = _first(one.variance > _FIRED, ts)
+        fired = _since(one.variance > _FIRED, ts)
         curves.append(_drawn(one, rates, fired, f"{one.name} oscillates"))
     past = rates[:, None] * alone > 2
-    passed = _first(past, np.broadcast_to(times, past.shape))
+    passed = _since(past, np.broadcast_to(times, past.shape))
     curves.append(Curve("gradient flow passes ηλ₁ = 2", rates, passed, "guide"))
     return Panel("onset", _RATE, Axis("flow time t", "learning rate × steps"), curves)
 

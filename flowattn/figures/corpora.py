@@ -296,9 +296,9 @@ def _edge(runs: Runs) -> Picture:
         errors.append(gap.numerical_error or np.nan)
         if kept:
             beyond.append(_followed(runs, system, pair, rate))
-            late = beyond[-1].late
-            text = f"_even flow, η = {rate:g}" if beyond[1:] else "even flow"
-            losses.append(_loss(late, text, None, "theory"))
+    for number, one in enumerate(beyond):
+        text = f"_even flow, η = {one.rate:g}" if number else "even flow"
+        losses.append(_loss(one.late, text, None, "theory"))
     late_gaps = [one.gaps[-1][1] for one in beyond]
     panels = [
         Panel("loss", TIME, Axis("training loss", "nat", log=True), losses),
@@ -317,7 +317,7 @@ def _edge(runs: Runs) -> Picture:
                 Curve("gradient flow", rates, gaps, "both", 0),
                 Curve("its numerical error", rates, errors, "both", 7),
                 Curve(
-                    f"even flow from step {_SETTLED}",
+                    f"even flow, order 3, from step {_SETTLED}",
                     _BEYOND,
                     [gap.max_relative for gap in late_gaps],
                     "both",
@@ -366,9 +366,9 @@ class _Beyond:
             each = gap.observables.values()
             found = np.max([one.relative for one in each], axis=0)
             curves.append(Curve(name, gap.ts, found, "line", colour))
-            if gap is self.gaps[-1][1]:
-                error = np.max([one.relative_error for one in each], axis=0)
-                text = "its numerical error"
+            errors = [e for one in each if (e := one.relative_error) is not None]
+            if gap is self.gaps[-1][1] and errors:
+                error, text = np.max(errors, axis=0), "its numerical error"
                 curves.append(Curve(text, gap.ts, error, "guide", colour))
         # One legend for all.
         if self.rate != _BEYOND[0]:

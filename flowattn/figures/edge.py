@@ -169,7 +169,9 @@ def _flow(
     """A flow at all rates, as one program."""
     flow, axes = _split(flow_of(kind, loss, SGD(0.1), **how.settings), rates)
     wanted = ("centre", "variance", "secant_sharpness", how.warns)
-    observe = {k: x for k, x in flow.observables.items() if k in wanted}
+    observe: dict[str, Any] = {
+        name: fn for name, fn in flow.observables.items() if name in wanted
+    }
     if flow.mean:
         observe["centre"] = lambda params: ravel_pytree(params)[0]
     starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(rates), *x.shape)), start)

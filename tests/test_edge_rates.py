@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import flowattn as fa
-from flowattn.figures.edge import _since
+from flowattn.figures.edge import _onset
 
 START = jnp.array([0.1, 0.0])
 TIMES = jnp.linspace(0.0, 12.0, 7)
@@ -88,8 +88,8 @@ def test_many_rates_are_one_program_of_single_solves(how, kind):
     assert variance[0] < 1e-6 and np.all(variance[1:] > 1e-4)
 
 
-def test_since_when_something_holds_for_good():
-    rows = ["01011", "00000", "11111", "00001", "11110"]
+def test_an_onset_is_a_beginning():
+    rows = ["01011", "00000", "11111", "00001", "11011"]
     holds = np.array([[letter == "1" for letter in row] for row in rows])
     ts = np.arange(5.0) + np.arange(0.0, 50.0, 10.0)[:, None]
-    np.testing.assert_array_equal(_since(holds, ts), [3, np.nan, 20, 34, np.nan])
+    np.testing.assert_array_equal(_onset(holds, ts), [1, np.nan, np.nan, 34, 43])

@@ -317,7 +317,7 @@ def _edge(runs: Runs) -> Picture:
                 Curve("gradient flow", rates, gaps, "both", 0),
                 Curve("its numerical error", rates, errors, "both", 7),
                 Curve(
-                    f"even flow, order 3, from step {_SETTLED}",
+                    f"even flow from step {_SETTLED}",
                     _BEYOND,
                     [gap.max_relative for gap in late_gaps],
                     "both",
@@ -332,9 +332,9 @@ def _edge(runs: Runs) -> Picture:
     return Picture(
         panels,
         "SST2: where gradient descent leaves gradient flow, and even flow follows it",
-        f"Fixed classifier, {_PADDING}, seed 0. Even flow follows every second step, "
-        f"here from step {_SETTLED} of the descent (dashed in the first panel) and "
-        "from its start; gaps are those of the observable that is farthest off. "
+        f"Fixed classifier, {_PADDING}, seed 0. Even flow (order 3) follows every "
+        f"second step, here from step {_SETTLED} of the descent (dashed in the first "
+        "panel) and from its start; gaps are those of the observable that is farthest off. "
         "At 0.06 and 0.1 descent starts beyond its edge: the loss rises until the "
         "oscillation along the first eigenvector has become a slowly shrinking "
         "2-cycle. From step 0 the series of order 3 does not converge (at 0.1 the "

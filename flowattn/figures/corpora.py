@@ -334,8 +334,8 @@ def _edge(runs: Runs) -> Picture:
         "SST2: where gradient descent leaves gradient flow, and even flow follows it",
         f"Fixed classifier, {_PADDING}, seed 0. Even flow (order 3) follows every "
         f"second step, here from step {_SETTLED} of the descent (dashed in the first "
-        "panel) and from its start; gaps are those of the observable that is farthest off. "
-        "At 0.06 and 0.1 descent starts beyond its edge: the loss rises until the "
+        "panel) and from its start; gaps are those of the observable that is farthest "
+        "off. At 0.06 and 0.1 descent starts beyond its edge: the loss rises until the "
         "oscillation along the first eigenvector has become a slowly shrinking "
         "2-cycle. From step 0 the series of order 3 does not converge (at 0.1 the "
         "solve is given up), and order 1 joins the descent with an offset. Last panel: "

@@ -171,14 +171,16 @@ class Runs:
         ts: np.ndarray,
         seed: int = 0,
         laws: bool = False,
+        path: bool = False,
     ) -> Trajectory:
         """A descent (for a number: plain gradient descent at that learning rate),
-        observed at the steps next to given times.
+        observed at the steps next to given times, optionally with its path.
         """
         if not isinstance(optimizer, AbstractOptimizer):
             optimizer = SGD(optimizer)
         steps = np.unique(np.round(ts / optimizer.time_per_step).astype(int))
-        key = ("descent", repr(system), repr(optimizer), steps.tobytes(), seed, laws)
+        how = (steps.tobytes(), laws, path)
+        key = ("descent", repr(system), repr(optimizer), seed, *how)
         if key not in self._made:
             problem = self.problem(system, seed)
             name = f"gradient descent of {described(system)}, seed {seed}"
@@ -191,6 +193,7 @@ class Runs:
                 every=steps,
                 observe=_observed(problem, laws),
                 **problem.followed,
+                save_params=path,
                 throw=False,
                 progress=self.go_on,
             )

@@ -1,14 +1,22 @@
 """Figures of real sentences: the Stanford Sentiment Treebank, SST2 and SST5."""
 
 import dataclasses
+import warnings
 
+import equinox as eqx
 import jax
 import numpy as np
 
+from ..flows.ripple import LIMIT
+from ..measures.compare import compare
+from ..measures.gap import Gap
 from ..measures.sharpness import sharpness
-from ..panels import Axis, Curve, Panel, Picture, horizontal, vertical
+from ..numerics.solve import solve
+from ..optimizers import SGD
+from ..panels import Axis, Curve, Panel, Picture, Style, horizontal, vertical
 from ..systems import TopicWords
 from ..systems.topic_words.system import Classifier
+from ..trajectory import Trajectory
 from .base import TIME, Pair, Runs
 
 _CHOSEN = 100  # words whose SEN curves are shown
@@ -256,11 +264,16 @@ def _accuracy(runs: Runs) -> Picture:
     )
 
 
+# Gradient descent beyond its edge at the start, and the step from which on its even
+# iterates are followed.
+_BEYOND, _SETTLED = (0.06, 0.1), 10
+
+
 def _edge(runs: Runs) -> Picture:
     system = _protocol("sst2", "fixed")
     t1 = 60.0 if runs.paper else 20.0
     # On either side of 2/λ₁, which is about 0.045.
-    rates = [0.01, 0.02, 0.04, 0.06, 0.1]
+    rates = [0.01, 0.02, 0.04, *_BEYOND]
     problem = runs.problem(system)
     ts = np.arange(0.0, t1 + 0.1, 0.2)
     flow = runs.flow(system, ts, error=True, path=True)
@@ -268,49 +281,153 @@ def _edge(runs: Runs) -> Picture:
     largest = sharpness(problem.loss)
     path = jax.tree.map(lambda x: x[coarse], flow.path)
     sharp = np.asarray(jax.lax.map(largest, path))[:, 0]
-    losses = [Curve("flow", times, flow.observed["loss"], "line", "black", width=2.0)]
-    edges = [Curve("λ₁ of the flow", times[coarse], sharp, "line", "black", width=2.0)]
-    gaps, errors = [], []
+    losses = [Curve("gradient flow", times, flow.observed["loss"], "line", "black")]
+    edges = [Curve("λ₁ of gradient flow", times[coarse], sharp, "line", "black")]
+    gaps, errors, beyond = [], [], []
     for colour, rate in enumerate(rates):
         # Flow and descent can be compared at the times that fall on steps.
         shared = ts[np.isclose(np.round(ts / rate) * rate, ts, atol=1e-9)]
-        pair = Pair(problem, flow, runs.descent(system, rate, shared))
-        run = pair.descent
-        kept = slice(int(run.n_reached))
-        loss = np.asarray(run.observed["loss"])[kept]
-        reached = np.asarray(run.ts)[kept]
-        losses.append(Curve(f"η = {rate:g}", reached, loss, "line", colour, width=0.9))
+        kept = rate in _BEYOND
+        pair = Pair(problem, flow, runs.descent(system, rate, shared, path=kept))
+        run, gap = pair.descent, pair.gap
+        losses.append(_loss(run, f"η = {rate:g}", colour, "line"))
         edges.append(horizontal(f"2/η, η = {rate:g}", 2 / rate, colour))
-        gap = pair.gap
         gaps.append(gap.max_relative)
         errors.append(gap.numerical_error or np.nan)
-    critical = 2 / sharp.max()
+        if kept:
+            beyond.append(_followed(runs, system, pair, rate))
+    for number, one in enumerate(beyond):
+        text = f"_even flow, η = {one.rate:g}" if number else "even flow"
+        losses.append(_loss(one.late, text, None, "theory"))
+    late_gaps = [one.gaps[-1][1] for one in beyond]
     panels = [
         Panel("loss", TIME, Axis("training loss", "nat", log=True), losses),
         Panel(
-            "sharpness of the flow, and the edges of descent",
+            "sharpness of gradient flow",
             TIME,
             Axis("Hessian eigenvalue", "1/time", log=True, high=2000),
             edges,
             columns=2,
         ),
         Panel(
-            f"largest gap of an observable to t = {t1:g}",
+            f"largest gap to t = {t1:g}",
             Axis("learning rate η", log=True),
-            Axis("|descent − flow| / largest |observable|", log=True),
+            Axis(_GAP, log=True),
             [
-                Curve("gap", rates, gaps, "both", 0),
-                Curve("numerical error of the flow", rates, errors, "both", 7),
-                vertical("2/λ₁, largest λ₁ of the flow", critical),
+                Curve("gradient flow", rates, gaps, "both", 0),
+                Curve("its numerical error", rates, errors, "both", 7),
+                Curve(
+                    f"even flow from step {_SETTLED}",
+                    _BEYOND,
+                    [gap.max_relative for gap in late_gaps],
+                    "both",
+                    2,
+                ),
+                vertical("2/λ₁, largest λ₁ of the flow", 2 / sharp.max()),
             ],
         ),
+        *(one.panel for one in beyond),
+        _shares(beyond),
     ]
     return Picture(
         panels,
-        "SST2: where gradient descent leaves the flow",
-        f"Fixed classifier, {_PADDING}, seed 0.",
+        "SST2: where gradient descent leaves gradient flow, and even flow follows it",
+        f"Fixed classifier, {_PADDING}, seed 0. Even flow (order 3) follows every "
+        f"second step, here from step {_SETTLED} of the descent (dashed in the first "
+        "panel) and from its start; gaps are those of the observable that is farthest "
+        "off. At 0.06 and 0.1 descent starts beyond its edge: the loss rises until the "
+        "oscillation along the first eigenvector has become a slowly shrinking "
+        "2-cycle. From step 0 the series of order 3 does not converge (at 0.1 the "
+        "solve is given up), and order 1 joins the descent with an offset. Last panel: "
+        "colours as for the gaps.",
         size=(4.0, 3.2),
     )
+
+
+_GAP = "|descent − flow| / largest |observable|"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Beyond:
+    """Descent beyond its edge, and its gap from some flows; `late` begins when the
+    oscillation has settled.
+    """
+
+    rate: float
+    gaps: list[tuple[str, Gap]]
+    shares: list[tuple[str, Trajectory]]
+    late: Trajectory
+
+    @property
+    def panel(self) -> Panel:
+        """The gaps over time."""
+        curves = []
+        for colour, (name, gap) in enumerate(self.gaps):
+            each = gap.observables.values()
+            found = np.max([one.relative for one in each], axis=0)
+            curves.append(Curve(name, gap.ts, found, "line", colour))
+            errors = [e for one in each if (e := one.relative_error) is not None]
+            if gap is self.gaps[-1][1] and errors:
+                error, text = np.max(errors, axis=0), "its numerical error"
+                curves.append(Curve(text, gap.ts, error, "guide", colour))
+        # One legend for all.
+        if self.rate != _BEYOND[0]:
+            curves = [dataclasses.replace(c, label=f"_{c.label}") for c in curves]
+        axis = Axis(_GAP, log=True, low=1e-7, high=1e7)
+        return Panel(f"gap at η = {self.rate:g}", TIME, axis, curves)
+
+
+def _loss(run: Trajectory, label: str, colour: int | None, style: Style) -> Curve:
+    """The loss over time."""
+    kept = np.asarray(run.reached)
+    values = np.asarray(run.observed["loss"])[kept]
+    return Curve(label, np.asarray(run.ts)[kept], values, style, colour, width=0.9)
+
+
+def _followed(runs: Runs, system: TopicWords, pair: Pair, rate: float) -> _Beyond:
+    """The even flows of a descent, from its start and later."""
+    run, problem = pair.descent, pair.problem
+    gaps, shares = [("gradient flow", pair.gap)], []
+    for order, step in ((1, 0), (3, 0), (3, _SETTLED)):
+        even = problem.following(SGD(rate), "even", order=order)
+        row = int(np.searchsorted(np.asarray(run.ts), rate * (step - 0.5)))
+        start = jax.tree.map(lambda x, row=row: x[row], run.path)
+        name = f"even flow, order {order}, from step {step}"
+        runs.tell(f"{name}, at learning rate {rate:g}")
+        # Where they fail is what is drawn.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(share of the|defect)", UserWarning)
+            found = solve(
+                even.flow,
+                eqx.combine(start, problem.params),
+                ts=run.ts[row:],
+                rtol=1e-6,
+                error=step > 0,
+                throw=False,
+                max_steps=100,
+                observe=problem.observables,
+                progress=runs.go_on,
+            )
+        gaps.append((name, compare(found, run)))
+        shares.append((name, found))
+    return _Beyond(rate, gaps, shares, shares[-1][1])
+
+
+def _shares(beyond: list[_Beyond]) -> Panel:
+    """What warns of each flow, over time."""
+    curves = []
+    for style, one in zip(("line", "theory"), beyond, strict=True):
+        for colour, (name, run) in enumerate(one.shares, 1):
+            [seen] = [n for n, label in run.labels if label.limit is not None]
+            kept = np.asarray(run.reached)
+            values = np.asarray(run.observed[seen])[kept]
+            label = f"_{name}, η = {one.rate:g}"
+            times = np.asarray(run.ts)[kept]
+            curves.append(Curve(label, times, values, style, colour))
+    curves.append(horizontal(f"limit {LIMIT:g}", LIMIT))
+    title = f"ρ of even flow (dashed: η = {_BEYOND[1]:g})"
+    axis = Axis("ρ; at order 1 the defect of a step", log=True)
+    return Panel(title, TIME, axis, curves)
 
 
 PICTURES = {

@@ -194,6 +194,12 @@ _ALL = (
         "new",
     ),
     Figure(
+        "edge-rates",
+        "edge",
+        "onset and plateau of oscillations at 64 learning rates: descent and its flows",
+        "new",
+    ),
+    Figure(
         "ktiw-keyword",
         "ktiw",
         "agreement of attention and word scores, synthetic keywords",

@@ -19,7 +19,7 @@ from ..precision import float_dtype, require_resolved, step_limit, warn_of_float
 from ..trajectory import Trajectory
 from .blocks import are_few, in_one_program, of_few, together
 from .integrate import Solve
-from .members import Members, explicit
+from .members import Members, Own, count_of, explicit
 from .programs import make_room
 from .solve import output_times
 
@@ -61,7 +61,9 @@ def ensemble(
             estimates its error.
         observe, save_params, error, events, max_steps: as in `solve`.
         flow_axes: prefix PyTree of `flow` with 0 for arrays that have the members as
-            first axis and None for shared ones, like the `in_axes` of `vmap`.
+            first axis and None for shared ones, like the `in_axes` of `vmap`. In
+            `observe`, the same arrays are split, too: of `flow.observables`, each
+            member's own.
         lanes: number of members that a loop integrates at once; None: chosen by size
             and platform.
         engine: "pool", loops over arrays of lanes, which fit every flow and processors;
@@ -100,6 +102,7 @@ def ensemble(
     if not isinstance(rtol, Tracer):
         require_resolved(rtol, dtype)
     relative = _array(rtol, dtype)
+    recorder = Recorder(observe, save_params, error)
     members = Members(
         flow,
         params,
@@ -107,10 +110,10 @@ def ensemble(
         times,
         relative,
         relative / 1000 if atol is None else _array(atol, dtype),
-        Recorder(observe, save_params, error),
+        recorder,
         explicit(solver, rtol),
         events,
-        flow_axes,
+        Own.of(flow, flow_axes, recorder, count_of(params)),
     )
     ends = {"ts" if t1 is None else "t1": times[..., 0]}
     members.require_lengths(**ends, rtol=members.rtol, atol=members.atol)

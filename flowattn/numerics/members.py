@@ -1,7 +1,7 @@
 """Members: the solves of an ensemble, held as one."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -20,6 +20,28 @@ from .solve import judged, named_events, started
 from .solvers import Method, methods
 
 
+class Own(NamedTuple):
+    """Masks of the arrays of a flow and a recorder that have the members as first
+    axis.
+    """
+
+    flow: PyTree
+    recorder: PyTree
+
+    @classmethod
+    def of(
+        cls, flow: AbstractFlow, flow_axes: PyTree, recorder: Recorder, count: int
+    ) -> "Own":
+        """The masks by `flow_axes`: also of the observables that hold the very arrays
+        of the flow, such as its own `observables`.
+
+        Raises `InputError` for axes that do not fit.
+        """
+        mask = _own(flow, flow_axes, count)
+        split = {id(x) for x in jax.tree.leaves(eqx.filter(flow, mask))}
+        return cls(mask, jax.tree.map(lambda x: id(x) in split, recorder))
+
+
 class Members(eqx.Module):
     """The members of an ensemble: arguments of `ensemble` that were checked, from which
     the solves can be made within a program.
@@ -34,7 +56,7 @@ class Members(eqx.Module):
     recorder: Recorder
     methods: tuple[Method, ...]
     events: Any
-    axes: PyTree
+    own: "Own"
 
     @property
     def count(self) -> int:
@@ -44,17 +66,16 @@ class Members(eqx.Module):
     @property
     def one_source(self) -> bool:
         """Whether all members have the same flow."""
-        return self.axes is None
+        return not any(jax.tree.leaves(self.own.flow))
 
     def solves(self, judge: bool) -> tuple[Solve, PyTree]:
         """The solves as one, and a mask of the arrays that have the members as first
         axis. If `judge`, they check times and tolerances, which are not known.
 
-        Raises `InputError` for axes, states and events that do not fit.
+        Raises `InputError` for states and events that do not fit.
         """
         flow, times, dtype = self.flow, self.times, self.times.dtype
-        own_flow = _own(flow, self.axes, self.count)
-        start = _starts(flow, own_flow, self.params, self.state)
+        start = _starts(flow, self.own.flow, self.params, self.state)
         first = jax.tree.map(first_of, self.params) if self.events else None
         solves = Solve(
             flow,
@@ -71,10 +92,19 @@ class Members(eqx.Module):
         solves = judged(solves) if judge else solves
         verdict = None if solves.sensible is None else solves.sensible.ndim == 1
         own = eqx.tree_at(
-            lambda s: (s.flow, s.start, s.times, s.rtol, s.atol, s.sensible),
+            lambda s: (
+                s.flow,
+                s.recorder,
+                s.start,
+                s.times,
+                s.rtol,
+                s.atol,
+                s.sensible,
+            ),
             jax.tree.map(lambda _: False, solves),
             (
-                own_flow,
+                self.own.flow,
+                self.own.recorder,
                 jax.tree.map(eqx.is_array, start),
                 solves.times.ndim == 2,
                 solves.rtol.ndim == 1,

@@ -327,7 +327,7 @@ class DescentFlow(AbstractFlow):
         term of the field. Where it is above, the series does not converge, and the
         numerical error of a solve is not its distance from the descent. At order 1,
         whose field has but one term, the `defect` of a step, with a limit of 0.2, in
-        its place.
+        its place. The limits are those of period 2; of other flows both are recorded.
 
         With period 2, for iterates that oscillate, also their `centre`, `variance`,
         `mean_loss` and `secant_sharpness`, from two steps ahead.
@@ -335,6 +335,9 @@ class DescentFlow(AbstractFlow):
         name, fn, text, limit = "ripple", ripple, "share of the last term", LIMIT
         if self.claimed == 1:
             name, fn, text, limit = "defect", defect, "defect of a step", DEFECT
+        # Below the edge, where an order is claimed, momentum begins with a ripple that
+        # does no harm.
+        limit = limit if self.kind == "even" else math.inf
         limited = Observable(
             eqx.Partial(fn, self), (), "1", text, of_state=True, limit=limit
         )

@@ -83,8 +83,11 @@ def test_a_mean_is_compared_with_the_centre_of_the_descent(kind):
     steps = [params]
     for _ in range(2):
         steps.append(steps[-1] - 0.5 * jax.grad(valley)(steps[-1]))
-    centre = (steps[0] + 2 * steps[1] + steps[2]) / 4
+    apart = (steps[0] - 2 * steps[1] + steps[2]) / 4
+    centre = params - apart
     np.testing.assert_allclose(theirs["loss"][-1], valley(centre), rtol=1e-12)
+    about = (valley(params) + valley(params - 2 * apart)) / 2
+    np.testing.assert_allclose(theirs["mean_loss"][-1], about, rtol=1e-12)
     assert abs(float(valley(params) - valley(centre))) > 0.01
     assert "(the descent's observables: at its centre)" in repr(run)
 
@@ -281,15 +284,18 @@ def test_an_oscillation_at_rounding_is_warned_of():
 
 
 def test_the_end_of_validity_is_reported():
-    """The curvature 2.5 − 6 x² of a quartic is past 1 + √2 near 0 alone."""
-    problem = fa.Problem(
-        jnp.array([0.3]), lambda x: jnp.sum(2.5 * x**2 / 2 - 2 * x**4 / 4)
-    )
-    run = fa.run(problem, optimizer=fa.SGD(1.0), steps=10, flow="even")
+    """The series exists up to a curvature of 1 + √2 at the centre, for the rate 1."""
+
+    def run_of(curvature):
+        problem = fa.Problem(
+            jnp.array([0.01]), lambda x: jnp.sum(curvature * x**2 / 2 - x**4 / 2)
+        )
+        return fa.run(problem, optimizer=fa.SGD(1.0), steps=10, flow="even")
+
+    run = run_of(2.2)
     assert run.sharpness["past_validity_since"] is None and not run.gap.exceeded
-    near = eqx.tree_at(lambda p: p.params, problem, jnp.array([0.01]))
     with pytest.warns(UserWarning, match="share of the last term"):
-        run = fa.run(near, optimizer=fa.SGD(1.0), steps=10, flow="even")
+        run = run_of(2.5)
     assert run.sharpness["past_validity_since"] == 0.0
     text = repr(run)
     assert "exists up to 1.21 times the edge, 2.414, which it passes at t = 0" in text

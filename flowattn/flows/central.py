@@ -38,10 +38,8 @@ from .base import AbstractFlow
 from .cone import as_matrix, as_vector, complementary, entries
 from .edge import (
     Local,
-    at_centre,
-    observables_at_edge,
+    of_descent,
     require_plain,
-    two_steps,
 )
 from .gradient import moving, settled_rates
 
@@ -219,9 +217,7 @@ class CentralFlow(AbstractFlow):
 
     def counterparts(self, observe: Mapping[str, Any]) -> dict[str, Any]:
         """Along the descent: the same functions, at the centre of its oscillation."""
-        points = two_steps(self.loss, self.optimizer, self.rates)
-        seen = observables_at_edge(self.loss, points, of_state=False)
-        return at_centre(observe, points) | seen
+        return of_descent(self.loss, self.optimizer, self.rates, observe)
 
     @property
     def mean(self) -> bool:
@@ -229,7 +225,16 @@ class CentralFlow(AbstractFlow):
         return True
 
     def parts(self, params: PyTree) -> "Parts":
-        """What makes up the field at parameters."""
+        """What makes up the field.
+
+        Args:
+            params: the parameters.
+
+        Returns:
+            The gradient, the k largest curvatures, the gradients of the curvatures and
+            the covariance (as vectors of symmetric matrices), in the coordinates of
+            `flows.edge`.
+        """
         return self._parts(Local(self.loss, params, self.rates))
 
     def _parts(self, at: Local) -> Parts:

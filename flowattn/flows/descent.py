@@ -298,8 +298,15 @@ class DescentFlow(AbstractFlow):
         return DescentState(eqx.combine(slope, still), held, zero)
 
     def sums(self, state: DescentState, weights: np.ndarray) -> PyTree:
-        """A weighted sum of the displacements after 1, 2, … steps, in the units of the
-        state.
+        """A weighted sum of the displacements after 1, 2, … steps.
+
+        Args:
+            state: the state from which steps are made.
+            weights: those of each step.
+
+        Returns:
+            The displacement of the parameters, and of the optimiser's state in its
+            units.
         """
         arrays = moving(state.params, self.rates)
         rest = others(state.params, arrays)
@@ -335,12 +342,9 @@ class DescentFlow(AbstractFlow):
         name, fn, text, limit = "ripple", ripple, "share of the last term", LIMIT
         if self.claimed == 1:
             name, fn, text, limit = "defect", defect, "defect of a step", DEFECT
-        # Below the edge, where an order is claimed, momentum begins with a ripple that
-        # does no harm.
-        limit = limit if self.kind == "even" else math.inf
-        limited = Observable(
-            eqx.Partial(fn, self), (), "1", text, of_state=True, limit=limit
-        )
+        # Below the edge momentum begins with a ripple that does no harm.
+        how = {"of_state": True, "limit": limit if self.kind == "even" else math.inf}
+        limited = Observable(eqx.Partial(fn, self), (), "1", text, **how)
         if self.period != 2 or self._batches:
             return {name: limited}
         points = eqx.Partial(_three, self)
@@ -380,7 +384,14 @@ class DescentFlow(AbstractFlow):
         )
 
     def difference(self, power: int) -> np.ndarray:
-        """The weights of Δ^j = Σ_m (−1)^{j−m} binom(j, m) Φ^m, for `sums`."""
+        """The weights of Δ^j = Σ_m (−1)^{j−m} binom(j, m) Φ^m.
+
+        Args:
+            power: j.
+
+        Returns:
+            The weights, for `sums`.
+        """
         j = power
         return self._after_periods(
             [(-1) ** (j - m) * math.comb(j, m) for m in range(1, j + 1)]

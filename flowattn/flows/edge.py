@@ -80,7 +80,11 @@ def _secant_sharpness(loss: Any, points: Points, x: Any) -> Array:
 
 
 class AtCentre(AbstractObservable):
-    """A function of the parameters, at the centre of an oscillation about them."""
+    """A function of the parameters, at the centre θ − o of an oscillation about them.
+
+    A drift drops out of θ − o to second order, too, and it is the centre at the time of
+    θ, where (θ + 2 Φθ + Φ²θ)/4 is that of a step later.
+    """
 
     fn: Callable[[Any], Any]
     points: Points
@@ -91,10 +95,11 @@ class AtCentre(AbstractObservable):
 
     def at(self, params: PyTree, t: Any) -> Array:
         """The value at these parameters and a time."""
-        centre, _, whole = _both(self.points, params)
+        _, apart, whole = _both(self.points, params)
+        centre = whole(_flat(params)[0] - apart)
         if isinstance(self.fn, AbstractObservable):
-            return self.fn.at(whole(centre), t)
-        return self.fn(whole(centre))
+            return self.fn.at(centre, t)
+        return self.fn(centre)
 
 
 def at_centre(observe: Mapping[str, Any], points: Points) -> dict[str, AtCentre]:
@@ -104,6 +109,33 @@ def at_centre(observe: Mapping[str, Any], points: Points) -> dict[str, AtCentre]
         name: AtCentre(label=getattr(fn, "label", plain), fn=fn, points=points)
         for name, fn in observe.items()
     }
+
+
+def _loss_about(loss: Any, points: Points, params: PyTree) -> Array:
+    """The mean loss at either end of the oscillation about θ − o."""
+    _, apart, whole = _both(points, params)
+    return (loss(params) + loss(whole(_flat(params)[0] - 2 * apart))) / 2
+
+
+def of_descent(
+    loss: Callable[[Any], Scalar],
+    optimizer: AbstractOptimizer,
+    rates: PyTree | None,
+    observe: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What plain gradient descent shows of its mean: functions of the parameters at its
+    centre, the mean loss, the variance and the secant sharpness, all but the last two
+    at the time of the parameters.
+    """
+    points = two_steps(loss, optimizer, rates)
+    seen: dict[str, Any] = observables_at_edge(loss, points, of_state=False)
+    seen["mean_loss"] = eqx.tree_at(
+        lambda one: one.fn, seen["mean_loss"], eqx.Partial(_loss_about, loss, points)
+    )
+    seen["centre"] = AtCentre(
+        label=seen["centre"].label, fn=lambda params: _flat(params)[0], points=points
+    )
+    return at_centre(observe, points) | seen
 
 
 def two_steps(

@@ -29,10 +29,9 @@ from ..optimizers import AbstractOptimizer
 from .base import AbstractFlow
 from .edge import (
     Local,
-    at_centre,
     observables_at_edge,
+    of_descent,
     require_plain,
-    two_steps,
     warn_of_rounding,
 )
 from .gradient import GradientFlow, moving, others, settled_rates
@@ -106,9 +105,7 @@ class RodFlow(AbstractFlow):
 
     def counterparts(self, observe: Mapping[str, Any]) -> dict[str, Any]:
         """Along the descent: the same functions, at the centre of its oscillation."""
-        points = two_steps(self.loss, self.optimizer, self.rates)
-        seen = observables_at_edge(self.loss, points, of_state=False)
-        return at_centre(observe, points) | seen
+        return of_descent(self.loss, self.optimizer, self.rates, observe)
 
     @property
     def mean(self) -> bool:

@@ -25,7 +25,9 @@ def observables(
 
     From two steps ahead of each iterate: the `centre` of the oscillation, its
     `variance`, the `mean_loss` and the `secant_sharpness`, so that `compare` finds the
-    same names in the `observables` of `DescentFlow`, `RodFlow` and `CentralFlow`.
+    same names in the `observables` of `DescentFlow`, `RodFlow` and `CentralFlow`. They
+    are those of the step in the middle, one later than the iterate; `fa.run` compares
+    the last two flows with the centre at the iterate's own time.
 
     Args:
         loss: maps parameters to a scalar.

@@ -1,6 +1,5 @@
 """Runs and sweeps of flows at the edge of stability, and what warns of them."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np

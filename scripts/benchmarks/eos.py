@@ -241,11 +241,11 @@ def eos(long: bool) -> dict[str, Any]:
     (k = 2) the published settings cost three to four times as much as ours, because 14
     curvatures are above 1.5/η and only two directions oscillate; with these alone the
     published scheme is cheaper than ours, at twice the error. The two limits differ by
-    more than either scheme's error, and by less than either differs from descent. Even
-    flow is nearest to the descent at a tenth of the work or less, since it reads the
-    descent's own steps; so it explains nothing, which central flow does. Paths
-    contract: errors on the way may exceed those at the end. Two models with one start
-    each do not show how others behave.
+    more than the error of the published scheme, and by less than either differs from
+    descent. Even flow is nearest to the descent at a tenth of the work or less, since
+    it reads the descent's own steps; so it explains nothing, which central flow does.
+    Paths contract: errors on the way may exceed those at the end. Two models with one
+    start each do not show how others behave.
     """
     cases = {}
     for name, case in {"tanh MLP": chebyshev(), "digits": digits()}.items():

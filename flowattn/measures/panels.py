@@ -159,8 +159,7 @@ def training_panels(
     falls far enough. `entries` selects entries of vector observables.
     """
     first = first_of(flow, descent)
-    losses = _finite(first, names[0])
-    decades = losses.size > 0 and bool(0 < 10 * losses.min() < losses.max())
+    decades = _spans_decades(names[0], first)
     return [
         observable_panel(
             name,
@@ -274,12 +273,17 @@ def edge_panels(
         found.append(sharpness_panel(flow, descent, edge))
     for name in ("variance", "mean_loss"):
         there = None if descent is None or name not in descent.observed else descent
-        values = _finite(flow, name)
-        log = values.size > 0 and bool(10 * values.min() < values.max())
+        log = _spans_decades(name, flow, there)
         found.append(observable_panel(name, flow, there, log=log))
     for name, label in flow.labels:
         if label.limit is not None:
-            panel = observable_panel(name, flow, None)
+            panel = observable_panel(name, flow, None, log=_spans_decades(name, flow))
             limit = horizontal(f"limit {label.limit:g}", label.limit)
             found.append(dataclasses.replace(panel, curves=(*panel.curves, limit)))
     return found
+
+
+def _spans_decades(name: str, *runs: Trajectory | None) -> bool:
+    """Whether the values of an observable are positive, over more than a decade."""
+    values = np.concatenate([_finite(run, name) for run in runs if run is not None])
+    return values.size > 0 and bool(0 < 10 * values.min() < values.max())

@@ -106,6 +106,7 @@ problem = fa.Problem(drawn(start_key, 0.5), loss)
 # %%
 def run(flow, eta=eta, **settings):
     settings = {"steps": steps, "rtol": 1e-6, "max_steps": 20_000} | settings
+    settings |= {"solver": "tsit5"}
     return fa.run(problem, optimizer=fa.SGD(jnp.asarray(eta)), flow=flow, **settings)
 
 

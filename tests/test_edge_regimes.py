@@ -8,7 +8,10 @@ import pytest
 from scripts.edge.experiments import EXPERIMENTS
 from scripts.edge.measure import measured, reference
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*this flow may be far from its descent"),
+]
 
 
 def distances(name, steps, rows):

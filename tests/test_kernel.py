@@ -19,7 +19,7 @@ from flowattn.numerics import blocks
 from flowattn.numerics.lanes import kernel as kernels
 from flowattn.numerics.lanes.kernel import kernel_for
 from flowattn.numerics.lanes.lane import Lanes
-from flowattn.numerics.members import Members, explicit, first_of
+from flowattn.numerics.members import Members, Own, count_of, explicit, first_of
 from flowattn.numerics.scalars import Unfit
 from flowattn.numerics.scalars.arrays import ELEMENTWISE
 from flowattn.observables import Recorder
@@ -211,6 +211,7 @@ def parts_of(case: Case, dtype=jnp.float64):
     params = jax.tree.map(
         lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, case.params
     )
+    recorder = Recorder(None, False)
     members = Members(
         case.flow,
         params,
@@ -218,10 +219,10 @@ def parts_of(case: Case, dtype=jnp.float64):
         jnp.array([0.0, 1.0], dtype),
         jnp.array(1e-5, dtype),
         jnp.array(1e-8, dtype),
-        Recorder(None, False),
+        recorder,
         explicit("tsit5", 1e-6),
         None,
-        None,
+        Own.of(case.flow, None, recorder, count_of(params)),
     )
     solves, own = members.solves(judge=False)
     mine, shared = eqx.partition(solves, own)

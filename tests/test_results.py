@@ -185,7 +185,7 @@ full flow, numerical error –
          end: never
 theory   closed form of score: descent 1.0e-02 from it
 edge     sharpness at the start 44.7: learning rate 0.1 is past gradient descent's \
-stability edge 0.0447 (0.01 is not): it must leave the flow
+stability edge 0.0447 (0.01 is not): it must leave the gradient flow
          largest sharpness of the flow 45, the descent's edge 20: past the edge from \
 t = 3
 

@@ -299,9 +299,15 @@ class Problem(eqx.Module):
         if not isinstance(optimizer, AbstractOptimizer):
             raise not_an_optimizer(optimizer)
         same = {k: v for k, v in self.followed.items() if k in ("rates", "switch")}
-        if flow == "central" and directions is None:
+        if flow == "central":
             arrays = jax.tree.leaves(moving(self.params, same.get("rates")))
-            directions = min(DIRECTIONS, sum(x.size for x in arrays))
+            most = sum(x.size for x in arrays)
+            if directions is not None and directions > most:
+                raise InputError(
+                    f"directions must be at most the number of parameters that move, "
+                    f"{most}, got {directions}"
+                )
+            directions = min(DIRECTIONS, most) if directions is None else directions
         given = {"order": order, "directions": directions, "check": check}
         found = flow_of(flow, self.loss, optimizer, **same, **given)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

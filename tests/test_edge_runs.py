@@ -115,7 +115,7 @@ def test_directions_are_no_more_than_parameters_by_default():
         ({"flow": "even", "flow_after": 3}, "flow_after must be even"),
         ({"flow": "rod", "order": 2}, "order is of flow='descent' and flow='even'"),
         ({"flow": "even", "directions": 2}, "directions is of flow='central'"),
-        ({"flow": "central", "directions": 2}, "at most the number of parameters, 1"),
+        ({"flow": "central", "directions": 2}, "parameters that move, 1, got 2"),
         ({"flow": "modified", "flow_after": 4}, "flow_after is of the flows 'descent'"),
         ({"flow": "even", "order": 7}, "order must be from 1 to 6"),
     ],

@@ -286,7 +286,8 @@ def _covariance(flow: CentralFlow, params: PyTree) -> Array:
 
 def _active(flow: CentralFlow, params: PyTree) -> Array:
     values = jnp.linalg.eigvalsh(_matrix(flow, params))
-    few = jnp.finfo(values.dtype).eps * flow.k
+    # An interior point leaves something of the directions at rest.
+    few = jnp.sqrt(jnp.finfo(values.dtype).eps)
     return jnp.sum(values > few * jnp.maximum(values[-1], 0))
 
 

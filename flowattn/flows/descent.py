@@ -52,7 +52,7 @@ from .edge import (
 )
 from .gradient import moving, number_of, others, scaled, settled_rates
 from .ripple import DEFECT, LIMIT, defect, ripple
-from .steps import as_floats, require_steps, warn_of_momentum
+from .steps import as_floats, require_steps, warn_of_momentum, warn_of_work
 
 # The highest order; the weights of more steps cancel ever more digits.
 _HIGHEST = 6
@@ -156,12 +156,11 @@ class DescentFlow(AbstractFlow):
         if check:
             require_steps(optimizer)
             warn_of_momentum(optimizer, self.claimed, self.period)
+            warn_of_work(self.gradients)
 
     @property
     def kind(self) -> str:
-        """The name of its kind in results: "descent", or "even" for two steps at a
-        time.
-        """
+        """Its kind in results: "descent", or "even" for two steps at a time."""
         return "descent" if self.period != 2 or self._batches else "even"
 
     @property
@@ -342,9 +341,10 @@ class DescentFlow(AbstractFlow):
         name, fn, text, limit = "ripple", ripple, "share of the last term", LIMIT
         if self.claimed == 1:
             name, fn, text, limit = "defect", defect, "defect of a step", DEFECT
-        # Below the edge momentum begins with a ripple that does no harm.
-        how = {"of_state": True, "limit": limit if self.kind == "even" else math.inf}
-        limited = Observable(eqx.Partial(fn, self), (), "1", text, **how)
+        if self.kind != "even":  # where momentum begins with a harmless ripple
+            limit = math.inf
+        seen, how = eqx.Partial(fn, self), {"of_state": True, "limit": limit}
+        limited = Observable(seen, (), "1", text, **how)
         if self.period != 2 or self._batches:
             return {name: limited}
         points = eqx.Partial(_three, self)

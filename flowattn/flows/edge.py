@@ -268,15 +268,15 @@ class Local(eqx.Module):
         return largest_eigenpairs(product, self.origin, k, products)
 
     def turning(self, u: Float[Array, " n"], v: Float[Array, " n"]) -> Array:
-        """∇(uᵀHv), the gradient of a curvature at fixed directions."""
+        """∇(uᵀHv), the gradient of a curvature at fixed directions: by symmetry the
+        second derivative of the gradient along u and v. (The other order would need
+        forward derivatives of the loss, which a `custom_vjp` does not have.)
+        """
 
-        def curvature(at):
-            def along(at):
-                return jax.jvp(self, (at,), (u,))[1]
+        def product(at):
+            return jax.jvp(jax.grad(self), (at,), (u,))[1]
 
-            return jax.jvp(along, (at,), (v,))[1]
-
-        return jax.grad(curvature)(self.origin)
+        return jax.jvp(product, (self.origin,), (v,))[1]
 
     def steps(self, eta: Any) -> tuple[Array, Array]:
         """Where one and two steps of gradient descent lead."""

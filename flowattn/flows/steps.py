@@ -13,6 +13,8 @@ from ..errors import InputError, known_zero, shown
 from ..optimizers import AbstractOptimizer, Optax
 from ..optimizers.updates import begun, searches, updated
 
+# A velocity of more gradients than this is warned of.
+_MANY = 1000
 # A count that is later by this many steps may change an update by this share.
 _LATER, _SMOOTH = 1e-6, 1e-2
 # Updates are taken for signs if their sizes differ by no more than this share.
@@ -66,6 +68,16 @@ def warn_of_momentum(optimizer: AbstractOptimizer, order: int, period: int) -> N
             f"with momentum {float(momentum):g} the flow of order {order} can be "
             "unstable where the optimizer is not; that of order 2 never is",
             stacklevel=5,
+        )
+
+
+def warn_of_work(gradients: int) -> None:
+    """Warns of a velocity that takes very many gradients."""
+    if gradients > _MANY:
+        warnings.warn(
+            f"one velocity takes {gradients} gradients, order × period: the flow of a "
+            "long period or a high order is dear",
+            stacklevel=4,
         )
 
 

@@ -69,6 +69,8 @@ def smooth(run: Trajectory, steps: int) -> Trajectory:
         InputError: for an ensemble, and for what is no number of outputs.
     """
     steps = whole_number("steps", steps)
+    if not isinstance(run, Trajectory):
+        raise InputError(f"smooth needs a trajectory, got a {type(run).__name__}")
     if np.ndim(run.n_reached):
         raise InputError("smooth needs one run, not an ensemble: run.member(i)")
 
@@ -76,11 +78,17 @@ def smooth(run: Trajectory, steps: int) -> Trajectory:
         rows = jnp.asarray(rows)
         if not jnp.issubdtype(rows.dtype, jnp.floating):
             return rows
-        first = jnp.clip(jnp.arange(len(rows)) - steps, 0)
-        last = jnp.clip(jnp.arange(len(rows)) + steps + 1, max=len(rows))
-        sums = jnp.concatenate([jnp.zeros_like(rows[:1]), jnp.cumsum(rows, axis=0)])
-        counts = (last - first).astype(rows.dtype)
-        return (sums[last] - sums[first]) / counts.reshape(-1, *[1] * (rows.ndim - 1))
+        # Sums of each window by itself: differences of running sums would cancel, and
+        # carry a nan on.
+        total, at = jnp.zeros_like(rows), jnp.arange(len(rows))
+        counts = jnp.zeros(len(rows), rows.dtype)
+        for shift in range(-min(steps, len(rows)), min(steps, len(rows)) + 1):
+            there = (at + shift >= 0) & (at + shift < len(rows))
+            shown = rows[jnp.clip(at + shift, 0, len(rows) - 1)]
+            wide = there.reshape(-1, *[1] * (rows.ndim - 1))
+            total = total + jnp.where(wide, shown, 0)
+            counts = counts + there.astype(rows.dtype)
+        return total / counts.reshape(-1, *[1] * (rows.ndim - 1))
 
     refined = None if run.refined is None else smooth(run.refined, steps)
     observed = {name: mean(rows) for name, rows in run.observed.items()}

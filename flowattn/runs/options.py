@@ -86,7 +86,8 @@ def require_sensible(options: Options, called: Callable[[str], str] = str) -> No
             raise InputError(
                 f"{called(name)} must be at most {MOST_STEPS}, got {value}"
             )
-    for name in ("t1", "rtol", "atol", "max_steps", "steps", "patience", "outputs"):
+    positive = ("t1", "rtol", "atol", "max_steps", "steps", "patience", "outputs")
+    for name in (*positive, "order", "directions"):
         if getattr(options, name) is not None:
             require_positive(**{name: getattr(options, name)})
     if options.patience is None and options.validate_from:

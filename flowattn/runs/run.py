@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
@@ -284,6 +286,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     if traj is not None and run is not None and min(traj.n_reached, run.n_reached) > 1:
         if run.ts[1] <= plan.t1 * (1 + 1e-6):
             gap = compare(traj, run, options.scale)
+            gap = _without_rounding(gap, problem, traj, run) if plan.at_edge else gap
     reductions = {}
     if plan.flow:
         reductions = _reductions(
@@ -321,6 +324,32 @@ def _started(plan: Plan, problem: Problem) -> tuple[PyTree, PyTree]:
         problem.loss, problem.params, plan.optimizer, steps=steps, rates=rates
     )
     return run.params, None
+
+
+# An oscillation of a smaller variance, in units of ‖θ‖², is not compared.
+_STILL = 1e-10
+
+
+def _without_rounding(
+    gap: Gap, problem: Problem, flow: Trajectory, run: Trajectory
+) -> Gap:
+    """The gap without what is seen of an oscillation that never sets in, whose variance
+    and secant sharpness are quotients of small differences.
+    """
+    arrays = jax.tree.leaves(eqx.filter(problem.params, eqx.is_inexact_array))
+    size = sum(float(jnp.sum(jnp.abs(x) ** 2)) for x in arrays)
+    seen = [
+        np.asarray(x.observed["variance"])[np.asarray(x.reached)]
+        for x in (flow, run)
+        if "variance" in x.observed
+    ]
+    if not seen or max(float(np.max(x, initial=0.0)) for x in seen) > _STILL * size:
+        return gap
+    kept = {k: x for k, x in gap.observables.items() if k not in _OSCILLATING}
+    return dataclasses.replace(gap, observables=kept) if kept else gap
+
+
+_OSCILLATING = ("variance", "secant_sharpness")
 
 
 def _starts_past(gap: Gap, top: float | None) -> bool:

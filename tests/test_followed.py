@@ -95,7 +95,7 @@ def test_adam_is_followed_from_a_later_step():
             dict(flow="modified", optimizer=fa.Adam(0.1)),
             "the modified loss is of fa.SGD",
         ),
-        (dict(flow_after=3), "flow_after is of flow='descent'"),
+        (dict(flow_after=3), "flow_after is of the flows 'descent'"),
         (dict(flow="descent", flow_after=-1), "flow_after must be 0 or more, got -1"),
         (dict(flow="descent", flow_after=40), "flow_after 40 leaves the flow no time"),
     ],

@@ -52,7 +52,7 @@ def observables(
     return observables_at_edge(loss, points, of_state=False)
 
 
-def smooth(run: Trajectory, steps: int) -> Trajectory:
+def smooth(run: Any, steps: Any) -> Trajectory:
     """A run with each observable replaced by its mean over neighbouring outputs.
 
     For flows whose claims are on averages, such as `CentralFlow`, and their descents,

@@ -142,7 +142,7 @@ class _Writer:
             if label.discrete:
                 about["discrete"] = 1
             if label.limit is not None:
-                about["limit"] = label.limit
+                about["limit"] = str(label.limit)  # JSON has no number for inf
             self.put(prefix + name, values, (*times, *dims), **about)
             for dim, entries in label.coords:
                 self.coords[dim] = (dim, np.asarray(entries))

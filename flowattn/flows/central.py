@@ -36,11 +36,7 @@ from ..observables import Observable
 from ..optimizers import AbstractOptimizer
 from .base import AbstractFlow
 from .cone import as_matrix, as_vector, complementary, entries
-from .edge import (
-    Local,
-    of_descent,
-    require_plain,
-)
+from .edge import Local, of_descent, require_plain
 from .gradient import moving, settled_rates
 
 # Curvatures that differ by more from those of twice the products are not resolved.
@@ -266,7 +262,7 @@ class CentralFlow(AbstractFlow):
         return jnp.isfinite(self.loss(params))
 
 
-def _matrix(flow: CentralFlow, params: PyTree) -> Array:
+def _covariance(flow: CentralFlow, params: PyTree) -> Array:
     return as_matrix(flow.parts(params).covariance, flow.k)
 
 
@@ -277,15 +273,11 @@ def _mean_loss(flow: CentralFlow, params: PyTree) -> Array:
 
 
 def _variance(flow: CentralFlow, params: PyTree) -> Array:
-    return jnp.trace(_matrix(flow, params))
-
-
-def _covariance(flow: CentralFlow, params: PyTree) -> Array:
-    return _matrix(flow, params)
+    return jnp.trace(_covariance(flow, params))
 
 
 def _active(flow: CentralFlow, params: PyTree) -> Array:
-    values = jnp.linalg.eigvalsh(_matrix(flow, params))
+    values = jnp.linalg.eigvalsh(_covariance(flow, params))
     # An interior point leaves something of the directions at rest.
     few = jnp.sqrt(jnp.finfo(values.dtype).eps)
     return jnp.sum(values > few * jnp.maximum(values[-1], 0))

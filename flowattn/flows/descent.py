@@ -343,28 +343,28 @@ class DescentFlow(AbstractFlow):
             name, fn, text, limit = "defect", defect, "defect of a step", DEFECT
         if self.kind != "even":  # where momentum begins with a harmless ripple
             limit = math.inf
-        seen, how = eqx.Partial(fn, self), {"of_state": True, "limit": limit}
-        limited = Observable(seen, (), "1", text, **how)
+        seen = eqx.Partial(fn, self)
+        limited = Observable(seen, (), "1", text, of_state=True, limit=limit)
         if self.period != 2 or self._batches:
             return {name: limited}
-        points = eqx.Partial(_three, self)
-        seen = observables_at_edge(self.loss, points, of_state=True)
-        return {**seen, name: limited}
+        three = eqx.Partial(_three, self)
+        return {**observables_at_edge(self.loss, three, of_state=True), name: limited}
 
     @property
     def remedy(self) -> str:
-        """A lower order, which bears more, or a later start."""
+        """Order 1 or the rod, which bear more, or a later start."""
         if self.period == 1:
             return "a smaller learning rate, a lower order, or a later start"
-        lower = "order=1 or " if self.claimed > 1 else ""
-        return f"{lower}RodFlow, through catapults; or a later start"
+        found = ["order=1"] * (self.claimed > 1)
+        found += ["RodFlow"] * is_plain(self.loss, self.optimizer)
+        through = f"{' or '.join(found)}, through catapults; or " if found else ""
+        return f"{through}a later start"
 
     def centred(self, observe: Mapping[str, Any]) -> dict[str, Any]:
         """With period 2, for plain gradient descent, the functions at the centre."""
         if self.kind != "even" or not is_plain(self.loss, self.optimizer):
             return dict(observe)
-        points = two_steps(self.loss, self.optimizer, self.rates)
-        return dict(at_centre(observe, points))
+        return at_centre(observe, two_steps(self.loss, self.optimizer, self.rates))
 
     def counterparts(self, observe: Mapping[str, Any]) -> dict[str, Any]:
         """Along the descent: the same, and with period 2 its oscillation, for plain

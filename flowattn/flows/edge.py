@@ -102,7 +102,7 @@ class AtCentre(AbstractObservable):
         return self.fn(centre)
 
 
-def at_centre(observe: Mapping[str, Any], points: Points) -> dict[str, AtCentre]:
+def at_centre(observe: Mapping[str, Any], points: Points) -> dict[str, Any]:
     """Functions of the parameters, each at the centre of the oscillation there."""
     plain = Label()
     return {

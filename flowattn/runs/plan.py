@@ -115,8 +115,9 @@ class Plan:
         """The number of steps after which the descent comes back to the flow."""
         if self.options.flow == "even":
             return 2
-        own = self.given is not None and not isinstance(self.options.flow, str)
-        return self.given.flow.meets_every if self.given is not None and own else 1
+        if self.given is None or isinstance(self.options.flow, str):
+            return 1
+        return self.given.flow.meets_every
 
     def output_times(self, run: Trajectory | None) -> np.ndarray:
         """The flow's output times: those of the descent, and its own beyond them."""

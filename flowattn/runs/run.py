@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
@@ -304,8 +303,8 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         found = [form[kind] for kind in ("flow", "descent") if kind in form]
         outcomes.add_numbers(f"closed form of {form['name']}", found)
     summary["outcomes"] = dict(outcomes)
-    kind = "" if traj is None else problem.flow.kind
-    summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer, kind)
+    even = problem.flow.kind == "even" and is_plain(problem.loss, plan.optimizer)
+    summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer, even)
     summary |= _origin(plan, seconds)
     return Run(plan, summary, problem, traj, run, gap, reductions)
 
@@ -328,28 +327,25 @@ def _started(plan: Plan, problem: Problem) -> tuple[PyTree, PyTree]:
 
 # An oscillation of a smaller variance, in units of ‖θ‖², is not compared.
 _STILL = 1e-10
+_OSCILLATING = ("variance", "secant_sharpness")
 
 
 def _without_rounding(
     gap: Gap, problem: Problem, flow: Trajectory, run: Trajectory
 ) -> Gap:
-    """The gap without what is seen of an oscillation that never sets in, whose variance
-    and secant sharpness are quotients of small differences.
+    """The gap without what is observed of an oscillation that never sets in: its
+    variance and its secant sharpness are then little more than rounding.
     """
     arrays = jax.tree.leaves(eqx.filter(problem.params, eqx.is_inexact_array))
-    size = sum(float(jnp.sum(jnp.abs(x) ** 2)) for x in arrays)
+    size = sum(float(np.sum(np.abs(np.asarray(x)) ** 2)) for x in arrays)
     seen = [
         np.asarray(x.observed["variance"])[np.asarray(x.reached)]
         for x in (flow, run)
         if "variance" in x.observed
     ]
-    if not seen or max(float(np.max(x, initial=0.0)) for x in seen) > _STILL * size:
-        return gap
+    still = all(bool(np.all(values <= _STILL * size)) for values in seen)
     kept = {k: x for k, x in gap.observables.items() if k not in _OSCILLATING}
-    return dataclasses.replace(gap, observables=kept) if kept else gap
-
-
-_OSCILLATING = ("variance", "secant_sharpness")
+    return dataclasses.replace(gap, observables=kept) if still and kept else gap
 
 
 def _starts_past(gap: Gap, top: float | None) -> bool:

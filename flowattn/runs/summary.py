@@ -17,6 +17,9 @@ from ..systems import AbstractSystem, Survey, final_values
 from ..trajectory import Trajectory
 from .plan import Plan
 
+# Up to this share of the edge the flow of every second step exists.
+_VALID = (1 + math.sqrt(2)) / 2
+
 
 def summarise(
     plan: Plan,
@@ -136,17 +139,18 @@ def stability(
     gap: Gap | None,
     top: float | None,
     optimizer: AbstractOptimizer,
-    kind: str = "",
+    even: bool = False,
 ) -> dict[str, Any]:
     """Whether a descent is stable, from the largest Hessian eigenvalue at the start
     (None: unknown) and the optimiser's edge (None: unknown).
 
-    The flow of every second step of gradient descent exists up to a sharpness of
-    (1 + √2)/η: an eigenvector with curvature λ has the multiplier (1 − η λ)², and the
-    series of its logarithm converges within 1 of 1.
+    The flow of every second step of plain gradient descent (`even`) exists up to a
+    sharpness of (1 + √2)/η: an eigenvector with curvature λ has the multiplier
+    (1 − η λ)², and the series of its logarithm converges within 1 of 1.
     """
     rate, edge = getattr(optimizer, "learning_rate", None), optimizer.edge
     rate = None if rate is None or callable(rate) else float(rate)
+    limit = _VALID * float(edge) if even and edge is not None else None
     found = {
         "start": top,
         "learning_rate": rate,
@@ -163,19 +167,18 @@ def stability(
         "past_edge_since": (
             None if gap is None or gap.past_edge is None else float(gap.past_edge)
         ),
-        "past_validity_since": (
-            _past_validity(flow, optimizer) if kind == "even" else None
-        ),
+        "validity": limit,
+        "past_validity_since": _first_beyond(flow, limit),
     }
     return _undefined_to_none(found)
 
 
-def _past_validity(flow: Trajectory | None, optimizer: Any) -> float | None:
-    """The first time at which a flow of every second step is past where it exists."""
-    if flow is None or optimizer.edge is None or "sharpness" not in flow.observed:
+def _first_beyond(flow: Trajectory | None, limit: float | None) -> float | None:
+    """The first time at which the sharpness of a flow is beyond a limit."""
+    if flow is None or limit is None or "sharpness" not in flow.observed:
         return None
     values = np.asarray(flow.observed["sharpness"]).reshape(len(flow.ts), -1)[:, 0]
-    beyond = values > float(optimizer.edge) * (1 + math.sqrt(2)) / 2
+    beyond = values > limit
     return float(flow.ts[np.argmax(beyond)]) if beyond.any() else None
 
 

@@ -109,7 +109,7 @@ def heading(summary: dict[str, Any]) -> str:
     if since is not None:
         lines.append(
             "         the flow of every second step exists up to 1.21 times the edge, "
-            f"{1.2071 * sharp['edge']:.4g}, which it passes at t = {since:g}"
+            f"{sharp['validity']:.4g}, which it passes at t = {since:g}"
         )
     return "\n".join(lines)
 

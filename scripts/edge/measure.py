@@ -21,7 +21,7 @@ Functions = Mapping[str, Callable[[Any], Any]]
 
 # Solves may try this many steps for each step of the descent.
 _MOST_STEPS = 20
-# Sharpness is measured, and runs are compared, at one step of so many.
+# Sharpness is measured, and runs are compared, at every tenth step.
 _EVERY = 10
 # The least tolerance of central flows, whose fields have kinks.
 _KINKED = 1e-5

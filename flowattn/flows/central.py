@@ -86,7 +86,7 @@ class CentralFlow(AbstractFlow):
     >>> import jax.numpy as jnp, flowattn as fa
     >>> loss = lambda p: 0.5 * (p[0] ** 2 * (1 + p[1] ** 2)) + 0.5 * (p[1] - 3) ** 2
     >>> flow = fa.CentralFlow(loss, fa.SGD(0.5), k=1)
-    >>> end = fa.solve(flow, jnp.array([0.0, 0.0]), t1=20.0).params
+    >>> end = fa.solve(flow, jnp.array([0.0, 1.5]), t1=20.0).params
     >>> top = fa.sharpness(loss)(end)[0]
     >>> round(float(top), 3)  # held at 2/η; gradient flow goes on to 10
     4.0

@@ -13,7 +13,11 @@ from .flows import ModifiedLoss as ModifiedLoss
 from .flows import RodFlow as RodFlow
 from .flows import Switch as Switch
 from .flows import SwitchedFlow as SwitchedFlow
+from .laws import Discovery as Discovery
 from .laws import Law as Law
+from .laws import any_data as any_data
+from .laws import any_loss as any_loss
+from .laws import discover as discover
 from .laws import drift as drift
 from .losses import AbstractBatchLoss as AbstractBatchLoss
 from .losses import AbstractExplicitLoss as AbstractExplicitLoss

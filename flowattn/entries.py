@@ -1,9 +1,10 @@
 """Entries: one part of the parameters, by its path."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import PyTree
 
 from .errors import InputError
@@ -49,3 +50,14 @@ class Entry(eqx.Module):
             raise InputError(
                 f"there is no entry {self.path!r}: a {kind} has no {key!r}"
             ) from None
+
+
+def named(tree: PyTree) -> Iterator[tuple[str, Any]]:
+    """The leaves of a PyTree under the dotted paths by which `Entry` picks them.
+
+    >>> dict(named({"a": [1.0, 2.0]}))
+    {'a.0': 1.0, 'a.1': 2.0}
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        keys = (jax.tree_util.keystr((key,), simple=True) for key in path)
+        yield ".".join(keys), leaf

@@ -5,14 +5,21 @@ import contextlib
 import inspect
 import unicodedata
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .errors import InputError, quoted, require_flags, require_scalar, shown
+from .errors import (
+    InputError,
+    quoted,
+    require_choice,
+    require_flags,
+    require_scalar,
+    shown,
+)
 from .identity import by_identity
 
 # Data sets use names with these prefixes, and dims and coordinates with these names.
@@ -76,10 +83,16 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(x, str) for x in value)
 
 
+# What an observable is a function of: the parameters, or the state of a flow.
+Argument = Literal["params", "state"]
+ARGUMENTS: tuple[Argument, ...] = get_args(Argument)
+
+
 class AbstractObservable(eqx.Module):
     """Anything that maps parameters to an array and knows its `label`."""
 
     label: eqx.AbstractVar[Label]
+    of: eqx.AbstractVar[Argument]
 
     @abc.abstractmethod
     def __call__(self, params: PyTree) -> Array:
@@ -90,12 +103,23 @@ class AbstractObservable(eqx.Module):
         del t
         return self(params)
 
-    def seen(self, params: PyTree, t: Any, state: PyTree) -> Array:
-        """The value along a run: at its parameters, the time, and the flow's state, if
-        it has one.
+    def argument(self, params: PyTree, state: PyTree) -> PyTree:
+        """What it is a function of: the parameters, or the state of a flow.
+
+        Raises `InputError` for a function of the state where there is none.
         """
-        del state
-        return self.at(params, t)
+        if self.of == "params":
+            return params
+        if state is None:
+            raise InputError(
+                f"a {type(self).__name__.lower()} with of='state' is of a flow that has "
+                "a state"
+            )
+        return state
+
+    def seen(self, params: PyTree, t: Any, state: PyTree) -> Array:
+        """The value along a run: at its parameters or the flow's state, and the time."""
+        return self.at(self.argument(params, state), t)
 
     def scale(self, params: PyTree, t: Any = 0.0) -> Float[Array, ""] | None:
         """The size of the terms that make up the value, if known (laws)."""
@@ -118,8 +142,8 @@ class Observable(AbstractObservable):
         discrete: the values jump, as counts do; `compare` leaves them out.
         limit: a number above which a run is not to be trusted: a solve warns, and the
             gap of such a run is not `resolved`.
-        of_state: `fn` is a function of the state of a flow (`flow.start`), such as the
-            size of a momentum, and is observed along flows that have one.
+        of: "state" if `fn` is a function of the state of a flow (`flow.start`), such as
+            the size of a momentum; it is observed along flows that have one.
 
     Raises:
         InputError: if `fn` is not a function of the parameters alone, and for invalid
@@ -133,7 +157,7 @@ class Observable(AbstractObservable):
 
     fn: Callable[[Any], Array]
     label: Label
-    of_state: bool = eqx.field(static=True)
+    of: Argument = eqx.field(static=True)
 
     def __init__(
         self,
@@ -143,26 +167,16 @@ class Observable(AbstractObservable):
         long_name: str = "",
         coords: dict[str, tuple[str, ...]] | None = None,
         discrete: bool = False,
-        of_state: bool = False,
+        of: Argument = "params",
         limit: float | None = None,
     ):
         require_of_params("the function of an observable", fn)
-        require_flags(of_state=of_state)
-        self.fn, self.of_state = fn, of_state
+        require_choice("what an observable is of", of, ARGUMENTS)
+        self.fn, self.of = fn, of
         self.label = labelled(dims, units, long_name, coords, discrete, limit)
 
     def __call__(self, params: PyTree) -> Array:
         return self.fn(params)
-
-    def seen(self, params: PyTree, t: Any, state: PyTree) -> Array:
-        """The value along a run."""
-        if not self.of_state:
-            return self.at(params, t)
-        if state is None:
-            raise InputError(
-                "an observable with of_state=True is of a flow that has a state"
-            )
-        return self.fn(state)
 
 
 class Record(eqx.Module):
@@ -216,7 +230,7 @@ class Recorder(eqx.Module):
                 values[name] = _array(name, fn(params))
                 continue
             values[name] = _array(name, fn.seen(params, t, state))
-            scale = fn.scale(params, t)
+            scale = fn.scale(fn.argument(params, state), t)
             if scale is not None:
                 scales[name] = scale
         _require_labelled(values, dict(self.labels))

@@ -255,8 +255,8 @@ def test_what_makes_no_sense_is_refused(make, reason):
 
 
 def test_an_observable_of_a_state_needs_one():
-    size = fa.Observable(lambda state: jnp.sum(state.oscillation), of_state=True)
-    with pytest.raises(InputError, match="of_state=True is of a flow that has a state"):
+    size = fa.Observable(lambda state: jnp.sum(state.oscillation), of="state")
+    with pytest.raises(InputError, match="of='state' is of a flow that has a state"):
         fa.solve(fa.GradientFlow(LOSS), network(3), t1=1.0, observe={"size": size})
 
 

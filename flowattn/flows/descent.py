@@ -344,11 +344,11 @@ class DescentFlow(AbstractFlow):
         if self.kind != "even":  # where momentum begins with a harmless ripple
             limit = math.inf
         seen = eqx.Partial(fn, self)
-        limited = Observable(seen, (), "1", text, of_state=True, limit=limit)
+        limited = Observable(seen, (), "1", text, of="state", limit=limit)
         if self.period != 2 or self._batches:
             return {name: limited}
         three = eqx.Partial(_three, self)
-        return {**observables_at_edge(self.loss, three, of_state=True), name: limited}
+        return {**observables_at_edge(self.loss, three, of="state"), name: limited}
 
     @property
     def remedy(self) -> str:
@@ -373,7 +373,7 @@ class DescentFlow(AbstractFlow):
         if self.period != 2 or not is_plain(self.loss, self.optimizer):
             return dict(observe)
         points = two_steps(self.loss, self.optimizer, self.rates)
-        return dict(observe) | observables_at_edge(self.loss, points, of_state=False)
+        return dict(observe) | observables_at_edge(self.loss, points, of="params")
 
     @property
     def weights(self) -> np.ndarray:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from ..errors import InputError, known_zero
 from ..losses import AbstractBatchLoss
-from ..observables import AbstractObservable, Label, Observable
+from ..observables import AbstractObservable, Argument, Label, Observable
 from ..optimizers import SGD, AbstractOptimizer
 from ..precision import require_real
 from ..spectra import largest_eigenpairs
@@ -28,7 +28,7 @@ Points = Callable[[Any], tuple[PyTree, PyTree, PyTree]]
 
 
 def observables_at_edge(
-    loss: Callable[[Any], Scalar], points: Points, of_state: bool
+    loss: Callable[[Any], Scalar], points: Points, of: Argument
 ) -> dict[str, Observable]:
     """What is observed of iterates that oscillate, from three in a row, θ, Φθ and Φ²θ:
     `points` of parameters or of a state.
@@ -43,7 +43,7 @@ def observables_at_edge(
         "secant_sharpness": (_secant_sharpness, (), "1/time", "secant sharpness"),
     }
     return {
-        name: Observable(eqx.Partial(fn, loss, points), *label, of_state=of_state)
+        name: Observable(eqx.Partial(fn, loss, points), *label, of=of)
         for name, (fn, *label) in named.items()
     }
 
@@ -89,6 +89,7 @@ class AtCentre(AbstractObservable):
     fn: Callable[[Any], Any]
     points: Points
     label: Label
+    of: Argument = eqx.field(static=True, default="params")
 
     def __call__(self, params: PyTree) -> Array:
         return self.at(params, 0.0)
@@ -128,7 +129,7 @@ def of_descent(
     at the time of the parameters.
     """
     points = two_steps(loss, optimizer, rates)
-    seen: dict[str, Any] = observables_at_edge(loss, points, of_state=False)
+    seen: dict[str, Any] = observables_at_edge(loss, points, of="params")
     seen["mean_loss"] = eqx.tree_at(
         lambda one: one.fn, seen["mean_loss"], eqx.Partial(_loss_about, loss, points)
     )

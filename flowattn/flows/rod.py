@@ -101,7 +101,7 @@ class RodFlow(AbstractFlow):
         sharpness, by name.
         """
         points = eqx.Partial(_three, self)
-        return observables_at_edge(self.loss, points, of_state=True)
+        return observables_at_edge(self.loss, points, of="state")
 
     def counterparts(self, observe: Mapping[str, Any]) -> dict[str, Any]:
         """Along the descent: the same functions, at the centre of its oscillation."""

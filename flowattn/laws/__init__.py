@@ -9,6 +9,10 @@ from .attention import sen_norm as sen_norm
 from .base import Law as Law
 from .base import drift as drift
 from .base import drift_path as drift_path
+from .discover import discover as discover
+from .discovery import Discovery as Discovery
+from .families import any_data as any_data
+from .families import any_loss as any_loss
 from .focus import hard_focus as hard_focus
 from .focus import marginal_focus as marginal_focus
 from .focus import soft_focus as soft_focus

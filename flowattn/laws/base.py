@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..errors import InputError, known_numbers, require_choice
-from ..observables import AbstractObservable, Label, labelled, takes_time
+from ..observables import (
+    ARGUMENTS,
+    AbstractObservable,
+    Argument,
+    Label,
+    labelled,
+    takes_time,
+)
 from ..trajectory import Trajectory
 
 
@@ -35,6 +42,9 @@ class Law(AbstractObservable):
         units: units of h.
         long_name: the label in figures and data sets; empty: `name`.
         since, until: the times between which it holds.
+        formula: the law as a formula in the names of the parameters' arrays.
+        generator: the symmetry that makes it a law, in words.
+        of: "params", or "state" for a function of the state of a flow.
 
     Raises:
         InputError: if `terms` is not such a function, for an unknown kind, for names
@@ -63,6 +73,9 @@ class Law(AbstractObservable):
     since: Any
     until: Any
     timed: bool = eqx.field(static=True)
+    formula: str = eqx.field(static=True)
+    generator: str = eqx.field(static=True)
+    of: Argument = eqx.field(static=True)
 
     def __init__(
         self,
@@ -77,6 +90,9 @@ class Law(AbstractObservable):
         long_name: str = "",
         since: Any = -jnp.inf,
         until: Any = jnp.inf,
+        formula: str = "",
+        generator: str = "",
+        of: Argument = "params",
     ):
         self.timed = takes_time(f"the terms of the law {name!r}", terms)
         if not (isinstance(name, str) and name):
@@ -92,6 +108,9 @@ class Law(AbstractObservable):
         self.label = labelled(dims, units, long_name or name)
         self.since = since
         self.until = until
+        self.formula, self.generator = formula, generator
+        require_choice("what a law is of", of, ARGUMENTS)
+        self.of = of
 
     def __call__(self, params: PyTree, t: Any = 0.0) -> Array:
         terms = self._terms(params, t)

@@ -127,7 +127,8 @@ def _of_law(law: Law, flow: AbstractFlow, state: PyTree, t: Array) -> Float[Arra
         t = jnp.asarray(t, jnp.result_type(*jax.tree.leaves(arrays)))
 
         def h(arrays, t):
-            return jnp.ravel(law(flow.params(eqx.combine(arrays, static)), t))
+            state = eqx.combine(arrays, static)
+            return jnp.ravel(law(law.argument(flow.params(state), state), t))
 
         values, back = jax.vjp(h, arrays, t)
 

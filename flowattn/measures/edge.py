@@ -49,7 +49,7 @@ def observables(
     """
     require_plain("edge.observables", loss, optimizer)
     points = two_steps(loss, optimizer, settled_rates(rates))
-    return observables_at_edge(loss, points, of_state=False)
+    return observables_at_edge(loss, points, of="params")
 
 
 def smooth(run: Any, steps: Any) -> Trajectory:

@@ -151,7 +151,7 @@ def measured(name: str, experiment: Experiment, descent: Reference) -> dict[str,
     if isinstance(one.flow, fa.CentralFlow):
         rtol = max(rtol, _KINKED)
     begun = time.perf_counter()
-    whole = fa.Observable(_flat, of_state=True) if one.flow.has_state else _flat
+    whole = fa.Observable(_flat, of="state") if one.flow.has_state else _flat
     run = fa.solve(
         one.flow,
         one.params,

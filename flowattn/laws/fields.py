@@ -1,0 +1,337 @@
+"""Fields: the velocities of a family of flows at random parameters, by one compiled
+program.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from ..entries import named
+from ..errors import InputError
+from ..flows import AbstractFlow, velocity
+from ..identity import by_identity
+from ..precision import float_dtype
+
+# Draws in one launch: one compiled program serves every number of them.
+_TOGETHER = 64
+# The name of parameters that are a single array.
+_ALONE = "theta"
+# From this number of parameters on, the default draws keep the size of activations.
+_WIDE = 1000
+
+
+class Samples(NamedTuple):
+    """Named arrays and their velocities at some draws, in NumPy: draws × array.
+
+    `factors` are functions of the time, `changes` their derivatives. `moved` is the
+    velocity of everything that moves, draws × parameters (and the time, last, if it
+    counts).
+    """
+
+    values: dict[str, np.ndarray]
+    velocities: dict[str, np.ndarray]
+    factors: dict[str, np.ndarray]
+    changes: dict[str, np.ndarray]
+    moved: np.ndarray
+
+    def part(self, draws: Any) -> "Samples":
+        """Some of the draws."""
+        return jax.tree.map(lambda x: x[draws], self)
+
+    @property
+    def number(self) -> int:
+        return len(self.moved)
+
+
+class Words(eqx.Module):
+    """The arrays, functions of the parameters and functions of the time that laws are
+    written in.
+    """
+
+    view: Callable[[PyTree], Mapping[str, Array]] = eqx.field(converter=by_identity)
+    atoms: dict[str, Callable[..., Array]] = eqx.field(converter=by_identity)
+    timed: tuple[str, ...] = eqx.field(static=True)
+    times: dict[str, Callable[[Array], Array]] = eqx.field(converter=by_identity)
+
+    @property
+    def counts_time(self) -> bool:
+        """Whether laws may depend on the time."""
+        return bool(self.times) or bool(self.timed)
+
+    def arrays(self, params: PyTree, t: Any) -> dict[str, Array]:
+        """The named arrays, the functions of the parameters among them."""
+        found = dict(self.view(params))
+        for name, atom in self.atoms.items():
+            value = atom(params, t) if name in self.timed else atom(params)
+            found[name] = jnp.asarray(value)
+        return found
+
+    def clock(self, t: Array) -> dict[str, Array]:
+        """The functions of the time."""
+        return {name: jnp.asarray(fn(t)) for name, fn in self.times.items()}
+
+
+class Fields(eqx.Module):
+    """A family of flows, with the words in which its laws are written.
+
+    The template is a state: where the flow moves it, values do not matter.
+    """
+
+    family: Callable[[Array], AbstractFlow] = eqx.field(converter=by_identity)
+    template: PyTree
+    words: Words
+    sample: Callable[[PyTree, Array], PyTree] = eqx.field(converter=by_identity)
+
+    def states(self, key: Array, number: int) -> tuple[PyTree, Array]:
+        """Random states, with a first axis, and times in [0, 2]."""
+        first, second = jr.split(key)
+        drawn = [_drawn(self, keys) for keys in _chunks(first, number)]
+        states = jax.tree.map(lambda *xs: jnp.concatenate(xs)[:number], *drawn)
+        return states, jr.uniform(second, (number,), maxval=2.0)
+
+    def at(self, key: Array, number: int) -> Samples:
+        """Draws of parameters, each with the velocity of a flow of its own."""
+        first, second = jr.split(key)
+        states, times = self.states(first, number)
+        return self.along(states, times, second)
+
+    def along(self, states: PyTree, times: Array, key: Array) -> Samples:
+        """The velocities at given states, each of a flow of its own."""
+        number = len(times)
+        found = []
+        for start, keys in zip(
+            range(0, number, _TOGETHER), _chunks(key, number), strict=True
+        ):
+            pick = np.minimum(np.arange(start, start + _TOGETHER), number - 1)
+            one = jax.tree.map(lambda x, pick=pick: x[pick], states)
+            found.append(jax.tree.map(np.asarray, _moved(self, one, times[pick], keys)))
+        return jax.tree.map(lambda *xs: np.concatenate(xs)[:number], *found)
+
+    def field(self, key: Array) -> Callable[[Array], Array]:
+        """The velocity of one flow of the family, on flat vectors of what moves (and
+        the time, last, if it counts; else at a random one).
+        """
+        first, second = jr.split(key)
+        flow = self.family(first)
+        at = jr.uniform(second, (), maxval=2.0)
+        moves, rest = _parts(flow, self.template)
+        _, unravel = ravel_pytree(moves)
+
+        def velocity_at(flat: Array) -> Array:
+            t = flat[-1] if self.words.counts_time else at
+            state = unravel(flat[:-1] if self.words.counts_time else flat)
+            flat_speed = ravel_pytree(_speed(flow, state, rest, t))[0]
+            ones = jnp.ones((int(self.words.counts_time),))
+            return jnp.concatenate([flat_speed, ones])
+
+        return velocity_at
+
+    def point(self, key: Array) -> Array:
+        """A random flat vector for `field`."""
+        states, times = self.states(key, 1)
+        flat = ravel_pytree(jax.tree.map(lambda x: x[0], states))[0]
+        return jnp.concatenate([flat, times]) if self.words.counts_time else flat
+
+
+class Normal(eqx.Module):
+    """Independent normal entries, of variance 1; from 1,000 parameters on, of variance
+    1/n in matrices with n rows, so that no softmax saturates.
+    """
+
+    def __call__(self, params: PyTree, key: Array) -> PyTree:
+        arrays, rest = eqx.partition(params, eqx.is_inexact_array)
+        leaves, structure = jax.tree.flatten(arrays)
+        wide = sum(x.size for x in leaves) > _WIDE
+        drawn = []
+        for one, x in zip(jr.split(key, len(leaves)), leaves, strict=True):
+            size = x.shape[-2] ** -0.5 if wide and x.ndim > 1 else 1.0
+            drawn.append(size * jr.normal(one, x.shape, x.dtype))
+        return eqx.combine(jax.tree.unflatten(structure, drawn), rest)
+
+
+class Near(eqx.Module):
+    """Normal entries of variance 0.01 about the given ones."""
+
+    def __call__(self, params: PyTree, key: Array) -> PyTree:
+        arrays, rest = eqx.partition(params, eqx.is_inexact_array)
+        around = Normal()(arrays, key)
+        near = jax.tree.map(lambda x, noise: x + 0.1 * noise, arrays, around)
+        return eqx.combine(near, rest)
+
+
+class Leaves(eqx.Module):
+    """Some arrays of parameters, under their dotted paths."""
+
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    def __call__(self, params: PyTree) -> dict[str, Array]:
+        arrays = eqx.filter(params, eqx.is_inexact_array)
+        found = {name or _ALONE: leaf for name, leaf in named(arrays)}
+        if missing := [name for name in self.names if name not in found]:
+            raise InputError(
+                f"the parameters have no array {missing[0]!r}, only {', '.join(found)}"
+            )
+        return {name: found[name] for name in self.names}
+
+
+def fields_of(
+    flows: AbstractFlow | Callable[[Array], AbstractFlow],
+    params: PyTree,
+    words: Words | None,
+    sample: Callable[[PyTree, Array], PyTree] | str | None,
+) -> Fields:
+    """The fields of a flow or a family, in given words or in those of its arrays that
+    move.
+
+    Raises `InputError` for anything else, and for single precision.
+    """
+    if not (isinstance(flows, AbstractFlow) or callable(flows)):
+        raise InputError(
+            "discover needs a flow, or a function key -> flow such as any_loss(…), got "
+            f"a {type(flows).__name__}"
+        )
+    if float_dtype(params) != np.float64:
+        raise InputError(
+            'discover works in double precision: call fa.set_precision("float64") first'
+        )
+    family = One(flows) if isinstance(flows, AbstractFlow) else flows
+    flow = family(jr.key(0))
+    if not isinstance(flow, AbstractFlow):
+        raise InputError(
+            f"flows must return a flow for each key, got a {type(flow).__name__}: for a "
+            "loss, return fa.GradientFlow(loss)"
+        )
+    state = flow.start(params) if flow.has_state else params
+    if words is None:
+        names = [name or _ALONE for name, _ in named(flow.moving(state))]
+        words = Words(Leaves(tuple(names)), {}, (), {})
+    near: dict[Any, Callable] = {None: Normal(), "near": Near()}
+    if not callable(sample) and sample not in near:
+        raise InputError(
+            f"sample must be a function (params, key) -> params, or 'near', got {sample!r}"
+        )
+    draw = sample if callable(sample) else near[sample]
+    shapes = eqx.filter_eval_shape(draw, state, jr.key(0))
+    arrays = eqx.filter_eval_shape(lambda x: x, state)
+    if jax.tree.structure(shapes) != jax.tree.structure(arrays):
+        raise InputError(
+            "sample must return what it is given, with the structure "
+            f"{jax.tree.structure(arrays)}, got {jax.tree.structure(shapes)}"
+        )
+    return Fields(family, state, words, draw)
+
+
+class One(eqx.Module):
+    """A flow as a family of itself."""
+
+    flow: AbstractFlow
+
+    def __call__(self, key: Array) -> AbstractFlow:
+        del key
+        return self.flow
+
+
+def _parts(flow: AbstractFlow, state: PyTree) -> tuple[PyTree, PyTree]:
+    """What moves, and the rest."""
+    moves = flow.moving(state)
+    rest = jax.tree.map(
+        lambda moved, leaf: leaf if moved is None else None,
+        moves,
+        state,
+        is_leaf=lambda x: x is None,
+    )
+    return moves, rest
+
+
+def _speed(flow: AbstractFlow, moves: PyTree, rest: PyTree, t: Any) -> PyTree:
+    given = velocity(moves, flow(eqx.combine(moves, rest), t))
+    return jax.tree.map(jnp.asarray, eqx.filter(given, eqx.is_inexact_array))
+
+
+def _chunks(key: Array, number: int) -> Iterator[Array]:
+    for part in range(-(-number // _TOGETHER)):
+        yield jr.split(jr.fold_in(key, part), _TOGETHER)
+
+
+@eqx.filter_jit
+def _drawn(fields: Fields, keys: Array) -> PyTree:
+    flow = fields.family(keys[0])
+    return jax.vmap(lambda key: flow.moving(fields.sample(fields.template, key)))(keys)
+
+
+@eqx.filter_jit
+def _moved(fields: Fields, states: PyTree, times: Array, keys: Array) -> Samples:
+    def one(moves: PyTree, t: Array, key: Array) -> Samples:
+        flow = fields.family(key)
+        rest = _parts(flow, fields.template)[1]
+        speed = _speed(flow, moves, rest, t)
+        return _seen(fields, moves, rest, t, speed, jnp.ones_like(t))
+
+    return jax.vmap(one)(states, times, keys)
+
+
+def slopes(fields: Fields, key: Array, directions: np.ndarray) -> Samples:
+    """A random state, moved along given directions of what moves (and of the time,
+    last, if it counts). Its values have a first axis of 1.
+    """
+    states, times = fields.states(key, 1)
+    state = jax.tree.map(lambda x: x[0], states)
+    number = len(directions)
+    found = []
+    for start in range(0, number, _TOGETHER):
+        pick = np.minimum(np.arange(start, start + _TOGETHER), number - 1)
+        one = _pushed(fields, state, times[0], jnp.asarray(directions[pick]))
+        found.append(jax.tree.map(np.asarray, one))
+    moved = jax.tree.map(lambda *xs: np.concatenate(xs)[:number], *found)
+    first = {name: x[:1] for name, x in moved.values.items()}
+    return moved._replace(values=first)
+
+
+@eqx.filter_jit
+def _pushed(fields: Fields, state: PyTree, t: Array, directions: Array) -> Samples:
+    rest = _parts(fields.family(jr.key(0)), fields.template)[1]
+    _, unravel = ravel_pytree(state)
+
+    def one(direction: Array) -> Samples:
+        if fields.words.counts_time:
+            return _seen(fields, state, rest, t, unravel(direction[:-1]), direction[-1])
+        return _seen(fields, state, rest, t, unravel(direction), jnp.zeros_like(t))
+
+    return jax.vmap(one)(directions)
+
+
+def _seen(
+    fields: Fields, moves: PyTree, rest: PyTree, t: Array, speed: PyTree, passes: Array
+) -> Samples:
+    """Named arrays and functions of the time, with their changes."""
+    words = fields.words
+
+    def arrays(moves: PyTree, t: Array) -> dict[str, Array]:
+        return words.arrays(eqx.combine(moves, rest), t)
+
+    values, velocities = jax.jvp(arrays, (moves, t), (speed, passes))
+    factors, changes = jax.jvp(words.clock, (t,), (passes,))
+    flat = ravel_pytree(speed)[0]
+    if words.counts_time:
+        flat = jnp.append(flat, passes)
+    return Samples(values, velocities, factors, changes, flat)  # pyright: ignore
+
+
+def require_finite(samples: Samples) -> None:
+    """Raise `InputError` where velocities are not finite, or nothing moves."""
+    finite = np.isfinite(samples.moved).all(axis=1)
+    if not finite.all():
+        share = 1 - finite.mean()
+        raise InputError(
+            f"the velocity is not finite at {share:.0%} of the random parameters: give "
+            "sample=, a function (params, key) -> params that draws where it is"
+        )
+    if not np.any(samples.moved):
+        raise InputError("no parameter moves: the velocity is 0 at all draws")

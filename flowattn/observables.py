@@ -112,13 +112,13 @@ class AbstractObservable(eqx.Module):
             return params
         if state is None:
             raise InputError(
-                f"a {type(self).__name__.lower()} with of='state' is of a flow that has "
-                "a state"
+                f"a {type(self).__name__.lower()} with of='state' is of a flow that "
+                "has a state"
             )
         return state
 
     def seen(self, params: PyTree, t: Any, state: PyTree) -> Array:
-        """The value along a run: at its parameters or the flow's state, and the time."""
+        """The value along a run: at the parameters or the state, and the time."""
         return self.at(self.argument(params, state), t)
 
     def scale(self, params: PyTree, t: Any = 0.0) -> Float[Array, ""] | None:

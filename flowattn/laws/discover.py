@@ -268,7 +268,7 @@ def _whole(entries: bool | None, dictionary: Dictionary) -> bool:
         largest = sorted(sizes, key=lambda name: -math.prod(sizes[name]))[:3]
         shown = ", ".join(f"{name} {sizes[name]}" for name in largest)
         raise InputError(
-            f"{columns} unknowns are more than {_MOST} (the largest arrays are {shown}): "
+            f"{columns} unknowns are more than {_MOST}, most of them of {shown}: "
             "entries=False takes each matrix as a whole"
         )
     return not entries if entries is not None else columns > _BY_ENTRIES

@@ -205,7 +205,7 @@ def fields_of(
     flow = family(jr.key(0))
     if not isinstance(flow, AbstractFlow):
         raise InputError(
-            f"flows must return a flow for each key, got a {type(flow).__name__}: for a "
+            f"flows must return a flow for each key, got a {type(flow).__name__}: of a "
             "loss, return fa.GradientFlow(loss)"
         )
     state = flow.start(params) if flow.has_state else params
@@ -215,7 +215,8 @@ def fields_of(
     near: dict[Any, Callable] = {None: Normal(), "near": Near()}
     if not callable(sample) and sample not in near:
         raise InputError(
-            f"sample must be a function (params, key) -> params, or 'near', got {sample!r}"
+            "sample must be a function (params, key) -> params, or 'near', got "
+            f"{sample!r}"
         )
     draw = sample if callable(sample) else near[sample]
     shapes = eqx.filter_eval_shape(draw, state, jr.key(0))

@@ -1,4 +1,4 @@
-"""Formulas of identities: as Python, as LaTeX, and the symmetry that makes each a law."""
+"""Formulas of identities: Python, LaTeX, and the symmetry that makes each a law."""
 
 import re
 from collections.abc import Sequence
@@ -235,6 +235,14 @@ def _latex(quantity: Quantity, later: bool) -> str:
     return rf"{quantity.time}\," + (rf"\left({text}\right)" if wide else text)
 
 
+_TOP = r"\top"
+
+
+def _raised(name: str, above: str) -> str:
+    """A name with a superscript, beside that of a head."""
+    return f"{name[:-1]}{above}}}" if "^{" in name else f"{name}^{above}"
+
+
 def _latex_plain(quantity: Quantity, name: str) -> str:
     ndim, axis = quantity.ndim, quantity.axis
     if quantity.kind == "sum":
@@ -250,21 +258,22 @@ def _latex_plain(quantity: Quantity, name: str) -> str:
     if quantity.kind == "slice":
         return f"{name}[{_at(quantity)}]"
     if not ndim:
-        return f"{name}^2"
+        return _raised(name, "2")
     if quantity.kind == "norm":
         inner = f"{name}[{_at(quantity)}]" if quantity.at else name
         return rf"\lVert {inner}\rVert^2"
     if quantity.kind == "turn":
         other = name.replace(symbol(quantity.leaf), symbol(quantity.other), 1)
-        return f"{_latex_product(quantity, other, name)} - {_latex_product(quantity, name, other)}"
+        products = [(other, name), (name, other)]
+        return " - ".join(_latex_product(quantity, *pair) for pair in products)
     return _latex_product(quantity, name, name)
 
 
 def _latex_product(quantity: Quantity, one: str, two: str) -> str:
     if quantity.ndim == 2 and quantity.axis == (1,):
-        return rf"{one}^\top {two}"
+        return f"{_raised(one, _TOP)} {two}"
     if quantity.ndim <= 2:
-        return rf"{one} {two}^\top"
+        return f"{one} {_raised(two, _TOP)}"
     return rf"\langle {one}, {two}\rangle_{{{quantity.axis[0]}}}"
 
 

@@ -1,7 +1,7 @@
 """Null spaces of sampled linear systems, with the gap that decides them."""
 
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -80,8 +80,7 @@ def null_space(rows: np.ndarray, tol: float) -> tuple[np.ndarray, Spectrum]:
     else:
         # The rows' triangle first: it has their singular values, and is square.
         triangle = np.linalg.qr(system, mode="r")
-        factor, order = scipy.linalg.qr(triangle, mode="r", pivoting=True)
-        factor = factor[:unknowns]
+        _, factor, order = pivoted(triangle)
         values = _over_largest(np.abs(np.diag(factor)), unknowns)
         rank = int(np.sum(values > tol))
         basis = np.zeros((unknowns, unknowns - rank))
@@ -94,6 +93,12 @@ def null_space(rows: np.ndarray, tol: float) -> tuple[np.ndarray, Spectrum]:
     if basis.shape[1]:
         basis = np.linalg.qr(basis)[0]
     return basis, Spectrum(values, rank)
+
+
+def pivoted(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The QR decomposition with columns in an order of falling size."""
+    found: Any = scipy.linalg.qr(matrix, mode="economic", pivoting=True)
+    return found
 
 
 def small_null_spaces(systems: np.ndarray, tol: float) -> list[np.ndarray]:
@@ -149,7 +154,7 @@ def sparse(basis: np.ndarray) -> np.ndarray:
     rows = basis.T
     if not len(rows):
         return rows
-    _, order = scipy.linalg.qr(rows, mode="r", pivoting=True)
+    order = pivoted(rows)[2]
     leading = np.sort(order[: len(rows)])
     rows = np.linalg.solve(rows[:, leading], rows)
     rows[np.abs(rows) < 1e-9] = 0.0

@@ -224,7 +224,7 @@ class Reader:
             yield Claim(row, group, "all")
 
     def _unreadable(self, row: np.ndarray, group: Sequence[Quantity]) -> tuple:
-        at = np.flatnonzero(row)
+        at = np.flatnonzero(row).tolist()
         last = [self.shapes[group[i].leaf][-1:] for i in at]
         return float(np.sum(np.abs(row))), len(set(last)), tuple(at)
 
@@ -237,8 +237,8 @@ def _signed(terms: tuple[tuple[float, Quantity], ...]):
 
 
 def _projected(rates: np.ndarray, square: bool) -> tuple[np.ndarray, list[Mask]]:
-    """Systems of whole arrays, draws × quantities × …: by random symmetric matrices and,
-    if they are square, by diagonal ones.
+    """Systems of whole arrays, draws × quantities × …: by random matrices and,
+    if they are square, by random diagonal ones.
     """
     draws, count, *shape = rates.shape
     random = np.random.default_rng(0)
@@ -316,7 +316,7 @@ def _smallest(space: np.ndarray) -> Iterator[list[np.ndarray]]:
 def _joined(
     kept: list[tuple[Identity, int]], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[tuple[Identity, int]]:
-    """Identities that hold for each head as one, and sums over all heads as one term."""
+    """Identities of each head as one, and sums over all heads as one term."""
     kept = [(_summed(identity, shapes), adds) for identity, adds in kept]
     alike: dict[Identity, dict[int, int]] = {}
     for number, (identity, _) in enumerate(kept):

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from .fields import Fields
+from .draws import Draws
+from .fields import Fields, together
 from .nullspace import CLEAR
 
 # Singular values, over the largest, above which brackets count as a direction: those of
@@ -20,7 +20,6 @@ from .nullspace import CLEAR
 _TOL = 1e-11
 # More draws than parameters, so that the smallest singular values are well conditioned.
 _MORE = 20
-_TOGETHER = 64
 
 
 class Depth(NamedTuple):
@@ -52,7 +51,7 @@ class Certificate(NamedTuple):
     depths: tuple[Depth, ...]
 
 
-def certificate(fields: Fields, key: Array, deepest: int, found: int) -> Certificate:
+def certificate(fields: Fields, draws: Draws, deepest: int, found: int) -> Certificate:
     """The number of independent laws is at most D − rank Δ_k for every k, where Δ_k is
     the span, at one θ, of all brackets [g_k, […, [g_2, g_1]]] of at most k flows: a law
     is constant along every flow, and so along all brackets.
@@ -63,15 +62,13 @@ def certificate(fields: Fields, key: Array, deepest: int, found: int) -> Certifi
     The fields are real-analytic, so that random draws span what all would, with
     probability 1.
     """
-    key, start = jr.split(key)
-    point = fields.point(start)
-    size = point.shape[0]
+    state, t = fields.states(draws, 1), draws.times(1)
+    size = fields.size
     stack = np.zeros((0, size))
     depths: list[Depth] = []
     settled = False
     for depth in range(1, deepest + 1):
-        key, drawn = jr.split(key)
-        stack = np.concatenate([stack, _bracketed(fields, point, drawn, depth)])
+        stack = np.concatenate([stack, _bracketed(fields, state, t, draws, depth)])
         depths.append(_rank(stack, depth))
         rank = depths[-1].rank
         stalled = depth > 1 and rank == depths[-2].rank
@@ -91,40 +88,42 @@ def _rank(stack: np.ndarray, depth: int) -> Depth:
     return Depth(depth, rank, float(values[max(rank - 1, 0)]), float(dropped))
 
 
-def _bracketed(fields: Fields, point: Array, key: Array, depth: int) -> np.ndarray:
+def _bracketed(
+    fields: Fields, state: PyTree, t: np.ndarray, draws: Draws, depth: int
+) -> np.ndarray:
     """Random brackets of a depth at a point, over the sum of the norms of their terms.
 
     Over their own norm they would be rounding, blown up, where all brackets vanish.
     """
-    number = point.shape[0] + _MORE
-    found = []
-    for part in range(-(-number // _TOGETHER)):
-        keys = jr.split(jr.fold_in(key, part), (_TOGETHER, depth))
-        found.append(jax.tree.map(np.asarray, _nested(fields, point, keys)))
-    sums, sizes = (np.concatenate(x) for x in zip(*found, strict=True))
+    number = fields.size + _MORE
+    if depth == 1:  # the program that sampled velocities serves
+        many = jax.tree.map(lambda x: np.repeat(x, number, axis=0), state)
+        sums = fields.along(many, draws, np.repeat(t, number)).moved
+        sizes = np.linalg.norm(sums, axis=1)
+    else:
+        point = np.concatenate([x.ravel() for x in jax.tree.leaves(state)])
+        if fields.words.counts_time:
+            point = np.append(point, t)
+        sums, sizes = together(
+            lambda keys: _nested(fields, point, t[0], keys),
+            number,
+            draws.keys(number, depth),
+        )
     counts = sizes > 1e-12 * np.median(sizes)
     return sums[counts] / sizes[counts, None]
 
 
 @eqx.filter_jit
-def _nested(fields: Fields, point: Array, keys: Array) -> tuple[Array, Array]:
+def _nested(fields: Fields, point: Array, t: Array, keys: Array) -> tuple[Array, Array]:
     """Nested brackets of flows, draws × size, and the sums of their terms' norms."""
 
     def one(keys: Array) -> tuple[Array, Array]:
-        flows = [_unit(fields.field(key), point) for key in keys]
-        terms = functools.reduce(_bracket, flows[1:], lambda x: flows[0](x)[None])(
-            point
-        )
+        first, *others = [fields.field(key, t) for key in keys]
+        nested = functools.reduce(_bracket, others, lambda x: first(x)[None])
+        terms = nested(point)
         return jnp.sum(terms, axis=0), jnp.sum(jnp.linalg.norm(terms, axis=1))
 
     return jax.vmap(one)(keys)
-
-
-def _unit(field: Callable[[Array], Array], point: Array) -> Callable[[Array], Array]:
-    """A field over its norm at a point, a constant."""
-    size = jax.lax.stop_gradient(jnp.linalg.norm(field(point)))
-    size = jnp.where(size > 0, size, 1.0)
-    return lambda x: field(x) / size
 
 
 def _bracket(
@@ -133,8 +132,8 @@ def _bracket(
     """The signed terms of DB[g] − Dg[B], from those of B."""
 
     def bracket(x: Array) -> Array:
-        inner, moved = jax.jvp(terms, (x,), (field(x),))
-        turned = jax.vmap(lambda v: jax.jvp(field, (x,), (v,))[1])(inner)
-        return jnp.concatenate([moved, -turned])
+        speed, push = jax.linearize(field, x)
+        inner, moved = jax.jvp(terms, (x,), (speed,))
+        return jnp.concatenate([moved, -jax.vmap(push)(inner)])
 
     return bracket

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -21,7 +20,8 @@ from ..observables import takes_time
 from .brackets import certificate
 from .dictionary import Dictionary, Vocabulary, elementary
 from .discovery import Discovery, entry_of
-from .fields import Fields, Samples, Words, fields_of, require_finite, slopes
+from .draws import Draws
+from .fields import Fields, Samples, Words, fields_of, require_finite
 from .identities import defect_of
 from .nullspace import CLEAR, Span, null_space
 from .readable import DENOMINATOR, Claim, Reader
@@ -103,7 +103,7 @@ def discover(
     >>> list(found.laws), found.complete
     (['u**2 - v**2'], True)
     """
-    key = jr.key(0) if key is None else key
+    draws = Draws(jr.key(0) if key is None else key)
     require_flags(certify=certify, **({} if entries is None else {"entries": entries}))
     deepest = whole_number("depth", depth)
     if tol is not None:
@@ -111,24 +111,24 @@ def discover(
     one = isinstance(flows, AbstractFlow)
     fields = fields_of(flows, params, None, sample)
     fields, vocabulary = _worded(fields, view, atoms, times, one)
-    keys = jr.split(key, 4)
-    size = fields.point(keys[0]).shape[0]
+    size = fields.size
     few = one and size <= _FEW
     dictionary = Dictionary(vocabulary)
     whole = _whole(entries, dictionary)
     unknown = 4 * len(dictionary.quantities) + 60 if whole else dictionary.columns
     number = unknown + _MORE
-    draws = fields.at(keys[1], number + _FRESH)
-    require_finite(draws)
-    samples, fresh = draws.part(slice(number)), draws.part(slice(number, None))
-    still = slopes(fields, keys[2], _directions(size, whole))
+    drawn = fields.at(draws, number + _FRESH)
+    require_finite(drawn)
+    drawn = drawn.unit
+    samples, fresh = drawn.part(slice(number)), drawn.part(slice(number, None))
+    still = fields.slopes(draws, _directions(size, whole, draws))
     _require_varying(vocabulary, still)
 
     def reader(**settings: Any) -> Reader:
-        fine = {"denominator": _FINE if few else DENOMINATOR, "whole": whole}
-        return Reader(vocabulary, samples, fresh, still, **fine, **settings)
+        return Reader(vocabulary, samples, fresh, still, whole=whole, **settings)
 
-    exact, nearly = reader(tol=tol), None
+    exact = reader(tol=tol, denominator=_FINE if few else DENOMINATOR)
+    nearly = None
     spectrum, clear = None, True
     if whole:
         exact.read()
@@ -139,18 +139,18 @@ def discover(
         clear = spectrum.kept >= CLEAR * limit or not spectrum.rank
         _read(exact, dictionary, basis, gradients)
         if spectrum.below(_NEARLY) > basis.shape[1]:
-            nearly = reader(tol=_NEARLY, exact=_APPROXIMATE)
+            rough = {"exact": _APPROXIMATE, "within": _APPROXIMATE, "denominator": 4}
+            nearly = reader(tol=_NEARLY, **rough)
             nearly.span.basis = exact.span.basis
             _read(nearly, dictionary, null_space(rows, _NEARLY)[0], gradients)
     found = exact.span.rank
     proof, note = None, _uncertified(one, certify, size)
     if not note:
-        proof = certificate(fields, keys[3], deepest, found)
+        proof = certificate(fields, draws, deepest, found)
         if proof.at_most < found:
             raise RuntimeError(
                 f"{found} laws found, and brackets of depth {len(proof.depths)} leave "
-                f"{proof.at_most}: please report this, with the random key "
-                f"{jax.random.key_data(key).tolist()}"
+                f"{proof.at_most}: please report this, with the random key {key}"
             )
     entry = functools.partial(
         entry_of,
@@ -216,17 +216,13 @@ def _worded(
     state = fields.template
     view = fields.words.view if view is None else by_identity(view)
     shapes = _shapes("view", view, state)
-    moving = eqx.filter_eval_shape(
-        lambda state: fields.family(jr.key(0)).moving(state), state
-    )
-    size = sum(x.size for x in jax.tree.leaves(moving))
     if atoms is None:
-        atoms = elementary(view, shapes) if one and size <= _FEW else {}
+        atoms = elementary(view, shapes) if one and fields.size <= _FEW else {}
     timed = tuple(k for k, fn in atoms.items() if takes_time(f"the atom {k!r}", fn))
     words = Words(view, dict(atoms), timed, dict(times or {}))
     shapes = _shapes("atoms", eqx.Partial(words.arrays, t=jnp.zeros(())), state)
-    flow = fields.family(jr.key(0))
-    vocabulary = Vocabulary(shapes, tuple(atoms), tuple(words.times), flow.has_state)
+    state = fields.flow.has_state
+    vocabulary = Vocabulary(shapes, tuple(atoms), tuple(words.times), state)
     fields = eqx.tree_at(lambda f: f.words, fields, words)
     return fields, vocabulary
 
@@ -274,11 +270,11 @@ def _whole(entries: bool | None, dictionary: Dictionary) -> bool:
     return not entries if entries is not None else columns > _BY_ENTRIES
 
 
-def _directions(size: int, whole: bool) -> np.ndarray:
+def _directions(size: int, whole: bool, draws: Draws) -> np.ndarray:
     """All directions, or random ones where these are too many."""
     if size <= _DIRECTIONS or not whole:
         return np.eye(size)
-    return np.random.default_rng(0).standard_normal((_DIRECTIONS, size))
+    return draws.directions(_DIRECTIONS, size)
 
 
 def _uncertified(one: bool, certify: bool, size: int) -> str:
@@ -294,5 +290,5 @@ def _uncertified(one: bool, certify: bool, size: int) -> str:
 
 def _symmetric(fields: Fields) -> bool:
     """Whether gradients of laws are symmetries: of gradient flows with equal rates."""
-    flow = fields.family(jr.key(0))
+    flow = fields.flow
     return isinstance(flow, GradientFlow) and flow.rates is None

@@ -14,6 +14,7 @@ from ..flows import AbstractFlow
 from ..observables import Argument, require_name
 from .base import Law
 from .brackets import Depth
+from .draws import Draws
 from .fields import Words, fields_of, require_finite
 from .formulas import aligned, generator, latex, python
 from .identities import Identity, Terms, TimedTerms, defect_of
@@ -147,7 +148,8 @@ class Discovery:
             return {}
         words = self.found[0].law.terms.words  # pyright: ignore
         fields = fields_of(flows, params, words, sample)
-        samples = fields.at(jr.key(1) if key is None else key, _DRAWS)
+        draws = Draws(jr.key(1) if key is None else key)
+        samples = fields.at(draws, _DRAWS)
         require_finite(samples)
         return {
             entry.law.name: defect_of(entry.identity, samples) for entry in self.found

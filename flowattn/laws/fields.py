@@ -2,7 +2,7 @@
 program.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -18,13 +18,12 @@ from ..errors import InputError
 from ..flows import AbstractFlow, velocity
 from ..identity import by_identity
 from ..precision import float_dtype
+from .draws import Draws, Sample
 
 # Draws in one launch: one compiled program serves every number of them.
 _TOGETHER = 64
 # The name of parameters that are a single array.
 _ALONE = "theta"
-# From this number of parameters on, the default draws keep the size of activations.
-_WIDE = 1000
 
 
 class Samples(NamedTuple):
@@ -47,7 +46,23 @@ class Samples(NamedTuple):
 
     @property
     def number(self) -> int:
+        """The number of draws."""
         return len(self.moved)
+
+    @property
+    def unit(self) -> "Samples":
+        """The same with velocities of norm 1, so that rounding has one size."""
+        speed = np.linalg.norm(self.moved, axis=1)
+        speed = np.where(speed > 0, speed, 1.0)
+
+        def scaled(x: np.ndarray) -> np.ndarray:
+            return x / speed.reshape(-1, *[1] * (x.ndim - 1))
+
+        return self._replace(
+            velocities=jax.tree.map(scaled, self.velocities),
+            changes=jax.tree.map(scaled, self.changes),
+            moved=scaled(self.moved),
+        )
 
 
 class Words(eqx.Module):
@@ -81,89 +96,79 @@ class Words(eqx.Module):
 class Fields(eqx.Module):
     """A family of flows, with the words in which its laws are written.
 
-    The template is a state: where the flow moves it, values do not matter.
+    The template is a state: where the flow moves it, values do not matter. `sample` is
+    a function `(state, key) -> state`, "near" or None.
     """
 
     family: Callable[[Array], AbstractFlow] = eqx.field(converter=by_identity)
     template: PyTree
     words: Words
-    sample: Callable[[PyTree, Array], PyTree] = eqx.field(converter=by_identity)
+    sample: Sample | str | None = eqx.field(converter=by_identity)
 
-    def states(self, key: Array, number: int) -> tuple[PyTree, Array]:
-        """Random states, with a first axis, and times in [0, 2]."""
-        first, second = jr.split(key)
-        drawn = [_drawn(self, keys) for keys in _chunks(first, number)]
-        states = jax.tree.map(lambda *xs: jnp.concatenate(xs)[:number], *drawn)
-        return states, jr.uniform(second, (number,), maxval=2.0)
+    @property
+    def flow(self) -> AbstractFlow:
+        """A flow of the family, whose arrays are shapes."""
+        return eqx.filter_eval_shape(self.family, jr.key(0))
 
-    def at(self, key: Array, number: int) -> Samples:
+    @property
+    def size(self) -> int:
+        """The number of parameters that move, and 1 for the time if it counts."""
+        moves = jax.tree.leaves(self.flow.moving(self.template))
+        return sum(x.size for x in moves) + self.words.counts_time
+
+    def states(self, draws: Draws, number: int) -> PyTree:
+        """Random states: what moves, with a first axis."""
+        moves = self.flow.moving(self.template)
+        if self.sample is None:
+            return draws.normal(moves, number)
+        if self.sample == "near":
+            return draws.near(moves, number)
+        return together(lambda keys: _drawn(self, keys), number, draws.keys(number))
+
+    def at(self, draws: Draws, number: int) -> Samples:
         """Draws of parameters, each with the velocity of a flow of its own."""
-        first, second = jr.split(key)
-        states, times = self.states(first, number)
-        return self.along(states, times, second)
+        return self.along(self.states(draws, number), draws)
 
-    def along(self, states: PyTree, times: Array, key: Array) -> Samples:
-        """The velocities at given states, each of a flow of its own."""
-        number = len(times)
-        found = []
-        for start, keys in zip(
-            range(0, number, _TOGETHER), _chunks(key, number), strict=True
-        ):
-            pick = np.minimum(np.arange(start, start + _TOGETHER), number - 1)
-            one = jax.tree.map(lambda x, pick=pick: x[pick], states)
-            found.append(jax.tree.map(np.asarray, _moved(self, one, times[pick], keys)))
-        return jax.tree.map(lambda *xs: np.concatenate(xs)[:number], *found)
-
-    def field(self, key: Array) -> Callable[[Array], Array]:
-        """The velocity of one flow of the family, on flat vectors of what moves (and
-        the time, last, if it counts; else at a random one).
+    def along(
+        self, states: PyTree, draws: Draws, times: np.ndarray | None = None
+    ) -> Samples:
+        """The velocities at given states, each of a flow of its own, at given or random
+        times.
         """
-        first, second = jr.split(key)
-        flow = self.family(first)
-        at = jr.uniform(second, (), maxval=2.0)
+        number = len(jax.tree.leaves(states)[0])
+        times = draws.times(number) if times is None else times
+        given = (states, times, draws.keys(number))
+        return together(lambda *given: _moved(self, *given), number, *given)
+
+    def slopes(self, draws: Draws, directions: np.ndarray) -> Samples:
+        """A random state, moved along given directions of what moves (and of the time,
+        last, if it counts). Its values have a first axis of 1.
+        """
+        state = jax.tree.map(lambda x: x[0], self.states(draws, 1))
+        t = jnp.asarray(draws.times(1)[0])
+        moved = together(
+            lambda part: _pushed(self, state, t, part), len(directions), directions
+        )
+        first = {name: x[:1] for name, x in moved.values.items()}
+        return moved._replace(values=first)
+
+    def field(self, key: Array, t: Array) -> Callable[[Array], Array]:
+        """The velocity of one flow of the family, on flat vectors of what moves (and of
+        the time, last, if it counts; else at a given one).
+        """
+        flow = self.family(key)
         moves, rest = _parts(flow, self.template)
         _, unravel = ravel_pytree(moves)
+        counts = self.words.counts_time
 
         def velocity_at(flat: Array) -> Array:
-            t = flat[-1] if self.words.counts_time else at
-            state = unravel(flat[:-1] if self.words.counts_time else flat)
-            flat_speed = ravel_pytree(_speed(flow, state, rest, t))[0]
-            ones = jnp.ones((int(self.words.counts_time),))
-            return jnp.concatenate([flat_speed, ones])
+            state, time = (
+                (unravel(flat[:-1]), flat[-1]) if counts else (unravel(flat), t)
+            )
+            speed = ravel_pytree(_speed(flow, state, rest, time))[0]
+            return jnp.append(speed, 1.0) if counts else speed
 
         return velocity_at
-
-    def point(self, key: Array) -> Array:
-        """A random flat vector for `field`."""
-        states, times = self.states(key, 1)
-        flat = ravel_pytree(jax.tree.map(lambda x: x[0], states))[0]
-        return jnp.concatenate([flat, times]) if self.words.counts_time else flat
-
-
-class Normal(eqx.Module):
-    """Independent normal entries, of variance 1; from 1,000 parameters on, of variance
-    1/n in matrices with n rows, so that no softmax saturates.
-    """
-
-    def __call__(self, params: PyTree, key: Array) -> PyTree:
-        arrays, rest = eqx.partition(params, eqx.is_inexact_array)
-        leaves, structure = jax.tree.flatten(arrays)
-        wide = sum(x.size for x in leaves) > _WIDE
-        drawn = []
-        for one, x in zip(jr.split(key, len(leaves)), leaves, strict=True):
-            size = x.shape[-2] ** -0.5 if wide and x.ndim > 1 else 1.0
-            drawn.append(size * jr.normal(one, x.shape, x.dtype))
-        return eqx.combine(jax.tree.unflatten(structure, drawn), rest)
-
-
-class Near(eqx.Module):
-    """Normal entries of variance 0.01 about the given ones."""
-
-    def __call__(self, params: PyTree, key: Array) -> PyTree:
-        arrays, rest = eqx.partition(params, eqx.is_inexact_array)
-        around = Normal()(arrays, key)
-        near = jax.tree.map(lambda x, noise: x + 0.1 * noise, arrays, around)
-        return eqx.combine(near, rest)
 
 
 class Leaves(eqx.Module):
@@ -185,7 +190,7 @@ def fields_of(
     flows: AbstractFlow | Callable[[Array], AbstractFlow],
     params: PyTree,
     words: Words | None,
-    sample: Callable[[PyTree, Array], PyTree] | str | None,
+    sample: Sample | str | None,
 ) -> Fields:
     """The fields of a flow or a family, in given words or in those of its arrays that
     move.
@@ -202,31 +207,30 @@ def fields_of(
             'discover works in double precision: call fa.set_precision("float64") first'
         )
     family = One(flows) if isinstance(flows, AbstractFlow) else flows
-    flow = family(jr.key(0))
+    flow = eqx.filter_eval_shape(family, jr.key(0))
     if not isinstance(flow, AbstractFlow):
         raise InputError(
             f"flows must return a flow for each key, got a {type(flow).__name__}: of a "
             "loss, return fa.GradientFlow(loss)"
         )
-    state = flow.start(params) if flow.has_state else params
+    state = family(jr.key(0)).start(params) if flow.has_state else params
     if words is None:
         names = [name or _ALONE for name, _ in named(flow.moving(state))]
         words = Words(Leaves(tuple(names)), {}, (), {})
-    near: dict[Any, Callable] = {None: Normal(), "near": Near()}
-    if not callable(sample) and sample not in near:
+    if callable(sample):
+        shapes = eqx.filter_eval_shape(sample, state, jr.key(0))
+        arrays = eqx.filter_eval_shape(lambda x: x, state)
+        if jax.tree.structure(shapes) != jax.tree.structure(arrays):
+            raise InputError(
+                "sample must return what it is given, with the structure "
+                f"{jax.tree.structure(arrays)}, got {jax.tree.structure(shapes)}"
+            )
+    elif sample not in (None, "near"):
         raise InputError(
             "sample must be a function (params, key) -> params, or 'near', got "
             f"{sample!r}"
         )
-    draw = sample if callable(sample) else near[sample]
-    shapes = eqx.filter_eval_shape(draw, state, jr.key(0))
-    arrays = eqx.filter_eval_shape(lambda x: x, state)
-    if jax.tree.structure(shapes) != jax.tree.structure(arrays):
-        raise InputError(
-            "sample must return what it is given, with the structure "
-            f"{jax.tree.structure(arrays)}, got {jax.tree.structure(shapes)}"
-        )
-    return Fields(family, state, words, draw)
+    return Fields(family, state, words, sample)
 
 
 class One(eqx.Module):
@@ -256,15 +260,23 @@ def _speed(flow: AbstractFlow, moves: PyTree, rest: PyTree, t: Any) -> PyTree:
     return jax.tree.map(jnp.asarray, eqx.filter(given, eqx.is_inexact_array))
 
 
-def _chunks(key: Array, number: int) -> Iterator[Array]:
-    for part in range(-(-number // _TOGETHER)):
-        yield jr.split(jr.fold_in(key, part), _TOGETHER)
+def together(fn: Callable[..., PyTree], number: int, *given: PyTree) -> PyTree:
+    """A function of draws in their first axis, in NumPy, by parts of one size: one
+    compiled program serves every number of them.
+    """
+    found = []
+    for start in range(0, number, _TOGETHER):
+        pick = np.minimum(np.arange(start, start + _TOGETHER), number - 1)
+        parts = jax.tree.map(lambda x, pick=pick: x[pick], given)
+        found.append(jax.tree.map(np.asarray, fn(*parts)))
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[:number], *found)
 
 
 @eqx.filter_jit
 def _drawn(fields: Fields, keys: Array) -> PyTree:
+    sample: Any = fields.sample
     flow = fields.family(keys[0])
-    return jax.vmap(lambda key: flow.moving(fields.sample(fields.template, key)))(keys)
+    return jax.vmap(lambda key: flow.moving(sample(fields.template, key)))(keys)
 
 
 @eqx.filter_jit
@@ -278,26 +290,9 @@ def _moved(fields: Fields, states: PyTree, times: Array, keys: Array) -> Samples
     return jax.vmap(one)(states, times, keys)
 
 
-def slopes(fields: Fields, key: Array, directions: np.ndarray) -> Samples:
-    """A random state, moved along given directions of what moves (and of the time,
-    last, if it counts). Its values have a first axis of 1.
-    """
-    states, times = fields.states(key, 1)
-    state = jax.tree.map(lambda x: x[0], states)
-    number = len(directions)
-    found = []
-    for start in range(0, number, _TOGETHER):
-        pick = np.minimum(np.arange(start, start + _TOGETHER), number - 1)
-        one = _pushed(fields, state, times[0], jnp.asarray(directions[pick]))
-        found.append(jax.tree.map(np.asarray, one))
-    moved = jax.tree.map(lambda *xs: np.concatenate(xs)[:number], *found)
-    first = {name: x[:1] for name, x in moved.values.items()}
-    return moved._replace(values=first)
-
-
 @eqx.filter_jit
 def _pushed(fields: Fields, state: PyTree, t: Array, directions: Array) -> Samples:
-    rest = _parts(fields.family(jr.key(0)), fields.template)[1]
+    rest = _parts(fields.flow, fields.template)[1]
     _, unravel = ravel_pytree(state)
 
     def one(direction: Array) -> Samples:

@@ -1,5 +1,6 @@
 """Formulas of identities: Python, LaTeX, and the symmetry that makes each a law."""
 
+import functools
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -13,7 +14,10 @@ _DENOMINATOR = 2000
 
 def python(identity: Identity) -> str:
     """An identity as Python of the names of its arrays, [h] for each head."""
-    text = _sum(identity, _python, "*")
+    times = {quantity.time for _, quantity in identity.terms}
+    text = _sum(identity, functools.partial(_python, timed=len(times) > 1), "*")
+    if len(times) == 1 and (time := times.pop()):
+        text = f"{time}*{_grouped(text)}"
     return _masked(identity, text, "diag({})", "blocks({}, {})")
 
 
@@ -139,7 +143,7 @@ def _at(quantity: Quantity) -> str:
     return ", ".join(axes)
 
 
-def _python(quantity: Quantity, later: bool) -> str:
+def _python(quantity: Quantity, later: bool, timed: bool) -> str:
     del later
     name = "w" if quantity.index == "all" else _part(quantity)
     text = _plain(quantity, name)
@@ -148,7 +152,7 @@ def _python(quantity: Quantity, later: bool) -> str:
     if quantity.entry is not None and quantity.entry != ():
         wrapped = text if quantity.kind == "sum" else f"({text})"
         text = f"{wrapped}[{', '.join(map(str, quantity.entry))}]"
-    return f"{quantity.time}*{_grouped(text)}" if quantity.time else text
+    return f"{quantity.time}*{_grouped(text)}" if quantity.time and timed else text
 
 
 def _grouped(text: str) -> str:

@@ -11,6 +11,8 @@ import scipy.linalg
 _MOST_BY_SVD = 800
 # The last singular value kept must be larger than the tolerance by this factor.
 CLEAR = 1e3
+# The rates of a parameter that does not move, over the velocity.
+_ROUNDING = 1e-13
 
 
 class Spectrum(NamedTuple):
@@ -48,17 +50,14 @@ def noise(unknowns: int, contracted: int) -> float:
 
 
 def scaled(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of norm 1, over the root mean square of each column; and these scales.
+    """Rows over the root mean square of each column; and these scales.
 
-    A column that is 0 but for rounding keeps the largest scale: it is a null vector by
-    itself (a parameter that never moves).
+    Rows are of velocities of norm 1, at parameters of size 1: a column that is smaller
+    than their rounding is a null vector by itself (a parameter that never moves), and
+    keeps its size.
     """
-    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-    rows = rows / np.where(norms > 0, norms, 1.0)
     sizes = np.sqrt(np.mean(rows**2, axis=-2))
-    top = np.max(sizes, axis=-1, keepdims=True)
-    top = np.where(top > 0, top, 1.0)
-    sizes = np.where(sizes > 1e-13 * top, sizes, top)
+    sizes = np.where(sizes > _ROUNDING, sizes, 1.0)
     return rows / sizes[..., None, :], sizes
 
 
@@ -122,7 +121,7 @@ def _over_largest(values: np.ndarray, unknowns: int) -> np.ndarray:
     lacks.
     """
     values = np.concatenate([values, np.zeros(max(0, unknowns - values.size))])
-    return values / values[0] if values[0] > 0 else values
+    return values / values[0] if values[0] > _ROUNDING else np.zeros_like(values)
 
 
 def reduced(basis: np.ndarray) -> np.ndarray:
@@ -161,7 +160,9 @@ def sparse(basis: np.ndarray) -> np.ndarray:
     return rows[np.argsort(np.count_nonzero(rows, axis=1), kind="stable")]
 
 
-def fractions(row: np.ndarray, denominator: int) -> np.ndarray | None:
+def fractions(
+    row: np.ndarray, denominator: int, within: float = 1e-8
+) -> np.ndarray | None:
     """A row of numbers as fractions that were rounded off, cleared of denominators
     while these stay readable; None if some number is no such fraction.
 
@@ -172,7 +173,7 @@ def fractions(row: np.ndarray, denominator: int) -> np.ndarray | None:
     """
     near = [Fraction(float(x)).limit_denominator(denominator) for x in row]
     for fraction, number in zip(near, row, strict=True):
-        if abs(float(fraction) - number) > 1e-8 * max(1.0, abs(number)):
+        if abs(float(fraction) - number) > within * max(1.0, abs(number)):
             return None
     common = int(np.lcm.reduce([x.denominator for x in near]))
     return np.array([float(x * (common if common <= 64 else 1)) for x in near])

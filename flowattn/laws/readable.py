@@ -41,6 +41,7 @@ class Reader:
         still: one point, moved in many directions: its gradients.
         tol: singular values that count as 0; None: those of rounding.
         exact: the defect of a law.
+        within: how far factors are from the fractions that they are rounded to.
         whole: a matrix counts as one unknown, not each of its entries.
     """
 
@@ -54,11 +55,13 @@ class Reader:
         denominator: int = DENOMINATOR,
         tol: float | None = None,
         exact: float = EXACT,
+        within: float = 1e-8,
         whole: bool = False,
     ):
         self.vocabulary, self.shapes = vocabulary, vocabulary.shapes
         self.samples, self.fresh, self.still = samples, fresh, still
-        self.denominator, self.tol, self.exact = denominator, tol, exact
+        self.denominator, self.tol = denominator, tol
+        self.exact, self.within = exact, within
         self.whole = whole
         self.span = Span(still.number, 1e-8)
         self.found: list[tuple[Identity, int]] = []
@@ -68,8 +71,14 @@ class Reader:
         for group in (*self._sums(), *self._slices(), *self._matrices()):
             if self.span.rank < most:
                 self.keep(self._claims(group), most)
-        self.keep(self._parts(), most)
+        basis, found = self.span.basis, self.found
         self.keep(self._norms(), most)
+        reached = self.span.rank
+        self.keep(self._parts(), most)
+        if self.span.rank > reached:  # some norms are sums of parts that are kept
+            self.span.basis, self.found = basis, found
+            self.keep(self._parts(), most)
+            self.keep(self._norms(), most)
 
     def keep(self, claims: Iterable[Claim], most: float = math.inf) -> None:
         """Keep the laws among claims that add to the rank, until there are `most`."""
@@ -84,7 +93,7 @@ class Reader:
             if identity is not None:
                 adds = self.span.add(identity.rates(self.still).sum(axis=1))
                 kept.append((identity, adds))
-        self.found += _joined(kept, self.shapes)
+        self.found = self.found + _joined(kept, self.shapes)
 
     def _identity(self, factors: np.ndarray, claim: Claim) -> Identity:
         terms = [
@@ -98,7 +107,7 @@ class Reader:
         """A claim with fractions for factors, if it holds so, else as it is, if it
         does.
         """
-        near = fractions(claim.factors, self.denominator)
+        near = fractions(claim.factors, self.denominator, self.within)
         if near is not None:
             identity = self._identity(near, claim)
             if defect_of(identity, self.fresh) <= self.exact:
@@ -214,8 +223,8 @@ class Reader:
         rates = np.stack([rate_of(q, rows) for q in group], axis=1)
         (space,) = small_null_spaces(rates[None], self._tol(group))
         space = space / np.linalg.norm(space, axis=0)
-        for rows in _smallest(space):
-            near = [fractions(row, self.denominator) for row in rows]
+        for rows in _smallest(space, 0.1 * self.within):
+            near = [fractions(row, self.denominator, self.within) for row in rows]
             rows = [row if x is None else x for row, x in zip(rows, near, strict=True)]
             rows.sort(key=lambda row: self._unreadable(row, group))
             for row in rows:
@@ -286,8 +295,10 @@ def _gathered(row: np.ndarray, group: Sequence[Quantity], size: int) -> Claim | 
     return Claim(factors, norms, "all")
 
 
-def _smallest(space: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """The vectors of a space with the fewest entries: those with one, with two, …"""
+def _smallest(space: np.ndarray, within: float) -> Iterator[list[np.ndarray]]:
+    """The vectors of a space with the fewest entries, up to rounding: those with one,
+    with two, …
+    """
     count, dimension = space.shape
     if not dimension:
         return
@@ -305,10 +316,10 @@ def _smallest(space: np.ndarray) -> Iterator[list[np.ndarray]]:
         if missing > 0:
             values = np.pad(values, ((0, 0), (0, missing)))
         rows = []
-        for at in np.flatnonzero(values[:, -1] < 1e-9):
+        for at in np.flatnonzero(values[:, -1] < within):
             row = space @ right[at, -1]
             row[outside[at]] = 0.0
-            if np.all(np.abs(row[sets[at]]) > 1e-6):
+            if np.all(np.abs(row[sets[at]]) > 100 * within):
                 rows.append(row / np.min(np.abs(row[sets[at]])))
         yield rows
 
@@ -317,12 +328,15 @@ def _joined(
     kept: list[tuple[Identity, int]], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[tuple[Identity, int]]:
     """Identities of each head as one, and sums over all heads as one term."""
-    kept = [(_summed(identity, shapes), adds) for identity, adds in kept]
+    # An array of one head is in a law of each head, unless other arrays have none.
+    kept = [
+        (identity if _of_one_head(identity) else _summed(identity, shapes), adds)
+        for identity, adds in kept
+    ]
     alike: dict[Identity, dict[int, int]] = {}
     for number, (identity, _) in enumerate(kept):
-        indices = {quantity.index for _, quantity in identity.terms}
-        index = next(iter(indices)) if len(indices) == 1 else None
-        if isinstance(index, int):
+        if _of_one_head(identity):
+            index = identity.terms[0][1].index
             terms = tuple((c, q.replaced(index="each")) for c, q in identity.terms)
             alike.setdefault(Identity(terms, identity.mask), {})[index] = number
     joined: dict[int, tuple[Identity, int]] = {}
@@ -336,6 +350,11 @@ def _joined(
     return [joined.get(n, one) for n, one in enumerate(kept) if n not in gone]
 
 
+def _of_one_head(identity: Identity) -> bool:
+    indices = {quantity.index for _, quantity in identity.terms}
+    return len(indices) == 1 and isinstance(indices.pop(), int)
+
+
 def _summed(identity: Identity, shapes: Mapping[str, tuple[int, ...]]) -> Identity:
     """Terms that run over all heads with one factor as one term."""
     heads: dict[tuple[float, Quantity], list[int]] = {}
@@ -343,9 +362,7 @@ def _summed(identity: Identity, shapes: Mapping[str, tuple[int, ...]]) -> Identi
         if isinstance(quantity.index, int):
             key = (factor, quantity.replaced(index="all"))
             heads.setdefault(key, []).append(quantity.index)
-    whole = {
-        key: at for key, at in heads.items() if len(at) == shapes[key[1].leaf][0] > 1
-    }
+    whole = {key: at for key, at in heads.items() if len(at) == shapes[key[1].leaf][0]}
     terms: list[tuple[float, Quantity]] = []
     for factor, quantity in identity.terms:
         key = (factor, quantity.replaced(index="all"))

@@ -15,6 +15,7 @@ from .flows import Switch as Switch
 from .flows import SwitchedFlow as SwitchedFlow
 from .laws import Law as Law
 from .laws import drift as drift
+from .laws.separable import separable as separable
 from .losses import AbstractBatchLoss as AbstractBatchLoss
 from .losses import AbstractExplicitLoss as AbstractExplicitLoss
 from .measures import edge as edge

@@ -19,6 +19,7 @@ from .laws import any_data as any_data
 from .laws import any_loss as any_loss
 from .laws import discover as discover
 from .laws import drift as drift
+from .laws.separable import separable as separable
 from .losses import AbstractBatchLoss as AbstractBatchLoss
 from .losses import AbstractExplicitLoss as AbstractExplicitLoss
 from .measures import edge as edge

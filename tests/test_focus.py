@@ -207,6 +207,8 @@ def test_the_hard_law_is_the_integral_of_its_rate(classes):
         terms = law.terms(point(mu, 0.7))
         # R(μ) is the difference of two values of about log C.
         np.testing.assert_allclose(-terms[2], integral, rtol=1e-12, atol=1e-13)
+        slope = jax.grad(law)(point(mu, 0.7)).mu
+        np.testing.assert_allclose(-slope, rate(mu), rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(terms[0] + terms[1], 0.7 + np.exp(0.7) / 19)
 
 

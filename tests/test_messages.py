@@ -27,6 +27,7 @@ for call in (
     lambda: fa.solve(loss, x, t1=1.0),
     lambda: fa.ensemble(loss, x, t1=1.0),
     lambda: fa.SwitchedFlow(loss, loss, at=1.0),
+    lambda: fa.separable(loss, x, 2 * x),
     lambda: fa.Reduction(loss, flow, abs, abs, "exact"),
     lambda: fa.defect(loss, x),
     lambda: fa.GradientFlow(flow),
@@ -62,7 +63,9 @@ def test_what_is_no_flow_and_no_loss():
     lines = result.stdout.splitlines()
     flow = "needs a flow, got a function; the gradient flow of a loss is "
     flow += "GradientFlow(loss)"
-    expected = [f"{who} {flow}" for who in ("solve", "ensemble", "SwitchedFlow")]
+    expected = [
+        f"{who} {flow}" for who in ("solve", "ensemble", "SwitchedFlow", "separable")
+    ]
     expected += [f"Reduction {flow}", "defect needs a Reduction and its small"]
     expected += ["GradientFlow needs a loss", "compare needs two trajectories"]
     expected += ["observe must be a dict of named functions"]

@@ -24,6 +24,7 @@ Each `coordinates_of` maps parameters to an object with `mu` and `nu`.
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import spence
 from jax.tree_util import Partial
@@ -124,8 +125,22 @@ def _hard(classes, mu):
     gain = jnp.log(float(classes)) - jnp.log1p(ratio)
     total = jnp.logaddexp(mu, jnp.log(float(others)))
     first = jnp.exp(mu) * gain - others * total
-    rest = mu * jnp.log(float(classes)) - spence(1 + ratio)
+    rest = mu * jnp.log(float(classes)) - _dilogarithm(ratio)
     return (first + others * rest) / classes
+
+
+@jax.custom_jvp
+def _dilogarithm(x):
+    """Li₂(−x) for x ≥ 0."""
+    return spence(1 + x)
+
+
+@_dilogarithm.defjvp
+def _slope(primals, tangents):
+    # JAX's derivative of spence is nan between 1 and 2.
+    (x,), (change,) = primals, tangents
+    slope = jnp.where(x > 0, jnp.log1p(x) / jnp.where(x > 0, x, 1), 1)
+    return _dilogarithm(x), -slope * change
 
 
 def _marginal(classes, mu):

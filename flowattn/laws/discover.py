@@ -189,11 +189,10 @@ def _read(
     reader: Reader, dictionary: Dictionary, basis: np.ndarray, gradients: np.ndarray
 ) -> None:
     """Read all laws of a null space: as readable ones, then the rest entry by entry."""
-    total = Span(len(gradients), 1e-8)
-    total.add(gradients @ basis)
-    reader.read(total.rank)
+    total = Span(len(gradients), reader.span.tol).new(gradients @ basis).shape[1]
+    reader.read(total)
     rest = (Claim(*claim, "all") for claim in dictionary.sums(basis))
-    reader.keep(rest, total.rank)
+    reader.keep(rest, total)
 
 
 def _worded(

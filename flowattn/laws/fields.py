@@ -144,13 +144,28 @@ class Fields(eqx.Module):
         """A random state, moved along given directions of what moves (and of the time,
         last, if it counts). Its values have a first axis of 1.
         """
-        state = jax.tree.map(lambda x: x[0], self.states(draws, 1))
+        states = self.states(draws, 1)
+        if isinstance(self.words.view, Leaves) and not self.words.counts_time:
+            return self._split(states, directions)
+        state = jax.tree.map(lambda x: x[0], states)
         t = jnp.asarray(draws.times(1)[0])
         moved = together(
             lambda part: _pushed(self, state, t, part), len(directions), directions
         )
         first = {name: x[:1] for name, x in moved.values.items()}
         return moved._replace(values=first)
+
+    def _split(self, states: PyTree, directions: np.ndarray) -> Samples:
+        """The same where the named arrays are what moves: directions are velocities."""
+        leaves = list(named(states))
+        ends = np.cumsum([x.size for _, x in leaves])[:-1]
+        parts = np.split(directions, ends, axis=1)
+        velocities = {
+            name or _ALONE: part.reshape(-1, *x.shape[1:])
+            for (name, x), part in zip(leaves, parts, strict=True)
+        }
+        values = {name or _ALONE: np.asarray(x) for name, x in leaves}
+        return Samples(values, velocities, {}, {}, directions)
 
     def field(self, key: Array, t: Array) -> Callable[[Array], Array]:
         """The velocity of one flow of the family, on flat vectors of what moves (and of

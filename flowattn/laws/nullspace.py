@@ -94,7 +94,7 @@ def null_space(rows: np.ndarray, tol: float) -> tuple[np.ndarray, Spectrum]:
     return basis, Spectrum(values, rank)
 
 
-def pivoted(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pivoted(matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The QR decomposition with columns in an order of falling size."""
     found: Any = scipy.linalg.qr(matrix, mode="economic", pivoting=True)
     return found
@@ -198,13 +198,12 @@ class Span:
         columns = columns[:, sizes > self.tol] / sizes[sizes > self.tol]
         for _ in range(2):
             columns = columns - self.basis @ (self.basis.T @ columns)
-        if not columns.size:
+        left = np.linalg.norm(columns, axis=0) > self.tol
+        if not left.any():
             return columns[:, :0]
-        left, values, _ = np.linalg.svd(columns, full_matrices=False)
-        return left[:, values > self.tol]
+        basis, factor, _ = pivoted(columns[:, left])
+        return basis[:, np.abs(np.diag(factor)) > self.tol]
 
-    def add(self, columns: np.ndarray) -> int:
-        """Add columns; the number of dimensions gained."""
-        gained = self.new(columns)
-        self.basis = np.concatenate([self.basis, gained], axis=1)
-        return gained.shape[1]
+    def extend(self, basis: np.ndarray) -> None:
+        """Add what `new` returned."""
+        self.basis = np.concatenate([self.basis, basis], axis=1)

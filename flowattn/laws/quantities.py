@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["sum", "slice", "gram", "turn", "norm"]
+Kind = Literal["sum", "slice", "gram", "turn", "norm", "diagonal"]
 # An index along the first axis of an array: one, each as an axis of the result, or all
 # of them summed.
 Index = int | Literal["each", "all"] | None
@@ -26,7 +26,8 @@ class Quantity:
     "sum": the array, summed over `axis`. "slice": its entry `at` along `axis`. "gram":
     the matrix of products of its slices along `axis` (WWᵀ, WᵀW for 0 and 1). "turn":
     of another array V of the same shape, VWᵀ − WVᵀ of such slices. "norm": the
-    squares, summed; those of the slices `at` along `axis`, if given. `time` names a
+    squares, summed; those of the slices `at` along `axis`, if given. "diagonal": the
+    squares of each slice along `axis`, summed. `time` names a
     function of the time as a factor. Of the result, `entry` picks one.
     """
 
@@ -56,6 +57,8 @@ class Quantity:
         if self.kind in ("gram", "turn"):
             size = shape[self.axis[0]] if shape else 1
             return (*heads, size, size)
+        if self.kind == "diagonal":
+            return (*heads, shape[self.axis[0]] if shape else 1)
         if self.kind == "norm":
             return heads
         return (*heads, *(n for a, n in enumerate(shape) if a not in self.axis))
@@ -71,6 +74,8 @@ class Quantity:
         if self.degree == 1:
             return self._form(velocities, velocities, lead)
         first = self._form(values, velocities, lead)
+        if self.kind == "gram" and self.entry is None:
+            return first + first.swapaxes(-1, -2)
         return first + self._form(velocities, values, lead)
 
     def _form(self, one: Mapping[str, Any], two: Mapping[str, Any], lead: int) -> Any:
@@ -90,6 +95,9 @@ class Quantity:
                 picked = np.asarray(self.at)
                 x, y = x.take(picked, axes[0]), y.take(picked, axes[0])
             found = (x * y).sum(tuple(range(inner, x.ndim)))
+        elif self.kind == "diagonal":
+            x, y = (_slices(part, inner, self.axis) for part in (x, y))
+            found = (x * y).sum(-1)
         else:
             first = x if self.kind == "gram" else self._part(one[self.other], lead)
             right = _slices(y, inner, self.axis).swapaxes(-1, -2)
@@ -99,7 +107,9 @@ class Quantity:
         return found.sum(lead) if self.index == "all" else found
 
     def _part(self, array: Any, lead: int) -> Any:
-        return array.take(self.index, lead) if isinstance(self.index, int) else array
+        if not isinstance(self.index, int):
+            return array
+        return array[(*(slice(None),) * lead, self.index)]
 
     def replaced(self, **changes: Any) -> "Quantity":
         """The same with other fields."""

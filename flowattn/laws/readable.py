@@ -86,14 +86,22 @@ class Reader:
         for claim in claims:
             if self.span.rank >= most:
                 break
-            columns = self._identity(claim.factors, claim).rates(self.still).sum(axis=1)
-            if not self.span.new(columns).shape[1]:
-                continue
-            identity = self._settled(claim)
+            added = self.span.new(self._gradients(claim))
+            identity = self._settled(claim) if added.size else None
             if identity is not None:
-                adds = self.span.add(identity.rates(self.still).sum(axis=1))
-                kept.append((identity, adds))
+                self.span.extend(added)
+                kept.append((identity, added.shape[1]))
         self.found = self.found + _joined(kept, self.shapes)
+
+    def _gradients(self, claim: Claim) -> np.ndarray:
+        """The gradients of a claim's entries, of symmetric matrices each one once."""
+        identity = self._identity(claim.factors, claim)
+        rates = identity.rates(self.still).sum(axis=1)
+        shape = claim.quantities[0].shape(self.shapes)
+        if claim.quantities[0].kind == "gram" and claim.mask == "all":
+            upper = np.triu(np.ones(shape[-2:], bool)).ravel()
+            return rates[:, upper]
+        return rates
 
     def _identity(self, factors: np.ndarray, claim: Claim) -> Identity:
         terms = [
@@ -180,57 +188,52 @@ class Reader:
         most = max(contracted(q, self.shapes) for q in group)
         return noise(len(group), most)
 
-    def _squares(self, axes: bool) -> list[Quantity]:
-        """The norm of every block, or along each of its axes."""
-        found, parts = [], blocks(self.vocabulary.own)
-        for name, index, ndim in parts:
-            split = index is None and (name, 0, ndim - 1) in parts
-            if axes:
-                found += [
-                    Quantity("norm", name, ndim, index, (a,)) for a in range(ndim)
-                ]
-            elif not split:
-                found.append(Quantity("norm", name, ndim, index))
-        return found
+    def _null(self, group: Sequence[Quantity]) -> np.ndarray:
+        """The null space of a few scalars."""
+        rows = self.samples.part(slice(4 * len(group) + 60))
+        rates = np.stack([rate_of(q, rows) for q in group], axis=1)
+        return small_null_spaces(rates[None], self._tol(group))[0]
 
     def _parts(self) -> Iterator[Claim]:
         """Norms of some slices along an axis, as in planes that turn together."""
         if self.whole:
             return
         groups = collections.defaultdict(list)
-        for quantity in self._squares(axes=True):
-            shape = self.shapes[quantity.leaf][quantity.index is not None :]
-            for at in range(shape[quantity.axis[0]]):
-                groups[shape[quantity.axis[0]]].append(quantity.replaced(at=(at,)))
+        for name, index, ndim in blocks(self.vocabulary.own):
+            shape = self.shapes[name][index is not None :]
+            for axis, size in enumerate(shape):
+                along = Quantity("norm", name, ndim, index, (axis,))
+                groups[size] += [along.replaced(at=(at,)) for at in range(size)]
         for size, group in sorted(groups.items()):
             group = self.vocabulary.timed(group)
-            rows = self.samples.part(slice(4 * len(group) + 60))
-            rates = np.stack([rate_of(q, rows) for q in group], axis=1)
-            (space,) = small_null_spaces(rates[None], self._tol(group))
-            for row in reduced(space):
+            for row in reduced(self._null(group)):
                 claim = _gathered(row, group, size)
                 if claim is not None:
                     yield claim
 
     def _norms(self) -> Iterator[Claim]:
-        """Laws of norms: of the fewest arrays, with the smallest factors, of arrays
-        that share the size of their last axis; else the first ones.
+        """Laws of norms, of whole arrays and then of each head: of the fewest, with the
+        smallest factors, of arrays that share the size of their last axis; else of the
+        first ones.
         """
-        group = self.vocabulary.timed(self._squares(axes=False))
-        if not group:
-            return
-        rows = self.samples.part(slice(4 * len(group) + 60))
-        rates = np.stack([rate_of(q, rows) for q in group], axis=1)
-        (space,) = small_null_spaces(rates[None], self._tol(group))
-        space = space / np.linalg.norm(space, axis=0)
-        for rows in _smallest(space, 0.1 * self.within):
-            near = [fractions(row, self.denominator, self.within) for row in rows]
-            rows = [row if x is None else x for row, x in zip(rows, near, strict=True)]
-            rows.sort(key=lambda row: self._unreadable(row, group))
-            for row in rows:
-                yield Claim(row, group, "all")
-        for row in reduced(space):
-            yield Claim(row, group, "all")
+        own, parts = self.vocabulary.own, blocks(self.vocabulary.own)
+        heads = {name for name, index, _ in parts if index is not None}
+        arrays = [Quantity("norm", name, len(shape)) for name, shape in own.items()]
+        split = [
+            Quantity("norm", name, ndim, index)
+            for name, index, ndim in parts
+            if index is not None or name not in heads
+        ]
+        for some in (arrays, split) if heads else (arrays,):
+            group = self.vocabulary.timed(some)
+            space = self._null(group)
+            space = space / np.linalg.norm(space, axis=0)
+            for rows in _smallest(space, 0.1 * self.within):
+                near = [fractions(row, self.denominator, self.within) for row in rows]
+                rows = [a if b is None else b for a, b in zip(rows, near, strict=True)]
+                rows.sort(key=lambda row, group=group: self._unreadable(row, group))
+                yield from (Claim(row, group, "all") for row in rows)
+            yield from (Claim(row, group, "all") for row in reduced(space))
 
     def _unreadable(self, row: np.ndarray, group: Sequence[Quantity]) -> tuple:
         at = np.flatnonzero(row).tolist()
@@ -316,7 +319,8 @@ def _smallest(space: np.ndarray, within: float) -> Iterator[list[np.ndarray]]:
         if missing > 0:
             values = np.pad(values, ((0, 0), (0, missing)))
         rows = []
-        for at in np.flatnonzero(values[:, -1] < within):
+        alone = values[:, -2] > within if dimension > 1 else True
+        for at in np.flatnonzero((values[:, -1] < within) & alone):
             row = space @ right[at, -1]
             row[outside[at]] = 0.0
             if np.all(np.abs(row[sets[at]]) > 100 * within):

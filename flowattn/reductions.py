@@ -150,9 +150,8 @@ def reduce(
     >>> flow = fa.GradientFlow(lambda x: jnp.sum(jnp.exp(x)) + jnp.prod(x))
     >>> start = jnp.array([1.0, 1.0, 2.0])
     >>> reduction = fa.reduce(flow, start)
-    >>> print("\n".join(str(reduction).splitlines()[1:]))
-      z[0]  params[0:2]  1  2 entries
-      z[1]  params[2]    1  1 entry
+    >>> print(*str(reduction).splitlines()[1:], sep="; ")
+      z[0]  params[0:2]  1  2 entries;   z[1]  params[2]    1  1 entry
     >>> end = reduction.lift(reduction.solve(start, t1=0.1).params)
     >>> bool(end[0] == end[1])
     True
@@ -281,7 +280,7 @@ def _unflattened(rows: np.ndarray, moves: PyTree) -> PyTree:
     leaves, tree = jax.tree.flatten(moves)
     ends = np.cumsum([x.size for x in leaves])[:-1]
     return tree.unflatten(
-        jnp.asarray(part.reshape(*x.shape, *rows.shape[1:]))
+        jnp.asarray(part.reshape((*x.shape, *rows.shape[1:])))
         for part, x in zip(np.split(rows, ends), leaves, strict=True)
     )
 

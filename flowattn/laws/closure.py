@@ -16,8 +16,8 @@ from jaxtyping import Float
 
 from ..errors import InputError
 
-# The fewest points of a round, and those of the final test.
-PROBES, FRESH = 4, 20
+# The fewest and the most points of a round, and those of the final test.
+PROBES, MOST_PROBES, FRESH = 4, 64, 20
 # The share of a velocity that may leave an invariant subspace: rounding errors.
 ROUNDING = 1e-12
 
@@ -106,7 +106,8 @@ def closure(
         if known < origin.size:
             # As many points as there are directions: the fewer rounds, the less the
             # errors of one grow in the next.
-            found = probe.within(origin, basis, max(PROBES, known))
+            count = min(max(PROBES, known), MOST_PROBES)
+            found = probe.within(origin, basis, count)
             basis = _grown(basis, found, tol)
         if basis.shape[1] == known:
             return basis

@@ -153,7 +153,7 @@ def reduce(
     >>> print(*str(reduction).splitlines()[1:], sep="; ")
       z[0]  params[0:2]  1  2 entries;   z[1]  params[2]    1  1 entry
     >>> end = reduction.lift(reduction.solve(start, t1=0.1).params)
-    >>> bool(end[0] == end[1])
+    >>> bool(abs(end[0] - end[1]) < 1e-12)
     True
     """
     starts = _checked(flow, starts)

@@ -152,6 +152,16 @@ def test_a_reduction_is_not_larger_than_it_must_be():
     np.testing.assert_allclose(everything.lift(everything.project(point)), point)
 
 
+def test_all_starts_lie_in_the_subspace():
+    # The second coordinate never moves, but differs between the starts.
+    one, other = jnp.array([0.5, 1.0]), jnp.array([0.5, 2.0])
+    flow = fa.GradientFlow(lambda x: jnp.cosh(x[0]))
+    assert reduced(fa.reduce(flow, one)) == 1
+    found = fa.reduce(flow, [one, other])
+    assert reduced(found) == 2
+    np.testing.assert_allclose(found.lift(found.project(other)), other)
+
+
 RATES = {"a": 2.0, "b": 0.25, "c": 0.0}
 
 

@@ -20,6 +20,9 @@ from .kinds import Kind as Kind
 from .kinds import flow_of as flow_of
 from .modified import ModifiedLoss as ModifiedLoss
 from .rod import RodFlow as RodFlow
+from .subspace import AffineSubspace as AffineSubspace
+from .subspace import Lifted as Lifted
+from .subspace import within as within
 from .switched import Switch as Switch
 from .switched import SwitchedFlow as SwitchedFlow
 from .switched import gradient_flow as gradient_flow

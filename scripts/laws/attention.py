@@ -1,7 +1,5 @@
 """Self-attention, with and without softmax."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -118,9 +116,13 @@ def gated(p: Params, x: Array) -> Array:
     return scores @ x @ p["Wv"] @ p["Wo"]
 
 
-def two_merged(skip: bool, p: Params, x: Array) -> Array:
-    x = x * skip + merged_attend(p["A1"], p["B1"], x)
-    return x * skip + merged_attend(p["A2"], p["B2"], x)
+def two_merged(p: Params, x: Array) -> Array:
+    return merged_attend(p["A2"], p["B2"], merged_attend(p["A1"], p["B1"], x))
+
+
+def two_skipped(p: Params, x: Array) -> Array:
+    x = x + merged_attend(p["A1"], p["B1"], x)
+    return x + merged_attend(p["A2"], p["B2"], x)
 
 
 def two_merged_laws(p: Params) -> Array:
@@ -267,7 +269,7 @@ ATTENTION = {
     "linear attention, two layers": Architecture(
         "two layers of merged linear attention, no skip",
         dict(A1=(3, 3), B1=(3, 3), A2=(3, 3), B2=(3, 2)),
-        functools.partial(two_merged, False),
+        two_merged,
         normal(3, 3),
         two_merged_laws,
         independent=8,
@@ -278,7 +280,7 @@ ATTENTION = {
     "linear attention, two layers, skips": Architecture(
         "two layers of merged linear attention with skips",
         dict(A1=(3, 3), B1=(3, 3), A2=(3, 3), B2=(3, 3)),
-        functools.partial(two_merged, True),
+        two_skipped,
         normal(3, 3),
         lambda p: flat(norm(p["A1"]) - norm(p["B1"]), norm(p["A2"]) - norm(p["B2"])),
         independent=2,

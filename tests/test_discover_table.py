@@ -1,5 +1,6 @@
 """Laws found by `discover`, against those known by hand, for every architecture."""
 
+import dataclasses
 import functools
 
 import jax
@@ -128,39 +129,72 @@ def test_all_laws_of_the_table_are_found(name):
     assert np.max(scipy.linalg.subspace_angles(one, other)) < 1e-10
 
 
+def change(architecture, generator):
+    """How much the outputs (of cross-entropy, the losses) change under a symmetry with
+    random S, s and c: the most over some draws, over their size.
+    """
+
+    @jax.jit
+    def model(params, key):
+        if architecture.training == "cross-entropy":
+            return loss_of(architecture, params, key)
+        return architecture.predict(params, architecture.inputs(key))
+
+    random, found = np.random.default_rng(3), []
+    for key in jr.split(jr.key(4), 4):
+        shapes = architecture.shapes.items()
+        params = {name: random.normal(size=shape) for name, shape in shapes}
+        before, after = model(params, key), model(generator.moved(params, random), key)
+        size = np.max(np.abs(before))
+        found.append(np.max(np.abs(after - before)) / size if size else 0.0)
+    return max(found)
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("linear", "U -> U exp(S), V -> V exp(-S)"),
+        ("ReLU", "W1 -> W1 exp(S), b1 -> exp(S) b1, W2 -> exp(-S) W2; S diagonal"),
+        ("topic words, cross-entropy", "U -> U + c 1ᵀ"),
+        ("topic words, cross-entropy", "K -> K + 1 cᵀ"),
+        (
+            "attention, concatenated",
+            "Wq -> Wq exp(S), Wk -> Wk exp(-S); S block-diagonal of 2",
+        ),
+        ("attention, biases", "bk -> bk + c"),
+        ("attention", "for each h: Wv[h] -> Wv[h] exp(S), Wo[h] -> exp(-S) Wo[h]"),
+        (
+            "squared scores, squared ReLU",
+            "W1 -> W1 exp(1/2 S), W2 -> exp(-S) W2; S diagonal",
+        ),
+        ("squared scores, squared ReLU", "Wq -> exp(s) Wq, Wv -> exp(-2 s) Wv"),
+    ],
+)
+def test_symmetries_are_read(name, text):
+    architecture, generator = ARCHITECTURES[name], parsed(text)
+    assert change(architecture, generator) < 1e-12
+    if len(generator.items) > 1:
+        assert change(architecture, generator.wrong) > 1e-3
+    if generator.block:
+        whole = dataclasses.replace(generator, block=None)
+        assert change(architecture, whole) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "text", ["U", "U -> V exp(S)", "U -> U exp(T)", "U -> U exp(S); S orthogonal"]
+)
+def test_other_texts_are_not_read(text):
+    with pytest.raises(ValueError):
+        parsed(text)
+
+
 @pytest.mark.computes
 @pytest.mark.parametrize("name", cases(LAWFUL))
 def test_printed_symmetries_leave_the_model_as_it_is(name):
     architecture = ARCHITECTURES[name]
-    if architecture.training == "cross-entropy":
-        model = functools.partial(loss_of, architecture)
-    else:
-
-        def model(params, key):
-            return architecture.predict(params, architecture.inputs(key))
-
-    model = jax.jit(model)
-    random = np.random.default_rng(3)
-
-    def change(generator):
-        """How much the outputs change, over their size, at most over some draws."""
-        found = []
-        for key in jr.split(jr.key(4), 4):
-            params = {
-                name: random.normal(size=x.shape)
-                for name, x in architecture.params.items()
-            }
-            before, after = (
-                np.asarray(model(p, key))
-                for p in (params, generator.moved(params, random))
-            )
-            size = np.max(np.abs(before))
-            found.append(np.max(np.abs(after - before)) / size if size else 0.0)
-        return max(found)
-
     for law in discovered(name).laws.values():
         if law.generator:
             generator = parsed(law.generator)
-            assert change(generator) < 1e-12, law.generator
+            assert change(architecture, generator) < 1e-12, law.generator
             if len(generator.items) > 1:
-                assert change(generator.wrong) > 1e-3, law.generator
+                assert change(architecture, generator.wrong) > 1e-3, law.generator

@@ -1,7 +1,10 @@
 """Whole blocks, and architectures whose laws were predicted before they were found."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from .attention import query_key, read, value_output
@@ -65,6 +68,20 @@ def differential_laws(p: Params) -> Array:
     )
 
 
+def exponent(i: int, p: Params) -> Array:
+    """∫ exp(−C/2 sinh u) du from 0 to log(|a + b|/|a − b|), with C = |a + b||a − b|.
+
+    Along ∇(a·b), a + b grows and a − b shrinks, so that C is constant and a·b is
+    C/2 sinh u at u = log(|a + b|/|a − b|).
+    """
+    plus, minus = p[f"a{i}"] + p[f"b{i}"], p[f"a{i}"] - p[f"b{i}"]
+    size, other = jnp.linalg.norm(plus), jnp.linalg.norm(minus)
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    end = jnp.log(size / other)
+    at = end * (1 + nodes) / 2
+    return end / 2 * jnp.sum(weights * jnp.exp(-size * other / 2 * jnp.sinh(at)))
+
+
 def squared(p: Params, x: Array) -> Array:
     """Attention with squared scores, then an MLP with squared ReLU."""
     z = (x @ p["Wq"] @ (x @ p["Wk"]).T) ** 2 @ x @ p["Wv"]
@@ -88,6 +105,12 @@ def hopfield(p: Params, x: Array) -> Array:
 _ONE = dict(Wq=(3, 2), Wk=(3, 2), Wv=(3, 2), Wo=(2, 3), bq=(2,), bk=(2,))
 _MLP = dict(A=(3, 2), B=(3, 2), C=(2, 3))
 _TIED = dict(E=(4, 3), g1=(3,)) | _ONE | dict(g2=(3,)) | _MLP | dict(g3=(3,))
+_DIFFERENTIAL = dict(
+    shapes=dict(Wq1=(3, 2), Wk1=(3, 2), Wq2=(3, 2), Wk2=(3, 2), Wv=(3, 2), g=(2,))
+    | dict(Wo=(2, 3), a1=(3,), b1=(3,), a2=(3,), b2=(3,)),
+    predict=differential,
+    inputs=normal(3, 3),
+)
 
 BLOCKS = {
     "block": Architecture(
@@ -115,11 +138,8 @@ BLOCKS = {
 PREDICTED = {
     "differential attention": Architecture(
         "differential attention, H = 1, d = 3, k = 2",
-        dict(Wq1=(3, 2), Wk1=(3, 2), Wq2=(3, 2), Wk2=(3, 2), Wv=(3, 2), g=(2,))
-        | dict(Wo=(2, 3), a1=(3,), b1=(3,), a2=(3,), b2=(3,)),
-        differential,
-        normal(3, 3),
-        differential_laws,
+        **_DIFFERENTIAL,
+        laws=differential_laws,
         independent=19,
         unknowns=131,
         depth=3,
@@ -133,6 +153,15 @@ PREDICTED = {
             C = |ai + bi||ai − bi|, x' = ±e^x √(4x² + C²) ∂L/∂λ, so the 20th law is
             Σ_i ∫ e^{−x_i} dx_i/√(4x_i² + C_i²), which no quadratic dictionary holds.
         """,
+    ),
+    "differential attention, atoms": Architecture(
+        "the same with these integrals in the dictionary",
+        **_DIFFERENTIAL,
+        laws=lambda p: flat(differential_laws(p), exponent(1, p) + exponent(2, p)),
+        independent=20,
+        unknowns=133,
+        atoms={f"integral {i}": functools.partial(exponent, i) for i in (1, 2)},
+        derivation="x = C/2 sinh u makes the integrals those of exp(−C/2 sinh u)",
     ),
     "squared scores, squared ReLU": Architecture(
         "attention with squared scores, then squared ReLU, d = r = 3, k = 2",

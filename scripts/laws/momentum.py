@@ -86,7 +86,7 @@ MOMENTUM = {
         unknowns=42,
         depth=3,
         training="momentum",
-        derivation="K stays but along q, and so does the mean key: 4 linear laws, twice",
+        derivation="K stays but along q, as does the mean key: 4 linear laws, twice",
     ),
     "momentum, topic words, output tied": Architecture(
         "momentum, topic words, output tied to the embeddings, V = 3, k = d = 2",

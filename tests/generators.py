@@ -1,4 +1,10 @@
-"""Symmetries as `Law.generator` prints them, applied to parameters as finite maps."""
+"""Symmetries as `Law.generator` prints them, applied to parameters as finite maps.
+
+A text is a list of items "LEAF -> IMAGE", after which "; S diagonal" or "; S
+block-diagonal of k" may stand. An image is the leaf between factors exp(S) or exp(s),
+or with terms added: c, 1 cᵀ, c 1ᵀ, c 1, c 1 1ᵀ. Before S, s and these may stand a
+number, or a minus. LEAF[h] is every head, each with its own S_h or s_h, or with one S.
+"""
 
 import dataclasses
 import re
@@ -7,34 +13,37 @@ from fractions import Fraction
 import numpy as np
 import scipy.linalg
 
-# A free matrix, vector or number, the same in all items of a text: its typical entry.
+# The typical entry of a free matrix, vector or number.
 SIZE = 0.4
 
+_NUMBER = r"(?P<number>-?\d+(?:/\d+)? |-)?"
+_FACTOR = rf"exp\({_NUMBER}(?P<free>[Ss])(?P<own>_h)?\)"
+_TERM = rf" \+ {_NUMBER}(?P<shift>1 cᵀ|c 1 1ᵀ|c 1ᵀ|c 1|c(?!ᵀ))"
 _ITEM = re.compile(r"(?P<leaf>[\w.]+)(\[(?P<index>\w+)\])? -> (?P<image>.+)")
-_FACTOR = r"(?P<factor>-?\d+(/\d+)? |-)?"
-_IMAGES = {
-    "right": rf"LEAF exp\({_FACTOR}S\)",
-    "left": rf"exp\({_FACTOR}S\) LEAF",
-    "scale": rf"exp\({_FACTOR}s\) LEAF",
-    "rows": r"LEAF \+ 1 cᵀ",
-    "columns": r"LEAF \+ c 1ᵀ",
-    "shift": r"LEAF \+ c",
-}
-_STRUCTURE = re.compile(r"S (symmetric|diagonal|block-diagonal of (?P<size>\d+))")
+_STRUCTURE = re.compile(r"S (diagonal|block-diagonal of (?P<size>\d+))")
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """One factor of a leaf, from the "left" or the "right", or one term: its shape."""
+
+    kind: str
+    number: float
+    own: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """The map of one leaf, or of one head of it, or of "h": each head."""
+    """The maps of one leaf, or of one head of it, or of "h": each head."""
 
     leaf: str
     index: str | None
-    kind: str
-    factor: float
+    maps: tuple[Map, ...]
 
     @property
     def negative(self) -> "Item":
-        return dataclasses.replace(self, factor=-self.factor)
+        turned = (dataclasses.replace(x, number=-x.number) for x in self.maps)
+        return dataclasses.replace(self, maps=tuple(turned))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +52,6 @@ class Generator:
 
     items: tuple[Item, ...]
     block: int | None
-    each: bool
 
     @property
     def wrong(self) -> "Generator":
@@ -56,50 +64,55 @@ class Generator:
     ) -> dict[str, np.ndarray]:
         """Parameters under the map, S, s and c being random."""
         moved = {name: np.array(x) for name, x in params.items()}
-        leading = {len(moved[x.leaf]) for x in self.items if x.index == "h"}
-        for head in range(leading.pop()) if self.each else (None,):
-            self._move(moved, head, random.bit_generator.random_raw())
+        seed = random.bit_generator.random_raw()
+        for item in self.items:
+            whole = moved[item.leaf]
+            if item.index is None:
+                moved[item.leaf] = self._image(item, whole, seed)
+                continue
+            heads = range(len(whole)) if item.index == "h" else [int(item.index)]
+            for head in heads:
+                own = any(each.own for each in item.maps)
+                whole[head] = self._image(item, whole[head], seed + head * own)
         return moved
 
-    def _move(self, moved: dict[str, np.ndarray], head: int | None, seed: int):
-        for item in self.items:
-            # Every item draws the same S, s or c.
-            random = np.random.default_rng(seed)
-            whole = moved[item.leaf]
-            index = head if item.index == "h" else item.index
-            part = whole if index is None else whole[int(index)]
-            part[...] = self._image(item, part.copy(), random)
+    def _image(self, item: Item, w: np.ndarray, seed: int) -> np.ndarray:
+        for each in item.maps:
+            # The same numbers for every item.
+            w = self._mapped(each, w, np.random.default_rng(seed))
+        return w
 
-    def _image(self, item: Item, w: np.ndarray, random: np.random.Generator):
-        if item.kind == "scale":
-            return np.exp(item.factor * SIZE * (1 + random.random())) * w
-        if item.kind == "rows":
-            return w + np.ones((len(w), 1)) * random.normal(size=(1, *w.shape[1:]))
-        if item.kind == "columns":
-            return w + random.normal(size=(len(w), 1)) * np.ones((1, *w.shape[1:]))
-        if item.kind == "shift":
-            return w + random.normal(size=w.shape)
-        size = w.shape[-1 if item.kind == "right" else 0]
-        s = SIZE * random.normal(size=(size, size))
-        blocks = np.arange(size) // (self.block or size)
-        s = (s + s.T) * (blocks[:, None] == blocks)
-        map_of = scipy.linalg.expm(item.factor * s)
-        return w @ map_of if item.kind == "right" else map_of @ w
+    def _mapped(self, each: Map, w: np.ndarray, random: np.random.Generator):
+        number = each.number
+        if each.kind == "s":
+            return np.exp(number * SIZE * (1 + random.random())) * w
+        if each.kind in ("left", "right"):
+            size = w.shape[-1 if each.kind == "right" else 0]
+            s = SIZE * random.normal(size=(size, size))
+            blocks = np.arange(size) // (self.block or size)
+            s = (s + s.T) * (blocks[:, None] == blocks)
+            map_of = scipy.linalg.expm(number * s)
+            return w @ map_of if each.kind == "right" else map_of @ w
+        shape = {
+            "c": w.shape,
+            "1 cᵀ": (1, *w.shape[1:]),
+            "c 1ᵀ": (*w.shape[:1], 1),
+            "c 1": (1,),
+            "c 1 1ᵀ": (1, 1),
+        }[each.kind]
+        return w + number * random.normal(size=shape)
 
 
 def parsed(text: str) -> Generator:
     """The generator that a text says; `ValueError` for any other text."""
-    rest, _, structure = text.partition("; ")
+    items, _, structure = text.partition("; ")
     block = None
     if structure:
         said = _STRUCTURE.fullmatch(structure)
         if said is None:
             raise ValueError(f"no structure of S: {structure!r}")
-        block = int(said["size"]) if said["size"] else None
-        block = 1 if said[1] == "diagonal" else block
-    each = rest.startswith("for each h: ")
-    items = rest.removeprefix("for each h: ").split(", ")
-    return Generator(tuple(_item(item) for item in items), block, each)
+        block = int(said["size"] or 1)
+    return Generator(tuple(_item(item) for item in items.split(", ")), block)
 
 
 def _item(text: str) -> Item:
@@ -107,10 +120,29 @@ def _item(text: str) -> Item:
     if said is None:
         raise ValueError(f"no map of a leaf: {text!r}")
     leaf = text.partition(" -> ")[0]
-    for kind, pattern in _IMAGES.items():
-        image = re.fullmatch(pattern.replace("LEAF", re.escape(leaf)), said["image"])
-        if image:
-            factor = image.groupdict().get("factor") or "1"
-            factor = -1.0 if factor == "-" else float(Fraction(factor.strip()))
-            return Item(said["leaf"], said["index"], kind, factor)
-    raise ValueError(f"no image of {leaf}: {said['image']!r}")
+    image = re.fullmatch(
+        rf"(?P<left>.*?)\b{re.escape(leaf)}(?P<right>( exp.*)?)(?P<terms>( \+ .*)?)",
+        said["image"],
+    )
+    if image is None:
+        raise ValueError(f"no image of {leaf}: {said['image']!r}")
+    maps = (
+        *_maps(rf"{_FACTOR} ", image["left"], "left"),
+        *_maps(rf" {_FACTOR}", image["right"], "right"),
+        *_maps(_TERM, image["terms"], ""),
+    )
+    return Item(said["leaf"], said["index"], maps)
+
+
+def _maps(pattern: str, text: str, side: str) -> list[Map]:
+    found, end = [], 0
+    while end < len(text):
+        said = re.compile(pattern).match(text, end)
+        if said is None:
+            raise ValueError(f"neither a factor nor a term: {text[end:]!r}")
+        kind = said["shift"] if not side else "s" if said["free"] == "s" else side
+        number = said["number"] or "1"
+        number = -1.0 if number == "-" else float(Fraction(number.strip()))
+        found.append(Map(kind, number, bool(side and said["own"])))
+        end = said.end()
+    return found

@@ -96,7 +96,10 @@ def test_laws_by_hand_hold_and_are_counted(name):
 def discovered(name):
     architecture = ARCHITECTURES[name]
     return fa.discover(
-        architecture.family, architecture.params, atoms=architecture.atoms
+        architecture.family,
+        architecture.params,
+        atoms=architecture.atoms,
+        times=architecture.times,
     )
 
 
@@ -162,11 +165,17 @@ def change(architecture, generator):
             "Wq -> Wq exp(S), Wk -> Wk exp(-S); S block-diagonal of 2",
         ),
         ("attention, biases", "bk -> bk + c"),
-        ("attention", "for each h: Wv[h] -> Wv[h] exp(S), Wo[h] -> exp(-S) Wo[h]"),
+        ("attention", "Wv[h] -> Wv[h] exp(S_h), Wo[h] -> exp(-S_h) Wo[h]"),
         (
             "squared scores, squared ReLU",
             "W1 -> W1 exp(1/2 S), W2 -> exp(-S) W2; S diagonal",
         ),
+        ("grouped queries", "Wk -> Wk exp(S), Wq[h] -> Wq[h] exp(-S)"),
+        (
+            "linear attention, two layers",
+            "B1 -> B1 exp(S), A2 -> exp(-S) A2 exp(-S), B2 -> exp(-S) B2",
+        ),
+        ("LayerNorm", "b -> b + c 1"),
         ("squared scores, squared ReLU", "Wq -> exp(s) Wq, Wv -> exp(-2 s) Wv"),
     ],
 )
@@ -181,7 +190,14 @@ def test_symmetries_are_read(name, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["U", "U -> V exp(S)", "U -> U exp(T)", "U -> U exp(S); S orthogonal"]
+    "text",
+    [
+        "U",
+        "U -> V exp(S)",
+        "U -> U exp(T)",
+        "U -> U exp(S) + d",
+        "U -> U exp(S); S orthogonal",
+    ],
 )
 def test_other_texts_are_not_read(text):
     with pytest.raises(ValueError):

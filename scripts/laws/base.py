@@ -97,6 +97,11 @@ class Architecture:
         return (lambda key: Momentum(flows(key))) if self.moves else flows
 
     @property
+    def times(self) -> dict[str, Callable[[Array], Array]] | None:
+        """The functions of the time in the dictionary."""
+        return {"exp(γt)": lambda t: jnp.exp(FRICTION * t)} if self.moves else None
+
+    @property
     def moves(self) -> bool:
         """Whether the flows have a state, positions and velocities."""
         return self.training == "momentum"

@@ -267,7 +267,7 @@ FEEDFORWARD = {
         normal(3),
         lambda p: flat(jnp.sum(p["G"], axis=1), inner(p["W1"]) - outer(p["W2"])),
         independent=12,
-        unknowns=96,
+        unknowns=114,
     ),
     "GRU": Architecture(
         "GRU with linear output, L = 3, d = h = 2",

@@ -54,7 +54,7 @@ class Architecture:
             momentum (state, t) ↦ the same. They may depend on one another.
         independent: the number of independent laws among them.
         unknowns: the number of functions in the dictionary of `discover`.
-        depth: the bracket depth at which the bound on their number is settled.
+        depth: the bracket depth by which the bound on their number is settled.
         at_most: that bound; None: `independent`, so that these are all laws.
         training: the losses: "any loss" of the output, "cross-entropy" of random
             labels, or "momentum" on any loss.

@@ -35,10 +35,12 @@ def balances(p: Params) -> Array:
 
 
 def linear_qkvo(p: Params, x: Array) -> Array:
+    """Linear attention with an output matrix."""
     return linear_attend(x @ p["Wq"], x @ p["Wk"], x @ p["Wv"]) @ p["Wo"]
 
 
 def linear_qkvo_laws(p: Params) -> Array:
+    """The balances, and the factor that scores and values trade."""
     return flat(balances(p), norm(p["Wk"]) - norm(p["Wv"]))
 
 
@@ -57,11 +59,13 @@ def concatenated_laws(p: Params) -> Array:
 
 
 def biased(p: Params, x: Array) -> Array:
+    """Softmax attention with biases in all four maps."""
     q, k, v = (affine(x, p["W" + n], p["b" + n]) for n in "qkv")
     return affine(attend(q, k, v), p["Wo"], p["bo"])
 
 
 def biased_laws(p: Params) -> Array:
+    """Biases are further rows of their matrices; bk never moves."""
     return flat(
         p["bk"],
         query_key(p) + outer(p["bq"]),
@@ -70,6 +74,7 @@ def biased_laws(p: Params) -> Array:
 
 
 def rope(p: Params, x: Array) -> Array:
+    """Softmax attention with rotated queries and keys."""
     return attend(rotate(x @ p["Wq"]), rotate(x @ p["Wk"]), x @ p["Wv"]) @ p["Wo"]
 
 
@@ -80,11 +85,13 @@ def rope_laws(p: Params) -> Array:
 
 
 def grouped(p: Params, x: Array) -> Array:
+    """Softmax attention whose heads share keys and values."""
     each = jax.vmap(head, (0, None, None, 0, None))
     return jnp.sum(each(p["Wq"], p["Wk"], p["Wv"], p["Wo"], x), axis=0)
 
 
 def grouped_laws(p: Params) -> Array:
+    """The balances, summed over the heads that share."""
     return flat(
         inner(p["Wk"]) - jnp.sum(inner(p["Wq"]), axis=0),
         inner(p["Wv"]) - jnp.sum(outer(p["Wo"]), axis=0),
@@ -97,12 +104,14 @@ def read(p: Params) -> Array:
 
 
 def query_key_norm(p: Params, x: Array) -> Array:
+    """Softmax attention of normalised queries and keys, with gains."""
     q = p["gq"][None] * rms_norm(x @ p["Wq"])
     k = p["gk"][None] * rms_norm(x @ p["Wk"])
     return attend(q, k, x @ p["Wv"]) @ p["Wo"]
 
 
 def query_key_norm_laws(p: Params) -> Array:
+    """Norms free the sizes of Wq and Wk; gains trade by coordinate."""
     return flat(
         value_output(p), p["gk"] ** 2 - p["gq"] ** 2, norm(p["Wk"]), norm(p["Wq"])
     )
@@ -117,15 +126,18 @@ def gated(p: Params, x: Array) -> Array:
 
 
 def two_merged(p: Params, x: Array) -> Array:
+    """Two layers of merged linear attention."""
     return merged_attend(p["A2"], p["B2"], merged_attend(p["A1"], p["B1"], x))
 
 
 def two_skipped(p: Params, x: Array) -> Array:
+    """The same with skip connections."""
     x = x + merged_attend(p["A1"], p["B1"], x)
     return x + merged_attend(p["A2"], p["B2"], x)
 
 
 def two_merged_laws(p: Params) -> Array:
+    """A2 reads B1 from both sides; the second layer is cubic in the first."""
     inside = inner(p["B1"]) - outer(p["A2"]) - inner(p["A2"]) - outer(p["B2"])
     last = norm(p["B2"])
     return flat(inside, norm(p["A2"]) - last, norm(p["A1"]) - 3 * last)

@@ -60,6 +60,7 @@ def differential(p: Params, x: Array) -> Array:
 
 
 def differential_laws(p: Params) -> Array:
+    """All quadratic ones."""
     return flat(
         *(inner(p[f"Wq{i}"]) - inner(p[f"Wk{i}"]) for i in (1, 2)),
         *(outer(p[f"a{i}"]) - outer(p[f"b{i}"]) for i in (1, 2)),
@@ -89,6 +90,7 @@ def squared(p: Params, x: Array) -> Array:
 
 
 def squared_laws(p: Params) -> Array:
+    """With the degree 2 of scores and activation."""
     return flat(
         query_key(p),
         inner(p["Wv"]) - outer(p["W1"]),
@@ -160,7 +162,7 @@ PREDICTED = {
         laws=lambda p: flat(differential_laws(p), exponent(1, p) + exponent(2, p)),
         independent=20,
         unknowns=133,
-        atoms={f"integral {i}": functools.partial(exponent, i) for i in (1, 2)},
+        atoms={f"I{i}": functools.partial(exponent, i) for i in (1, 2)},
         derivation="x = C/2 sinh u makes the integrals those of exp(−C/2 sinh u)",
     ),
     "squared scores, squared ReLU": Architecture(

@@ -27,22 +27,27 @@ QUERY = np.array([0.6, -1.1, 0.8])
 
 
 def linear(p: Params, x: Array) -> Array:
+    """U Vᵀ x."""
     return p["U"] @ (p["V"].T @ x)
 
 
 def linear_laws(p: Params) -> Array:
+    """UᵀU − VᵀV."""
     return flat(inner(p["U"]) - inner(p["V"]))
 
 
 def two_layers(activation, p: Params, x: Array) -> Array:
+    """Two layers with biases."""
     return mlp(activation, x, (p["W1"], p["b1"]), (p["W2"], p["b2"]))
 
 
 def relu_three(p: Params, x: Array) -> Array:
+    """Three layers with ReLU, the last without bias."""
     return mlp(jax.nn.relu, x, (p["W1"], p["b1"]), (p["W2"], p["b2"]), (p["W3"], None))
 
 
 def normed(norm_of, p: Params, x: Array) -> Array:
+    """An affine map, a norm with gain, and a linear output."""
     return (p["g"] * norm_of(x @ p["W"] + p["b"])) @ p["U"]
 
 
@@ -80,6 +85,7 @@ def across(keys: Array) -> Array:
 
 
 def hyperbola(p: Params, x: Array) -> Array:
+    """x(1 + y²), times the input."""
     return x * p["x"] * (1 + p["y"] ** 2)
 
 

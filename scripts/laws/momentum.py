@@ -24,15 +24,18 @@ def translations(of: Callable[[Array], Array], s: State, t: Array, name: str) ->
 
 
 def column_sums(keys: Array) -> Array:
+    """Σ_w k_w."""
     return jnp.sum(keys, axis=0)
 
 
 def linear_laws(s: State, t: Array) -> Array:
+    """The angular momentum of U and V together."""
     spin = sum(turned(s["x"][n], s["v"][n]) for n in ("U", "V"))
     return flat(jnp.exp(FRICTION * t) * spin)
 
 
 def frozen_laws(s: State, t: Array) -> Array:
+    """Twice each linear law; the angular momentum of E and Uᵀ."""
     x, v = s["x"], s["v"]
     spin = turned(x["E"], v["E"]) + turned(x["U"].T, v["U"].T)
     return flat(
@@ -43,6 +46,7 @@ def frozen_laws(s: State, t: Array) -> Array:
 
 
 def tied_laws(s: State, t: Array) -> Array:
+    """Twice Σ_w k_w; the angular momenta of E, and of K and q."""
     x, v = s["x"], s["v"]
     return flat(
         translations(column_sums, s, t, "K"),
@@ -73,7 +77,7 @@ MOMENTUM = {
         linear_laws,
         independent=3,
         unknowns=164,
-        depth=3,
+        depth=4,
         training="momentum",
     ),
     "momentum, topic words, query frozen": Architecture(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -64,7 +64,7 @@ class Architecture:
     """
 
     title: str
-    shapes: dict[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
     predict: Predict
     inputs: Callable[[PRNGKeyArray], Array]
     laws: Callable[..., Float[Array, " entry"]]

@@ -1,5 +1,6 @@
 """Whole blocks, and architectures whose laws were predicted before they were found."""
 
+import dataclasses
 import functools
 
 import jax
@@ -107,11 +108,26 @@ def hopfield(p: Params, x: Array) -> Array:
 _ONE = dict(Wq=(3, 2), Wk=(3, 2), Wv=(3, 2), Wo=(2, 3), bq=(2,), bk=(2,))
 _MLP = dict(A=(3, 2), B=(3, 2), C=(2, 3))
 _TIED = dict(E=(4, 3), g1=(3,)) | _ONE | dict(g2=(3,)) | _MLP | dict(g3=(3,))
-_DIFFERENTIAL = dict(
-    shapes=dict(Wq1=(3, 2), Wk1=(3, 2), Wq2=(3, 2), Wk2=(3, 2), Wv=(3, 2), g=(2,))
+_DIFFERENTIAL = Architecture(
+    "differential attention, H = 1, d = 3, k = 2",
+    dict(Wq1=(3, 2), Wk1=(3, 2), Wq2=(3, 2), Wk2=(3, 2), Wv=(3, 2), g=(2,))
     | dict(Wo=(2, 3), a1=(3,), b1=(3,), a2=(3,), b2=(3,)),
-    predict=differential,
-    inputs=normal(3, 3),
+    differential,
+    normal(3, 3),
+    differential_laws,
+    independent=19,
+    unknowns=131,
+    depth=3,
+    at_most=20,
+    derivation="""
+        Per map Wqi → Wqi M, Wki → Wki M⁻ᵀ: 3 + 3. The norm makes the size of Wv
+        free (1), and leaves only the gain against Wo (2). ai·bi is a linear net
+        with one input and output, 6 entries, 5 independent: 5 + 5. But the four
+        vectors see the loss through λ alone, so all fields, and their brackets,
+        move them along ∇λ: 12 − 1 laws there. With x = ai·bi and the constant
+        C = |ai + bi||ai − bi|, x' = ±e^x √(4x² + C²) ∂L/∂λ, so the 20th law is
+        Σ_i ∫ e^{−x_i} dx_i/√(4x_i² + C_i²), which no quadratic dictionary holds.
+    """,
 )
 
 BLOCKS = {
@@ -138,30 +154,14 @@ BLOCKS = {
 }
 
 PREDICTED = {
-    "differential attention": Architecture(
-        "differential attention, H = 1, d = 3, k = 2",
-        **_DIFFERENTIAL,
-        laws=differential_laws,
-        independent=19,
-        unknowns=131,
-        depth=3,
-        at_most=20,
-        derivation="""
-            Per map Wqi → Wqi M, Wki → Wki M⁻ᵀ: 3 + 3. The norm makes the size of Wv
-            free (1), and leaves only the gain against Wo (2). ai·bi is a linear net
-            with one input and output, 6 entries, 5 independent: 5 + 5. But the four
-            vectors see the loss through λ alone, so all fields, and their brackets,
-            move them along ∇λ: 12 − 1 laws there. With x = ai·bi and the constant
-            C = |ai + bi||ai − bi|, x' = ±e^x √(4x² + C²) ∂L/∂λ, so the 20th law is
-            Σ_i ∫ e^{−x_i} dx_i/√(4x_i² + C_i²), which no quadratic dictionary holds.
-        """,
-    ),
-    "differential attention, atoms": Architecture(
-        "the same with these integrals in the dictionary",
-        **_DIFFERENTIAL,
+    "differential attention": _DIFFERENTIAL,
+    "differential attention, atoms": dataclasses.replace(
+        _DIFFERENTIAL,
+        title="the same with these integrals in the dictionary",
         laws=lambda p: flat(differential_laws(p), exponent(1, p) + exponent(2, p)),
         independent=20,
         unknowns=133,
+        depth=2,
         atoms={f"I{i}": functools.partial(exponent, i) for i in (1, 2)},
         derivation="x = C/2 sinh u makes the integrals those of exp(−C/2 sinh u)",
     ),

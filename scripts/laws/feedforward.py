@@ -1,5 +1,6 @@
 """Models without attention between tokens, and attention with one query."""
 
+import dataclasses
 import functools
 
 import jax
@@ -80,7 +81,7 @@ def topic_words(p: Params, ids: Array) -> Array:
 
 def across(keys: Array) -> Array:
     """The part of the keys across the frozen query."""
-    query = QUERY[: keys.shape[1]]
+    query = jnp.asarray(QUERY[: keys.shape[1]])
     return keys - jnp.outer(keys @ query, query) / (query @ query)
 
 
@@ -89,10 +90,14 @@ def hyperbola(p: Params, x: Array) -> Array:
     return x * p["x"] * (1 + p["y"] ** 2)
 
 
-_HYPERBOLA = dict(
-    shapes=dict(x=(), y=()),
-    predict=hyperbola,
-    inputs=normal(),
+_HYPERBOLA = Architecture(
+    "x(1 + y²), a law outside the dictionary",
+    dict(x=(), y=()),
+    hyperbola,
+    normal(),
+    nothing,
+    independent=0,
+    unknowns=4,
     at_most=1,
     derivation="x' ∝ 1 + y² and y' ∝ 2xy, so dx 2x = dy (1 + y²)/y",
 )
@@ -285,17 +290,10 @@ FEEDFORWARD = {
         unknowns=70,
         depth=1,
     ),
-    "x(1 + y²)": Architecture(
-        "x(1 + y²), a law outside the dictionary",
-        **_HYPERBOLA,
-        laws=nothing,
-        independent=0,
-        unknowns=4,
-        depth=2,
-    ),
-    "x(1 + y²), atoms": Architecture(
-        "x(1 + y²) with log|x|, log|y| in the dictionary",
-        **_HYPERBOLA,
+    "x(1 + y²)": _HYPERBOLA,
+    "x(1 + y²), atoms": dataclasses.replace(
+        _HYPERBOLA,
+        title="x(1 + y²) with log|x|, log|y| in the dictionary",
         laws=lambda p: flat(p["x"] ** 2 - p["y"] ** 2 / 2 - jnp.log(jnp.abs(p["y"]))),
         independent=1,
         unknowns=6,

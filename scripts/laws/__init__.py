@@ -1,0 +1,1 @@
+"""Architectures whose conservation laws are known, to compare with those found."""

@@ -20,6 +20,8 @@ from .nullspace import CLEAR
 _TOL = 1e-11
 # More draws than parameters, so that the smallest singular values are well conditioned.
 _MORE = 20
+# Random points, of which brackets are taken at one where most flows differ.
+_POINTS = 8
 
 
 class Depth(NamedTuple):
@@ -62,13 +64,18 @@ def certificate(fields: Fields, draws: Draws, deepest: int, found: int) -> Certi
     The fields are real-analytic, so that random draws span what all would, with
     probability 1.
     """
-    state, t = fields.states(draws, 1), draws.times(1)
-    size = fields.size
-    stack = np.zeros((0, size))
+    size, t = fields.size, draws.times(1)
+    # Where units of a network are dead, flows move less than they do elsewhere.
+    points = [fields.states(draws, 1) for _ in range(_POINTS)]
+    flows = [_flows(fields, point, t, draws) for point in points]
+    most = max(range(_POINTS), key=lambda n: _rank(flows[n], 1).rank)
+    state, stack = points[most], flows[most]
     depths: list[Depth] = []
     settled = False
     for depth in range(1, deepest + 1):
-        stack = np.concatenate([stack, _bracketed(fields, state, t, draws, depth)])
+        if depth > 1:
+            more = _bracketed(fields, state, t, draws, depth)
+            stack = np.concatenate([stack, more])
         depths.append(_rank(stack, depth))
         rank = depths[-1].rank
         stalled = depth > 1 and rank == depths[-2].rank
@@ -82,10 +89,20 @@ def certificate(fields: Fields, draws: Draws, deepest: int, found: int) -> Certi
 
 def _rank(stack: np.ndarray, depth: int) -> Depth:
     values = np.linalg.svd(stack, compute_uv=False)
-    values = values / values[0] if values[0] > 0 else values
+    if not values.size:
+        return Depth(depth, 0, 0.0, 0.0)
+    values = values / values[0]
     rank = int(np.sum(values > _TOL))
     dropped = values[rank] if rank < values.size else 0.0
-    return Depth(depth, rank, float(values[max(rank - 1, 0)]), float(dropped))
+    return Depth(depth, rank, float(values[rank - 1]), float(dropped))
+
+
+def _flows(fields: Fields, state: PyTree, t: np.ndarray, draws: Draws) -> np.ndarray:
+    """The directions of random flows at a point."""
+    number = fields.size + _MORE
+    many = jax.tree.map(lambda x: np.repeat(x, number, axis=0), state)
+    moved = fields.along(many, draws, np.repeat(t, number)).moved
+    return _kept(moved, np.linalg.norm(moved, axis=1))
 
 
 def _bracketed(
@@ -96,20 +113,21 @@ def _bracketed(
     Over their own norm they would be rounding, blown up, where all brackets vanish.
     """
     number = fields.size + _MORE
-    if depth == 1:  # the program that sampled velocities serves
-        many = jax.tree.map(lambda x: np.repeat(x, number, axis=0), state)
-        sums = fields.along(many, draws, np.repeat(t, number)).moved
-        sizes = np.linalg.norm(sums, axis=1)
-    else:
-        point = np.concatenate([x.ravel() for x in jax.tree.leaves(state)])
-        if fields.words.counts_time:
-            point = np.append(point, t)
-        sums, sizes = together(
+    point = np.concatenate([x.ravel() for x in jax.tree.leaves(state)])
+    if fields.words.counts_time:
+        point = np.append(point, t)
+    return _kept(
+        *together(
             lambda keys: _nested(fields, point, t[0], keys),
             number,
             draws.keys(number, depth),
         )
-    counts = sizes > 1e-12 * np.median(sizes)
+    )
+
+
+def _kept(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Vectors over their sizes, but for those that are rounding beside the others."""
+    counts = sizes > 1e-12 * np.max(sizes)
     return sums[counts] / sizes[counts, None]
 
 

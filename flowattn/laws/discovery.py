@@ -261,7 +261,7 @@ def entry_of(
         citation=f"discovered by flowattn {version()}",
         long_name=formula,
         formula=formula,
-        generator=generator(identity) if symmetric else "",
+        generator=generator(identity, words.atoms) if symmetric else "",
         of=of,
     )
     return Entry(law, independent, defect, _shape(identity, shapes))

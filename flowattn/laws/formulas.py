@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from fractions import Fraction
 
 from .identities import Identity
@@ -33,17 +33,20 @@ def latex(identity: Identity) -> str:
     return shown
 
 
-def generator(identity: Identity) -> str:
+def generator(identity: Identity, functions: Container[str] = ()) -> str:
     """The changes of the parameters that leave every loss of the family as it is, and
     make the identity a law of its gradient flows: the gradient of ½ Σ s tr(S WᵀW) is
     s W S, that of a linear law its coefficients.
 
-    Empty where there is no such text, and for identities that depend on the time.
+    Empty where there is no such text, and for identities that depend on the time or on
+    functions of the parameters.
     """
     changes: dict[str, str] = {}
     own = "_h" if identity.each else ""
     for factor, quantity in identity.terms:
         if quantity.time or quantity.kind == "turn" or quantity.entry is not None:
+            return ""
+        if quantity.leaf in functions:
             return ""
         name = _part(quantity)
         change = changes.get(name, name)

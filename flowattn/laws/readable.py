@@ -66,7 +66,7 @@ class Reader:
         self.span = Span(still.number, 1e-8)
         self.found: list[tuple[Identity, int]] = []
 
-    def read(self, most: float = math.inf) -> None:
+    def read(self, most: int | float = math.inf) -> None:
         """Look for laws, the most readable first, until there are `most`."""
         for group in (*self._sums(), *self._slices(), *self._matrices()):
             if self.span.rank < most:
@@ -80,7 +80,7 @@ class Reader:
             self.keep(self._parts(), most)
             self.keep(self._norms(), most)
 
-    def keep(self, claims: Iterable[Claim], most: float = math.inf) -> None:
+    def keep(self, claims: Iterable[Claim], most: int | float = math.inf) -> None:
         """Keep the laws among claims that add to the rank, until there are `most`."""
         kept = []
         for claim in claims:
@@ -334,13 +334,13 @@ def _joined(
     """Identities of each head as one, and sums over all heads as one term."""
     # An array of one head is in a law of each head, unless other arrays have none.
     kept = [
-        (identity if _of_one_head(identity) else _summed(identity, shapes), adds)
+        (identity if _head(identity) is not None else _summed(identity, shapes), adds)
         for identity, adds in kept
     ]
     alike: dict[Identity, dict[int, int]] = {}
     for number, (identity, _) in enumerate(kept):
-        if _of_one_head(identity):
-            index = identity.terms[0][1].index
+        index = _head(identity)
+        if index is not None:
             terms = tuple((c, q.replaced(index="each")) for c, q in identity.terms)
             alike.setdefault(Identity(terms, identity.mask), {})[index] = number
     joined: dict[int, tuple[Identity, int]] = {}
@@ -354,9 +354,11 @@ def _joined(
     return [joined.get(n, one) for n, one in enumerate(kept) if n not in gone]
 
 
-def _of_one_head(identity: Identity) -> bool:
+def _head(identity: Identity) -> int | None:
+    """The one head that an identity is of, if it is."""
     indices = {quantity.index for _, quantity in identity.terms}
-    return len(indices) == 1 and isinstance(indices.pop(), int)
+    only = indices.pop()
+    return only if isinstance(only, int) and not indices else None
 
 
 def _summed(identity: Identity, shapes: Mapping[str, tuple[int, ...]]) -> Identity:

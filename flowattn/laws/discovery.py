@@ -45,7 +45,7 @@ class Entry:
 class Discovery:
     """The laws that `discover` found, as a table, as `Law`s and as LaTeX.
 
-    Attributes:
+    Args:
         of: what they are laws of, in words.
         found: the exact laws, with the independent ones that each adds.
         nearly: approximate ones, with their defects.

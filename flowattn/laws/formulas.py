@@ -195,22 +195,25 @@ def _product(quantity: Quantity, one: str, two: str) -> str:
 
 
 def symbol(name: str) -> str:
-    """The name of an array in LaTeX: the digits and all but the last key of a path
+    r"""The name of an array in LaTeX: the digits and all but the last key of a path
     become subscripts.
 
-    >>> symbol("Wq"), symbol("layers.1.weight"), symbol("W1"), symbol("beta")
-    ('W_{q}', '\\mathrm{weight}_{\\mathrm{layers},1}', 'W_{1}', '\\beta')
+    >>> print(symbol("Wq"), symbol("layers.1.weight"), symbol("W1"), symbol("mu"))
+    W_{q} \mathrm{weight}_{\mathrm{layers},1} W_{1} \mu
     """
     *path, last = name.split(".")
     match = re.fullmatch(r"([A-Za-z])([a-z0-9]?)(\d*)|([A-Za-z_]+?)_?(\d*)", last)
     below = [p if p.isdigit() or len(p) == 1 else rf"\mathrm{{{p}}}" for p in path]
-    if match is None:
+    if last in _GREEK:
+        base, own = rf"\{last}", []
+    elif match is None:
         base, own = rf"\mathrm{{{last.replace('_', ' ')}}}", []
     elif match[1]:
         base, own = match[1], [x for x in (match[2] + match[3],) if x]
     else:
-        base = rf"\{match[4]}" if match[4] in _GREEK else rf"\mathrm{{{match[4]}}}"
-        base, own = base.replace("_", " "), [match[5]] if match[5] else []
+        word = match[4].replace("_", " ")
+        base = rf"\{word}" if word in _GREEK else rf"\mathrm{{{word}}}"
+        own = [match[5]] if match[5] else []
     below = own + below
     return base + (f"_{{{','.join(below)}}}" if below else "")
 

@@ -143,7 +143,8 @@ class Fields(eqx.Module):
         last, if it counts). Its values have a first axis of 1.
         """
         states = self.states(draws, 1)
-        if isinstance(self.words.view, Leaves) and not self.words.counts_time:
+        words = self.words
+        if isinstance(words.view, Leaves) and not (words.atoms or words.times):
             return self._split(states, directions)
         state = jax.tree.map(lambda x: x[0], states)
         t = jnp.asarray(draws.times(1)[0])

@@ -157,6 +157,7 @@ def discover(
         shapes=vocabulary.shapes,
         of="state" if vocabulary.state else "params",
         symmetric=_symmetric(fields),
+        start=fields.template,
     )
     laws = [
         entry(identity, adds, defect_of(identity, fresh), number=n, kind="exact")

@@ -152,7 +152,7 @@ def _python(quantity: Quantity, later: bool, timed: bool) -> str:
     text = _plain(quantity, name)
     if quantity.index == "all":
         text = f"sum({text} for w in {quantity.leaf})"
-    if quantity.entry is not None and quantity.entry != ():
+    if quantity.entry and quantity.ndim:
         wrapped = text if quantity.kind == "sum" else f"({text})"
         text = f"{wrapped}[{', '.join(map(str, quantity.entry))}]"
     return f"{quantity.time}*{_grouped(text)}" if quantity.time and timed else text
@@ -175,9 +175,8 @@ def _plain(quantity: Quantity, name: str) -> str:
     if not ndim:
         return f"{name}**2"
     if quantity.kind == "norm":
-        return (
-            f"norm({name}[{_at(quantity)}])**2" if quantity.at else f"norm({name})**2"
-        )
+        part = f"{name}[{_at(quantity)}]" if quantity.at else name
+        return f"{part}**2" if ndim == len(quantity.at) == 1 else f"norm({part})**2"
     if quantity.kind == "turn":
         other = quantity.other + name[len(quantity.leaf) :]
         return f"{_product(quantity, other, name)} - {_product(quantity, name, other)}"
@@ -201,6 +200,9 @@ def symbol(name: str) -> str:
     >>> print(symbol("Wq"), symbol("layers.1.weight"), symbol("W1"), symbol("mu"))
     W_{q} \mathrm{weight}_{\mathrm{layers},1} W_{1} \mu
     """
+    for form, shown in _FUNCTIONS:
+        if match := re.fullmatch(form, name):
+            return shown.format(*map(symbol, match.groups()))
     *path, last = name.split(".")
     match = re.fullmatch(r"([A-Za-z])([a-z0-9]?)(\d*)|([A-Za-z_]+?)_?(\d*)", last)
     below = [p if p.isdigit() or len(p) == 1 else rf"\mathrm{{{p}}}" for p in path]
@@ -218,6 +220,13 @@ def symbol(name: str) -> str:
     return base + (f"_{{{','.join(below)}}}" if below else "")
 
 
+# The functions of a few numbers that the dictionary has by default.
+_FUNCTIONS = (
+    (r"exp\((\w[^()]*)\)", "e^{{{}}}"),
+    (r"exp\(-([^()]*)\)", "e^{{-{}}}"),
+    (r"log\(abs\((.*)\)\)", r"\log\lvert {}\rvert"),
+    (r"([^*]*)\*([^*]*)", r"{}\,{}"),
+)
 _GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho "
     "sigma tau phi chi psi omega".split()
@@ -232,7 +241,7 @@ def _latex(quantity: Quantity, later: bool) -> str:
     text = _latex_plain(quantity, name)
     if quantity.index == "all":
         text = rf"\sum_h {text}"
-    if quantity.entry:
+    if quantity.entry and quantity.ndim:
         entry = ",".join(str(i + 1) for i in quantity.entry)
         text = (
             rf"\left({text}\right)_{{{entry}}}"
@@ -270,6 +279,8 @@ def _latex_plain(quantity: Quantity, name: str) -> str:
     if not ndim:
         return _raised(name, "2")
     if quantity.kind == "norm":
+        if ndim == len(quantity.at) == 1:
+            return f"{name}_{{{quantity.at[0] + 1}}}^2"
         inner = f"{name}[{_at(quantity)}]" if quantity.at else name
         return rf"\lVert {inner}\rVert^2"
     if quantity.kind == "turn":

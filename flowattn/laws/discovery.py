@@ -46,7 +46,7 @@ class Entry:
         return self.law.terms.identity  # pyright: ignore[reportFunctionMemberAccess]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Discovery:
     """The laws that `discover` found, as a table, as `Law`s and as LaTeX.
 
@@ -197,6 +197,9 @@ class Discovery:
             lines += [f"  {line}" for line in aligned(rows)]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return str(self)
+
     @property
     def _verdict(self) -> str:
         count = self.independent
@@ -246,6 +249,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     linear = all(quantity.degree == 1 for _, quantity in entry.identity.terms)
     notes = ["kept by gradient descent too"] * (linear and bool(law.generator))
     notes += ["0 from rest"] * entry.at_rest
+    notes += ["view= can split it"] * isinstance(entry.identity.mask, int)
     symmetry = law.generator
     return formula, str(entry.independent), entry.shape, symmetry, ", ".join(notes)
 

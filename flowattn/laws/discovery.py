@@ -40,6 +40,11 @@ class Entry:
         """What it is a sum of."""
         return self.law.terms.identity  # pyright: ignore[reportFunctionMemberAccess]
 
+    @property
+    def formula(self) -> str:
+        """The law as a formula; of a law of every head, for each."""
+        return f"{'for each h: ' * self.identity.each}{self.law.formula}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Discovery:
@@ -189,7 +194,7 @@ class Discovery:
         lines = [self._verdict, *(f"  {line}" for line in aligned(rows))]
         if self.nearly:
             lines.append("approximate, with the defect at random parameters:")
-            rows = [(e.law.formula, f"{e.defect:.1e}") for e in self.nearly]
+            rows = [(e.formula, f"{e.defect:.1e}") for e in self.nearly]
             lines += [f"  {line}" for line in aligned(rows)]
         return "\n".join(lines)
 
@@ -225,10 +230,9 @@ class Discovery:
 
 def _row(entry: Entry) -> tuple[str, ...]:
     law = entry.law
-    formula = f"{'for each h: ' * entry.identity.each}{law.formula}"
     linear = all(quantity.degree == 1 for _, quantity in entry.identity.terms)
     kept = "kept by gradient descent too" if linear and law.generator else ""
-    return formula, str(entry.independent), entry.shape, law.generator, kept
+    return entry.formula, str(entry.independent), entry.shape, law.generator, kept
 
 
 def entry_of(

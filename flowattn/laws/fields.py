@@ -76,6 +76,11 @@ class Words(eqx.Module):
     times: dict[str, Callable[[Array], Array]] = eqx.field(converter=by_identity)
 
     @property
+    def plain(self) -> bool:
+        """Whether these are the arrays that move, and nothing else."""
+        return isinstance(self.view, Leaves) and not (self.atoms or self.times)
+
+    @property
     def counts_time(self) -> bool:
         """Whether laws may depend on the time."""
         return bool(self.times) or bool(self.timed)
@@ -145,7 +150,7 @@ class Fields(eqx.Module):
         last, if it counts). Its values have a first axis of 1.
         """
         states = self.states(draws, 1)
-        if isinstance(self.words.view, Leaves) and not self.words.counts_time:
+        if self.words.plain:
             return self._split(states, directions)
         state = jax.tree.map(lambda x: x[0], states)
         t = jnp.asarray(draws.times(1)[0])

@@ -97,8 +97,10 @@ class Reader:
         """The gradients of a claim's entries, of symmetric matrices each one once."""
         identity = self._identity(claim.factors, claim)
         rates = identity.rates(self.still).sum(axis=1)
-        shape = claim.quantities[0].shape(self.shapes)
-        if claim.quantities[0].kind == "gram" and claim.mask == "all":
+        quantity = claim.quantities[0]
+        shape = quantity.shape(self.shapes)
+        # A single entry has no shape.
+        if quantity.kind == "gram" and shape and claim.mask == "all":
             upper = np.triu(np.ones(shape[-2:], bool)).ravel()
             return rates[:, upper]
         return rates

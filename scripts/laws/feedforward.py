@@ -298,6 +298,7 @@ FEEDFORWARD = {
         independent=1,
         unknowns=6,
         depth=1,
+        slow=False,
         atoms={
             "log|x|": lambda p: jnp.log(jnp.abs(p["x"])),
             "log|y|": lambda p: jnp.log(jnp.abs(p["y"])),

@@ -254,10 +254,10 @@ def _latex_plain(quantity: Quantity, name: str) -> str:
     ndim, axis = quantity.ndim, quantity.axis
     if quantity.kind == "sum":
         return {
-            (2, (0,)): rf"\mathbf 1^\top {name}",
-            (2, (1,)): rf"{name}\,\mathbf 1",
-            (2, (0, 1)): rf"\mathbf 1^\top {name}\,\mathbf 1",
-            (1, (0,)): rf"\mathbf 1^\top {name}",
+            (2, (0,)): rf"\mathbf{{1}}^\top {name}",
+            (2, (1,)): rf"{name}\,\mathbf{{1}}",
+            (2, (0, 1)): rf"\mathbf{{1}}^\top {name}\,\mathbf{{1}}",
+            (1, (0,)): rf"\mathbf{{1}}^\top {name}",
         }.get(
             (ndim, axis),
             name if not axis else rf"\sum_{{{','.join(map(str, axis))}}} {name}",

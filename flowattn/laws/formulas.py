@@ -152,7 +152,7 @@ def _python(quantity: Quantity, later: bool, timed: bool) -> str:
     text = _plain(quantity, name)
     if quantity.index == "all":
         text = f"sum({text} for w in {quantity.leaf})"
-    if quantity.entry is not None and quantity.entry != ():
+    if quantity.entry and quantity.ndim:
         wrapped = text if quantity.kind == "sum" else f"({text})"
         text = f"{wrapped}[{', '.join(map(str, quantity.entry))}]"
     return f"{quantity.time}*{_grouped(text)}" if quantity.time and timed else text
@@ -195,23 +195,23 @@ def _product(quantity: Quantity, one: str, two: str) -> str:
 
 
 def symbol(name: str) -> str:
-    """The name of an array in LaTeX: the digits and all but the last key of a path
+    r"""The name of an array in LaTeX: the digits and all but the last key of a path
     become subscripts.
 
-    >>> symbol("Wq"), symbol("layers.1.weight"), symbol("W1"), symbol("beta")
-    ('W_{q}', '\\mathrm{weight}_{\\mathrm{layers},1}', 'W_{1}', '\\beta')
+    >>> symbol("Wq"), symbol("layers.1.weight"), symbol("W1"), symbol("mu")
+    ('W_{q}', '\\mathrm{weight}_{\\mathrm{layers},1}', 'W_{1}', '\\mu')
     """
     *path, last = name.split(".")
-    match = re.fullmatch(r"([A-Za-z])([a-z0-9]?)(\d*)|([A-Za-z_]+?)_?(\d*)", last)
     below = [p if p.isdigit() or len(p) == 1 else rf"\mathrm{{{p}}}" for p in path]
-    if match is None:
-        base, own = rf"\mathrm{{{last.replace('_', ' ')}}}", []
-    elif match[1]:
-        base, own = match[1], [x for x in (match[2] + match[3],) if x]
+    word = re.sub(r"_?\d+$", "", last) or last
+    own = last[len(word) :].removeprefix("_")
+    if word in _GREEK:
+        base = rf"\{word}"
+    elif re.fullmatch("[A-Za-z][a-z]?", word):
+        base, own = word[0], word[1:] + own
     else:
-        base = rf"\{match[4]}" if match[4] in _GREEK else rf"\mathrm{{{match[4]}}}"
-        base, own = base.replace("_", " "), [match[5]] if match[5] else []
-    below = own + below
+        base = rf"\mathrm{{{word.replace('_', ' ')}}}"
+    below = [own] * bool(own) + below
     return base + (f"_{{{','.join(below)}}}" if below else "")
 
 
@@ -229,7 +229,7 @@ def _latex(quantity: Quantity, later: bool) -> str:
     text = _latex_plain(quantity, name)
     if quantity.index == "all":
         text = rf"\sum_h {text}"
-    if quantity.entry:
+    if quantity.entry and quantity.ndim:
         entry = ",".join(str(i + 1) for i in quantity.entry)
         text = (
             rf"\left({text}\right)_{{{entry}}}"

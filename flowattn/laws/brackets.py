@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .draws import Draws
-from .fields import Fields, together
+from .fields import Fields, floored, together
 from .nullspace import CLEAR
 
 # Singular values, over the largest, above which brackets count as a direction: those of
@@ -128,7 +128,7 @@ def _bracketed(
 def _kept(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Vectors over their sizes, but for those that are rounding beside the others."""
     counts = sizes > 1e-12 * np.max(sizes)
-    return sums[counts] / sizes[counts, None]
+    return sums[counts] / floored(sizes[counts])[:, None]
 
 
 @eqx.filter_jit

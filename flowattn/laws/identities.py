@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .fields import Samples, Words
+from .fields import Samples, Words, floored
 from .quantities import Quantity
 
 # Which entries of a matrix: "all", "diagonal", the blocks of some size along the
@@ -96,11 +96,9 @@ def defect_of(identity: Identity, samples: Samples) -> float:
     rates = identity.rates(samples)
     change = np.max(np.abs(rates.sum(axis=1)), axis=1)
     terms = np.max(np.abs(rates), axis=(1, 2))
-    speed = np.linalg.norm(samples.moved, axis=1)
+    speed = floored(np.linalg.norm(samples.moved, axis=1))
     still = terms <= EXACT * speed
-    return float(
-        np.max(change / np.where(still, np.where(speed > 0, speed, 1.0), terms))
-    )
+    return float(np.max(change / np.where(still, speed, floored(terms))))
 
 
 class Terms(eqx.Module):

@@ -112,7 +112,8 @@ def row_of(name: str, found: dict[str, Any]) -> tuple[str, ...]:
 
 def formula(latex: str) -> str:
     """A formula within a table, where | ends a cell."""
-    return "$" + latex.replace("|", r"\vert ") + "$"
+    latex = latex.replace("|", r"\vert ").replace("exp(γt)", r"e^{\gamma t}")
+    return f"${latex}$"
 
 
 def gap(kept: float, dropped: float) -> str:

@@ -53,11 +53,12 @@ class Entry(eqx.Module):
 
 
 def named(tree: PyTree) -> Iterator[tuple[str, Any]]:
-    """The leaves of a PyTree under the dotted paths by which `Entry` picks them.
+    """The leaves of a PyTree under the dotted paths by which `Entry` picks them; a
+    single leaf is "params".
 
-    >>> dict(named({"a": [1.0, 2.0]}))
-    {'a.0': 1.0, 'a.1': 2.0}
+    >>> dict(named({"a": [1.0, 2.0]})), dict(named(1.0))
+    ({'a.0': 1.0, 'a.1': 2.0}, {'params': 1.0})
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         keys = (jax.tree_util.keystr((key,), simple=True) for key in path)
-        yield ".".join(keys), leaf
+        yield ".".join(keys) or "params", leaf

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +92,23 @@ def float_dtype(params: PyTree) -> jnp.dtype:
             "params mix the dtypes " + ", ".join(sorted(map(str, floating)))
         )
     return jnp.dtype(floating.pop())
+
+
+def require_double(what: str, *trees: PyTree) -> None:
+    """Raises `InputError` where an array, or the precision of the process, is single:
+    what decides ranks by rounding errors has no use for it.
+
+    >>> import jax.numpy as jnp
+    >>> require_double("reduce", jnp.zeros(2, jnp.float32))
+    Traceback (most recent call last):
+    flowattn.errors.InputError: reduce works in double precision: call \
+fa.set_precision("float64") first
+    """
+    arrays = [x for x in jax.tree.leaves(trees) if eqx.is_inexact_array(x)]
+    if any(x.dtype.itemsize < 8 for x in (*arrays, jnp.zeros(()))):
+        raise InputError(
+            f'{what} works in double precision: call fa.set_precision("float64") first'
+        )
 
 
 def require_real(params: PyTree) -> None:

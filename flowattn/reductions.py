@@ -6,7 +6,6 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
@@ -14,6 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .disk.provenance import version
+from .entries import named
 from .errors import InputError, require_positive, whole_number
 from .flows import (
     AbstractFlow,
@@ -29,10 +29,16 @@ from .flows import (
 )
 from .identity import by_identity
 from .laws.closure import FRESH, PROBES, ROUNDING, Probe, closure, leak
+from .laws.draws import Draws
 from .laws.orbits import Leaf, motions, orbits, table
 from .numerics.solve import solve
 from .observables import AbstractObservable, Label, require_of_params
-from .precision import float_dtype, highest_precision, warn_of_floats
+from .precision import (
+    float_dtype,
+    highest_precision,
+    require_double,
+    warn_of_floats,
+)
 from .trajectory import Trajectory
 
 
@@ -66,7 +72,7 @@ class Reduction(eqx.Module):
     kind: Literal["exact", "approximate"] = eqx.field(static=True)
     scaling: str = eqx.field(static=True, default="")
     citation: str = eqx.field(static=True, default="")
-    observables: dict[str, AbstractObservable] = eqx.field(default_factory=dict)
+    observables: Mapping[str, AbstractObservable] = eqx.field(default_factory=dict)
     events: dict[str, Callable[[Any], Any]] = eqx.field(default_factory=dict)
     table: str = eqx.field(static=True, default="")
 
@@ -158,7 +164,7 @@ def reduce(
     """
     starts = _checked(flow, starts)
     observe, watched = _named("observables", observables), _named("events", events)
-    most, random = whole_number("most", most), _random(key)
+    most, random = whole_number("most", most), Draws(key).random
     require_positive(tol=tol)
     origin = starts[0]
     moves = flow.moving(origin)
@@ -228,11 +234,8 @@ def _checked(flow: Any, starts: Any) -> list[PyTree]:
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((flow, starts))):
         raise InputError("reduce needs known numbers: call it outside jit, vmap, grad")
     for start in starts:
-        if jax.dtypes.canonicalize_dtype(float_dtype(start)) != jnp.float64:
-            raise InputError(
-                'reduce works in double precision: call fa.set_precision("float64") '
-                "first"
-            )
+        float_dtype(start)
+        require_double("reduce", start)
     warn_of_floats(starts[0])
     moves = flow.moving(starts[0])
     require_moving(moves)
@@ -248,27 +251,11 @@ def _checked(flow: Any, starts: Any) -> list[PyTree]:
 
 def _leaves(moves: PyTree) -> list[Leaf]:
     """The arrays that move, by their dotted paths."""
-    return [
-        Leaf(
-            jax.tree_util.keystr(path, simple=True, separator=".") or "params", x.shape
-        )
-        for path, x in jax.tree_util.tree_leaves_with_path(moves)
-    ]
+    return [Leaf(name, x.shape) for name, x in named(moves)]
 
 
 def _shapes(tree: PyTree) -> Any:
     return jax.tree.structure(tree), [x.shape for x in jax.tree.leaves(tree)]
-
-
-def _random(key: Any) -> np.random.Generator:
-    """A generator that a key seeds, which compiles nothing."""
-    try:
-        seeds = jr.key_data(jr.key(0) if key is None else key)
-    except TypeError:
-        raise InputError(
-            f"key must be a random key, jax.random.key(0), got a {type(key).__name__}"
-        ) from None
-    return np.random.default_rng(np.asarray(seeds).ravel())
 
 
 def _flat(moves: PyTree) -> np.ndarray:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from ..identity import by_identity
 from ..losses import AbstractExplicitLoss
-from ..observables import AbstractObservable, Label
+from ..observables import AbstractObservable, Argument, Label
 from .base import AbstractFlow, velocity
 from .gradient import GradientFlow
 
@@ -140,6 +140,7 @@ class Lifted(AbstractObservable):
     fn: Callable[[Any], Any]
     space: AffineSubspace
     label: Label
+    of: Argument = eqx.field(static=True, default="params")
 
     def __call__(self, params: PyTree) -> Array:
         return self.at(params, 0.0)

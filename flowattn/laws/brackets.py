@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -132,7 +132,7 @@ def _kept(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 @eqx.filter_jit
-def _nested(fields: Fields, point: Array, t: Array, keys: Array) -> tuple[Array, Array]:
+def _nested(fields: Fields, point: Any, t: Any, keys: Array) -> tuple[Array, Array]:
     """Nested brackets of flows, draws × size, and the sums of their terms' norms."""
 
     def one(keys: Array) -> tuple[Array, Array]:

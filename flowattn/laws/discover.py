@@ -9,7 +9,6 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -103,7 +102,7 @@ def discover(
     >>> list(found.laws), found.complete
     (['u**2 - v**2'], True)
     """
-    draws = Draws(jr.key(0) if key is None else key)
+    draws = Draws(key)
     require_flags(certify=certify, **({} if entries is None else {"entries": entries}))
     deepest = whole_number("depth", depth)
     if tol is not None:
@@ -158,6 +157,7 @@ def discover(
         shapes=vocabulary.shapes,
         of="state" if vocabulary.state else "params",
         symmetric=_symmetric(fields),
+        start=fields.template,
     )
     laws = [
         entry(identity, adds, defect_of(identity, fresh), number=n, kind="exact")

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..disk.provenance import version
@@ -23,18 +24,22 @@ from .nullspace import Spectrum
 # The longest formula that is a law's name, in bytes: each is a file of a store.
 _LONGEST = 100
 _DRAWS = 64
+# The longest line of the table.
+_WIDE = 112
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One law in the table: with the independent laws that it adds, its defect at
-    random parameters, and its shape in words.
+    random parameters, its shape in words, and whether it is 0 at the given start of a
+    flow with a state, whatever the parameters: that of a momentum from rest.
     """
 
     law: Law
     independent: int
     defect: float
     shape: str
+    at_rest: bool
 
     @property
     def identity(self) -> Identity:
@@ -42,11 +47,11 @@ class Entry:
         return self.law.terms.identity  # pyright: ignore[reportFunctionMemberAccess]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Discovery:
     """The laws that `discover` found, as a table, as `Law`s and as LaTeX.
 
-    Attributes:
+    Args:
         of: what they are laws of, in words.
         found: the exact laws, with the independent ones that each adds.
         nearly: approximate ones, with their defects.
@@ -196,13 +201,15 @@ class Discovery:
         }
 
     def __str__(self) -> str:
-        rows = [_row(entry) for entry in self.found]
-        lines = [self._verdict, *(f"  {line}" for line in aligned(rows))]
+        lines = [self._verdict, *_table(self.found)]
         if self.nearly:
             lines.append("approximate, with the defect at random parameters:")
             rows = [(e.law.formula, f"{e.defect:.1e}") for e in self.nearly]
             lines += [f"  {line}" for line in aligned(rows)]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     @property
     def _verdict(self) -> str:
@@ -234,12 +241,28 @@ class Discovery:
         return f"{self.kept:.1e} | {self.dropped:.1e}"
 
 
+def _table(entries: Sequence[Entry]) -> list[str]:
+    """A line for each law; where these are too long, another for its symmetry."""
+    rows = [_row(entry) for entry in entries]
+    lines = aligned(rows)
+    if all(len(line) <= _WIDE for line in lines):
+        return [f"  {line}" for line in lines]
+    lines = []
+    for line, row in zip(aligned([row[:3] for row in rows]), rows, strict=True):
+        more = "; ".join(filter(None, row[3:]))
+        lines += [f"  {line}", *([f"      {more}"] if more else [])]
+    return lines
+
+
 def _row(entry: Entry) -> tuple[str, ...]:
     law = entry.law
     formula = f"{'for each h: ' * entry.identity.each}{law.formula}"
     linear = all(quantity.degree == 1 for _, quantity in entry.identity.terms)
-    kept = "kept by gradient descent too" if linear and law.generator else ""
-    return formula, str(entry.independent), entry.shape, law.generator, kept
+    notes = ["kept by gradient descent too"] * (linear and bool(law.generator))
+    notes += ["0 from rest"] * entry.at_rest
+    notes += ["view= can split it"] * isinstance(entry.identity.mask, int)
+    symmetry = law.generator
+    return formula, str(entry.independent), entry.shape, symmetry, ", ".join(notes)
 
 
 def entry_of(
@@ -253,6 +276,7 @@ def entry_of(
     kind: Literal["exact", "approximate"],
     of: Argument,
     symmetric: bool,
+    start: PyTree,
 ) -> Entry:
     """An identity as a `Law`, under its formula or, where that is no name of a file,
     under a number.
@@ -275,7 +299,8 @@ def entry_of(
         generator=generator(identity, words.atoms) if symmetric else "",
         of=of,
     )
-    return Entry(law, independent, defect, _shape(identity, shapes))
+    at_rest = of == "state" and not np.any(law(start))
+    return Entry(law, independent, defect, _shape(identity, shapes), at_rest)
 
 
 def _shape(identity: Identity, shapes: Mapping[str, tuple[int, ...]]) -> str:

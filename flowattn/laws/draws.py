@@ -16,9 +16,10 @@ _WIDE = 1000
 
 
 class Draws:
-    """All random numbers that follow from one key."""
+    """All random numbers that follow from one key; None: `jax.random.key(0)`."""
 
-    def __init__(self, key: Any):
+    def __init__(self, key: Any = None):
+        key = jr.key(0) if key is None else key
         try:
             self._form = np.asarray(jr.key_data(key))
         except (TypeError, ValueError):
@@ -29,22 +30,22 @@ class Draws:
             raise InputError("key must be one random key, got an array of keys")
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         self._kind = jr.key_impl(key) if typed else None
-        self._random = np.random.default_rng(self._form.tolist())
+        self.random = np.random.default_rng(self._form.tolist())
 
     def keys(self, *shape: int) -> Array:
         """Keys of the same kind."""
-        bits = self._random.integers(
+        bits = self.random.integers(
             0, 2**32, (*shape, *self._form.shape), dtype=np.uint32
         )
         return jr.wrap_key_data(jnp.asarray(bits), impl=self._kind)
 
     def times(self, number: int) -> np.ndarray:
         """Times in [0, 2]."""
-        return self._random.uniform(0.0, 2.0, number)
+        return self.random.uniform(0.0, 2.0, number)
 
     def directions(self, number: int, size: int) -> np.ndarray:
         """Random directions."""
-        return self._random.standard_normal((number, size))
+        return self.random.standard_normal((number, size))
 
     def normal(self, params: PyTree, number: int) -> PyTree:
         """Independent normal entries, of variance 1; from 1,000 on, of variance 1/n in
@@ -54,7 +55,7 @@ class Draws:
 
         def drawn(x: Any) -> np.ndarray:
             size = x.shape[-2] ** -0.5 if wide and x.ndim > 1 else 1.0
-            return size * self._random.standard_normal((number, *x.shape))
+            return size * self.random.standard_normal((number, *x.shape))
 
         return jax.tree.map(drawn, params)
 

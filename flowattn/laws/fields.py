@@ -17,15 +17,13 @@ from ..entries import named
 from ..errors import InputError
 from ..flows import AbstractFlow, velocity
 from ..identity import by_identity
-from ..precision import float_dtype
+from ..precision import float_dtype, require_double
 from .draws import Draws, Sample
 
 # Draws in one launch: one compiled program serves every number of them.
 _TOGETHER = 64
 # Sizes below this share of the largest are not scaled to it.
 _SMALL = 1e-2
-# The name of parameters that are a single array.
-_ALONE = "theta"
 
 
 class Samples(NamedTuple):
@@ -85,11 +83,6 @@ class Words(eqx.Module):
     atoms: dict[str, Callable[..., Array]] = eqx.field(converter=by_identity)
     timed: tuple[str, ...] = eqx.field(static=True)
     times: dict[str, Callable[[Array], Array]] = eqx.field(converter=by_identity)
-
-    @property
-    def plain(self) -> bool:
-        """Whether these are the arrays that move, and nothing else."""
-        return isinstance(self.view, Leaves) and not (self.atoms or self.times)
 
     @property
     def counts_time(self) -> bool:
@@ -161,7 +154,8 @@ class Fields(eqx.Module):
         last, if it counts). Its values have a first axis of 1.
         """
         states = self.states(draws, 1)
-        if self.words.plain:
+        words = self.words
+        if isinstance(words.view, Leaves) and not (words.atoms or words.times):
             return self._split(states, directions)
         state = jax.tree.map(lambda x: x[0], states)
         t = jnp.asarray(draws.times(1)[0])
@@ -177,10 +171,10 @@ class Fields(eqx.Module):
         ends = np.cumsum([x.size for _, x in leaves])[:-1]
         parts = np.split(directions, ends, axis=1)
         velocities = {
-            name or _ALONE: part.reshape(-1, *x.shape[1:])
+            name: part.reshape(-1, *x.shape[1:])
             for (name, x), part in zip(leaves, parts, strict=True)
         }
-        values = {name or _ALONE: np.asarray(x) for name, x in leaves}
+        values = {name: np.asarray(x) for name, x in leaves}
         return Samples(values, velocities, {}, {}, directions)
 
     def field(self, key: Array, t: Array) -> Callable[[Array], Array]:
@@ -209,7 +203,7 @@ class Leaves(eqx.Module):
 
     def __call__(self, params: PyTree) -> dict[str, Array]:
         arrays = eqx.filter(params, eqx.is_inexact_array)
-        found = {name or _ALONE: leaf for name, leaf in named(arrays)}
+        found = dict(named(arrays))
         if missing := [name for name in self.names if name not in found]:
             raise InputError(
                 f"the parameters have no array {missing[0]!r}, only {', '.join(found)}"
@@ -233,10 +227,8 @@ def fields_of(
             "discover needs a flow, or a function key -> flow such as any_loss(…), got "
             f"a {type(flows).__name__}"
         )
-    if float_dtype(params) != np.float64:
-        raise InputError(
-            'discover works in double precision: call fa.set_precision("float64") first'
-        )
+    float_dtype(params)
+    require_double("discover", params)
     family = One(flows) if isinstance(flows, AbstractFlow) else flows
     flow = eqx.filter_eval_shape(family, jr.key(0))
     if not isinstance(flow, AbstractFlow):
@@ -246,8 +238,8 @@ def fields_of(
         )
     state = family(jr.key(0)).start(params) if flow.has_state else params
     if words is None:
-        names = [name or _ALONE for name, _ in named(flow.moving(state))]
-        words = Words(Leaves(tuple(names)), {}, (), {})
+        names = tuple(name for name, _ in named(flow.moving(state)))
+        words = Words(Leaves(names), {}, (), {})
     if callable(sample):
         shapes = eqx.filter_eval_shape(sample, state, jr.key(0))
         arrays = eqx.filter_eval_shape(lambda x: x, state)

@@ -175,9 +175,8 @@ def _plain(quantity: Quantity, name: str) -> str:
     if not ndim:
         return f"{name}**2"
     if quantity.kind == "norm":
-        return (
-            f"norm({name}[{_at(quantity)}])**2" if quantity.at else f"norm({name})**2"
-        )
+        part = f"{name}[{_at(quantity)}]" if quantity.at else name
+        return f"{part}**2" if ndim == len(quantity.at) == 1 else f"norm({part})**2"
     if quantity.kind == "turn":
         other = quantity.other + name[len(quantity.leaf) :]
         return f"{_product(quantity, other, name)} - {_product(quantity, name, other)}"
@@ -198,9 +197,12 @@ def symbol(name: str) -> str:
     r"""The name of an array in LaTeX: the digits and all but the last key of a path
     become subscripts.
 
-    >>> symbol("Wq"), symbol("layers.1.weight"), symbol("W1"), symbol("mu")
-    ('W_{q}', '\\mathrm{weight}_{\\mathrm{layers},1}', 'W_{1}', '\\mu')
+    >>> print(symbol("Wq"), symbol("layers.1.weight"), symbol("W1"), symbol("mu"))
+    W_{q} \mathrm{weight}_{\mathrm{layers},1} W_{1} \mu
     """
+    for form, shown in _FUNCTIONS:
+        if match := re.fullmatch(form, name):
+            return shown.format(*map(symbol, match.groups()))
     *path, last = name.split(".")
     below = [p if p.isdigit() or len(p) == 1 else rf"\mathrm{{{p}}}" for p in path]
     word = re.sub(r"_?\d+$", "", last) or last
@@ -215,6 +217,13 @@ def symbol(name: str) -> str:
     return base + (f"_{{{','.join(below)}}}" if below else "")
 
 
+# The functions of a few numbers that the dictionary has by default.
+_FUNCTIONS = (
+    (r"exp\((\w[^()]*)\)", "e^{{{}}}"),
+    (r"exp\(-([^()]*)\)", "e^{{-{}}}"),
+    (r"log\(abs\((.*)\)\)", r"\log\lvert {}\rvert"),
+    (r"([^*]*)\*([^*]*)", r"{}\,{}"),
+)
 _GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho "
     "sigma tau phi chi psi omega".split()
@@ -267,6 +276,8 @@ def _latex_plain(quantity: Quantity, name: str) -> str:
     if not ndim:
         return _raised(name, "2")
     if quantity.kind == "norm":
+        if ndim == len(quantity.at) == 1:
+            return f"{name}_{{{quantity.at[0] + 1}}}^2"
         inner = f"{name}[{_at(quantity)}]" if quantity.at else name
         return rf"\lVert {inner}\rVert^2"
     if quantity.kind == "turn":

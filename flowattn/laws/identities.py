@@ -91,14 +91,15 @@ def contracted(quantity: Quantity, shapes: Mapping[str, tuple[int, ...]]) -> int
 
 def defect_of(identity: Identity, samples: Samples) -> float:
     """The largest rate of an identity over that of its largest term, in any draw; over
-    the velocity, where no term moves.
+    a hundredth of the velocity where no term moves by more, since the rounding errors
+    of a velocity are of the size of all of it.
     """
     rates = identity.rates(samples)
     change = np.max(np.abs(rates.sum(axis=1)), axis=1)
     terms = np.max(np.abs(rates), axis=(1, 2))
-    speed = floored(np.linalg.norm(samples.moved, axis=1))
-    still = terms <= EXACT * speed
-    return float(np.max(change / np.where(still, speed, floored(terms))))
+    speed = np.linalg.norm(samples.moved, axis=1)
+    scale = floored(np.maximum(terms, 0.01 * speed))
+    return float(np.max(change / scale))
 
 
 class Terms(eqx.Module):

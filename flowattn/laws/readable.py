@@ -97,12 +97,10 @@ class Reader:
         """The gradients of a claim's entries, of symmetric matrices each one once."""
         identity = self._identity(claim.factors, claim)
         rates = identity.rates(self.still).sum(axis=1)
-        quantity = claim.quantities[0]
-        shape = quantity.shape(self.shapes)
-        # A single entry has no shape.
-        if quantity.kind == "gram" and shape and claim.mask == "all":
-            upper = np.triu(np.ones(shape[-2:], bool)).ravel()
-            return rates[:, upper]
+        first = claim.quantities[0]
+        if first.kind == "gram" and first.entry is None and claim.mask == "all":
+            size = first.shape(self.shapes)[-1]
+            return rates[:, np.triu(np.ones((size, size), bool)).ravel()]
         return rates
 
     def _identity(self, factors: np.ndarray, claim: Claim) -> Identity:

@@ -34,12 +34,13 @@ import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial, keystr, tree_leaves_with_path
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
+from ..entries import named
 from ..errors import InputError, quoted, shown
 from ..flows import AbstractFlow, require_flow, velocity
-from ..precision import highest_precision, require_real
+from ..precision import highest_precision, require_double, require_real
 from .base import Law
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
@@ -264,10 +265,9 @@ def _numbers(flow: AbstractFlow, params: PyTree) -> Float[Array, "2"]:
 def _names(moving: PyTree) -> list[str]:
     """The names of the two numbers: their paths in the parameters."""
     names = []
-    for path, leaf in tree_leaves_with_path(moving):
-        name = keystr(path, simple=True, separator=".")
-        if name[:1].isdecimal() or not name:
-            name = f"params[{name}]" if name else "params"
+    for name, leaf in named(moving):
+        if name[:1].isdecimal():
+            name = f"params[{name}]"
         names += (
             [name] if leaf.size == 1 else [f"{name}[{i}]" for i in range(leaf.size)]
         )
@@ -282,12 +282,7 @@ def _require_known_doubles(flow: AbstractFlow, *ends: PyTree) -> None:
             "separable decides by numbers, which are not known under jit, vmap or "
             "grad: call it outside, and use its law inside"
         )
-    single = [x for x in leaves if eqx.is_inexact_array(x) and x.dtype.itemsize < 8]
-    if single or jnp.asarray(0.0).dtype.itemsize < 8:
-        raise InputError(
-            'separable works in double precision: call fa.set_precision("float64") '
-            "first"
-        )
+    require_double("separable", leaves)
 
 
 def _points(plane: _Plane) -> Float[Array, "n 2"]:

@@ -112,7 +112,7 @@ def row_of(name: str, found: dict[str, Any]) -> tuple[str, ...]:
 
 def formula(latex: str) -> str:
     """A formula within a table, where | ends a cell."""
-    latex = latex.replace("|", r"\vert ").replace("exp(γt)", r"e^{\gamma t}")
+    latex = latex.replace("|", r"\vert ")
     return f"${latex}$"
 
 

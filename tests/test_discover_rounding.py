@@ -36,4 +36,4 @@ def test_laws_of_numbers_have_no_indices():
     assert list(found.laws) == ["law-1"]
     (entry,) = found.found
     assert entry.law.formula == "nu - 19/40*mu**2 + 1/19*exp(nu)"
-    assert found.latex() == r"\nu - 19/40\,\mu^2 + 1/19\,\mathrm{exp(nu)}"
+    assert found.latex() == r"\nu - 19/40\,\mu^2 + 1/19\,e^{\nu}"

@@ -200,6 +200,12 @@ _ALL = (
         "new",
     ),
     Figure(
+        "discovered-laws",
+        "laws",
+        "laws discovered for four architectures, with the proof that these are all",
+        "new",
+    ),
+    Figure(
         "ktiw-keyword",
         "ktiw",
         "agreement of attention and word scores, synthetic keywords",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .draws import Draws
-from .fields import Fields, compiled, together
+from .fields import Fields, compiled, floored, together
 from .nullspace import CLEAR
 
 # Singular values, over the largest, above which brackets count as a direction: those of
@@ -128,7 +128,7 @@ def _bracketed(
 def _kept(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Vectors over their sizes, but for those that are rounding beside the others."""
     counts = sizes > 1e-12 * np.max(sizes)
-    return sums[counts] / sizes[counts, None]
+    return sums[counts] / floored(sizes[counts])[:, None]
 
 
 def _nested(fields: Fields, point: Any, t: Any, keys: Array) -> tuple[Array, Array]:

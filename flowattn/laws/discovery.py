@@ -20,6 +20,7 @@ from .draws import Draws
 from .fields import Words, fields_of, require_finite
 from .formulas import aligned, generator, latex, python
 from .identities import Identity, Terms, TimedTerms, defect_of
+from .nullspace import Spectrum
 
 # The longest formula that is a law's name, in bytes: each is a file of a store.
 _LONGEST = 100
@@ -52,7 +53,7 @@ class Entry:
         return f"{'for each h: ' * self.identity.each}{self.law.formula}"
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Discovery:
     """The laws that `discover` found, as a table, as `Law`s and as LaTeX.
 
@@ -63,8 +64,9 @@ class Discovery:
         parameters: the number of parameters that move (of a state, with the time if it
             counts).
         unknowns: the number of functions in the dictionary.
-        kept, dropped: the singular values, over the largest, on both sides of the gap
-            that decided the null space; None where matrices were taken as a whole.
+        spectrum: the singular values of the dictionary's system, over the largest, and
+            their rank, which decided the null space; None where matrices were taken as
+            a whole.
         clear: whether that gap leaves no doubt.
         at_most: the most independent laws there can be; None if not certified.
         settled: whether there are exactly so many, of any form.
@@ -85,8 +87,7 @@ class Discovery:
     nearly: tuple[Entry, ...]
     parameters: int
     unknowns: int
-    kept: float | None
-    dropped: float | None
+    spectrum: Spectrum | None
     clear: bool
     at_most: int | None
     settled: bool
@@ -112,6 +113,16 @@ class Discovery:
     def independent(self) -> int:
         """The number of independent exact laws."""
         return sum(entry.independent for entry in self.found)
+
+    @property
+    def kept(self) -> float | None:
+        """The smallest singular value that counts as not 0; None without a spectrum."""
+        return None if self.spectrum is None else self.spectrum.kept
+
+    @property
+    def dropped(self) -> float | None:
+        """The largest singular value that counts as 0; None without a spectrum."""
+        return None if self.spectrum is None else self.spectrum.dropped
 
     @property
     def complete(self) -> bool | None:

@@ -25,7 +25,9 @@ from .draws import Draws, Sample
 # Draws in one launch: one compiled program serves every number of them.
 _TOGETHER = 64
 # Up to this number of parameters a program takes longer to compile than to run.
-_SMALL = 2000
+_QUICK = 2000
+# Sizes below this share of the largest are not scaled to it.
+_SMALL = 1e-2
 
 
 class Samples(NamedTuple):
@@ -53,9 +55,10 @@ class Samples(NamedTuple):
 
     @property
     def unit(self) -> "Samples":
-        """The same with velocities of norm 1, so that rounding has one size."""
-        speed = np.linalg.norm(self.moved, axis=1)
-        speed = np.where(speed > 0, speed, 1.0)
+        """The same with velocities of norm 1, so that rounding has one size; those that
+        are tiny beside the others are left smaller.
+        """
+        speed = floored(np.linalg.norm(self.moved, axis=1))
 
         def scaled(x: np.ndarray) -> np.ndarray:
             return x / speed.reshape(-1, *[1] * (x.ndim - 1))
@@ -65,6 +68,14 @@ class Samples(NamedTuple):
             changes=jax.tree.map(scaled, self.changes),
             moved=scaled(self.moved),
         )
+
+
+def floored(sizes: np.ndarray) -> np.ndarray:
+    """Sizes to divide by: those that are tiny beside the others, as where a softmax is
+    saturated, may be what is left of larger terms, and mostly their rounding.
+    """
+    least = _SMALL * np.max(sizes, initial=0.0)
+    return np.maximum(sizes, least) if least > 0 else np.ones_like(sizes)
 
 
 class Words(eqx.Module):
@@ -299,7 +310,7 @@ def compiled(fn: Callable, size: int) -> Callable:
     """A compiled function; of few parameters, one that takes longer to compile than to
     run, without most of the compiler's optimisations.
     """
-    return _compiled(fn, size <= _SMALL)
+    return _compiled(fn, size <= _QUICK)
 
 
 @functools.cache

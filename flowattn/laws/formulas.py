@@ -204,19 +204,16 @@ def symbol(name: str) -> str:
         if match := re.fullmatch(form, name):
             return shown.format(*map(symbol, match.groups()))
     *path, last = name.split(".")
-    match = re.fullmatch(r"([A-Za-z])([a-z0-9]?)(\d*)|([A-Za-z_]+?)_?(\d*)", last)
     below = [p if p.isdigit() or len(p) == 1 else rf"\mathrm{{{p}}}" for p in path]
-    if last in _GREEK:
-        base, own = rf"\{last}", []
-    elif match is None:
-        base, own = rf"\mathrm{{{last.replace('_', ' ')}}}", []
-    elif match[1]:
-        base, own = match[1], [x for x in (match[2] + match[3],) if x]
+    word = re.sub(r"_?\d+$", "", last) or last
+    own = last[len(word) :].removeprefix("_")
+    if word in _GREEK:
+        base = rf"\{word}"
+    elif re.fullmatch("[A-Za-z][a-z]?", word):
+        base, own = word[0], word[1:] + own
     else:
-        word = match[4].replace("_", " ")
-        base = rf"\{word}" if word in _GREEK else rf"\mathrm{{{word}}}"
-        own = [match[5]] if match[5] else []
-    below = own + below
+        base = rf"\mathrm{{{word.replace('_', ' ')}}}"
+    below = [own] * bool(own) + below
     return base + (f"_{{{','.join(below)}}}" if below else "")
 
 
@@ -266,10 +263,10 @@ def _latex_plain(quantity: Quantity, name: str) -> str:
     ndim, axis = quantity.ndim, quantity.axis
     if quantity.kind == "sum":
         return {
-            (2, (0,)): rf"\mathbf 1^\top {name}",
-            (2, (1,)): rf"{name}\,\mathbf 1",
-            (2, (0, 1)): rf"\mathbf 1^\top {name}\,\mathbf 1",
-            (1, (0,)): rf"\mathbf 1^\top {name}",
+            (2, (0,)): rf"\mathbf{{1}}^\top {name}",
+            (2, (1,)): rf"{name}\,\mathbf{{1}}",
+            (2, (0, 1)): rf"\mathbf{{1}}^\top {name}\,\mathbf{{1}}",
+            (1, (0,)): rf"\mathbf{{1}}^\top {name}",
         }.get(
             (ndim, axis),
             name if not axis else rf"\sum_{{{','.join(map(str, axis))}}} {name}",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .fields import Samples, Words
+from .fields import Samples, Words, floored
 from .quantities import Quantity
 
 # Which entries of a matrix: "all", "diagonal", the blocks of some size along the
@@ -98,8 +98,8 @@ def defect_of(identity: Identity, samples: Samples) -> float:
     change = np.max(np.abs(rates.sum(axis=1)), axis=1)
     terms = np.max(np.abs(rates), axis=(1, 2))
     speed = np.linalg.norm(samples.moved, axis=1)
-    scale = np.maximum(terms, 0.01 * speed)
-    return float(np.max(change / np.where(scale > 0, scale, 1.0)))
+    scale = floored(np.maximum(terms, 0.01 * speed))
+    return float(np.max(change / scale))
 
 
 class Terms(eqx.Module):

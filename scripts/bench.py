@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 import jax
 import tyro
 from benchmarks.device import SMALL, device
+from benchmarks.discover import discover
 from benchmarks.ensemble import ensemble, sweep_full
 from benchmarks.eos import eos
 from benchmarks.focus import focus_euler
@@ -47,6 +48,7 @@ BENCHMARKS = {
     "ensemble": ensemble,
     "sweep-full": sweep_full,
     "eos": eos,
+    "discover": discover,
     "device": device,
 }
 

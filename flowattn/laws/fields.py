@@ -114,33 +114,30 @@ class Words(eqx.Module):
 class Fields(eqx.Module):
     """A family of flows, with the words in which its laws are written.
 
-    The template is a state: where the flow moves it, values do not matter. `sample` is
-    a function `(state, key) -> state`, "near" or None.
+    The template is a state: where the flow moves it (`moves`), values do not matter.
+    `sample` is a function `(state, key) -> state`, "near" or None. `flow` is one of the
+    family, whose arrays are shapes.
     """
 
     family: Callable[[Array], AbstractFlow] = eqx.field(converter=by_identity)
+    flow: AbstractFlow
     template: PyTree
+    moves: PyTree
     words: Words
     sample: Sample | str | None = eqx.field(converter=by_identity)
 
     @property
-    def flow(self) -> AbstractFlow:
-        """A flow of the family, whose arrays are shapes."""
-        return eqx.filter_eval_shape(self.family, jr.key(0))
-
-    @property
     def size(self) -> int:
         """The number of parameters that move, and 1 for the time if it counts."""
-        moves = jax.tree.leaves(self.flow.moving(self.template))
-        return sum(x.size for x in moves) + self.words.counts_time
+        sizes = [x.size for x in jax.tree.leaves(self.moves)]
+        return sum(sizes) + self.words.counts_time
 
     def states(self, draws: Draws, number: int) -> PyTree:
         """Random states: what moves, with a first axis."""
-        moves = self.flow.moving(self.template)
         if self.sample is None:
-            return draws.normal(moves, number)
+            return draws.normal(self.moves, number)
         if self.sample == "near":
-            return draws.near(moves, number)
+            return draws.near(self.moves, number)
         drawn = compiled(_drawn, self.size)
         return together(lambda keys: drawn(self, keys), number, draws.keys(number))
 
@@ -264,7 +261,7 @@ def fields_of(
             "sample must be a function (params, key) -> params, or 'near', got "
             f"{sample!r}"
         )
-    return Fields(family, state, words, sample)
+    return Fields(family, flow, state, flow.moving(state), words, sample)
 
 
 class One(eqx.Module):

@@ -10,7 +10,13 @@ from pathlib import Path
 import atheris
 
 # What is read is followed line by line; what reads arrays into JAX is not.
-FOLLOWED = "flowattn.tasks", "flowattn.description", "pickletools", "zipfile", "json"
+FOLLOWED = (
+    "flowattn.tasks",
+    "flowattn.disk.description",
+    "pickletools",
+    "zipfile",
+    "json",
+)
 with atheris.instrument_imports(include=FOLLOWED):
     from .fuzzing import READERS, RESULTS, try_reader
 

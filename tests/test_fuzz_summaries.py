@@ -7,7 +7,7 @@ from hypothesis import given
 
 from .fuzzing import config, read_summary, try_reader
 from .json_values import ODD, anything
-from .test_fuzz import few, fuzz_for_a_minute, needs_atheris
+from .test_fuzz import few, fuzz, needs_atheris
 
 SUMMARY = {
     "outcomes": {"flow": "successful", "descent": "successful"},
@@ -41,5 +41,5 @@ def test_summaries(tmp_path):
 
 @pytest.mark.slow
 @needs_atheris
-def test_a_minute_of_atheris_on_summaries(tmp_path):
-    fuzz_for_a_minute("summary", [SOUND], tmp_path)
+def test_atheris_on_summaries(tmp_path):
+    fuzz("summary", [SOUND], tmp_path)

@@ -23,7 +23,7 @@ from .discovery import Discovery, entry_of
 from .draws import Draws
 from .fields import Fields, Samples, Words, fields_of, require_finite
 from .identities import defect_of
-from .nullspace import CLEAR, Span, null_space
+from .nullspace import CLEAR, Span, null_space, scaled
 from .readable import DENOMINATOR, Claim, Reader
 
 # Rows beyond the number of unknowns; and draws that decide what holds.
@@ -121,7 +121,10 @@ def discover(
     require_finite(drawn)
     drawn = drawn.unit
     samples, fresh = drawn.part(slice(number)), drawn.part(slice(number, None))
-    still = fields.slopes(draws, _directions(size, whole, draws))
+    # Rounding errors of gradients are of one size where directions are as long as the
+    # parameters' velocities.
+    speeds = scaled(samples.moved)[1]
+    still = fields.slopes(draws, _directions(size, whole, draws) * speeds)
     _require_varying(vocabulary, still)
 
     def reader(**settings: Any) -> Reader:
@@ -220,6 +223,7 @@ def _worded(
     timed = tuple(k for k, fn in atoms.items() if takes_time(f"the atom {k!r}", fn))
     words = Words(view, dict(atoms), timed, dict(times or {}))
     shapes = _shapes("atoms", eqx.Partial(words.arrays, t=jnp.zeros(())), state)
+    shapes = {name: shape for name, shape in shapes.items() if math.prod(shape)}
     state = fields.flow.has_state
     vocabulary = Vocabulary(shapes, tuple(atoms), tuple(words.times), state)
     fields = eqx.tree_at(lambda f: f.words, fields, words)

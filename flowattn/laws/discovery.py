@@ -272,7 +272,7 @@ def _shape(identity: Identity, shapes: Mapping[str, tuple[int, ...]]) -> str:
     shape = quantity.shape(shapes)[identity.each :]
     if all(quantity.degree == 1 for _, quantity in identity.terms):
         return "linear"
-    if not shape:
+    if all(size == 1 for size in shape):
         return "number"
     size = "×".join(map(str, shape))
     words = {"all": f"matrix {size}", "diagonal": f"diagonal of {size}"}

@@ -2,6 +2,8 @@
 program.
 """
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +24,12 @@ from .draws import Draws, Sample
 
 # Draws in one launch: one compiled program serves every number of them.
 _TOGETHER = 64
+# The most draws for each that is kept, and the velocity over the typical one below which
+# a draw is not.
+_MOST_DRAWS, _HARDLY = 20, 1e-3
+# Velocities of single parameters, over those of all, between rounding errors and what
+# can be measured.
+_STILL, _SLOW = 1e-14, 1e-10
 # The name of parameters that are a single array.
 _ALONE = "theta"
 
@@ -126,26 +134,42 @@ class Fields(eqx.Module):
         return together(lambda keys: _drawn(self, keys), number, draws.keys(number))
 
     def at(self, draws: Draws, number: int) -> Samples:
-        """Draws of parameters, each with the velocity of a flow of its own."""
-        return self.along(self.states(draws, number), draws)
+        """Draws of parameters, each with the velocity of a flow of its own; but none
+        that stand still, or nearly: they say little of laws, with large errors.
 
-    def along(
-        self, states: PyTree, draws: Draws, times: np.ndarray | None = None
-    ) -> Samples:
-        """The velocities at given states, each of a flow of its own, at given or random
-        times.
+        Raises `InputError` if most do.
         """
-        number = len(jax.tree.leaves(states)[0])
-        times = draws.times(number) if times is None else times
-        given = (states, times, draws.keys(number))
-        return together(lambda *given: _moved(self, *given), number, *given)
+        parts: list[Samples] = []
+        kept = drawn = 0
+        while kept < number:
+            if drawn >= _MOST_DRAWS * number:
+                raise InputError(
+                    f"nothing moves at {1 - kept / drawn:.0%} of the random parameters "
+                    "and data: draw such as move something"
+                )
+            states, times = self.states(draws, number), draws.times(number)
+            found = self.along(states, times, draws.keys(number))
+            speeds = np.linalg.norm(found.moved, axis=1)
+            if not (drawn or np.any(speeds)):
+                return found
+            # Not finite ones stay, to be reported.
+            part = found.part(~(speeds <= _HARDLY * np.median(speeds[speeds > 0])))
+            parts.append(part)
+            kept, drawn = kept + part.number, drawn + number
+        return jax.tree.map(lambda *xs: np.concatenate(xs)[:number], *parts)
+
+    def along(self, states: PyTree, times: np.ndarray, keys: Array) -> Samples:
+        """The velocities at given states and times, each of the flow of a key."""
+        given = (states, times, keys)
+        return together(lambda *given: _moved(self, *given), len(times), *given)
 
     def slopes(self, draws: Draws, directions: np.ndarray) -> Samples:
         """A random state, moved along given directions of what moves (and of the time,
         last, if it counts). Its values have a first axis of 1.
         """
-        states = self.states(draws, 1)
-        if isinstance(self.words.view, Leaves) and not self.words.counts_time:
+        states, words = self.states(draws, 1), self.words
+        plain = isinstance(words.view, Leaves) and not words.atoms
+        if plain and not words.counts_time:
             return self._split(states, directions)
         state = jax.tree.map(lambda x: x[0], states)
         t = jnp.asarray(draws.times(1)[0])
@@ -161,10 +185,10 @@ class Fields(eqx.Module):
         ends = np.cumsum([x.size for _, x in leaves])[:-1]
         parts = np.split(directions, ends, axis=1)
         velocities = {
-            name or _ALONE: part.reshape(-1, *x.shape[1:])
-            for (name, x), part in zip(leaves, parts, strict=True)
+            _called(path): part.reshape(len(part), *x.shape[1:])
+            for (path, x), part in zip(leaves, parts, strict=True)
         }
-        values = {name or _ALONE: np.asarray(x) for name, x in leaves}
+        values = {_called(path): np.asarray(x) for path, x in leaves}
         return Samples(values, velocities, {}, {}, directions)
 
     def field(self, key: Array, t: Array) -> Callable[[Array], Array]:
@@ -192,13 +216,29 @@ class Leaves(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
 
     def __call__(self, params: PyTree) -> dict[str, Array]:
-        arrays = eqx.filter(params, eqx.is_inexact_array)
-        found = {name or _ALONE: leaf for name, leaf in named(arrays)}
+        found: dict[str, Array] = {}
+        for path, leaf in named(eqx.filter(params, eqx.is_inexact_array)):
+            name = _called(path)
+            if name in found:
+                raise InputError(
+                    f"two arrays of the parameters are called {name!r}: tell them "
+                    "apart by view=, a function params -> {name: array}"
+                )
+            found[name] = leaf
         if missing := [name for name in self.names if name not in found]:
             raise InputError(
                 f"the parameters have no array {missing[0]!r}, only {', '.join(found)}"
             )
         return {name: found[name] for name in self.names}
+
+
+def _called(path: str) -> str:
+    """The name of an array in formulas: its path, in quotes if that is no word."""
+    if not path:
+        return _ALONE
+    return (
+        path if re.fullmatch(r"[\w.]+", path) else json.dumps(path, ensure_ascii=False)
+    )
 
 
 def fields_of(
@@ -230,7 +270,7 @@ def fields_of(
         )
     state = family(jr.key(0)).start(params) if flow.has_state else params
     if words is None:
-        names = [name or _ALONE for name, _ in named(flow.moving(state))]
+        names = [_called(path) for path, _ in named(flow.moving(state))]
         words = Words(Leaves(tuple(names)), {}, (), {})
     if callable(sample):
         shapes = eqx.filter_eval_shape(sample, state, jr.key(0))
@@ -336,7 +376,9 @@ def _seen(
 
 
 def require_finite(samples: Samples) -> None:
-    """Raise `InputError` where velocities are not finite, or nothing moves."""
+    """Raise `InputError` where velocities are not finite, nothing moves, or rounding
+    hides whether something does.
+    """
     finite = np.isfinite(samples.moved).all(axis=1)
     if not finite.all():
         share = 1 - finite.mean()
@@ -346,3 +388,10 @@ def require_finite(samples: Samples) -> None:
         )
     if not np.any(samples.moved):
         raise InputError("no parameter moves: the velocity is 0 at all draws")
+    typical = np.median(np.abs(samples.unit.moved), axis=0)
+    slow = typical[(typical > _STILL) & (typical < _SLOW)]
+    if slow.size:
+        raise InputError(
+            f"some parameters move {np.min(slow):.0e} times as fast as others, which "
+            "cannot be told from standing still: scale the inputs"
+        )

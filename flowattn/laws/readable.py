@@ -97,8 +97,9 @@ class Reader:
         """The gradients of a claim's entries, of symmetric matrices each one once."""
         identity = self._identity(claim.factors, claim)
         rates = identity.rates(self.still).sum(axis=1)
-        shape = claim.quantities[0].shape(self.shapes)
-        if claim.quantities[0].kind == "gram" and claim.mask == "all":
+        first = claim.quantities[0]
+        shape = first.shape(self.shapes)
+        if first.kind == "gram" and first.entry is None and claim.mask == "all":
             upper = np.triu(np.ones(shape[-2:], bool)).ravel()
             return rates[:, upper]
         return rates
@@ -153,8 +154,9 @@ class Reader:
         for quantity in self.vocabulary.quantities:
             if quantity.kind in ("gram", "turn"):
                 groups[quantity.kind, quantity.shape(self.shapes)].append(quantity)
-        for _, group in sorted(groups.items()):
-            yield group
+        for (_, shape), group in sorted(groups.items()):
+            if shape != (1, 1):  # those are norms
+                yield group
 
     def _claims(self, group: Sequence[Quantity]) -> Iterator[Claim]:
         """Factors by which quantities of one shape cancel, for as many entries as
@@ -212,7 +214,7 @@ class Reader:
                     yield claim
 
     def _norms(self) -> Iterator[Claim]:
-        """Laws of norms, of whole arrays and then of each head: of the fewest, with the
+        """Laws of norms, of whole arrays, then of each head, then with numbers: of the fewest, with the
         smallest factors, of arrays that share the size of their last axis; else of the
         first ones.
         """
@@ -224,7 +226,9 @@ class Reader:
             for name, index, ndim in parts
             if index is not None or name not in heads
         ]
-        for some in (arrays, split) if heads else (arrays,):
+        numbers = [Quantity("sum", name, 0) for name, shape in own.items() if not shape]
+        sets = [arrays] + [split] * bool(heads) + [numbers + arrays] * bool(numbers)
+        for some in sets:
             group = self.vocabulary.timed(some)
             space = self._null(group)
             space = space / np.linalg.norm(space, axis=0)
@@ -294,7 +298,10 @@ def _gathered(row: np.ndarray, group: Sequence[Quantity], size: int) -> Claim | 
     if all(len(at) == size for at in slices.values()):
         return None
     factors = np.array([factor for factor, _ in slices])
-    norms = [q.replaced(at=tuple(at)) for (_, q), at in slices.items()]
+    norms = [
+        q.replaced(axis=(), at=()) if len(at) == size else q.replaced(at=tuple(at))
+        for (_, q), at in slices.items()
+    ]
     return Claim(factors, norms, "all")
 
 

@@ -23,7 +23,7 @@ _MORE = 20
 # The most draws for each flow that moves.
 _MOST_DRAWS = 20
 # Random points, of which brackets are taken at one where most flows differ.
-_POINTS = 8
+_POINTS = 16
 
 
 class Depth(NamedTuple):
@@ -93,9 +93,9 @@ def certificate(fields: Fields, draws: Draws, deepest: int, found: int) -> Certi
 
 
 def _rank(stack: np.ndarray, depth: int) -> Depth:
-    values = np.linalg.svd(scaled(stack)[0], compute_uv=False)
-    if not values.size:
+    if not stack.size:
         return Depth(depth, 0, 0.0, 0.0)
+    values = np.linalg.svd(scaled(stack)[0], compute_uv=False)
     values = values / values[0]
     rank = int(np.sum(values > _TOL))
     dropped = values[rank] if rank < values.size else 0.0

@@ -221,11 +221,11 @@ def _worded(
     if atoms is None:
         atoms = elementary(view, shapes) if one and fields.size <= _FEW else {}
     timed = tuple(k for k, fn in atoms.items() if takes_time(f"the atom {k!r}", fn))
-    words = Words(view, dict(atoms), timed, dict(times or {}))
+    words = Words(view, tuple(atoms.items()), timed, tuple((times or {}).items()))
     shapes = _shapes("atoms", eqx.Partial(words.arrays, t=jnp.zeros(())), state)
     shapes = {name: shape for name, shape in shapes.items() if math.prod(shape)}
     state = fields.flow.has_state
-    vocabulary = Vocabulary(shapes, tuple(atoms), tuple(words.times), state)
+    vocabulary = Vocabulary(shapes, tuple(atoms), tuple(times or ()), state)
     fields = eqx.tree_at(lambda f: f.words, fields, words)
     return fields, vocabulary
 

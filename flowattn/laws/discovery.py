@@ -210,10 +210,10 @@ class Discovery:
         more = self.at_most - count
         if self.settled:
             exist = "laws exist" if more > 1 else "law exists"
-            return (
-                f"{laws}; {more} more {exist} {how} that this dictionary cannot "
-                "write: give atoms="
-            )
+            missed = "this dictionary cannot write: give atoms="
+            if self.kept is None:
+                missed = "whole matrices cannot write: try entries=True"
+            return f"{laws}; {more} more {exist} {how} that {missed}"
         return (
             f"{laws}, at most {self.at_most} {how}: open; try depth={depth.depth + 1}"
         )
@@ -261,7 +261,7 @@ def entry_of(
         citation=f"discovered by flowattn {version()}",
         long_name=formula,
         formula=formula,
-        generator=generator(identity, words.atoms) if symmetric else "",
+        generator=generator(identity, dict(words.atoms)) if symmetric else "",
         of=of,
     )
     return Entry(law, independent, defect, _shape(identity, shapes))

@@ -24,12 +24,12 @@ from .draws import Draws, Sample
 
 # Draws in one launch: one compiled program serves every number of them.
 _TOGETHER = 64
-# The most draws for each that is kept, and the velocity over the typical one below which
-# a draw is not.
+# The most draws for each that is kept; and the velocity, over the typical one, at which
+# one is.
 _MOST_DRAWS, _HARDLY = 20, 1e-3
 # Velocities of single parameters, over those of all, between rounding errors and what
 # can be measured.
-_STILL, _SLOW = 1e-14, 1e-10
+_STILL, _SLOW = 1e-14, 1e-11
 # The name of parameters that are a single array.
 _ALONE = "theta"
 
@@ -73,15 +73,19 @@ class Samples(NamedTuple):
         )
 
 
+# Functions by name, in a form that has a hash, as what `jax.jit` compiles must.
+Functions = tuple[tuple[str, Callable[..., Array]], ...]
+
+
 class Words(eqx.Module):
     """The arrays, functions of the parameters and functions of the time that laws are
     written in.
     """
 
     view: Callable[[PyTree], Mapping[str, Array]] = eqx.field(converter=by_identity)
-    atoms: dict[str, Callable[..., Array]] = eqx.field(converter=by_identity)
+    atoms: Functions = eqx.field(converter=by_identity)
     timed: tuple[str, ...] = eqx.field(static=True)
-    times: dict[str, Callable[[Array], Array]] = eqx.field(converter=by_identity)
+    times: Functions = eqx.field(converter=by_identity)
 
     @property
     def counts_time(self) -> bool:
@@ -91,14 +95,14 @@ class Words(eqx.Module):
     def arrays(self, params: PyTree, t: Any) -> dict[str, Array]:
         """The named arrays, the functions of the parameters among them."""
         found = dict(self.view(params))
-        for name, atom in self.atoms.items():
+        for name, atom in self.atoms:
             value = atom(params, t) if name in self.timed else atom(params)
             found[name] = jnp.asarray(value)
         return found
 
     def clock(self, t: Array) -> dict[str, Array]:
         """The functions of the time."""
-        return {name: jnp.asarray(fn(t)) for name, fn in self.times.items()}
+        return {name: jnp.asarray(fn(t)) for name, fn in self.times}
 
 
 class Fields(eqx.Module):
@@ -271,7 +275,7 @@ def fields_of(
     state = family(jr.key(0)).start(params) if flow.has_state else params
     if words is None:
         names = [_called(path) for path, _ in named(flow.moving(state))]
-        words = Words(Leaves(tuple(names)), {}, (), {})
+        words = Words(Leaves(tuple(names)), (), (), ())
     if callable(sample):
         shapes = eqx.filter_eval_shape(sample, state, jr.key(0))
         arrays = eqx.filter_eval_shape(lambda x: x, state)

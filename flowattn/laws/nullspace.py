@@ -104,7 +104,7 @@ def small_null_spaces(systems: np.ndarray, tol: float) -> list[np.ndarray]:
     """The null spaces of many small systems, batch × rows × unknowns.
 
     Returns:
-        For each, unknowns × dimension.
+        For each, a row-reduced basis, dimension × unknowns.
     """
     systems, sizes = scaled(systems)
     # Of many rows the triangle alone: it has their null space.
@@ -112,7 +112,10 @@ def small_null_spaces(systems: np.ndarray, tol: float) -> list[np.ndarray]:
     spaces = []
     for value, vectors, size in zip(values, right, sizes, strict=True):
         rank = int(np.sum(_over_largest(value, vectors.shape[0]) > tol))
-        spaces.append(vectors[rank:].T / size[:, None])
+        # Reduced before they are scaled: what is 0 is told by the size of the others.
+        rows = reduced(vectors[rank:].T) / size
+        first = np.argmax(rows != 0, axis=1)[:, None]
+        spaces.append(rows / np.take_along_axis(rows, first, axis=1))
     return spaces
 
 

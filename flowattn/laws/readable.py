@@ -11,7 +11,7 @@ import numpy as np
 from .dictionary import Vocabulary
 from .fields import Samples
 from .identities import EXACT, Identity, Mask, contracted, defect_of, rate_of
-from .nullspace import Span, fractions, noise, reduced, small_null_spaces
+from .nullspace import Span, fractions, noise, small_null_spaces
 from .quantities import Quantity, blocks, entries
 
 # The largest denominator of factors that are read as fractions.
@@ -175,7 +175,7 @@ class Reader:
         tol = self._tol(group)
         same: dict[tuple[float, ...], list] = {}
         for mask, space in zip(masks, small_null_spaces(systems, tol), strict=True):
-            for row in reduced(space):
+            for row in space:
                 same.setdefault(tuple(np.round(row, 7)), [row]).append(mask)
         order = sorted(
             same.values(), key=lambda x: (-len(x), int(np.count_nonzero(x[0])))
@@ -191,7 +191,7 @@ class Reader:
         return noise(len(group), most)
 
     def _null(self, group: Sequence[Quantity]) -> np.ndarray:
-        """The null space of a few scalars."""
+        """A row-reduced basis of the null space of a few scalars."""
         rows = self.samples.part(slice(4 * len(group) + 60))
         rates = np.stack([rate_of(q, rows) for q in group], axis=1)
         return small_null_spaces(rates[None], self._tol(group))[0]
@@ -208,15 +208,15 @@ class Reader:
                 groups[size] += [along.replaced(at=(at,)) for at in range(size)]
         for size, group in sorted(groups.items()):
             group = self.vocabulary.timed(group)
-            for row in reduced(self._null(group)):
+            for row in self._null(group):
                 claim = _gathered(row, group, size)
                 if claim is not None:
                     yield claim
 
     def _norms(self) -> Iterator[Claim]:
-        """Laws of norms, of whole arrays, then of each head, then with numbers: of the fewest, with the
-        smallest factors, of arrays that share the size of their last axis; else of the
-        first ones.
+        """Laws of norms, of whole arrays, then of each head, then with numbers: of the
+        fewest, with the smallest factors, of arrays that share the size of their last
+        axis; else of the first ones.
         """
         own, parts = self.vocabulary.own, blocks(self.vocabulary.own)
         heads = {name for name, index, _ in parts if index is not None}
@@ -230,14 +230,14 @@ class Reader:
         sets = [arrays] + [split] * bool(heads) + [numbers + arrays] * bool(numbers)
         for some in sets:
             group = self.vocabulary.timed(some)
-            space = self._null(group)
-            space = space / np.linalg.norm(space, axis=0)
+            basis = self._null(group)
+            space = np.linalg.qr(basis.T)[0]
             for rows in _smallest(space, 0.1 * self.within):
                 near = [fractions(row, self.denominator, self.within) for row in rows]
                 rows = [a if b is None else b for a, b in zip(rows, near, strict=True)]
                 rows.sort(key=lambda row, group=group: self._unreadable(row, group))
                 yield from (Claim(row, group, "all") for row in rows)
-            yield from (Claim(row, group, "all") for row in reduced(space))
+            yield from (Claim(row, group, "all") for row in basis)
 
     def _unreadable(self, row: np.ndarray, group: Sequence[Quantity]) -> tuple:
         at = np.flatnonzero(row).tolist()

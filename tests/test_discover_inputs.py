@@ -1,5 +1,8 @@
 """What `discover` takes, in which forms, and what it refuses in one line."""
 
+import inspect
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -236,3 +239,103 @@ def test_saturated_draws_do_not_count():
         "k.T@k - q.T@q",
         "2*tau - norm(k)**2",
     ]
+
+
+POINT = ones(a=(), b=())
+FAMILY = fa.any_loss(lambda p, x: x * p["a"] * p["b"], normal())
+
+
+def asked(flows=FAMILY, params=POINT, **settings):
+    return lambda: inspect.unwrap(fa.discover)(flows, params, **settings)
+
+
+def of_loss(model):
+    return fa.any_loss(model, normal())
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (asked(params=jax.tree.map(jnp.float32, POINT)), 'set_precision("float64")'),
+        (asked(params={"a": 1}), "no floating-point array"),
+        (asked(params=None), "no floating-point array"),
+        (asked(3), "discover needs a flow, or a function key -> flow"),
+        (asked(lambda key: jnp.sum), "of a loss, return fa.GradientFlow"),
+        (asked(lambda key: jnp.ones(3)), "must return a flow for each key"),
+        (
+            asked(
+                of_loss(lambda p, x: x * p["W"].sum()), ones(W=(90, 3)), entries=True
+            ),
+            "unknowns are more than 4000, most of them of W (90, 3): entries=False",
+        ),
+        (
+            asked(of_loss(lambda p, x: x * jnp.log(p["a"]))),
+            "not finite at .*% of the random parameters: give sample=",
+        ),
+        (asked(of_loss(lambda p, x: 0 * x * p["a"])), "no parameter moves"),
+        (asked(fa.any_loss(lambda p, x: 3, normal())), "no floating-point output"),
+        (asked(view=3), "view must be a function"),
+        (asked(view=lambda p: [p["a"]]), "view must return a dict"),
+        (asked(view=lambda p: {"a": "x"}), "floating-point arrays, not so 'a'"),
+        (asked(view=lambda p: {"a": jnp.array(3)}), "floating-point arrays, not so"),
+        (asked(view=lambda p: {}), "view must return named arrays, got none"),
+        (asked(view=lambda p: {"a/b": p["a"]}), "'a/b' cannot name an array"),
+        (asked(view=lambda p: {"a@b": p["a"]}), "rename it by view="),
+        (asked(view=lambda p: {3: p["a"]}), "3 cannot name an array"),
+        (asked(atoms=[1]), "atoms must be a dict of functions by name"),
+        (asked(atoms={"k": 3}), "atoms must be a dict of functions by name"),
+        (asked(atoms={"k": lambda p: 3}), "floating-point arrays, not so 'k'"),
+        (asked(atoms={"k": lambda p: jnp.ones(())}), "'k' does not depend on what"),
+        (asked(atoms={"a": lambda p: p["a"] ** 3}), "'a' has the name of an array"),
+        (
+            asked(atoms={"root": lambda p: jnp.sqrt(p["a"])}),
+            "that of 'root' is not finite at .* give sample=",
+        ),
+        (asked(times={"k": 3}), "times must be a dict of functions by name"),
+        (asked(times={"k": lambda t: t * jnp.ones(2)}), "one number each, not so 'k'"),
+        (asked(sample="far"), "or 'near', got 'far'"),
+        (asked(sample=lambda p, key: {"a": p["a"]}), "sample must return what it is"),
+        (
+            asked(sample=lambda p, key: {**p, "a": jnp.ones(2)}),
+            "sample must return what it is",
+        ),
+        (asked(sample=lambda p, key: p), "sample must draw parameters, got the same"),
+        (asked(key=3), "key must be a random key"),
+        (asked(key=jr.split(jr.key(0))), "one random key, got an array"),
+        (asked(tol=-1.0), "tol must be positive"),
+        (asked(depth=0), "depth must be positive"),
+        (asked(depth=1.5), "depth must be a whole number"),
+        (asked(certify=3), "certify must be True or False"),
+        (asked(entries="yes"), "entries must be True or False"),
+        (
+            lambda: jax.jit(lambda p: asked(params=p)().independent)(POINT),
+            "outside jit",
+        ),
+        (
+            lambda: jax.vmap(lambda p: asked(params=p)().independent)(
+                jax.tree.map(lambda x: jnp.stack([x, x]), POINT)
+            ),
+            "outside jit, vmap and grad",
+        ),
+        (
+            lambda: jax.grad(lambda p: 1.0 * asked(params=p)().independent)(POINT),
+            "outside jit, vmap and grad",
+        ),
+        (
+            lambda: inspect.unwrap(fa.any_loss)(3, normal()),
+            "predict must be a function",
+        ),
+        (lambda: inspect.unwrap(fa.any_loss)(product, 3), "inputs must be a function"),
+        (lambda: inspect.unwrap(fa.any_data)(3, normal()), "loss must be a function"),
+        (lambda: inspect.unwrap(fa.any_data)(product, 3), "draw must be a function"),
+        (
+            lambda: linear()[2].check(FAMILY, POINT),
+            "the parameters have no array 'U', only a, b",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line(call, message):
+    with pytest.raises(fa.InputError) as caught:
+        call()
+    assert re.search(message.replace("(", r"\(").replace(")", r"\)"), str(caught.value))
+    assert "\n" not in str(caught.value)

@@ -119,6 +119,10 @@ def discover(
     number = unknown + _MORE
     drawn = fields.at(draws, number + _FRESH)
     require_finite(drawn)
+    if callable(sample) and not any(
+        np.ptp(x, axis=0).any() for x in drawn.values.values()
+    ):
+        raise InputError("sample must draw parameters, got the same for all keys")
     drawn = drawn.unit
     samples, fresh = drawn.part(slice(number)), drawn.part(slice(number, None))
     # Rounding errors of gradients are of one size where directions are as long as the
@@ -221,7 +225,12 @@ def _worded(
     if atoms is None:
         atoms = elementary(view, shapes) if one and fields.size <= _FEW else {}
     timed = tuple(k for k, fn in atoms.items() if takes_time(f"the atom {k!r}", fn))
+    if clash := shapes.keys() & atoms.keys():
+        raise InputError(f"the atom {min(clash)!r} has the name of an array")
     words = Words(view, tuple(atoms.items()), timed, tuple((times or {}).items()))
+    clock = eqx.filter_eval_shape(words.clock, jnp.zeros(()))
+    if wrong := [name for name, factor in clock.items() if factor.shape]:
+        raise InputError(f"times must return one number each, not so {wrong[0]!r}")
     shapes = _shapes("atoms", eqx.Partial(words.arrays, t=jnp.zeros(())), state)
     shapes = {name: shape for name, shape in shapes.items() if math.prod(shape)}
     state = fields.flow.has_state
@@ -237,6 +246,8 @@ def _shapes(what: str, view: Callable, state: PyTree) -> dict[str, tuple[int, ..
         raise InputError(
             f"{what} must return a dict of named arrays, got a {type(arrays).__name__}"
         )
+    if not arrays:
+        raise InputError(f"{what} must return named arrays, got none")
     for name, array in arrays.items():
         if not isinstance(name, str) or not name or set("/@") & set(name):
             raise InputError(

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..adapters import under_transformation
 from ..errors import InputError
 
 # From this number of parameters on, the default draws keep the size of activations.
@@ -19,6 +20,11 @@ class Draws:
     """All random numbers that follow from one key."""
 
     def __init__(self, key: Any):
+        if under_transformation():
+            raise InputError(
+                "laws are sought with known numbers: call discover and check outside "
+                "jit, vmap and grad"
+            )
         try:
             self._form = np.asarray(jr.key_data(key))
         except (TypeError, ValueError):

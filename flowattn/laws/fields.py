@@ -246,7 +246,7 @@ def _called(path: str) -> str:
 
 
 def fields_of(
-    flows: AbstractFlow | Callable[[Array], AbstractFlow],
+    flows: Any,
     params: PyTree,
     words: Words | None,
     sample: Sample | str | None,
@@ -279,10 +279,10 @@ def fields_of(
     if callable(sample):
         shapes = eqx.filter_eval_shape(sample, state, jr.key(0))
         arrays = eqx.filter_eval_shape(lambda x: x, state)
-        if jax.tree.structure(shapes) != jax.tree.structure(arrays):
+        given, got = (_outline(tree) for tree in (arrays, shapes))
+        if given != got:
             raise InputError(
-                "sample must return what it is given, with the structure "
-                f"{jax.tree.structure(arrays)}, got {jax.tree.structure(shapes)}"
+                f"sample must return what it is given, with {given}, got {got}"
             )
     elif sample not in (None, "near"):
         raise InputError(
@@ -290,6 +290,12 @@ def fields_of(
             f"{sample!r}"
         )
     return Fields(family, state, words, sample)
+
+
+def _outline(tree: PyTree) -> str:
+    """The structure and shapes of a PyTree."""
+    outline = jax.tree.map(lambda x: getattr(x, "shape", None), tree)
+    return f"the shapes {outline}"
 
 
 class One(eqx.Module):
@@ -383,13 +389,16 @@ def require_finite(samples: Samples) -> None:
     """Raise `InputError` where velocities are not finite, nothing moves, or rounding
     hides whether something does.
     """
-    finite = np.isfinite(samples.moved).all(axis=1)
-    if not finite.all():
-        share = 1 - finite.mean()
-        raise InputError(
-            f"the velocity is not finite at {share:.0%} of the random parameters: give "
-            "sample=, a function (params, key) -> params that draws where it is"
-        )
+    speeds = {"the velocity": samples.moved}
+    speeds |= {f"that of {name!r}": x for name, x in samples.velocities.items()}
+    for name, speed in speeds.items():
+        finite = np.isfinite(speed).reshape(samples.number, -1).all(axis=1)
+        if not finite.all():
+            share = 1 - finite.mean()
+            raise InputError(
+                f"{name} is not finite at {share:.0%} of the random parameters: give "
+                "sample=, a function (params, key) -> params that draws where it is"
+            )
     if not np.any(samples.moved):
         raise InputError("no parameter moves: the velocity is 0 at all draws")
     typical = np.median(np.abs(samples.unit.moved), axis=0)

@@ -135,7 +135,9 @@ def _bracketed(
     keys = _flows(fields, state, t, draws, number * depth)[1]
     tuples = keys[: len(keys) // depth * depth].reshape(-1, depth)
     sums, sizes = together(
-        lambda keys: _nested(fields, point, t[0], keys), len(tuples), tuples
+        lambda keys: _nested(fields, jnp.asarray(point), t[0], keys),
+        len(tuples),
+        tuples,
     )
     counts = _count(sizes)
     return sums[counts] / sizes[counts, None], len(tuples)

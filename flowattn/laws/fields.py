@@ -265,7 +265,7 @@ def fields_of(
         raise InputError(
             'discover works in double precision: call fa.set_precision("float64") first'
         )
-    family = One(flows) if isinstance(flows, AbstractFlow) else flows
+    family: Any = One(flows) if isinstance(flows, AbstractFlow) else flows
     flow = eqx.filter_eval_shape(family, jr.key(0))
     if not isinstance(flow, AbstractFlow):
         raise InputError(

@@ -244,7 +244,15 @@ def _check_chain(sizes):
     assert bool(found.independent) == bool(laws)
 
 
-@pytest.mark.parametrize("sizes", [(2, 3, 1, 2), (1, 1, 1, 1, 1), (4, 1)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param((2, 3, 1, 2), marks=pytest.mark.slow),
+        (1, 1, 1, 1, 1),
+        (2, 1, 2),
+        (4, 1),
+    ],
+)
 def test_chains_of_matrices(sizes):
     _check_chain(sizes)
 
@@ -305,6 +313,7 @@ def test_one_bracket_too_few_leaves_it_open():
     assert "open; try depth=2" in str(found)
 
 
+@pytest.mark.slow
 def test_few_data_need_deeper_brackets():
     """Two sentences that hold every word have the laws of any data."""
 

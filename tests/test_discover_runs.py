@@ -280,6 +280,7 @@ def test_what_is_nearly_a_law_is_listed_with_its_defect(eps, exact):
         assert f"{found.defects[name]:.1e}" in str(found)
 
 
+@pytest.mark.slow
 def test_views_split_heads():
     """Heads that share a matrix mix only inside their own columns."""
 

@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.linalg
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
@@ -261,6 +261,8 @@ def test_chains_of_matrices(sizes):
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=5))
 def test_random_chains_of_matrices(sizes):
+    # From a number to a number all flows have one direction, and so more laws.
+    assume(sizes[0] * sizes[-1] > 1)
     _check_chain(sizes)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .draws import Draws
 from .fields import Fields, compiled, floored, together
-from .nullspace import CLEAR
+from .nullspace import CLEAR, scaled
 
 # Singular values, over the largest, above which brackets count as a direction: those of
 # true directions fall with the number of parameters, to 1e-5 at some dozens; those of
@@ -19,8 +19,10 @@ from .nullspace import CLEAR
 _TOL = 1e-11
 # More draws than parameters, so that the smallest singular values are well conditioned.
 _MORE = 20
+# The most draws for each flow that moves.
+_MOST_DRAWS = 20
 # Random points, of which brackets are taken at one where most flows differ.
-_POINTS = 8
+_POINTS = 16
 
 
 class Depth(NamedTuple):
@@ -66,48 +68,62 @@ def certificate(fields: Fields, draws: Draws, deepest: int, found: int) -> Certi
     size, t = fields.size, draws.times(1)
     # Where units of a network are dead, flows move less than they do elsewhere.
     points = [fields.states(draws, 1) for _ in range(_POINTS)]
-    flows = [_flows(fields, point, t, draws) for point in points]
-    most = max(range(_POINTS), key=lambda n: _rank(flows[n], 1).rank)
-    state, stack = points[most], flows[most]
+    flows = [_flows(fields, point, t, draws, fields.size + _MORE) for point in points]
+    most = max(range(_POINTS), key=lambda n: _rank(flows[n][0], 1).rank)
+    state, (stack, keys) = points[most], flows[most]
+    # Where few flows move, what stalls may be the draws.
+    enough = len(keys) >= fields.size
     depths: list[Depth] = []
     settled = False
     for depth in range(1, deepest + 1):
         if depth > 1:
-            more = _bracketed(fields, state, t, draws, depth)
+            more, tried = _bracketed(fields, state, t, draws, depth)
             stack = np.concatenate([stack, more])
+            enough = enough and tried >= size
         depths.append(_rank(stack, depth))
         rank = depths[-1].rank
         stalled = depth > 1 and rank == depths[-2].rank
         if not depths[-1].clear:
             break
         if size - rank <= found or stalled or rank == size:
-            settled = True
+            settled = enough or size - rank <= found
             break
     return Certificate(size - depths[-1].rank, settled, tuple(depths))
 
 
 def _rank(stack: np.ndarray, depth: int) -> Depth:
-    values = np.linalg.svd(stack, compute_uv=False)
-    if not values.size:
+    if not stack.size:
         return Depth(depth, 0, 0.0, 0.0)
+    values = np.linalg.svd(scaled(stack)[0], compute_uv=False)
     values = values / values[0]
     rank = int(np.sum(values > _TOL))
     dropped = values[rank] if rank < values.size else 0.0
     return Depth(depth, rank, float(values[rank - 1]), float(dropped))
 
 
-def _flows(fields: Fields, state: PyTree, t: np.ndarray, draws: Draws) -> np.ndarray:
-    """The directions of random flows at a point."""
-    number = fields.size + _MORE
+def _flows(
+    fields: Fields, state: PyTree, t: np.ndarray, draws: Draws, number: int
+) -> tuple[np.ndarray, Array]:
+    """The directions of random flows at a point, of as many as move there; and their
+    keys. Fewer, if few do.
+    """
     many = jax.tree.map(lambda x: np.repeat(x, number, axis=0), state)
-    moved = fields.along(many, draws, np.repeat(t, number)).moved
-    return _kept(moved, np.linalg.norm(moved, axis=1))
+    moved, keys = np.zeros((0, fields.size)), draws.keys(0)
+    sizes, counts = np.zeros(0), np.zeros(0, int)
+    while len(counts) < number and len(keys) < _MOST_DRAWS * number:
+        more = draws.keys(number)
+        found = fields.along(many, np.repeat(t, number), more).moved
+        moved, keys = np.concatenate([moved, found]), jnp.concatenate([keys, more])
+        sizes = np.linalg.norm(moved, axis=1)
+        counts = np.flatnonzero(_count(sizes))[:number]
+    return moved[counts] / floored(sizes[counts])[:, None], keys[counts]
 
 
 def _bracketed(
     fields: Fields, state: PyTree, t: np.ndarray, draws: Draws, depth: int
-) -> np.ndarray:
-    """Random brackets of a depth at a point, over the sum of the norms of their terms.
+) -> tuple[np.ndarray, int]:
+    """Random brackets of a depth at a point, over the sum of the norms of their terms;
+    and how many were tried.
 
     Over their own norm they would be rounding, blown up, where all brackets vanish.
     """
@@ -115,20 +131,19 @@ def _bracketed(
     point = np.concatenate([x.ravel() for x in jax.tree.leaves(state)])
     if fields.words.counts_time:
         point = np.append(point, t)
+    keys = _flows(fields, state, t, draws, number * depth)[1]
+    tuples = keys[: len(keys) // depth * depth].reshape(-1, depth)
     nested = compiled(_nested, fields.size)
-    return _kept(
-        *together(
-            lambda keys: nested(fields, point, t[0], keys),
-            number,
-            draws.keys(number, depth),
-        )
+    sums, sizes = together(
+        lambda keys: nested(fields, point, t[0], keys), len(tuples), tuples
     )
+    counts = _count(sizes)
+    return sums[counts] / floored(sizes[counts])[:, None], len(tuples)
 
 
-def _kept(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Vectors over their sizes, but for those that are rounding beside the others."""
-    counts = sizes > 1e-12 * np.max(sizes)
-    return sums[counts] / floored(sizes[counts])[:, None]
+def _count(sizes: np.ndarray) -> np.ndarray:
+    """Which vectors of some sizes are more than rounding beside the others."""
+    return sizes > 1e-12 * np.max(sizes, initial=0.0)
 
 
 def _nested(fields: Fields, point: Any, t: Any, keys: Array) -> tuple[Array, Array]:

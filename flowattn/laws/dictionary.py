@@ -72,6 +72,8 @@ class Dictionary:
         """The rates of all entries at some draws: draws × unknowns."""
         found = []
         for quantity, named in zip(self.quantities, self.entries, strict=True):
+            if not named:  # one number alone does not turn
+                continue
             rate = rate_of(quantity, samples)
             at = tuple(np.array(axis, int) for axis in zip(*named, strict=True))
             picked = rate[(slice(None), *at)] if at else rate

@@ -22,7 +22,7 @@ from .discovery import Discovery, entry_of
 from .draws import Draws
 from .fields import Fields, Samples, Words, fields_of, require_finite
 from .identities import defect_of
-from .nullspace import CLEAR, Span, null_space
+from .nullspace import CLEAR, Span, null_space, scaled
 from .readable import DENOMINATOR, Claim, Reader
 
 # Rows beyond the number of unknowns; and draws that decide what holds.
@@ -118,9 +118,16 @@ def discover(
     number = unknown + _MORE
     drawn = fields.at(draws, number + _FRESH)
     require_finite(drawn)
+    if callable(sample) and not any(
+        np.ptp(x, axis=0).any() for x in drawn.values.values()
+    ):
+        raise InputError("sample must draw parameters, got the same for all keys")
     drawn = drawn.unit
     samples, fresh = drawn.part(slice(number)), drawn.part(slice(number, None))
-    still = fields.slopes(draws, _directions(size, whole, draws))
+    # Rounding errors of gradients are of one size where directions are as long as the
+    # parameters' velocities.
+    speeds = scaled(samples.moved)[1]
+    still = fields.slopes(draws, _directions(size, whole, draws) * speeds)
     _require_varying(vocabulary, still)
 
     def reader(**settings: Any) -> Reader:
@@ -217,10 +224,16 @@ def _worded(
     if atoms is None:
         atoms = elementary(view, shapes) if one and fields.size <= _FEW else {}
     timed = tuple(k for k, fn in atoms.items() if takes_time(f"the atom {k!r}", fn))
-    words = Words(view, dict(atoms), timed, dict(times or {}))
+    if clash := shapes.keys() & atoms.keys():
+        raise InputError(f"the atom {min(clash)!r} has the name of an array")
+    words = Words(view, tuple(atoms.items()), timed, tuple((times or {}).items()))
+    clock = eqx.filter_eval_shape(words.clock, jnp.zeros(()))
+    if wrong := [name for name, factor in clock.items() if factor.shape]:
+        raise InputError(f"times must return one number each, not so {wrong[0]!r}")
     shapes = _shapes("atoms", eqx.Partial(words.arrays, t=jnp.zeros(())), state)
+    shapes = {name: shape for name, shape in shapes.items() if math.prod(shape)}
     state = fields.flow.has_state
-    vocabulary = Vocabulary(shapes, tuple(atoms), tuple(words.times), state)
+    vocabulary = Vocabulary(shapes, tuple(atoms), tuple(times or ()), state)
     fields = eqx.tree_at(lambda f: f.words, fields, words)
     return fields, vocabulary
 
@@ -232,6 +245,8 @@ def _shapes(what: str, view: Callable, state: PyTree) -> dict[str, tuple[int, ..
         raise InputError(
             f"{what} must return a dict of named arrays, got a {type(arrays).__name__}"
         )
+    if not arrays:
+        raise InputError(f"{what} must return named arrays, got none")
     for name, array in arrays.items():
         if not isinstance(name, str) or not name or set("/@") & set(name):
             raise InputError(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal
 
@@ -234,10 +233,10 @@ class Discovery:
         more = self.at_most - count
         if self.settled:
             exist = "laws exist" if more > 1 else "law exists"
-            return (
-                f"{laws}; {more} more {exist} {how} that this dictionary cannot "
-                "write: give atoms="
-            )
+            missed = "this dictionary cannot write: give atoms="
+            if self.kept is None:
+                missed = "whole matrices cannot write: try entries=True"
+            return f"{laws}; {more} more {exist} {how} that {missed}"
         return (
             f"{laws}, at most {self.at_most} {how}: open; try depth={depth.depth + 1}"
         )
@@ -301,11 +300,11 @@ def entry_of(
         citation=f"discovered by flowattn {version()}",
         long_name=formula,
         formula=formula,
-        generator=generator(identity, words.atoms) if symmetric else "",
+        generator=generator(identity, dict(words.atoms)) if symmetric else "",
         of=of,
     )
     at_rest = of == "state" and not np.any(law(start))
-    shape = _shape(identity, shapes, words.atoms)
+    shape = _shape(identity, shapes, dict(words.atoms))
     return Entry(law, independent, defect, shape, at_rest)
 
 
@@ -318,7 +317,7 @@ def _shape(
     shape = quantity.shape(shapes)[identity.each :]
     if all(q.degree == 1 and q.leaf not in atoms for _, q in identity.terms):
         return "linear"
-    if not math.prod(shape) > 1:
+    if all(size == 1 for size in shape):
         return "number"
     size = "×".join(map(str, shape))
     words = {"all": f"matrix {size}", "diagonal": f"diagonal of {size}"}

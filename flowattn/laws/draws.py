@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..adapters import under_transformation
 from ..errors import InputError
 
 # From this number of parameters on, the default draws keep the size of activations.
@@ -19,6 +20,11 @@ class Draws:
     """All random numbers that follow from one key; None: `jax.random.key(0)`."""
 
     def __init__(self, key: Any = None):
+        if under_transformation():
+            raise InputError(
+                "laws are sought with known numbers: call discover and check outside "
+                "jit, vmap and grad"
+            )
         key = jr.key(0) if key is None else key
         try:
             self._form = np.asarray(jr.key_data(key))

@@ -3,6 +3,8 @@ program.
 """
 
 import functools
+import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,8 +28,15 @@ from .draws import Draws, Sample
 _TOGETHER = 64
 # Up to this number of parameters a program takes longer to compile than to run.
 _QUICK = 2000
-# Sizes below this share of the largest are not scaled to it.
-_SMALL = 1e-2
+# Sizes below this share of the large ones, at this quantile, are not scaled to these:
+# the largest of all may be far beyond the others.
+_SMALL, _LARGE = 3e-2, 0.9
+# The most draws for each that is kept; and the velocity, over the typical one, at which
+# one is.
+_MOST_DRAWS, _HARDLY = 20, 1e-3
+# Velocities of single parameters, over those of all, between rounding errors and what
+# can be measured.
+_STILL, _SLOW = 1e-14, 1e-11
 
 
 class Samples(NamedTuple):
@@ -71,11 +80,17 @@ class Samples(NamedTuple):
 
 
 def floored(sizes: np.ndarray) -> np.ndarray:
-    """Sizes to divide by: those that are tiny beside the others, as where a softmax is
-    saturated, may be what is left of larger terms, and mostly their rounding.
+    """Sizes to divide by: those that are tiny beside most of the large ones, as where a
+    softmax is saturated, may be what is left of larger terms, and mostly their
+    rounding.
     """
-    least = _SMALL * np.max(sizes, initial=0.0)
-    return np.maximum(sizes, least) if least > 0 else np.ones_like(sizes)
+    if not np.any(sizes):
+        return np.ones_like(sizes)
+    return np.maximum(sizes, _SMALL * np.quantile(sizes[sizes > 0], _LARGE))
+
+
+# Functions by name, in a form that has a hash, as what `jax.jit` compiles must.
+Functions = tuple[tuple[str, Callable[..., Array]], ...]
 
 
 class Words(eqx.Module):
@@ -84,9 +99,9 @@ class Words(eqx.Module):
     """
 
     view: Callable[[PyTree], Mapping[str, Array]] = eqx.field(converter=by_identity)
-    atoms: dict[str, Callable[..., Array]] = eqx.field(converter=by_identity)
+    atoms: Functions = eqx.field(converter=by_identity)
     timed: tuple[str, ...] = eqx.field(static=True)
-    times: dict[str, Callable[[Array], Array]] = eqx.field(converter=by_identity)
+    times: Functions = eqx.field(converter=by_identity)
 
     @property
     def plain(self) -> bool:
@@ -101,14 +116,14 @@ class Words(eqx.Module):
     def arrays(self, params: PyTree, t: Any) -> dict[str, Array]:
         """The named arrays, the functions of the parameters among them."""
         found = dict(self.view(params))
-        for name, atom in self.atoms.items():
+        for name, atom in self.atoms:
             value = atom(params, t) if name in self.timed else atom(params)
             found[name] = jnp.asarray(value)
         return found
 
     def clock(self, t: Array) -> dict[str, Array]:
         """The functions of the time."""
-        return {name: jnp.asarray(fn(t)) for name, fn in self.times.items()}
+        return {name: jnp.asarray(fn(t)) for name, fn in self.times}
 
 
 class Fields(eqx.Module):
@@ -142,20 +157,35 @@ class Fields(eqx.Module):
         return together(lambda keys: drawn(self, keys), number, draws.keys(number))
 
     def at(self, draws: Draws, number: int) -> Samples:
-        """Draws of parameters, each with the velocity of a flow of its own."""
-        return self.along(self.states(draws, number), draws)
+        """Draws of parameters, each with the velocity of a flow of its own; but none
+        that stand still, or nearly: they say little of laws, with large errors.
 
-    def along(
-        self, states: PyTree, draws: Draws, times: np.ndarray | None = None
-    ) -> Samples:
-        """The velocities at given states, each of a flow of its own, at given or random
-        times.
+        Raises `InputError` if most do.
         """
-        number = len(jax.tree.leaves(states)[0])
-        times = draws.times(number) if times is None else times
-        given = (states, times, draws.keys(number))
+        parts: list[Samples] = []
+        kept = drawn = 0
+        while kept < number:
+            if drawn >= _MOST_DRAWS * number:
+                raise InputError(
+                    f"nothing moves at {1 - kept / drawn:.0%} of the random parameters "
+                    "and data: draw such as move something"
+                )
+            states, times = self.states(draws, number), draws.times(number)
+            found = self.along(states, times, draws.keys(number))
+            speeds = np.linalg.norm(found.moved, axis=1)
+            if not (drawn or np.any(speeds)):
+                return found
+            # Not finite ones stay, to be reported.
+            part = found.part(~(speeds <= _HARDLY * np.median(speeds[speeds > 0])))
+            parts.append(part)
+            kept, drawn = kept + part.number, drawn + number
+        return jax.tree.map(lambda *xs: np.concatenate(xs)[:number], *parts)
+
+    def along(self, states: PyTree, times: np.ndarray, keys: Array) -> Samples:
+        """The velocities at given states and times, each of the flow of a key."""
         moved = compiled(_moved, self.size)
-        return together(lambda *given: moved(self, *given), number, *given)
+        given = (states, times, keys)
+        return together(lambda *given: moved(self, *given), len(times), *given)
 
     def slopes(self, draws: Draws, directions: np.ndarray) -> Samples:
         """A random state, moved along given directions of what moves (and of the time,
@@ -179,10 +209,10 @@ class Fields(eqx.Module):
         ends = np.cumsum([x.size for _, x in leaves])[:-1]
         parts = np.split(directions, ends, axis=1)
         velocities = {
-            name: part.reshape(-1, *x.shape[1:])
-            for (name, x), part in zip(leaves, parts, strict=True)
+            _called(path): part.reshape(len(part), *x.shape[1:])
+            for (path, x), part in zip(leaves, parts, strict=True)
         }
-        values = {name: np.asarray(x) for name, x in leaves}
+        values = {_called(path): np.asarray(x) for path, x in leaves}
         return Samples(values, velocities, {}, {}, directions)
 
     def field(self, key: Array, t: Array) -> Callable[[Array], Array]:
@@ -210,8 +240,15 @@ class Leaves(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
 
     def __call__(self, params: PyTree) -> dict[str, Array]:
-        arrays = eqx.filter(params, eqx.is_inexact_array)
-        found = dict(named(arrays))
+        found: dict[str, Array] = {}
+        for path, leaf in named(eqx.filter(params, eqx.is_inexact_array)):
+            name = _called(path)
+            if name in found:
+                raise InputError(
+                    f"two arrays of the parameters are called {name!r}: tell them "
+                    "apart by view=, a function params -> {name: array}"
+                )
+            found[name] = leaf
         if missing := [name for name in self.names if name not in found]:
             raise InputError(
                 f"the parameters have no array {missing[0]!r}, only {', '.join(found)}"
@@ -219,8 +256,15 @@ class Leaves(eqx.Module):
         return {name: found[name] for name in self.names}
 
 
+def _called(path: str) -> str:
+    """The name of an array in formulas: its path, in quotes if that is no word."""
+    return (
+        path if re.fullmatch(r"[\w.]+", path) else json.dumps(path, ensure_ascii=False)
+    )
+
+
 def fields_of(
-    flows: AbstractFlow | Callable[[Array], AbstractFlow],
+    flows: Any,
     params: PyTree,
     words: Words | None,
     sample: Sample | str | None,
@@ -237,7 +281,7 @@ def fields_of(
         )
     float_dtype(params)
     require_double("discover", params)
-    family = One(flows) if isinstance(flows, AbstractFlow) else flows
+    family: Any = One(flows) if isinstance(flows, AbstractFlow) else flows
     flow = eqx.filter_eval_shape(family, jr.key(0))
     if not isinstance(flow, AbstractFlow):
         raise InputError(
@@ -246,15 +290,15 @@ def fields_of(
         )
     state = family(jr.key(0)).start(params) if flow.has_state else params
     if words is None:
-        names = tuple(name for name, _ in named(flow.moving(state)))
-        words = Words(Leaves(names), {}, (), {})
+        names = tuple(_called(path) for path, _ in named(flow.moving(state)))
+        words = Words(Leaves(names), (), (), ())
     if callable(sample):
         shapes = eqx.filter_eval_shape(sample, state, jr.key(0))
         arrays = eqx.filter_eval_shape(lambda x: x, state)
-        if jax.tree.structure(shapes) != jax.tree.structure(arrays):
+        given, got = (_outline(tree) for tree in (arrays, shapes))
+        if given != got:
             raise InputError(
-                "sample must return what it is given, with the structure "
-                f"{jax.tree.structure(arrays)}, got {jax.tree.structure(shapes)}"
+                f"sample must return what it is given, with {given}, got {got}"
             )
     elif sample not in (None, "near"):
         raise InputError(
@@ -262,6 +306,12 @@ def fields_of(
             f"{sample!r}"
         )
     return Fields(family, flow, state, flow.moving(state), words, sample)
+
+
+def _outline(tree: PyTree) -> str:
+    """The structure and shapes of a PyTree."""
+    outline = jax.tree.map(lambda x: getattr(x, "shape", None), tree)
+    return f"the shapes {outline}"
 
 
 class One(eqx.Module):
@@ -362,13 +412,25 @@ def _seen(
 
 
 def require_finite(samples: Samples) -> None:
-    """Raise `InputError` where velocities are not finite, or nothing moves."""
-    finite = np.isfinite(samples.moved).all(axis=1)
-    if not finite.all():
-        share = 1 - finite.mean()
-        raise InputError(
-            f"the velocity is not finite at {share:.0%} of the random parameters: give "
-            "sample=, a function (params, key) -> params that draws where it is"
-        )
+    """Raise `InputError` where velocities are not finite, nothing moves, or rounding
+    hides whether something does.
+    """
+    speeds = {"the velocity": samples.moved}
+    speeds |= {f"that of {name!r}": x for name, x in samples.velocities.items()}
+    for name, speed in speeds.items():
+        finite = np.isfinite(speed).reshape(samples.number, -1).all(axis=1)
+        if not finite.all():
+            share = 1 - finite.mean()
+            raise InputError(
+                f"{name} is not finite at {share:.0%} of the random parameters: give "
+                "sample=, a function (params, key) -> params that draws where it is"
+            )
     if not np.any(samples.moved):
         raise InputError("no parameter moves: the velocity is 0 at all draws")
+    typical = np.median(np.abs(samples.unit.moved), axis=0)
+    slow = typical[(typical > _STILL) & (typical < _SLOW)]
+    if slow.size:
+        raise InputError(
+            f"some parameters move {np.min(slow):.0e} times as fast as others, which "
+            "cannot be told from standing still: scale the inputs"
+        )

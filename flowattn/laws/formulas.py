@@ -8,6 +8,9 @@ from fractions import Fraction
 from .identities import Identity
 from .quantities import Quantity
 
+# What generators call free matrices, numbers and vectors: arrays of these names are put
+# in quotes.
+_FREE = ("S", "s", "c", "1")
 # Factors are written as fractions up to this denominator.
 _DENOMINATOR = 2000
 
@@ -42,15 +45,21 @@ def generator(identity: Identity, functions: Container[str] = ()) -> str:
     functions of the parameters.
     """
     changes: dict[str, str] = {}
+    mixed = len({quantity.degree for _, quantity in identity.terms}) > 1
     own = "_h" if identity.each else ""
     for factor, quantity in identity.terms:
+        if quantity.leaf in _FREE:
+            quantity = quantity.replaced(leaf=f'"{quantity.leaf}"')
         if quantity.time or quantity.kind == "turn" or quantity.entry is not None:
             return ""
         if quantity.leaf in functions:
             return ""
         name = _part(quantity)
         change = changes.get(name, name)
-        moved = _moved(factor, quantity, name, change, own)
+        if mixed and quantity.kind == "sum":  # s as in the exponents, of a number
+            moved = f"{change} + {_factor(factor / 2, ' ')}s"
+        else:
+            moved = _moved(factor, quantity, name, change, own)
         if moved is None:
             return ""
         changes[name] = moved
@@ -78,7 +87,6 @@ def _moved(
         }.get(tuple(ones))
         return None if shift is None else f"{change} + {times}{shift}"
     if quantity.kind == "slice":
-        name = f"{name}[{_at(quantity)}]"
         return None
     if quantity.kind == "norm":
         return None if quantity.at else f"exp({times}s{own}) {change}"
@@ -153,7 +161,7 @@ def _python(quantity: Quantity, later: bool, timed: bool) -> str:
     if quantity.index == "all":
         text = f"sum({text} for w in {quantity.leaf})"
     if quantity.entry and quantity.ndim:
-        wrapped = text if quantity.kind == "sum" else f"({text})"
+        wrapped = f"({text})" if "@" in text else text
         text = f"{wrapped}[{', '.join(map(str, quantity.entry))}]"
     return f"{quantity.time}*{_grouped(text)}" if quantity.time and timed else text
 
@@ -279,6 +287,8 @@ def _latex_plain(quantity: Quantity, name: str) -> str:
         if ndim == len(quantity.at) == 1:
             return f"{name}_{{{quantity.at[0] + 1}}}^2"
         inner = f"{name}[{_at(quantity)}]" if quantity.at else name
+        if ndim == 1 and len(quantity.at) == 1:
+            return f"{inner}^2"
         return rf"\lVert {inner}\rVert^2"
     if quantity.kind == "turn":
         other = name.replace(symbol(quantity.leaf), symbol(quantity.other), 1)

@@ -104,7 +104,7 @@ def small_null_spaces(systems: np.ndarray, tol: float) -> list[np.ndarray]:
     """The null spaces of many small systems, batch × rows × unknowns.
 
     Returns:
-        For each, unknowns × dimension.
+        For each, a row-reduced basis, dimension × unknowns.
     """
     systems, sizes = scaled(systems)
     # Of many rows the triangle alone: it has their null space.
@@ -112,7 +112,10 @@ def small_null_spaces(systems: np.ndarray, tol: float) -> list[np.ndarray]:
     spaces = []
     for value, vectors, size in zip(values, right, sizes, strict=True):
         rank = int(np.sum(_over_largest(value, vectors.shape[0]) > tol))
-        spaces.append(vectors[rank:].T / size[:, None])
+        # Reduced before they are scaled: what is 0 is told by the size of the others.
+        rows = reduced(vectors[rank:].T, max(tol, 1e-8)) / size
+        first = np.argmax(rows != 0, axis=1)[:, None]
+        spaces.append(rows / np.take_along_axis(rows, first, axis=1))
     return spaces
 
 
@@ -124,8 +127,9 @@ def _over_largest(values: np.ndarray, unknowns: int) -> np.ndarray:
     return values / values[0] if values[0] > _ROUNDING else np.zeros_like(values)
 
 
-def reduced(basis: np.ndarray) -> np.ndarray:
-    """A row-reduced basis of the columns' span, as rows: leading entries from the left.
+def reduced(basis: np.ndarray, tol: float = 1e-8) -> np.ndarray:
+    """A row-reduced basis of the columns' span, as rows: leading entries from the left,
+    those that are larger than `tol` over the largest.
 
     >>> reduced(np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])).tolist()
     [[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]
@@ -136,7 +140,7 @@ def reduced(basis: np.ndarray) -> np.ndarray:
         if done == len(rows):
             break
         pivot = done + int(np.argmax(np.abs(rows[done:, column])))
-        if abs(rows[pivot, column]) < 1e-8 * np.max(np.abs(rows)):
+        if abs(rows[pivot, column]) < tol * np.max(np.abs(rows)):
             continue
         rows[[done, pivot]] = rows[[pivot, done]]
         rows[done] /= rows[done, column]
@@ -144,7 +148,7 @@ def reduced(basis: np.ndarray) -> np.ndarray:
         rows[others] -= np.outer(rows[others, column], rows[done])
         done += 1
     rows = rows[:done]
-    rows[np.abs(rows) < 1e-9] = 0.0
+    rows[np.abs(rows) < tol / 10] = 0.0
     return rows
 
 

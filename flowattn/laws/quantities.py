@@ -134,13 +134,13 @@ def blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, Index, int]
     index along the first axis, and number of axes left.
 
     Arrays of three axes and more are split along the first, as heads are; so are
-    matrices with as many rows as there are heads, such as their biases, which also
-    stay whole.
+    matrices with as many rows as there are heads, such as their biases. All but those
+    of three axes also stay whole, as the kernels of convolutions must.
     """
     heads = {shape[0] for shape in shapes.values() if len(shape) >= 3}
     found: list[tuple[str, Index, int]] = []
     for name, shape in shapes.items():
-        if len(shape) < 3:
+        if len(shape) != 3:
             found.append((name, None, len(shape)))
         if len(shape) >= 3 or (len(shape) == 2 and shape[0] in heads):
             found += [(name, i, len(shape) - 1) for i in range(shape[0])]

@@ -11,7 +11,7 @@ import numpy as np
 from .dictionary import Vocabulary
 from .fields import Samples
 from .identities import EXACT, Identity, Mask, contracted, defect_of, rate_of
-from .nullspace import Span, fractions, noise, reduced, small_null_spaces
+from .nullspace import Span, fractions, noise, small_null_spaces
 from .quantities import Quantity, blocks, entries
 
 # The largest denominator of factors that are read as fractions.
@@ -156,8 +156,9 @@ class Reader:
         for quantity in self.vocabulary.quantities:
             if quantity.kind in ("gram", "turn"):
                 groups[quantity.kind, quantity.shape(self.shapes)].append(quantity)
-        for _, group in sorted(groups.items()):
-            yield group
+        for (_, shape), group in sorted(groups.items()):
+            if shape != (1, 1):  # those are norms
+                yield group
 
     def _claims(self, group: Sequence[Quantity]) -> Iterator[Claim]:
         """Factors by which quantities of one shape cancel, for as many entries as
@@ -176,7 +177,7 @@ class Reader:
         tol = self._tol(group)
         same: dict[tuple[float, ...], list] = {}
         for mask, space in zip(masks, small_null_spaces(systems, tol), strict=True):
-            for row in reduced(space):
+            for row in space:
                 same.setdefault(tuple(np.round(row, 7)), [row]).append(mask)
         order = sorted(
             same.values(), key=lambda x: (-len(x), int(np.count_nonzero(x[0])))
@@ -192,7 +193,7 @@ class Reader:
         return noise(len(group), most)
 
     def _null(self, group: Sequence[Quantity]) -> np.ndarray:
-        """The null space of a few scalars."""
+        """A row-reduced basis of the null space of a few scalars."""
         rows = self.samples.part(slice(4 * len(group) + 60))
         rates = np.stack([rate_of(q, rows) for q in group], axis=1)
         return small_null_spaces(rates[None], self._tol(group))[0]
@@ -209,15 +210,15 @@ class Reader:
                 groups[size] += [along.replaced(at=(at,)) for at in range(size)]
         for size, group in sorted(groups.items()):
             group = self.vocabulary.timed(group)
-            for row in reduced(self._null(group)):
+            for row in self._null(group):
                 claim = _gathered(row, group, size)
                 if claim is not None:
                     yield claim
 
     def _norms(self) -> Iterator[Claim]:
-        """Laws of norms, of whole arrays and then of each head: of the fewest, with the
-        smallest factors, of arrays that share the size of their last axis; else of the
-        first ones.
+        """Laws of norms, of whole arrays, then of each head, then with numbers: of the
+        fewest, with the smallest factors, of arrays that share the size of their last
+        axis; else of the first ones.
         """
         own, parts = self.vocabulary.own, blocks(self.vocabulary.own)
         heads = {name for name, index, _ in parts if index is not None}
@@ -227,16 +228,18 @@ class Reader:
             for name, index, ndim in parts
             if index is not None or name not in heads
         ]
-        for some in (arrays, split) if heads else (arrays,):
+        numbers = [Quantity("sum", name, 0) for name, shape in own.items() if not shape]
+        sets = [arrays] + [split] * bool(heads) + [numbers + arrays] * bool(numbers)
+        for some in sets:
             group = self.vocabulary.timed(some)
-            space = self._null(group)
-            space = space / np.linalg.norm(space, axis=0)
+            basis = self._null(group)
+            space = np.linalg.qr(basis.T)[0]
             for rows in _smallest(space, 0.1 * self.within):
                 near = [fractions(row, self.denominator, self.within) for row in rows]
                 rows = [a if b is None else b for a, b in zip(rows, near, strict=True)]
                 rows.sort(key=lambda row, group=group: self._unreadable(row, group))
                 yield from (Claim(row, group, "all") for row in rows)
-            yield from (Claim(row, group, "all") for row in reduced(space))
+            yield from (Claim(row, group, "all") for row in basis)
 
     def _unreadable(self, row: np.ndarray, group: Sequence[Quantity]) -> tuple:
         at = np.flatnonzero(row).tolist()
@@ -297,7 +300,10 @@ def _gathered(row: np.ndarray, group: Sequence[Quantity], size: int) -> Claim | 
     if all(len(at) == size for at in slices.values()):
         return None
     factors = np.array([factor for factor, _ in slices])
-    norms = [q.replaced(at=tuple(at)) for (_, q), at in slices.items()]
+    norms = [
+        q.replaced(axis=(), at=()) if len(at) == size else q.replaced(at=tuple(at))
+        for (_, q), at in slices.items()
+    ]
     return Claim(factors, norms, "all")
 
 

@@ -129,8 +129,8 @@ def test_laws_of_products(factors):
     """
     found = fa.discover(fa.any_loss(product, normal()), jnp.ones(factors))
     assert found.complete and found.independent == factors - 1
-    last = f"theta[{factors - 1}]**2"
-    assert list(found.laws) == [f"theta[{i}]**2 - {last}" for i in range(factors - 1)]
+    last = f"params[{factors - 1}]**2"
+    assert list(found.laws) == [f"params[{i}]**2 - {last}" for i in range(factors - 1)]
 
 
 def test_brackets_that_vanish_are_no_directions():

@@ -124,7 +124,7 @@ def test_modules_are_parameters():
 def test_bare_arrays_are_parameters():
     assert not laws(lambda p, x: p * x, jnp.ones(()), normal()).laws
     found = laws(product, jnp.ones(2), normal())
-    assert list(found.laws) == ["theta[0]**2 - theta[1]**2"]
+    assert list(found.laws) == ["params[0]**2 - params[1]**2"]
 
 
 def test_paths_that_collide_are_refused_but_for_a_view():

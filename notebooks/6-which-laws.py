@@ -106,14 +106,14 @@ found = fa.discover(fa.any_loss(block, sequence), params)
 print(found)
 
 # %% [markdown]
-# Read a line from left to right: the law as Python of the arrays' names; how many independent
-# numbers it adds; its shape; and the *symmetry* behind it, a change of the parameters that no
-# loss can see. A key bias adds the same to all scores of a query, which softmax ignores: it
+# Each law is written as Python of the arrays' names, with the number of independent laws that it
+# adds, its shape, and the *symmetry* behind it: a change of the parameters that no loss can see.
+# A key bias adds the same to all scores of a query, which softmax ignores: it
 # never moves. The values' law has no bias in it, since there is none.
 #
 # ## Are these all?
 #
-# The first line says *complete*, and there are two numbers behind it. Laws are the null
+# The first line says *complete*, and there are two facts behind it. Laws are the null
 # vectors of a linear system with a row $\nabla\varphi_k\cdot F$ for each random flow, so its
 # singular values must have a gap. And a law is constant along every flow, so also along
 # their Lie brackets $[F,G]$, $[F,[G,H]]$, …: if these span $r$ of $D$ directions, there are at
@@ -193,9 +193,7 @@ drifts = {name: [] for name in found.laws}
 
 @eqx.filter_jit  # one program for all tolerances
 def solved(rtol):
-    return fa.solve(
-        flow, start, t1=t1, rtol=rtol, solver="tsit5", observe=found.laws
-    )
+    return fa.solve(flow, start, t1=t1, rtol=rtol, solver="tsit5", observe=found.laws)
 
 
 for rtol in tolerances:

@@ -1,4 +1,4 @@
-"""Discover where velocities are mostly rounding, and how laws of numbers are written."""
+"""Discover where velocities are mostly rounding, and the laws of single numbers."""
 
 import jax
 import jax.numpy as jnp

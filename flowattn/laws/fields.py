@@ -22,8 +22,9 @@ from .draws import Draws, Sample
 
 # Draws in one launch: one compiled program serves every number of them.
 _TOGETHER = 64
-# Sizes below this share of the largest are not scaled to it.
-_SMALL = 1e-2
+# Sizes below this share of the large ones, at this quantile, are not scaled to these:
+# the largest of all may be far beyond the others.
+_SMALL, _LARGE = 1e-2, 0.9
 
 
 class Samples(NamedTuple):
@@ -67,11 +68,13 @@ class Samples(NamedTuple):
 
 
 def floored(sizes: np.ndarray) -> np.ndarray:
-    """Sizes to divide by: those that are tiny beside the others, as where a softmax is
-    saturated, may be what is left of larger terms, and mostly their rounding.
+    """Sizes to divide by: those that are tiny beside most of the large ones, as where a
+    softmax is saturated, may be what is left of larger terms, and mostly their
+    rounding.
     """
-    least = _SMALL * np.max(sizes, initial=0.0)
-    return np.maximum(sizes, least) if least > 0 else np.ones_like(sizes)
+    if not np.any(sizes):
+        return np.ones_like(sizes)
+    return np.maximum(sizes, _SMALL * np.quantile(sizes[sizes > 0], _LARGE))
 
 
 class Words(eqx.Module):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import equinox.internal as eqxi
+import jax
 import jax.extend.core as jex
 
 # From `jax.extend.core` (JAX 0.10), whose names may change in any version: the parts of
@@ -120,3 +121,18 @@ def _untransformed() -> Any:
     look.start()
     look.join()
     return found[0]
+
+
+@functools.cache
+def known_options(**options: Any) -> dict[str, Any]:
+    """The XLA options that this version knows, or none.
+
+    >>> known_options(no_such_option=1)
+    {}
+    """
+    program = jax.jit(lambda: 0, compiler_options=options)
+    try:
+        program.lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options

@@ -1,4 +1,4 @@
-"""Discover where velocities are mostly rounding, and the laws of single numbers."""
+"""Discover where velocities are mostly rounding; how laws of numbers are written."""
 
 import jax
 import jax.numpy as jnp

@@ -103,7 +103,6 @@ def discovered(name):
     )
 
 
-@pytest.mark.computes
 @pytest.mark.parametrize("name", cases(ARCHITECTURES))
 def test_all_laws_of_the_table_are_found(name):
     architecture, found = ARCHITECTURES[name], discovered(name)
@@ -205,7 +204,6 @@ def test_other_texts_are_not_read(text):
         parsed(text)
 
 
-@pytest.mark.computes
 @pytest.mark.parametrize("name", cases(LAWFUL))
 def test_printed_symmetries_leave_the_model_as_it_is(name):
     architecture = ARCHITECTURES[name]

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import pytest
 
 import flowattn as fa
+from flowattn.adapters import known_options
 from flowattn.numerics import programs
 
 
 def test_options_are_given_where_xla_knows_them():
-    assert programs.known_options(xla_cpu_prefer_vector_width=512)
-    assert programs.known_options(xla_no_such_option=1) == {}
+    assert known_options(xla_cpu_prefer_vector_width=512)
+    assert known_options(xla_no_such_option=1) == {}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from ..disk.paths import is_there, path_of
 from ..disk.store import staged
 from ..errors import InputError
 from ..flows import Kind
+from ..runs.discovered import discovered, discovered_table, small_instance
 from ..runs.options import Options
 from ..runs.outcomes import finished, status, unfinished
 from ..runs.plan import Plan, plan
@@ -172,9 +173,15 @@ class Laws:
     optimizer: _OptimizerFlags
     precision: Precision = None
     """Precision of everything; None: float64, on a TPU float32."""
+    discover: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also discover the laws of a small instance, and name the known ones."""
 
     def __call__(self) -> int:
         planned = _planned(self.system, self.options, self.optimizer, self.precision)
+        small = None
+        if self.discover:
+            options = self.options
+            small = small_instance(self.system, options.seed, options.data)
         result = execute(planned, watch)
         known = {} if result.problem is None else result.problem.laws
         print(heading(result.summary) + "\n")
@@ -184,5 +191,8 @@ class Laws:
             regime = f"; {law.regime}" if law.regime else ""
             print(f"{law.name}: {law.label.long_name}, {law.kind}{regime}")
             print(f"    {law.citation}")
-        print("\n" + law_table(result.summary))
+        print("\n" + law_table(result.summary), flush=True)
+        if small is not None:
+            process.say("discovering laws: most of the time goes into compiling")
+            print("\n" + discovered_table(discovered(small)))
         return status(result.outcomes)

@@ -4,14 +4,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from .draws import Draws
-from .fields import Fields, floored, together
+from .fields import Fields, compiled, floored, together
 from .nullspace import CLEAR
 
 # Singular values, over the largest, above which brackets count as a direction: those of
@@ -116,9 +115,10 @@ def _bracketed(
     point = np.concatenate([x.ravel() for x in jax.tree.leaves(state)])
     if fields.words.counts_time:
         point = np.append(point, t)
+    nested = compiled(_nested, fields.size)
     return _kept(
         *together(
-            lambda keys: _nested(fields, point, t[0], keys),
+            lambda keys: nested(fields, point, t[0], keys),
             number,
             draws.keys(number, depth),
         )
@@ -131,7 +131,6 @@ def _kept(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return sums[counts] / floored(sizes[counts])[:, None]
 
 
-@eqx.filter_jit
 def _nested(fields: Fields, point: Any, t: Any, keys: Array) -> tuple[Array, Array]:
     """Nested brackets of flows, draws × size, and the sums of their terms' norms."""
 

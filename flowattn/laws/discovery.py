@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal
 
 import jax.random as jr
@@ -45,6 +46,11 @@ class Entry:
     def identity(self) -> Identity:
         """What it is a sum of."""
         return self.law.terms.identity  # pyright: ignore[reportFunctionMemberAccess]
+
+    @property
+    def formula(self) -> str:
+        """The law as a formula; of a law of every head, for each."""
+        return f"{'for each h: ' * self.identity.each}{self.law.formula}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -204,7 +210,7 @@ class Discovery:
         lines = [self._verdict, *_table(self.found)]
         if self.nearly:
             lines.append("approximate, with the defect at random parameters:")
-            rows = [(e.law.formula, f"{e.defect:.1e}") for e in self.nearly]
+            rows = [(e.formula, f"{e.defect:.1e}") for e in self.nearly]
             lines += [f"  {line}" for line in aligned(rows)]
         return "\n".join(lines)
 
@@ -256,13 +262,12 @@ def _table(entries: Sequence[Entry]) -> list[str]:
 
 def _row(entry: Entry) -> tuple[str, ...]:
     law = entry.law
-    formula = f"{'for each h: ' * entry.identity.each}{law.formula}"
     linear = all(quantity.degree == 1 for _, quantity in entry.identity.terms)
     notes = ["kept by gradient descent too"] * (linear and bool(law.generator))
     notes += ["0 from rest"] * entry.at_rest
     notes += ["view= can split it"] * isinstance(entry.identity.mask, int)
-    symmetry = law.generator
-    return formula, str(entry.independent), entry.shape, symmetry, ", ".join(notes)
+    count, symmetry = str(entry.independent), law.generator
+    return entry.formula, count, entry.shape, symmetry, ", ".join(notes)
 
 
 def entry_of(
@@ -300,15 +305,20 @@ def entry_of(
         of=of,
     )
     at_rest = of == "state" and not np.any(law(start))
-    return Entry(law, independent, defect, _shape(identity, shapes), at_rest)
+    shape = _shape(identity, shapes, words.atoms)
+    return Entry(law, independent, defect, shape, at_rest)
 
 
-def _shape(identity: Identity, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _shape(
+    identity: Identity,
+    shapes: Mapping[str, tuple[int, ...]],
+    atoms: Container[str],
+) -> str:
     quantity = identity.terms[0][1]
     shape = quantity.shape(shapes)[identity.each :]
-    if all(quantity.degree == 1 for _, quantity in identity.terms):
+    if all(q.degree == 1 and q.leaf not in atoms for _, q in identity.terms):
         return "linear"
-    if not shape:
+    if not math.prod(shape) > 1:
         return "number"
     size = "×".join(map(str, shape))
     words = {"all": f"matrix {size}", "diagonal": f"diagonal of {size}"}

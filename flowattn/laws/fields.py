@@ -2,6 +2,7 @@
 program.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ..adapters import known_options
 from ..entries import named
 from ..errors import InputError
 from ..flows import AbstractFlow, velocity
@@ -22,6 +24,8 @@ from .draws import Draws, Sample
 
 # Draws in one launch: one compiled program serves every number of them.
 _TOGETHER = 64
+# Up to this number of parameters a program takes longer to compile than to run.
+_QUICK = 2000
 # Sizes below this share of the large ones, at this quantile, are not scaled to these:
 # the largest of all may be far beyond the others.
 _SMALL, _LARGE = 1e-2, 0.9
@@ -88,6 +92,11 @@ class Words(eqx.Module):
     times: dict[str, Callable[[Array], Array]] = eqx.field(converter=by_identity)
 
     @property
+    def plain(self) -> bool:
+        """Whether these are the arrays that move, and nothing else."""
+        return isinstance(self.view, Leaves) and not (self.atoms or self.times)
+
+    @property
     def counts_time(self) -> bool:
         """Whether laws may depend on the time."""
         return bool(self.times) or bool(self.timed)
@@ -135,7 +144,8 @@ class Fields(eqx.Module):
             return draws.normal(moves, number)
         if self.sample == "near":
             return draws.near(moves, number)
-        return together(lambda keys: _drawn(self, keys), number, draws.keys(number))
+        drawn = compiled(_drawn, self.size)
+        return together(lambda keys: drawn(self, keys), number, draws.keys(number))
 
     def at(self, draws: Draws, number: int) -> Samples:
         """Draws of parameters, each with the velocity of a flow of its own."""
@@ -150,20 +160,21 @@ class Fields(eqx.Module):
         number = len(jax.tree.leaves(states)[0])
         times = draws.times(number) if times is None else times
         given = (states, times, draws.keys(number))
-        return together(lambda *given: _moved(self, *given), number, *given)
+        moved = compiled(_moved, self.size)
+        return together(lambda *given: moved(self, *given), number, *given)
 
     def slopes(self, draws: Draws, directions: np.ndarray) -> Samples:
         """A random state, moved along given directions of what moves (and of the time,
         last, if it counts). Its values have a first axis of 1.
         """
         states = self.states(draws, 1)
-        words = self.words
-        if isinstance(words.view, Leaves) and not (words.atoms or words.times):
+        if self.words.plain:
             return self._split(states, directions)
         state = jax.tree.map(lambda x: x[0], states)
         t = jnp.asarray(draws.times(1)[0])
+        pushed = compiled(_pushed, self.size)
         moved = together(
-            lambda part: _pushed(self, state, t, part), len(directions), directions
+            lambda part: pushed(self, state, t, part), len(directions), directions
         )
         first = {name: x[:1] for name, x in moved.values.items()}
         return moved._replace(values=first)
@@ -298,14 +309,25 @@ def together(fn: Callable[..., PyTree], number: int, *given: PyTree) -> PyTree:
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:number], *found)
 
 
-@eqx.filter_jit
+def compiled(fn: Callable, size: int) -> Callable:
+    """A compiled function; of few parameters, one that takes longer to compile than to
+    run, without most of the compiler's optimisations.
+    """
+    return _compiled(fn, size <= _QUICK)
+
+
+@functools.cache
+def _compiled(fn: Callable, quickly: bool) -> Callable:
+    options = known_options(xla_backend_optimization_level=0) if quickly else {}
+    return eqx.filter_jit(fn, compiler_options=options or None)  # pyright: ignore
+
+
 def _drawn(fields: Fields, keys: Array) -> PyTree:
     sample: Any = fields.sample
     flow = fields.family(keys[0])
     return jax.vmap(lambda key: flow.moving(sample(fields.template, key)))(keys)
 
 
-@eqx.filter_jit
 def _moved(fields: Fields, states: PyTree, times: Array, keys: Array) -> Samples:
     def one(moves: PyTree, t: Array, key: Array) -> Samples:
         flow = fields.family(key)
@@ -316,7 +338,6 @@ def _moved(fields: Fields, states: PyTree, times: Array, keys: Array) -> Samples
     return jax.vmap(one)(states, times, keys)
 
 
-@eqx.filter_jit
 def _pushed(fields: Fields, state: PyTree, t: Array, directions: Array) -> Samples:
     rest = _parts(fields.flow, fields.template)[1]
     _, unravel = ravel_pytree(state)

@@ -62,6 +62,8 @@ class Reader:
         self.samples, self.fresh, self.still = samples, fresh, still
         self.denominator, self.tol = denominator, tol
         self.exact, self.within = exact, within
+        # Factors that are no fractions have rounding errors of their own.
+        self.loosest = max(exact, 100 * EXACT)
         self.whole = whole
         self.span = Span(still.number, 1e-8)
         self.found: list[tuple[Identity, int]] = []
@@ -112,16 +114,17 @@ class Reader:
         return Identity(_signed(tuple(terms)), claim.mask)
 
     def _settled(self, claim: Claim) -> Identity | None:
-        """A claim with fractions for factors, if it holds so, else as it is, if it
-        does.
+        """A claim with fractions for factors, over some of them, if it holds so; else
+        as it is, if it does.
         """
-        near = fractions(claim.factors, self.denominator, self.within)
-        if near is not None:
-            identity = self._identity(near, claim)
-            if defect_of(identity, self.fresh) <= self.exact:
-                return identity
+        for unit in dict.fromkeys(claim.factors[claim.factors != 0].tolist()):
+            near = fractions(claim.factors / unit, self.denominator, self.within)
+            if near is not None:
+                identity = self._identity(near, claim)
+                if defect_of(identity, self.fresh) <= self.exact:
+                    return identity
         identity = self._identity(claim.factors, claim)
-        return identity if defect_of(identity, self.fresh) <= 100 * self.exact else None
+        return identity if defect_of(identity, self.fresh) <= self.loosest else None
 
     def _sums(self) -> Iterator[list[Quantity]]:
         """Arrays, summed over axes: the fewest axes first."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ..adapters import known_options
 from ..errors import InputError, whole_number
 from ..flows import others
 from ..trajectory import Trajectory
@@ -20,7 +21,6 @@ from .lanes.lane import Lanes
 from .lanes.pool import run_pool
 from .members import Members, first_of, on_host
 from .parallel import parallel_map
-from .programs import known_options
 from .scalars import Unfit
 
 # Lanes for small problems: a few loops over this many numbers keep a core busy.

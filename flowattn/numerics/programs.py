@@ -1,10 +1,8 @@
 """Programs: how they are compiled, and how many of them a process may hold."""
 
 import dataclasses
-import functools
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -67,18 +65,3 @@ def clear_caches_if_many(every: float = 0.0, mappings: Mappings | None = None) -
 def make_room() -> None:
     """Called first by code that may compile: `clear_caches_if_many`, now and then."""
     clear_caches_if_many(_EVERY)
-
-
-@functools.cache
-def known_options(**options: Any) -> dict[str, Any]:
-    """The XLA options that this version knows, or none.
-
-    >>> known_options(no_such_option=1)
-    {}
-    """
-    program = jax.jit(lambda: 0, compiler_options=options)
-    try:
-        program.lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options

@@ -129,16 +129,16 @@ def _metrics(metrics: dict[str, Any]) -> list[str]:
     """Numbers by name, then tables of those that share a group of names."""
     single = {k: v for k, v in metrics.items() if not isinstance(v, dict)}
     rows = [(k.replace("_", " "), _show(v)) for k, v in single.items()]
-    found = [_columns([("metric", "value"), *rows])] if rows else []
+    found = [columns([("metric", "value"), *rows])] if rows else []
     for name, group in metrics.items():
         if isinstance(group, dict):
-            columns = list(next(iter(group.values())))
-            head = (name.replace("_", " "), *(c.replace("_", " ") for c in columns))
+            names = list(next(iter(group.values())))
+            head = (name.replace("_", " "), *(c.replace("_", " ") for c in names))
             body = [
-                (k.replace("_", " "), *(_show(row.get(c)) for c in columns))
+                (k.replace("_", " "), *(_show(row.get(c)) for c in names))
                 for k, row in group.items()
             ]
-            found.append(_columns([head, *body]))
+            found.append(columns([head, *body]))
     return found
 
 
@@ -249,7 +249,7 @@ def _observable_rows(summary) -> str:
                 _number(one.get("absolute_error", errors.get(name)), ".1e"),
             )
         )
-    return _columns(rows) if len(rows) > 1 else ""
+    return columns(rows) if len(rows) > 1 else ""
 
 
 def _whole(final: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def _splits(summary) -> str:
                 if not rows:
                     rows.append(("by split", "run", *value))
                 rows.append((name, kind, *(_number(item) for item in value.values())))
-    return _columns(rows) if rows else ""
+    return columns(rows) if rows else ""
 
 
 def law_table(summary: dict[str, Any]) -> str:
@@ -289,28 +289,28 @@ def law_table(summary: dict[str, Any]) -> str:
                 law["regime"] or "",
             )
         )
-    return _columns(rows)
+    return columns(rows)
 
 
-_UNKNOWN = "–"
+UNKNOWN = "–"
 
 
-def _columns(rows) -> str:
+def columns(rows: list[tuple[str, ...]]) -> str:
     """Rows as lines, with the heads first, without columns in which nothing is
     known.
     """
     head, *body = zip(*rows, strict=True)
-    columns = [head, *(x for x in body if set(x[1:]) != {_UNKNOWN})]
-    widths = [max(map(len, column)) for column in columns]
+    shown = [head, *(x for x in body if set(x[1:]) != {UNKNOWN})]
+    widths = [max(map(len, column)) for column in shown]
     lines = [
         "  ".join(map(str.ljust, row, widths)).rstrip()
-        for row in zip(*columns, strict=True)
+        for row in zip(*shown, strict=True)
     ]
     return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
 
 
 def _number(value: float | int | None, form: str = ".4g") -> str:
-    return _UNKNOWN if value is None else format(value, form)
+    return UNKNOWN if value is None else format(value, form)
 
 
 def _show(value: Any) -> str:

@@ -258,6 +258,13 @@ class AbstractSystem(AbstractSetting):
         """
         del t1
 
+    @property
+    def small(self) -> "AbstractSystem":
+        """The same setting at sizes at which its laws can be discovered in seconds:
+        this one, unless a system has its own.
+        """
+        return self
+
     @abc.abstractmethod
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
         """An instance drawn with `key`; `data` is the folder of named corpora.

@@ -1,6 +1,7 @@
 """Copying: Snell, Zhong, Klein & Steinhardt, "Approximating How Single Head Attention
 Learns" (arXiv 2103.07601)."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, SupportsFloat
@@ -85,6 +86,19 @@ class Copying(AbstractHeads, AbstractSystem):
     def idle(self) -> dict[str, str]:
         """The reduced equations are the expectation over all sequences."""
         return {"sequences": "does not go with reduced"} if self.reduced else {}
+
+    @property
+    def small(self) -> "Copying":
+        """Two heads at most, on sequences of two words out of three; the equations of
+        the margins are small as they are.
+        """
+        if self.reduced:
+            return self
+        heads = min(self.heads, 2)
+        good = None if self.good_heads is None else min(self.good_heads, heads)
+        return dataclasses.replace(
+            self, length=2, vocabulary=3, sequences=3, heads=heads, good_heads=good
+        )
 
     @property
     def usual_length(self) -> int:

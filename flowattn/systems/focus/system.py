@@ -1,6 +1,7 @@
 """Focus: Vashisht & Ramaswamy, "On the Learning Dynamics of Attention Networks"
 (ECAI 2023, arXiv 2307.13421)."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, SupportsFloat
 
@@ -91,6 +92,12 @@ class Focus(AbstractFocus):
         if self.fixed_focus is not None:
             found["start_nu"] = "is of a focus that moves, but fixed_focus holds it"
         return found
+
+    @property
+    def small(self) -> "Focus":
+        """The two equations of μ and ν."""
+        drawn = {"mosaics": None, "noise": 1.0, "balanced": True, "batch": None}
+        return dataclasses.replace(self, reduced=True, **drawn)
 
     @property
     def usual_switch(self) -> float:

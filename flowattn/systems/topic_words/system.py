@@ -1,6 +1,7 @@
 """Topic words: Lu, Mao & Nayak, "On the Dynamics of Training Attention Models"
 (ICLR 2021, arXiv 2011.10036)."""
 
+import dataclasses
 import typing
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
@@ -166,6 +167,28 @@ class TopicWords(AbstractSystem):
     def synthetic(self) -> bool:
         """Whether the sentences are drawn, not read."""
         return self.corpus == "synthetic"
+
+    @property
+    def small(self) -> "TopicWords":
+        """The same model, on synthetic sentences of five words, with all numbers of
+        order 1.
+        """
+        return dataclasses.replace(
+            self,
+            corpus="synthetic",
+            padding="mask",
+            traced=None,
+            sentence=None,
+            topics=3,
+            words_per_topic=1,
+            vocabulary=2,
+            context=2,
+            sentences=12,
+            dimension=4,
+            key_dimension=2,
+            embedding_scale=1.0,
+            query_scale=1.0,
+        )
 
     def problem(self, key: PRNGKeyArray, data: str | None = None) -> Problem:
         """Draw or read the sentences, draw the start, and name the observables."""

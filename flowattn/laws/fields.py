@@ -28,7 +28,7 @@ _TOGETHER = 64
 _QUICK = 2000
 # Sizes below this share of the large ones, at this quantile, are not scaled to these:
 # the largest of all may be far beyond the others.
-_SMALL, _LARGE = 1e-2, 0.9
+_SMALL, _LARGE = 3e-2, 0.9
 
 
 class Samples(NamedTuple):

@@ -379,9 +379,14 @@ print(fa.discover(hard.flow, hard.params))
 box = [jax.tree.map(lambda x, to=to: x + to, hard.params) for to in (0.1, 2.0)]
 law = fa.separable(hard.flow, *box)
 inside = jax.tree.map(lambda x: x + 0.2, hard.params)
-run = fa.solve(hard.flow, inside, t1=100.0, rtol=1e-9, observe={"law": law})
+observe = {"A(μ) + B(ν)": law, "μ": lambda p: p.mu, "ν": lambda p: p.nu}
+run = fa.solve(hard.flow, inside, t1=100.0, rtol=1e-9, observe=observe)
 print(f"{law.kind}: drift {float(fa.drift(law, run)):.0e}")
-print(f"from μ = {inside.mu:.2f} to {run.params.mu:.2f}")
+curves = [
+    fa.Curve(name, run.ts, run.observed[name], "line", colour)
+    for colour, name in enumerate(observe)
+]
+plotting.draw(fa.Panel("hard attention", "flow time t", "", curves)).figure
 
 # %% [markdown]
 # ## Exercises

@@ -106,14 +106,14 @@ found = fa.discover(fa.any_loss(block, sequence), params)
 print(found)
 
 # %% [markdown]
-# Read a line from left to right: the law as Python of the arrays' names; how many independent
-# numbers it adds; its shape; and the *symmetry* behind it, a change of the parameters that no
-# loss can see. A key bias adds the same to all scores of a query, which softmax ignores: it
+# Each law is written as Python of the arrays' names, with the number of independent laws that it
+# adds, its shape, and the *symmetry* behind it: a change of the parameters that no loss can see.
+# A key bias adds the same to all scores of a query, which softmax ignores: it
 # never moves. The values' law has no bias in it, since there is none.
 #
 # ## Are these all?
 #
-# The first line says *complete*, and there are two numbers behind it. Laws are the null
+# The first line says *complete*, and there are two facts behind it. Laws are the null
 # vectors of a linear system with a row $\nabla\varphi_k\cdot F$ for each random flow, so its
 # singular values must have a gap. And a law is constant along every flow, so also along
 # their Lie brackets $[F,G]$, $[F,[G,H]]$, …: if these span $r$ of $D$ directions, there are at
@@ -379,9 +379,14 @@ print(fa.discover(hard.flow, hard.params))
 box = [jax.tree.map(lambda x, to=to: x + to, hard.params) for to in (0.1, 2.0)]
 law = fa.separable(hard.flow, *box)
 inside = jax.tree.map(lambda x: x + 0.2, hard.params)
-run = fa.solve(hard.flow, inside, t1=100.0, rtol=1e-9, observe={"law": law})
+observe = {"A(μ) + B(ν)": law, "μ": lambda p: p.mu, "ν": lambda p: p.nu}
+run = fa.solve(hard.flow, inside, t1=100.0, rtol=1e-9, observe=observe)
 print(f"{law.kind}: drift {float(fa.drift(law, run)):.0e}")
-print(f"from μ = {inside.mu:.2f} to {run.params.mu:.2f}")
+curves = [
+    fa.Curve(name, run.ts, run.observed[name], "line", colour)
+    for colour, name in enumerate(observe)
+]
+plotting.draw(fa.Panel("hard attention", "flow time t", "", curves)).figure
 
 # %% [markdown]
 # ## Exercises

@@ -97,7 +97,7 @@ def row_of(name: str, found: dict[str, Any]) -> tuple[str, ...]:
     laws = [f"{formula(latex)} ({count})" for latex, count in found["latex"]]
     missing = found["at_most"] - found["independent"]
     return (
-        ARCHITECTURES[name].title,
+        ARCHITECTURES[name].title.replace("|", r"\|"),
         str(found["parameters"]),
         str(found["unknowns"]),
         ", ".join(laws) or "none",

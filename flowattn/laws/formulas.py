@@ -256,7 +256,7 @@ def _latex(quantity: Quantity, later: bool) -> str:
     if not quantity.time:
         return rf"\left({text}\right)" if later and quantity.kind == "turn" else text
     wide = quantity.kind == "turn"
-    return rf"{quantity.time}\," + (rf"\left({text}\right)" if wide else text)
+    return rf"{symbol(quantity.time)}\," + (rf"\left({text}\right)" if wide else text)
 
 
 _TOP = r"\top"

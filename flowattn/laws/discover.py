@@ -195,7 +195,9 @@ def _read(
     reader: Reader, dictionary: Dictionary, basis: np.ndarray, gradients: np.ndarray
 ) -> None:
     """Read all laws of a null space: as readable ones, then the rest entry by entry."""
-    total = Span(len(gradients), reader.span.tol).new(gradients @ basis).shape[1]
+    span = Span(len(gradients), reader.span.tol)
+    sums, terms = gradients @ basis, np.abs(gradients) @ np.abs(basis)
+    total = span.new(sums, terms).shape[1]
     reader.read(total)
     rest = (Claim(*claim, "all") for claim in dictionary.sums(basis))
     reader.keep(rest, total)

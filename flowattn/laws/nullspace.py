@@ -194,12 +194,17 @@ class Span:
     def rank(self) -> int:
         return self.basis.shape[1]
 
-    def new(self, columns: np.ndarray) -> np.ndarray:
+    def new(self, columns: np.ndarray, terms: np.ndarray) -> np.ndarray:
         """An orthonormal basis of what columns add to the span; those that are 0 but
-        for rounding, of functions that are constant, add nothing.
+        for the rounding of their terms, of functions that are constant, add nothing.
+
+        Args:
+            columns: numbers × columns.
+            terms: the same with the sums of their terms' absolute values.
         """
         sizes = np.linalg.norm(columns, axis=0)
-        columns = columns[:, sizes > self.tol] / sizes[sizes > self.tol]
+        counts = sizes > self.tol * np.linalg.norm(terms, axis=0)
+        columns = columns[:, counts] / sizes[counts]
         for _ in range(2):
             columns = columns - self.basis @ (self.basis.T @ columns)
         left = np.linalg.norm(columns, axis=0) > self.tol

@@ -88,7 +88,9 @@ class Reader:
         for claim in claims:
             if self.span.rank >= most:
                 break
-            added = self.span.new(self._gradients(claim))
+            gradients = self._gradients(claim)
+            sums, terms = gradients.sum(axis=1), np.abs(gradients).sum(axis=1)
+            added = self.span.new(sums, terms)
             identity = self._settled(claim) if added.size else None
             if identity is not None:
                 self.span.extend(added)
@@ -96,13 +98,14 @@ class Reader:
         self.found = self.found + _joined(kept, self.shapes)
 
     def _gradients(self, claim: Claim) -> np.ndarray:
-        """The gradients of a claim's entries, of symmetric matrices each one once."""
-        identity = self._identity(claim.factors, claim)
-        rates = identity.rates(self.still).sum(axis=1)
+        """The gradients of the terms of a claim's entries, of symmetric matrices each
+        one once: directions × terms × entries.
+        """
+        rates = self._identity(claim.factors, claim).rates(self.still)
         first = claim.quantities[0]
         if first.kind == "gram" and first.entry is None and claim.mask == "all":
             size = first.shape(self.shapes)[-1]
-            return rates[:, np.triu(np.ones((size, size), bool)).ravel()]
+            return rates[:, :, np.triu(np.ones((size, size), bool)).ravel()]
         return rates
 
     def _identity(self, factors: np.ndarray, claim: Claim) -> Identity:

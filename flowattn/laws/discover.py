@@ -107,6 +107,10 @@ def discover(
     deepest = whole_number("depth", depth)
     if tol is not None:
         require_positive(tol=tol)
+        if not tol < 1:
+            raise InputError(
+                f"tol must be below 1, the largest singular value, got {tol}"
+            )
     one = isinstance(flows, AbstractFlow)
     fields = fields_of(flows, params, None, sample)
     fields, vocabulary = _worded(fields, view, atoms, times, one)
@@ -231,7 +235,7 @@ def _worded(
     words = Words(view, tuple(atoms.items()), timed, tuple((times or {}).items()))
     clock = eqx.filter_eval_shape(words.clock, jnp.zeros(()))
     if wrong := [name for name, factor in clock.items() if factor.shape]:
-        raise InputError(f"times must return one number each, not so {wrong[0]!r}")
+        raise InputError(f"times must return one number each: {wrong[0]!r} does not")
     shapes = _shapes("atoms", eqx.Partial(words.arrays, t=jnp.zeros(())), state)
     shapes = {name: shape for name, shape in shapes.items() if math.prod(shape)}
     state = fields.flow.has_state
@@ -257,7 +261,7 @@ def _shapes(what: str, view: Callable, state: PyTree) -> dict[str, tuple[int, ..
             )
         if not jnp.issubdtype(getattr(array, "dtype", int), jnp.floating):
             raise InputError(
-                f"{what} must return floating-point arrays, not so {name!r}"
+                f"{what} must return floating-point arrays, which {name!r} is not"
             )
     return {name: tuple(array.shape) for name, array in sorted(arrays.items())}
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, PyTree
 
 from ..adapters import known_options
 from ..entries import named
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..flows import AbstractFlow, velocity
 from ..identity import by_identity
 from ..precision import float_dtype, require_double
@@ -282,7 +282,15 @@ def fields_of(
     float_dtype(params)
     require_double("discover", params)
     family: Any = One(flows) if isinstance(flows, AbstractFlow) else flows
-    flow = eqx.filter_eval_shape(family, jr.key(0))
+    try:
+        flow = eqx.filter_eval_shape(family, jr.key(0))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a function of anything else raises
+        raise InputError(
+            "flows must be a flow or a function of a random key; called with a key it "
+            f"raises {type(error).__name__}: {shown(error)}"
+        ) from error
     if not isinstance(flow, AbstractFlow):
         raise InputError(
             f"flows must return a flow for each key, got a {type(flow).__name__}: of a "

@@ -27,13 +27,12 @@ def python(identity: Identity) -> str:
 def latex(identity: Identity) -> str:
     """An identity as LaTeX."""
     text = _sum(identity, _latex, r"\,")
-    shown = _masked(
+    return _masked(
         identity,
         text,
         r"\operatorname{{diag}}\left({}\right)",
         r"\operatorname{{blocks}}_{{{1}}}\left({0}\right)",
     )
-    return shown
 
 
 def generator(identity: Identity, functions: Container[str] = ()) -> str:

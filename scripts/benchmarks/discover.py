@@ -67,7 +67,7 @@ def measured(name: str) -> dict[str, Any]:
     return {
         "first_call_seconds": first,
         "seconds": time.perf_counter() - start,
-        "note": f"{found.parameters} parameters, {found.independent} laws"
+        "note": f"{found.parameters} parameters, {found.independent} independent"
         + (", complete" if found.complete else ""),
     }
 

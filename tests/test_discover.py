@@ -19,7 +19,10 @@ import flowattn as fa
 from flowattn.laws.dictionary import Dictionary, Vocabulary
 from flowattn.laws.draws import Draws
 from flowattn.laws.fields import fields_of
+from flowattn.laws.formulas import latex, python
+from flowattn.laws.identities import Identity
 from flowattn.laws.nullspace import null_space
+from flowattn.laws.quantities import Quantity
 
 
 def normal(*shape):
@@ -331,3 +334,19 @@ def test_few_data_need_deeper_brackets():
     assert one.complete and other.complete
     assert one.laws.keys() == other.laws.keys()
     assert len(other.depths) > len(one.depths)
+
+
+@pytest.mark.parametrize("factor", [1.0, -1.0, 2.0])
+@pytest.mark.parametrize("first", [True, False])
+def test_differences_within_sums_have_parentheses(factor, first):
+    """A formula means what it says: as Python, evaluated, it is the law."""
+    turn = Quantity("turn", "v", 2, None, (1,), other="w")
+    gram = Quantity("gram", "u", 2, None, (1,))
+    terms = ((factor, turn), (1.0, gram)) if first else ((1.0, gram), (factor, turn))
+    identity = Identity(terms)
+    random = np.random.default_rng(0)
+    arrays = {name: random.normal(size=(3, 2)) for name in "uvw"}
+    value = sum(identity.values(arrays, {}))
+    np.testing.assert_allclose(eval(python(identity), arrays), value, atol=1e-14)
+    wrapped = r"\left(" in latex(identity)
+    assert wrapped == (factor != 1)

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from fractions import Fraction
 
 from .identities import Identity
@@ -18,7 +18,8 @@ _DENOMINATOR = 2000
 def python(identity: Identity) -> str:
     """An identity as Python of the names of its arrays, [h] for each head."""
     times = {quantity.time for _, quantity in identity.terms}
-    text = _sum(identity, functools.partial(_python, timed=len(times) > 1), "*")
+    shown = functools.partial(_python, timed=len(times) > 1)
+    text = _sum(identity, shown, "*")
     if len(times) == 1 and (time := times.pop()):
         text = f"{time}*{_grouped(text)}"
     return _masked(identity, text, "diag({})", "blocks({}, {})")
@@ -106,22 +107,32 @@ def _matrices(identity: Identity) -> str | None:
     return "" if identity.mask == "all" else None
 
 
-def _sum(identity: Identity, shown, times: str) -> str:
+def _sum(identity: Identity, shown: Callable[[Quantity, bool], str], times: str) -> str:
+    """The terms of an identity, each shown with whether its factor is 1: what is itself
+    a difference then needs no parentheses.
+    """
     text = ""
     for factor, quantity in identity.terms:
         sign = (" - " if factor < 0 else " + ") if text else "-" * (factor < 0)
-        text += sign + _factor(abs(factor), times) + shown(quantity, bool(text))
+        text += sign + _factor(abs(factor), times) + shown(quantity, factor == 1)
     return text
 
 
 def _factor(number: float, times: str) -> str:
     """A factor in front of a term: nothing for 1, a fraction, or six digits."""
-    near = Fraction(number).limit_denominator(_DENOMINATOR)
-    exact = abs(float(near) - number) <= 1e-12 * abs(number)
-    if exact and abs(near) == 1:
-        return "-" * (near < 0)
-    text = str(near) if exact else f"{number:.6g}"
-    return text + times
+    text = fraction(number, _DENOMINATOR, 1e-12 * abs(number))
+    return text.removesuffix("1") if text in ("1", "-1") else text + times
+
+
+def fraction(number: float, denominator: int, within: float) -> str:
+    """A number as a fraction with a denominator up to a limit, if it is one within an
+    error; else with six digits.
+
+    >>> fraction(-0.2, 64, 1e-8), fraction(0.123456789, 64, 1e-8)
+    ('-1/5', '0.123457')
+    """
+    near = Fraction(float(number)).limit_denominator(denominator)
+    return str(near) if abs(float(near) - number) <= within else f"{number:.6g}"
 
 
 def _masked(identity: Identity, text: str, diagonal: str, blocks: str) -> str:
@@ -153,8 +164,7 @@ def _at(quantity: Quantity) -> str:
     return ", ".join(axes)
 
 
-def _python(quantity: Quantity, later: bool, timed: bool) -> str:
-    del later
+def _python(quantity: Quantity, bare: bool, timed: bool) -> str:
     name = "w" if quantity.index == "all" else _part(quantity)
     text = _plain(quantity, name)
     if quantity.index == "all":
@@ -162,7 +172,9 @@ def _python(quantity: Quantity, later: bool, timed: bool) -> str:
     if quantity.entry and quantity.ndim:
         wrapped = f"({text})" if "@" in text else text
         text = f"{wrapped}[{', '.join(map(str, quantity.entry))}]"
-    return f"{quantity.time}*{_grouped(text)}" if quantity.time and timed else text
+    if quantity.time and timed:
+        return f"{quantity.time}*{_grouped(text)}"
+    return text if bare else _grouped(text)
 
 
 def _grouped(text: str) -> str:
@@ -237,7 +249,7 @@ _GREEK = frozenset(
 )
 
 
-def _latex(quantity: Quantity, later: bool) -> str:
+def _latex(quantity: Quantity, bare: bool) -> str:
     name = symbol(quantity.leaf)
     if quantity.index is not None:
         head = quantity.index if isinstance(quantity.index, int) else "h"
@@ -252,17 +264,16 @@ def _latex(quantity: Quantity, later: bool) -> str:
             if quantity.degree > 1
             else f"{text}_{{{entry}}}"
         )
-    if not quantity.time:
-        return rf"\left({text}\right)" if later and quantity.kind == "turn" else text
-    wide = quantity.kind == "turn"
-    return rf"{symbol(quantity.time)}\," + (rf"\left({text}\right)" if wide else text)
+    if quantity.kind == "turn" and (quantity.time or not bare):
+        text = rf"\left({text}\right)"
+    return rf"{symbol(quantity.time)}\,{text}" if quantity.time else text
 
 
 _TOP = r"\top"
 
 
 def _raised(name: str, above: str) -> str:
-    """A name with a superscript, beside that of a head."""
+    """A name with a superscript, which joins that of a head."""
     return f"{name[:-1]}{above}}}" if "^{" in name else f"{name}^{above}"
 
 
@@ -286,8 +297,6 @@ def _latex_plain(quantity: Quantity, name: str) -> str:
         if ndim == len(quantity.at) == 1:
             return f"{name}_{{{quantity.at[0] + 1}}}^2"
         inner = f"{name}[{_at(quantity)}]" if quantity.at else name
-        if ndim == 1 and len(quantity.at) == 1:
-            return f"{inner}^2"
         return rf"\lVert {inner}\rVert^2"
     if quantity.kind == "turn":
         other = name.replace(symbol(quantity.leaf), symbol(quantity.other), 1)

@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from .formulas import aligned, fraction
 
 # Rows of a basis are 0, and multiples of each other, up to these relative errors.
 _STILL, _ALIKE = 1e-10, 1e-8
@@ -95,10 +96,7 @@ def table(
         if still:
             rows.append(("still", "", "", _counted(still)))
     shown = rows if len(rows) <= _LINES else rows[:_LINES]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append(("  " + "  ".join(cells)).rstrip())
+    lines += [f"  {line}" for line in aligned(shown)]
     if len(rows) > len(shown):
         lines.append(f"  and {len(rows) - len(shown)} more lines")
     return "\n".join(lines)
@@ -130,25 +128,18 @@ def _of_orbit(leaves: Sequence[Leaf], orbit: Orbit) -> Iterator[tuple[str, str, 
         inside = (orbit.entries >= start) & (orbit.entries < start + leaf.size)
         entries, factors = orbit.entries[inside] - start, orbit.factors[inside]
         start += leaf.size
-        texts = [_factor(factor) for factor in factors]
+        texts = [fraction(factor, _DENOMINATOR, _ALIKE) for factor in factors]
         different = list(dict.fromkeys(texts))
         if len(different) > _LINES // 3:
-            between = f"{_factor(factors.min())} to {_factor(factors.max())}"
-            yield _where(leaf, entries), between, _counted(entries.size)
+            ends = (
+                fraction(x, _DENOMINATOR, _ALIKE)
+                for x in (factors.min(), factors.max())
+            )
+            yield _where(leaf, entries), " to ".join(ends), _counted(entries.size)
             continue
         for text in different:
             own = entries[[text == other for other in texts]]
             yield _where(leaf, own), text, _counted(own.size)
-
-
-def _factor(number: float) -> str:
-    """A factor as a fraction, if it is one with a small denominator.
-
-    >>> _factor(-0.2), _factor(0.123456789)
-    ('-1/5', '0.123457')
-    """
-    near = Fraction(float(number)).limit_denominator(_DENOMINATOR)
-    return str(near) if abs(near - number) <= _ALIKE else f"{number:.6g}"
 
 
 def _where(leaf: Leaf, entries: Int[np.ndarray, " entries"]) -> str:

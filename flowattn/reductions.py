@@ -30,6 +30,7 @@ from .flows import (
 from .identity import by_identity
 from .laws.closure import FRESH, PROBES, ROUNDING, Probe, closure, leak
 from .laws.draws import Draws
+from .laws.fields import together
 from .laws.orbits import Leaf, motions, orbits, table
 from .numerics.solve import solve
 from .observables import AbstractObservable, Label, require_of_params
@@ -174,7 +175,14 @@ def reduce(
     field, given = by_identity((flow, origin))
 
     def velocities(points: np.ndarray, times: np.ndarray) -> np.ndarray:
-        return _in_parts(field, given, points * scale, times) / scale
+        found = together(
+            lambda *some: _velocities(field, given, *some),
+            len(points),
+            points * scale,
+            times,
+            size=PROBES,
+        )
+        return found / scale
 
     probe = Probe(velocities, random, float(1 / np.max(scale)))
     points = np.stack([_flat(flow.moving(start)) for start in starts]) / scale
@@ -270,17 +278,6 @@ def _unflattened(rows: np.ndarray, moves: PyTree) -> PyTree:
         jnp.asarray(part.reshape((*x.shape, *rows.shape[1:])))
         for part, x in zip(np.split(rows, ends), leaves, strict=True)
     )
-
-
-def _in_parts(
-    flow: AbstractFlow, params: PyTree, points: np.ndarray, times: np.ndarray
-) -> np.ndarray:
-    """The velocities at any number of points, by one program for a few."""
-    found = []
-    for start in range(0, len(points), PROBES):
-        some = np.resize(np.arange(start, min(start + PROBES, len(points))), PROBES)
-        found.append(np.asarray(_velocities(flow, params, points[some], times[some])))
-    return np.concatenate(found)[: len(points)]
 
 
 @eqx.filter_jit

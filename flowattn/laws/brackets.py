@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .draws import Draws
-from .fields import Fields, compiled, floored, together
+from .fields import MOST_DRAWS, Fields, compiled, floored, together
 from .nullspace import CLEAR, scaled
 
 # Singular values, over the largest, above which brackets count as a direction: those of
@@ -19,8 +19,6 @@ from .nullspace import CLEAR, scaled
 _TOL = 1e-11
 # More draws than parameters, so that the smallest singular values are well conditioned.
 _MORE = 20
-# The most draws for each flow that moves.
-_MOST_DRAWS = 20
 # Random points, of which brackets are taken at one where most flows differ.
 _POINTS = 16
 
@@ -46,7 +44,7 @@ class Depth(NamedTuple):
 class Certificate(NamedTuple):
     """The most laws there can be, and the ranks that say so.
 
-    `settled`: no bracket of any depth lowers it.
+    `settled`: whether exactly that many laws exist.
     """
 
     at_most: int
@@ -110,7 +108,7 @@ def _flows(
     many = jax.tree.map(lambda x: np.repeat(x, number, axis=0), state)
     moved, keys = np.zeros((0, fields.size)), draws.keys(0)
     sizes, counts = np.zeros(0), np.zeros(0, int)
-    while len(counts) < number and len(keys) < _MOST_DRAWS * number:
+    while len(counts) < number and len(keys) < MOST_DRAWS * number:
         more = draws.keys(number)
         found = fields.along(many, np.repeat(t, number), more).moved
         moved, keys = np.concatenate([moved, found]), jnp.concatenate([keys, more])
@@ -142,7 +140,7 @@ def _bracketed(
 
 
 def _count(sizes: np.ndarray) -> np.ndarray:
-    """Which vectors of some sizes are more than rounding beside the others."""
+    """Which vectors of some sizes are more than the rounding of the largest."""
     return sizes > 1e-12 * np.max(sizes, initial=0.0)
 
 

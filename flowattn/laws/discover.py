@@ -3,6 +3,7 @@ others.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from ..identity import by_identity
 from ..observables import takes_time
 from .brackets import certificate
 from .dictionary import Dictionary, Vocabulary, elementary
-from .discovery import Discovery, entry_of
+from .discovery import Discovery, Entry, entry_of
 from .draws import Draws
 from .fields import Fields, Samples, Words, fields_of, require_finite
 from .identities import defect_of
@@ -131,11 +132,11 @@ def discover(
     # Rounding errors of gradients are of one size where directions are as long as the
     # parameters' velocities.
     speeds = scaled(samples.moved)[1]
-    still = fields.slopes(draws, _directions(size, whole, draws) * speeds)
-    _require_varying(vocabulary, still)
+    slopes = fields.slopes(draws, _directions(size, whole, draws) * speeds)
+    _require_varying(vocabulary, slopes)
 
     def reader(**settings: Any) -> Reader:
-        return Reader(vocabulary, samples, fresh, still, whole=whole, **settings)
+        return Reader(vocabulary, samples, fresh, slopes, whole=whole, **settings)
 
     exact = reader(tol=tol, denominator=_FINE if few else DENOMINATOR)
     nearly = None
@@ -144,7 +145,7 @@ def discover(
         exact.read()
     else:
         limit = dictionary.noise if tol is None else tol
-        rows, gradients = dictionary.rows(samples), dictionary.rows(still)
+        rows, gradients = dictionary.rows(samples), dictionary.rows(slopes)
         basis, spectrum = null_space(rows, limit)
         clear = spectrum.kept >= CLEAR * limit or not spectrum.rank
         _read(exact, dictionary, basis, gradients)
@@ -170,20 +171,19 @@ def discover(
         symmetric=_symmetric(fields),
         start=fields.template,
     )
-    laws = [
-        entry(identity, adds, defect_of(identity, fresh), number=n, kind="exact")
-        for n, (identity, adds) in enumerate(exact.found, 1)
-    ]
-    others = [
-        entry(identity, adds, defect_of(identity, fresh), number=n, kind="approximate")
-        for n, (identity, adds) in enumerate(
-            nearly.found if nearly else [], len(laws) + 1
+    numbers = itertools.count(1)
+
+    def listed(reader: Reader | None, kind: Any) -> tuple[Entry, ...]:
+        group = [] if reader is None else reader.found
+        return tuple(
+            entry(law, adds, defect_of(law, fresh), number=next(numbers), kind=kind)
+            for law, adds in group
         )
-    ]
+
     return Discovery(
         of=getattr(flows, "of", "of this flow" if one else "of these flows"),
-        found=tuple(laws),
-        nearly=tuple(sorted(others, key=lambda entry: entry.defect)),
+        found=listed(exact, "exact"),
+        nearly=tuple(sorted(listed(nearly, "approximate"), key=lambda x: x.defect)),
         parameters=size,
         unknowns=dictionary.columns,
         spectrum=spectrum,
@@ -266,9 +266,9 @@ def _shapes(what: str, view: Callable, state: PyTree) -> dict[str, tuple[int, ..
     return {name: tuple(array.shape) for name, array in sorted(arrays.items())}
 
 
-def _require_varying(vocabulary: Vocabulary, still: Samples) -> None:
+def _require_varying(vocabulary: Vocabulary, slopes: Samples) -> None:
     for name in vocabulary.atoms:
-        if not np.any(still.velocities[name]):
+        if not np.any(slopes.velocities[name]):
             raise InputError(f"the atom {name!r} does not depend on what moves")
 
 

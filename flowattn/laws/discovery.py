@@ -68,7 +68,7 @@ class Discovery:
             a whole.
         clear: whether that gap leaves no doubt.
         at_most: the most independent laws there can be; None if not certified.
-        settled: whether there are exactly so many, of any form.
+        settled: whether exactly `at_most` laws exist, of any form.
         depths: rank and gap of the brackets of each depth.
         note: why there is no certificate, if so.
 
@@ -125,14 +125,14 @@ class Discovery:
 
     @property
     def complete(self) -> bool | None:
-        """Whether no other law exists near a generic parameter; None if that is not
-        known.
+        """Whether as many laws were found as there can be, so that no other exists near
+        a generic parameter; None without a certificate, or if a gap leaves doubt.
         """
         if self.at_most is None or not self.clear:
             return None
-        if not self.settled and self.at_most != self.independent:
-            return False if self.depths else None
-        return self.at_most == self.independent
+        if self.at_most == self.independent:
+            return True
+        return False if self.settled or self.depths else None
 
     def check(
         self,

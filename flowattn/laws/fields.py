@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 from ..adapters import known_options
 from ..entries import named
 from ..errors import InputError, shown
-from ..flows import AbstractFlow, velocity
+from ..flows import AbstractFlow, others, velocity
 from ..identity import by_identity
 from ..precision import float_dtype, require_double
 from .draws import Draws, Sample
@@ -31,9 +31,9 @@ _QUICK = 2000
 # Sizes below this share of the large ones, at this quantile, are not scaled to these:
 # the largest of all may be far beyond the others.
 _SMALL, _LARGE = 3e-2, 0.9
-# The most draws for each that is kept; and the velocity, over the typical one, at which
-# one is.
-_MOST_DRAWS, _HARDLY = 20, 1e-3
+# The most draws for each that is kept, and the velocity, over the typical one, up to
+# which a draw is dropped.
+MOST_DRAWS, _HARDLY = 20, 1e-3
 # Velocities of single parameters, over those of all, between rounding errors and what
 # can be measured.
 _STILL, _SLOW = 1e-14, 1e-11
@@ -65,7 +65,7 @@ class Samples(NamedTuple):
     @property
     def unit(self) -> "Samples":
         """The same with velocities of norm 1, so that rounding has one size; those that
-        are tiny beside the others are left smaller.
+        are tiny compared with the others stay smaller.
         """
         speed = floored(np.linalg.norm(self.moved, axis=1))
 
@@ -80,9 +80,8 @@ class Samples(NamedTuple):
 
 
 def floored(sizes: np.ndarray) -> np.ndarray:
-    """Sizes to divide by: those that are tiny beside most of the large ones, as where a
-    softmax is saturated, may be what is left of larger terms, and mostly their
-    rounding.
+    """Sizes to divide by, raised to a small share of the large ones: where a softmax is
+    saturated, a tiny vector is what is left of larger terms, and mostly their rounding.
     """
     if not np.any(sizes):
         return np.ones_like(sizes)
@@ -165,7 +164,7 @@ class Fields(eqx.Module):
         parts: list[Samples] = []
         kept = drawn = 0
         while kept < number:
-            if drawn >= _MOST_DRAWS * number:
+            if drawn >= MOST_DRAWS * number:
                 raise InputError(
                     f"nothing moves at {1 - kept / drawn:.0%} of the random parameters "
                     "and data: draw such as move something"
@@ -219,9 +218,8 @@ class Fields(eqx.Module):
         """The velocity of one flow of the family, on flat vectors of what moves (and of
         the time, last, if it counts; else at a given one).
         """
-        flow = self.family(key)
-        moves, rest = _parts(flow, self.template)
-        _, unravel = ravel_pytree(moves)
+        flow, rest = self.family(key), others(self.template, self.moves)
+        _, unravel = ravel_pytree(self.moves)
         counts = self.words.counts_time
 
         def velocity_at(flat: Array) -> Array:
@@ -332,30 +330,20 @@ class One(eqx.Module):
         return self.flow
 
 
-def _parts(flow: AbstractFlow, state: PyTree) -> tuple[PyTree, PyTree]:
-    """What moves, and the rest."""
-    moves = flow.moving(state)
-    rest = jax.tree.map(
-        lambda moved, leaf: leaf if moved is None else None,
-        moves,
-        state,
-        is_leaf=lambda x: x is None,
-    )
-    return moves, rest
-
-
 def _speed(flow: AbstractFlow, moves: PyTree, rest: PyTree, t: Any) -> PyTree:
     given = velocity(moves, flow(eqx.combine(moves, rest), t))
     return jax.tree.map(jnp.asarray, eqx.filter(given, eqx.is_inexact_array))
 
 
-def together(fn: Callable[..., PyTree], number: int, *given: PyTree) -> PyTree:
+def together(
+    fn: Callable[..., PyTree], number: int, *given: PyTree, size: int = _TOGETHER
+) -> PyTree:
     """A function of draws in their first axis, in NumPy, by parts of one size: one
     compiled program serves every number of them.
     """
     found = []
-    for start in range(0, number, _TOGETHER):
-        pick = np.minimum(np.arange(start, start + _TOGETHER), number - 1)
+    for start in range(0, number, size):
+        pick = np.minimum(np.arange(start, start + size), number - 1)
         parts = jax.tree.map(lambda x, pick=pick: x[pick], given)
         found.append(jax.tree.map(np.asarray, fn(*parts)))
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:number], *found)
@@ -382,8 +370,7 @@ def _drawn(fields: Fields, keys: Array) -> PyTree:
 
 def _moved(fields: Fields, states: PyTree, times: Array, keys: Array) -> Samples:
     def one(moves: PyTree, t: Array, key: Array) -> Samples:
-        flow = fields.family(key)
-        rest = _parts(flow, fields.template)[1]
+        flow, rest = fields.family(key), others(fields.template, moves)
         speed = _speed(flow, moves, rest, t)
         return _seen(fields, moves, rest, t, speed, jnp.ones_like(t))
 
@@ -391,7 +378,7 @@ def _moved(fields: Fields, states: PyTree, times: Array, keys: Array) -> Samples
 
 
 def _pushed(fields: Fields, state: PyTree, t: Array, directions: Array) -> Samples:
-    rest = _parts(fields.flow, fields.template)[1]
+    rest = others(fields.template, fields.moves)
     _, unravel = ravel_pytree(state)
 
     def one(direction: Array) -> Samples:

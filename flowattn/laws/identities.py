@@ -38,12 +38,11 @@ class Identity:
 
     def rates(self, samples: Samples) -> np.ndarray:
         """The rates of the terms at some draws: draws × terms × entries."""
-        masked = self._masked
-        terms = self.terms
         if self.mask == "diagonal":  # without the rest of each matrix
-            terms = [(c, q.replaced(kind="diagonal")) for c, q in terms]
-            masked = _as_it_is
-        found = [masked(c * rate_of(q, samples), 1) for c, q in terms]
+            terms = ((c, q.replaced(kind="diagonal")) for c, q in self.terms)
+            found = [c * rate_of(q, samples) for c, q in terms]
+        else:
+            found = [self._masked(c * rate_of(q, samples), 1) for c, q in self.terms]
         return np.stack([x.reshape(samples.number, -1) for x in found], axis=1)
 
     @property
@@ -65,11 +64,6 @@ class Identity:
         lead += self.each
         picked = tuple(np.asarray(axis) for axis in zip(*self.mask, strict=True))
         return value[(*(slice(None),) * lead, *picked)]
-
-
-def _as_it_is(value: Any, lead: int) -> Any:
-    del lead
-    return value
 
 
 def rate_of(quantity: Quantity, samples: Samples) -> np.ndarray:

@@ -112,7 +112,7 @@ def small_null_spaces(systems: np.ndarray, tol: float) -> list[np.ndarray]:
     spaces = []
     for value, vectors, size in zip(values, right, sizes, strict=True):
         rank = int(np.sum(_over_largest(value, vectors.shape[0]) > tol))
-        # Reduced before they are scaled: what is 0 is told by the size of the others.
+        # Reduced before they are scaled: an entry is 0 compared with the others.
         rows = reduced(vectors[rank:].T, max(tol, 1e-8)) / size
         first = np.argmax(rows != 0, axis=1)[:, None]
         spaces.append(rows / np.take_along_axis(rows, first, axis=1))

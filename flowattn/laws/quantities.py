@@ -27,8 +27,8 @@ class Quantity:
     the matrix of products of its slices along `axis` (WWᵀ, WᵀW for 0 and 1). "turn":
     of another array V of the same shape, VWᵀ − WVᵀ of such slices. "norm": the
     squares, summed; those of the slices `at` along `axis`, if given. "diagonal": the
-    squares of each slice along `axis`, summed. `time` names a
-    function of the time as a factor. Of the result, `entry` picks one.
+    squares of each slice along `axis`, summed. `time` names a function of the time as a
+    factor. `entry` picks one entry of the result.
     """
 
     kind: Kind

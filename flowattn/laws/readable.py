@@ -38,7 +38,7 @@ class Reader:
         vocabulary: the arrays that laws are written in.
         samples: draws along the flows.
         fresh: further draws, which decide.
-        still: one point, moved in many directions: its gradients.
+        slopes: one point, moved in many directions: its gradients.
         tol: singular values that count as 0; None: those of rounding.
         exact: the defect of a law.
         within: how far factors are from the fractions that they are rounded to.
@@ -50,7 +50,7 @@ class Reader:
         vocabulary: Vocabulary,
         samples: Samples,
         fresh: Samples,
-        still: Samples,
+        slopes: Samples,
         *,
         denominator: int = DENOMINATOR,
         tol: float | None = None,
@@ -59,13 +59,13 @@ class Reader:
         whole: bool = False,
     ):
         self.vocabulary, self.shapes = vocabulary, vocabulary.shapes
-        self.samples, self.fresh, self.still = samples, fresh, still
+        self.samples, self.fresh, self.slopes = samples, fresh, slopes
         self.denominator, self.tol = denominator, tol
         self.exact, self.within = exact, within
         # Factors that are no fractions have rounding errors of their own.
         self.loosest = max(exact, 100 * EXACT)
         self.whole = whole
-        self.span = Span(still.number, 1e-8)
+        self.span = Span(slopes.number, 1e-8)
         self.found: list[tuple[Identity, int]] = []
 
     def read(self, most: int | float = math.inf) -> None:
@@ -101,7 +101,7 @@ class Reader:
         """The gradients of the terms of a claim's entries, of symmetric matrices each
         one once: directions × terms × entries.
         """
-        rates = self._identity(claim.factors, claim).rates(self.still)
+        rates = self._identity(claim.factors, claim).rates(self.slopes)
         first = claim.quantities[0]
         if first.kind == "gram" and first.entry is None and claim.mask == "all":
             size = first.shape(self.shapes)[-1]

@@ -256,7 +256,7 @@ def test_a_law_that_the_dictionary_lacks_is_missed_and_then_found():
     family, params = fa.any_loss(bowl, normal()), ones(x=(), y=())
     found = fa.discover(family, params)
     assert not found.laws and found.settled and found.complete is False
-    assert "1 more law exists" in str(found) and "give atoms=" in str(found)
+    assert "; 1 law exists" in str(found) and "give atoms=" in str(found)
     atoms = {"log(abs(y))": lambda p: jnp.log(jnp.abs(p["y"]))}
     found = fa.discover(family, params, atoms=atoms)
     assert list(found.laws) == ["2*x**2 - y**2 - 2*log(abs(y))"] and found.complete

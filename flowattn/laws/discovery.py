@@ -236,7 +236,7 @@ class Discovery:
             missed = "this dictionary cannot write: give atoms="
             if self.kept is None:
                 missed = "whole matrices cannot write: try entries=True"
-            return f"{laws}; {more} more {exist} {how} that {missed}"
+            return f"{laws}; {more} {'more ' * bool(count)}{exist} {how} that {missed}"
         return (
             f"{laws}, at most {self.at_most} {how}: open; try depth={depth.depth + 1}"
         )

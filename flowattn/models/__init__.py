@@ -12,4 +12,7 @@ from .focus import Network as Network
 from .heads import FactorisedScores as FactorisedScores
 from .heads import FreeScores as FreeScores
 from .heads import PositionalHeads as PositionalHeads
+from .linear import AbstractLinearHeads as AbstractLinearHeads
+from .linear import MergedHeads as MergedHeads
+from .linear import SeparateHeads as SeparateHeads
 from .sequence import SequenceModel as SequenceModel

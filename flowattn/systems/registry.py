@@ -31,6 +31,11 @@ _SNELL = (
     "Learns, arXiv 2103.07601, 2021"
 )
 
+_ZHANG = (
+    "Zhang, Singh, Latham & Saxe, Training Dynamics of In-Context Learning in Linear "
+    "Attention, ICML 2025"
+)
+
 # By their names on the command line; the modules are in this folder.
 REGISTRY: dict[str, Line] = {
     "topic-words": Line("topic_words.system:TopicWords", _LU),
@@ -40,6 +45,7 @@ REGISTRY: dict[str, Line] = {
     "copying": Line("copying.system:Copying", _SNELL),
     "copying-starts": Line("copying.starts:CopyingStarts", _SNELL, study=True),
     "copying-models": Line("copying.models:CopyingModels", _SNELL, study=True),
+    "linear-icl": Line("linear_icl.system:LinearICL", _ZHANG),
     "ktiw": Line("ktiw.system:KTIW", _SNELL, study=True),
 }
 

@@ -11,6 +11,8 @@ from .mosaics import ImageMosaicsTask as ImageMosaicsTask
 from .mosaics import MosaicSplits as MosaicSplits
 from .mosaics import OrthogonalMosaics as OrthogonalMosaics
 from .mosaics import OrthogonalMosaicsTask as OrthogonalMosaicsTask
+from .regression import InContextRegression as InContextRegression
+from .regression import Moments as Moments
 from .sentences import Corpus as Corpus
 from .sentences import Sentences as Sentences
 from .text import NAMED_CORPORA as NAMED_CORPORA

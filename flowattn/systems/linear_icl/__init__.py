@@ -1,0 +1,1 @@
+"""Linear ICL: Zhang, Singh, Latham & Saxe 2025."""

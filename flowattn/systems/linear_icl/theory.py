@@ -1,0 +1,166 @@
+"""The theory of linear attention that learns regression in context.
+
+With Λ diagonal, eigenvalues λ_d, and N pairs in a sequence, a_d = 1 + (1 + tr Λ/λ_d)/N.
+Where M is diagonal, so is G = C − E₂ M Λ, with entries g_d = λ_d² − λ_d³ a_d M_dd: each
+component is learned by itself, M_dd → 1/(λ_d a_d).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+
+def shrinkage(spectrum: Float[Array, " D"], context: int) -> Float[Array, " D"]:
+    """a_d = 1 + (1 + tr Λ/λ_d)/N: what a finite context costs each component."""
+    return 1 + (1 + jnp.sum(spectrum) / spectrum) / context
+
+
+def plateaus(spectrum: Float[Array, " D"], context: int) -> Float[Array, " D+1"]:
+    """L_m = tr Λ − Σ_{d≤m} λ_d/a_d: the loss once the first m components are learned.
+
+    >>> eigenvalues = jnp.array([4.0, 3.0, 2.0, 1.0]) / 10
+    >>> [round(float(x), 7) for x in plateaus(eigenvalues, 31)]
+    [1.0, 0.6405797, 0.3773722, 0.2098046, 0.1359951]
+    """
+    falls = jnp.cumsum(spectrum / shrinkage(spectrum, context))
+    return jnp.sum(spectrum) - jnp.concatenate([jnp.zeros(1), falls])
+
+
+class AlignedPoint(eqx.Module):
+    """Heads whose keys and queries are κ e_d, a component d for each pair (h, r).
+
+    Args:
+        values: v of each head.
+        pairs: κ of each pair; the d-th of all pairs is of component d.
+    """
+
+    values: Float[Array, " H"]
+    pairs: Float[Array, "H R"]
+
+
+class AlignedLoss(eqx.Module):
+    """The loss of aligned heads: M_dd = v_h κ_hr², which stays diagonal.
+
+    As k and q are one number, its gradient in κ is twice that of either: the rates of
+    the flow are ½ for v and ¼ for κ.
+
+    Args:
+        spectrum: the eigenvalues of Λ.
+        context: N.
+    """
+
+    spectrum: Float[Array, " D"]
+    context: int = eqx.field(static=True)
+
+    def __call__(self, params: AlignedPoint) -> Scalar:
+        diagonal = (params.values[:, None] * params.pairs**2).ravel()
+        return diagonal_loss(self.spectrum, self.context, diagonal)
+
+
+class ModePoint(eqx.Module):
+    """One mode of merged heads, v_h = c_h v and U_h = c_h diag(u) with ‖c‖ = 1.
+
+    Args:
+        value: v.
+        diagonal: u.
+    """
+
+    value: Float[Array, ""]
+    diagonal: Float[Array, " D"]
+
+
+class ModeLoss(eqx.Module):
+    """The loss of one mode: M = v diag(u).
+
+    Args:
+        spectrum: the eigenvalues of Λ.
+        context: N.
+    """
+
+    spectrum: Float[Array, " D"]
+    context: int = eqx.field(static=True)
+
+    def __call__(self, params: ModePoint) -> Scalar:
+        diagonal = params.value * params.diagonal
+        return diagonal_loss(self.spectrum, self.context, diagonal)
+
+
+def diagonal_loss(
+    spectrum: Float[Array, " D"], context: int, diagonal: Float[Array, " n"]
+) -> Scalar:
+    """L(M) of a diagonal M; components beyond the given ones are 0."""
+    known = spectrum[: diagonal.size]
+    cubes = known**3 * shrinkage(spectrum, context)[: diagonal.size]
+    diagonal = diagonal[: known.size]
+    return jnp.sum(spectrum) + jnp.sum(cubes * diagonal**2 - 2 * known**2 * diagonal)
+
+
+def primitive(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """F(u) = ∫ du/(u² − u⁵), up to a constant: the time of an aligned head of rank 1.
+
+    With s = (λ a)^(−1/3), v = s u, v' = λ² v² − λ³ a v⁵ is u' = λ² s (u² − u⁵), so
+    that t = [F(u) − F(u₀)]/(λ² s).
+    """
+    root = jnp.sqrt(3.0)
+    logs = jnp.log1p(u + u**2) / 6 - jnp.log1p(-u) / 3
+    return -1 / u + logs - jnp.arctan((2 * u + 1) / root) / root
+
+
+def time_of(
+    u: Float[Array, "*n"],
+    start: Float[Array, "*n"],
+    spectrum: Float[Array, "*n"],
+    shrunk: Float[Array, "*n"],
+) -> Float[Array, "*n"]:
+    """The time at which an aligned head of rank 1 has come from u₀ to u.
+
+    >>> eigenvalues = jnp.array([4.0, 3.0, 2.0, 1.0]) / 10
+    >>> a = shrinkage(eigenvalues, 31)
+    >>> half, start = 0.5 ** (1 / 3), 0.05 * (eigenvalues * a) ** (1 / 3)
+    >>> [round(float(t), 6) for t in time_of(half, start, eigenvalues, a)]
+    [120.938951, 215.611261, 486.806623, 1956.313768]
+    """
+    size = (spectrum * shrunk) ** (-1 / 3)
+    return (primitive(u) - primitive(start)) / (spectrum**2 * size)
+
+
+def value_at(
+    ts: Float[Array, " time"],
+    start: Float[Array, " D"],
+    spectrum: Float[Array, " D"],
+    context: int,
+) -> Float[Array, "time D"]:
+    """The values of aligned heads of rank 1 over time, from v = κ = `start`: the
+    inverse of `time_of`, by bisection.
+
+    F grows from −∞ at 0 to ∞ at 1; in y = log(u/(1 − u)) both ends are far away.
+    """
+    shrunk = shrinkage(spectrum, context)
+    size = (spectrum * shrunk) ** (-1 / 3)
+    first = start / size
+    target = primitive(first)[None] + spectrum[None] ** 2 * size[None] * ts[:, None]
+    low = jnp.broadcast_to(jnp.log(first / (1 - first))[None], target.shape)
+
+    def halved(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        below = primitive(jax.nn.sigmoid(middle)) < target
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    # Beyond y = 36 a sigmoid is 1.
+    ends = jax.lax.fori_loop(0, 70, halved, (low, jnp.full_like(low, 36.0)))
+    return size[None] * jax.nn.sigmoid(ends[0])
+
+
+def white_scale(
+    ts: Float[Array, " time"], start: Scalar, dimension: int, context: int
+) -> Float[Array, " time"]:
+    """σ(t) of M = σ 1 for merged heads and Λ = 1: from u₀ = ‖(v + U ĝ)/2‖²,
+
+    σ(t) = e^{2√D t}/[c (e^{2√D t} − 1) + √D/u₀],   c = 1 + (1 + D)/N.
+    """
+    root = jnp.sqrt(float(dimension))
+    c = 1 + (1 + dimension) / context
+    fall = jnp.exp(-2 * root * ts)
+    return 1 / (c * (1 - fall) + fall * root / start)

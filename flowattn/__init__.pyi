@@ -28,6 +28,14 @@ from .measures.defect import defect as defect
 from .measures.edge import smooth as smooth
 from .measures.gap import EnsembleGap as EnsembleGap
 from .measures.gap import Gap as Gap
+from .measures.kernels import alignment as alignment
+from .measures.kernels import kernel as kernel
+from .measures.kernels import kernel_change as kernel_change
+from .measures.kernels import kernel_modes as kernel_modes
+from .measures.kernels import kernel_speed as kernel_speed
+from .measures.lazy import Lazy as Lazy
+from .measures.lazy import Scaled as Scaled
+from .measures.lazy import lazy_reduction as lazy_reduction
 from .measures.orders import Orders as Orders
 from .measures.orders import orders as orders
 from .measures.sharpness import sharpness as sharpness

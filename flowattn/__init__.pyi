@@ -23,6 +23,9 @@ from .laws.separable import separable as separable
 from .losses import AbstractBatchLoss as AbstractBatchLoss
 from .losses import AbstractExplicitLoss as AbstractExplicitLoss
 from .measures import edge as edge
+from .measures.attribution import attribute as attribute
+from .measures.attribution import by_block as by_block
+from .measures.attribution import by_group as by_group
 from .measures.compare import compare as compare
 from .measures.defect import defect as defect
 from .measures.edge import smooth as smooth
@@ -39,6 +42,7 @@ from .measures.lazy import lazy_reduction as lazy_reduction
 from .measures.orders import Orders as Orders
 from .measures.orders import orders as orders
 from .measures.sharpness import sharpness as sharpness
+from .measures.telescope import telescope as telescope
 from .numerics.descend import descend as descend
 from .numerics.ensemble import ensemble as ensemble
 from .numerics.segments import Progress as Progress

@@ -183,7 +183,7 @@ def test_wrong_input_is_one_line():
         blocks = fa.by_block(fa.GradientFlow(loss), {"keys": ("K",)})
         fa.attribute(OUTPUTS, blocks).start(START)
     with pytest.raises(fa.InputError, match="attribute needs parts"):
-        fa.attribute(OUTPUTS, loss)  # pyright: ignore
+        fa.attribute(OUTPUTS, loss)
     run = fa.descend(loss, START, learning_rate=0.1, steps=2)
     with pytest.raises(fa.InputError, match="save_params=True"):
         fa.telescope(run, OUTPUTS)

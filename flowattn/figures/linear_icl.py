@@ -96,8 +96,8 @@ def _times(runs: Runs) -> Picture:
         [
             Panel(
                 "drops of random starts",
-                Axis("1/init", scale="log"),
-                Axis("time of the drop", "time", scale="log"),
+                Axis("1/init", log=True),
+                Axis("time of the drop", "time", log=True),
                 curves,
             )
         ],

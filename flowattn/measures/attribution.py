@@ -136,7 +136,7 @@ class Attribution(AbstractFlow):
         return {"params": total, "contributions": pushed}
 
 
-def attribute(outputs: Callable[[PyTree], Array], parts: Parts) -> Attribution:
+def attribute(outputs: Callable[[PyTree], Array], parts: Any) -> Attribution:
     """A flow that keeps, beside its parameters, what each part of its velocity
     contributes to the outputs.
 

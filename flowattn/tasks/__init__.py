@@ -11,8 +11,10 @@ from .mosaics import ImageMosaicsTask as ImageMosaicsTask
 from .mosaics import MosaicSplits as MosaicSplits
 from .mosaics import OrthogonalMosaics as OrthogonalMosaics
 from .mosaics import OrthogonalMosaicsTask as OrthogonalMosaicsTask
+from .regression import AbstractMoments as AbstractMoments
 from .regression import InContextRegression as InContextRegression
 from .regression import Moments as Moments
+from .regression import PopulationMoments as PopulationMoments
 from .sentences import Corpus as Corpus
 from .sentences import Sentences as Sentences
 from .text import NAMED_CORPORA as NAMED_CORPORA

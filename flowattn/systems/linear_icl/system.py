@@ -22,7 +22,7 @@ from ...optimizers import SGD
 from ...panels import Panel
 from ...problem import Problem
 from ...reductions import Reduction
-from ...tasks import InContextRegression, Moments
+from ...tasks import AbstractMoments, InContextRegression
 from ...trajectory import Trajectory
 from ..base import AbstractSystem, AnyRun, Defaults, theory_panels
 from ..registry import REGISTRY
@@ -41,7 +41,7 @@ class RegressionLoss(eqx.Module):
         moments: of the sequences.
     """
 
-    moments: Moments
+    moments: AbstractMoments
 
     def __call__(self, params: AbstractLinearHeads) -> Scalar:
         return self.moments.error(params.matrix)
@@ -227,6 +227,8 @@ class LinearICL(AbstractSystem):
             events=events,
             closed_forms=self._closed_forms(start),
             rates=_HALF,
+            outputs=_matrix,
+            outer=found.error,
         )
 
     def _reductions(self, loss: RegressionLoss) -> dict[str, Reduction]:
@@ -248,7 +250,10 @@ class LinearICL(AbstractSystem):
             }
         small = GradientFlow(
             AlignedLoss(task.spectrum, self.context),
-            AlignedPoint(jnp.asarray(0.5), jnp.asarray(0.25)),  # pyright: ignore
+            AlignedPoint(
+                jnp.full(self.heads, _HALF),
+                jnp.full((self.heads, self.rank), _HALF / 2),
+            ),
         )
         return {
             "aligned": Reduction(
@@ -396,6 +401,10 @@ def _separate_terms(params):
 
 def _factors(params):
     return params.queries.swapaxes(1, 2), params.keys.swapaxes(1, 2)
+
+
+def _matrix(params):
+    return params.matrix
 
 
 def _learned(unit, params):

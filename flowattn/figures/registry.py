@@ -4,7 +4,7 @@ import importlib
 from typing import Any, NamedTuple
 
 _LU, _VASHISHT = "Lu, Mao & Nayak 2021", "Vashisht & Ramaswamy 2023"
-_SNELL = "Snell et al. 2021"
+_SNELL, _ZHANG = "Snell et al. 2021", "Zhang et al. 2025"
 
 
 class Figure(NamedTuple):
@@ -203,6 +203,42 @@ _ALL = (
         "discovered-laws",
         "laws",
         "laws discovered for four architectures, with the proof that these are all",
+        "new",
+    ),
+    Figure(
+        "linear-icl-drops",
+        "linear_icl",
+        "regression in context: one drop of the loss, or D",
+        f"{_ZHANG}, Figures 1 and 3",
+    ),
+    Figure(
+        "linear-icl-heads",
+        "linear_icl",
+        "values and alignments of linear heads, with the closed form",
+        f"{_ZHANG}, Figure 3",
+    ),
+    Figure(
+        "linear-icl-ranks",
+        "linear_icl",
+        "heads of rank 8, 4, 2 and 1",
+        f"{_ZHANG}, Figure 4",
+    ),
+    Figure(
+        "linear-icl-times",
+        "linear_icl",
+        "times of the drops against the size of the start",
+        "new",
+    ),
+    Figure(
+        "linear-icl-alignment",
+        "linear_icl",
+        "how far a head that learns is aligned, against the start",
+        "new",
+    ),
+    Figure(
+        "linear-icl-gap",
+        "linear_icl",
+        "gradient descent through the drops, and its flows",
         "new",
     ),
     Figure(

@@ -19,3 +19,5 @@ from .focus import soft_focus as soft_focus
 from .heads import factor_balance as factor_balance
 from .heads import logit_sum as logit_sum
 from .heads import score_sum as score_sum
+from .linear import head_balance as head_balance
+from .linear import value_balance as value_balance

@@ -110,12 +110,16 @@ def observable_panel(
         if name in small.observed:
             ts, found = reached(small, name)
             for entry in chosen:
-                hidden = "" if entry == chosen[0] else "_"
-                text = f"{hidden}reduction ({theory}) {names[entry]}".rstrip()
+                text = f"reduction ({theory})"
+                text = text if entry == chosen[0] else f"_{text} {names[entry]}"
                 curves.append(Curve(text, ts, found[:, entry], "theory"))
     if closed_form is not None:
-        exact = np.asarray(closed_form(times))
-        curves.append(Curve("closed form", times, exact, "theory", 1, width=2.2))
+        exact = np.asarray(closed_form(times)).reshape(len(times), -1)
+        for entry in chosen:
+            text = "closed form" if entry == chosen[0] else f"_closed {names[entry]}"
+            look = (None, None) if count > 1 else (1, 2.2)
+            form = exact[:, entry]
+            curves.append(Curve(text, times, form, "theory", look[0], width=look[1]))
     legend, title = "", ""
     if count > 1:
         legend = (dict(first.labels)[name].dims or ("entry",))[0].replace("_", " ")

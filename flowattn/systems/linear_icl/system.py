@@ -2,6 +2,7 @@
 Linear Attention" (arXiv 2501.16265). The README derives its formulas.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, SupportsFloat
@@ -11,40 +12,46 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from ...errors import InputError, known_numbers
+from ... import laws
+from ...errors import InputError, known_numbers, quoted
 from ...flows import GradientFlow
-from ...laws import Law, factor_balance
 from ...models import AbstractLinearHeads, MergedHeads, SeparateHeads
-from ...observables import Observable
 from ...optimizers import SGD
-from ...panels import Panel
+from ...panels import Panel, horizontal
 from ...problem import Problem
 from ...reductions import Reduction
-from ...tasks import AbstractMoments, InContextRegression
+from ...tasks import InContextRegression
 from ...trajectory import Trajectory
 from ..base import AbstractSystem, AnyRun, Defaults, theory_panels
 from ..registry import REGISTRY
 from . import theory
-from .theory import AlignedLoss, AlignedPoint, ModeLoss, ModePoint
+from .observables import (
+    RegressionLoss,
+    alignment_observable,
+    diagonal,
+    distance_observable,
+    drop,
+    drops,
+    matrix,
+    theory_observables,
+    value_observable,
+)
+from .reduced import (
+    AlignedPoint,
+    DiagonalLoss,
+    ModePoint,
+    aligned,
+    aligned_part,
+    mode,
+    one_mode,
+)
 
 _HALF = 0.5
 _MISALIGNED = "misalignment as init^(1 − (λ₂/λ₁)²)"
 _OF_INIT = "time of the drop as init"
-
-
-class RegressionLoss(eqx.Module):
-    """The mean square error of linear attention on regression in context.
-
-    Args:
-        moments: of the sequences.
-    """
-
-    moments: AbstractMoments
-
-    def __call__(self, params: AbstractLinearHeads) -> Scalar:
-        return self.moments.error(params.matrix)
+_OF_SEQUENCES = "as 1/√sequences"
 
 
 class LinearICL(AbstractSystem):
@@ -84,6 +91,8 @@ class LinearICL(AbstractSystem):
     """Size of the start, in the authors' units; aligned: κ."""
     start: Literal["random", "aligned"] = eqx.field(static=True, default="random")
     """Normal weights; or keys and queries along one component each."""
+    scales: tuple[float, ...] | None = eqx.field(static=True, default=None)
+    """Aligned start: κ of each component in units of init; None: 1."""
     spectrum: str | tuple[float, ...] = eqx.field(static=True, default="linear")
     """Eigenvalues of the tokens' covariance: "linear" (∝ D, …, 1, of trace 1), "white"
     (all 1), or the numbers."""
@@ -108,13 +117,22 @@ class LinearICL(AbstractSystem):
             )
         if self.start == "aligned" and self.attention == "merged":
             raise InputError("start 'aligned' is of attention='separate'")
-        if self.start == "aligned" and self.heads * self.rank < self.dimension:
+        if self.start == "aligned" and self.pairs < self.dimension:
             raise InputError(
                 f"an aligned start takes heads × rank of at least {self.dimension}, a "
-                f"pair for each component, got {self.heads * self.rank}"
+                f"pair for each component, got {self.pairs}"
+            )
+        if self.scales is not None and (
+            len(self.scales) != self.dimension or min(self.scales) <= 0
+        ):
+            raise InputError(
+                f"scales must be {self.dimension} positive numbers, one for each "
+                f"component, got {quoted(self.scales)}"
             )
         eigenvalues = self.eigenvalues
-        if len(eigenvalues) != self.dimension or min(eigenvalues) <= 0:
+        if len(eigenvalues) != self.dimension or not (
+            min(eigenvalues) > 0 and max(eigenvalues) < np.inf
+        ):
             raise InputError(
                 f"spectrum must be {self.dimension} positive numbers, 'linear' or "
                 f"'white', got {self.spectrum!r}"
@@ -122,13 +140,20 @@ class LinearICL(AbstractSystem):
 
     @property
     def idle(self) -> dict[str, str]:
-        """Merged heads have no rank, all sequences no draw."""
+        """Merged heads have no rank, random starts no scales, all sequences no draw."""
         found = {}
         if self.attention == "merged":
             found["rank"] = "is of attention='separate'"
+        if self.start != "aligned":
+            found["scales"] = "is of start='aligned'"
         if self.sequences is None:
             found["whiten"] = "needs sequences"
         return found
+
+    @property
+    def pairs(self) -> int:
+        """H R, the number of pairs of key and query, each of which learns a component."""
+        return self.heads * self.rank
 
     @property
     def eigenvalues(self) -> tuple[float, ...]:
@@ -146,6 +171,23 @@ class LinearICL(AbstractSystem):
         if isinstance(self.spectrum, str):
             return ()
         return tuple(sorted(map(float, self.spectrum), reverse=True))
+
+    @property
+    def small(self) -> "LinearICL":
+        """Two heads at most, on tokens of two components, from a start of order 1."""
+        scales = None if self.scales is None else self.scales[:2]
+        size = min(self.dimension, 2)
+        return dataclasses.replace(
+            self,
+            heads=min(self.heads, 2),
+            rank=min(self.rank, 2),
+            dimension=size,
+            spectrum=self.eigenvalues[:size],
+            scales=scales,
+            init=1.0,
+            sequences=None,
+            whiten=False,
+        )
 
     @property
     def task(self) -> InContextRegression:
@@ -183,13 +225,14 @@ class LinearICL(AbstractSystem):
                 scale * jr.normal(second, (heads, size, size)),
             )
         if self.start == "aligned":
-            return aligned(
-                AlignedPoint(
-                    jnp.full(heads, init * math.sqrt(rank)),
-                    jnp.full((heads, rank), init),
-                ),
-                size,
-            )
+            scales = jnp.ones(heads * rank)
+            if self.scales is not None:
+                scales = scales.at[:size].set(jnp.asarray(self.scales))
+            pairs = init * scales.reshape(heads, rank)
+            values = jnp.sqrt(jnp.sum(pairs**2, axis=1))
+            own = jnp.arange(heads * rank).reshape(heads, rank)
+            pairs, own = jnp.where(own < size, pairs, 0.0), own % size
+            return aligned(size, AlignedPoint(values, pairs, own))
         scale = init * self.context ** (1 / 3)
         wide = scale / math.sqrt(rank * (size + 1))
         return SeparateHeads(
@@ -209,243 +252,135 @@ class LinearICL(AbstractSystem):
             found = task.sample(data_key, self.sequences, self.whiten)
         loss = RegressionLoss(found)
         merged = self.attention == "merged"
-        learned = Partial(_learned, jnp.asarray(1 / jnp.diag(task.population.best)))
-        observables = _observables(loss, learned, self.heads, self.dimension, merged)
-        events = {
-            f"drop_{d + 1}": Partial(_beyond, learned, d) for d in range(self.dimension)
-        }
+        unit = 1 / jnp.diag(task.population.best)
+        observables = theory_observables(loss, diagonal, unit)
+        observables["value"] = value_observable(self.heads)
         if merged:
-            middle = (loss(start) + found.error(found.best)) / 2
-            events = {"drop": Partial(_fallen, loss, middle)}
+            events = drop(loss, (loss(start) + found.error(found.best)) / 2)
+        else:
+            events = drops(diagonal, unit)
+            observables["alignment"] = alignment_observable(
+                self.heads, self.eigenvalues
+            )
+        if self.sequences is None or self.sequences >= self.dimension**2:
+            observables["distance"] = distance_observable(found.best)
+        factors = laws.factor_balance(_factors)
         return Problem(
             start,
             loss,
             validation=loss,
             observables=observables,
-            laws=_merged_laws() if merged else _separate_laws(),
-            reductions=self._reductions(loss),
+            laws=[laws.head_balance()] if merged else [laws.value_balance(), factors],
+            reductions=self._reductions(loss, unit),
             events=events,
             closed_forms=self._closed_forms(start),
             rates=_HALF,
-            outputs=_matrix,
+            outputs=matrix,
             outer=found.error,
         )
 
-    def _reductions(self, loss: RegressionLoss) -> dict[str, Reduction]:
-        """The exact flows of special starts, approximate from others."""
-        task, full = self.task, GradientFlow(loss, _HALF)
-        exact = self.start == "aligned" and self.sequences is None
+    def _reductions(
+        self, loss: RegressionLoss, unit: Float[Array, " D"]
+    ) -> dict[str, Reduction]:
+        """The flows of special starts: exact from these, approximate from others."""
+        spectrum, size = jnp.asarray(self.eigenvalues), self.dimension
+        small, full = DiagonalLoss(spectrum, self.context), GradientFlow(loss, _HALF)
         if self.attention == "merged":
-            guess = task.spectrum**2 / jnp.linalg.norm(task.spectrum**2)
-            return {
-                "mode": Reduction(
-                    GradientFlow(ModeLoss(task.spectrum, self.context), _HALF),
-                    full,
-                    Partial(mode, guess),
-                    Partial(one_mode, self.heads),
-                    "approximate",
-                    scaling=_OF_INIT,
-                    citation=self.citation,
-                )
-            }
-        small = GradientFlow(
-            AlignedLoss(task.spectrum, self.context),
-            AlignedPoint(
-                jnp.full(self.heads, _HALF),
-                jnp.full((self.heads, self.rank), _HALF / 2),
-            ),
-        )
-        return {
-            "aligned": Reduction(
-                small,
+            guess = spectrum**2 / jnp.linalg.norm(spectrum**2)
+            of = Partial(ModePoint.diagonal, size=size)
+            seen = theory_observables(small, of, unit)
+            # Half of what is to fall: tr Λ at 0, to the loss of all components.
+            ends = theory.plateaus(spectrum, self.context)[jnp.array([0, -1])]
+            found = Reduction(
+                GradientFlow(small, _HALF),
                 full,
-                aligned_part,
-                Partial(aligned, size=self.dimension),
-                "exact" if exact else "approximate",
-                scaling="" if exact else _MISALIGNED,
+                Partial(mode, guess),
+                Partial(one_mode, self.heads),
+                "approximate",
+                scaling=_OF_INIT if self.sequences is None else _OF_SEQUENCES,
                 citation=self.citation,
+                observables=seen,
+                events=drop(small, jnp.mean(ends)),
             )
-        }
+            return {"mode": found}
+        shape = self.heads, self.rank
+        rates = AlignedPoint(jnp.full(shape[0], _HALF), jnp.full(shape, 0.25), None)
+        of = Partial(AlignedPoint.diagonal, size=size)
+        begins_there = self.start == "aligned"
+        exact = begins_there and self.sequences is None
+        scaling = _OF_SEQUENCES if begins_there else _MISALIGNED
+        found = Reduction(
+            GradientFlow(small, rates),
+            full,
+            aligned_part,
+            Partial(aligned, size),
+            "exact" if exact else "approximate",
+            scaling="" if exact else scaling,
+            citation=self.citation,
+            # From a random start heads align only as they learn: no run to compare.
+            observables=theory_observables(small, of, unit) if begins_there else {},
+            events=drops(of, unit) if begins_there else {},
+        )
+        return {"aligned": found}
 
     def _closed_forms(self, start: AbstractLinearHeads) -> dict[str, Any]:
-        white = len(set(self.eigenvalues)) == 1
         if self.sequences is not None:
             return {}
-        if self.attention == "merged" and white and self.eigenvalues[0] == 1:
-            assert isinstance(start, MergedHeads)
+        if isinstance(start, MergedHeads) and set(self.eigenvalues) == {1.0}:
             guess = jnp.eye(self.dimension) / math.sqrt(self.dimension)
             along = jnp.einsum("hij,ij->h", start.matrices, guess)
             size = jnp.sum(((start.values + along) / 2) ** 2)
             return {"learned": Partial(_white, size, self.dimension, self.context)}
         if self.start == "aligned" and self.rank == 1:
             spectrum = jnp.asarray(self.eigenvalues)
-            values = Partial(_values, start.values, spectrum, self.context)
-            return {"value": values}
+            return {"value": Partial(_values, start.values, spectrum, self.context)}
         return {}
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
-        """The plateaus of theory, L_m once m components are learned."""
+        """The plateaus of theory, L_m once m components are learned; and how many
+        components there are for which no pair is left.
+        """
         del problem, flow
         levels = theory.plateaus(jnp.asarray(self.eigenvalues), self.context)
-        return {"plateaus": [float(x) for x in levels]}
+        found: dict[str, Any] = {"plateaus": [float(x) for x in levels]}
+        if self.attention == "separate" and self.pairs < self.dimension:
+            found["components_never_learned"] = self.dimension - self.pairs
+        return found
 
     def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
-        """Loss, learned components, values and alignments over time, with theory."""
-        names = ("loss", "learned", "value", "alignment")
-        return {"training": theory_panels(run, names)}
+        """Loss with its plateaus, what is learned, values and alignments over time, with
+        theory.
+        """
+        names = ["loss", "learned", "value"]
+        if self.attention == "separate":
+            names.append("alignment")
+        loss, *others = theory_panels(run, names)
+        levels = theory.plateaus(jnp.asarray(self.eigenvalues), self.context)
+        # Merged heads learn all components at once.
+        levels = levels if self.attention == "separate" else levels[jnp.array([0, -1])]
+        guides = [
+            horizontal(
+                "plateaus" if number == 0 else f"_plateau {number}", float(level)
+            )
+            for number, level in enumerate(levels)
+        ]
+        loss = dataclasses.replace(loss, curves=(*loss.curves, *guides))
+        return {"training": [loss, *others]}
 
 
-def aligned(point: AlignedPoint, size: int) -> SeparateHeads:
-    """Heads whose p-th pair has key and query along component p; pairs beyond the
-    dimension are 0.
-    """
-    heads, rank = point.pairs.shape
-    each = jnp.eye(heads * rank, size).reshape(heads, rank, size)
-    keys = point.pairs[:, :, None] * each
-    return SeparateHeads(point.values, keys, keys)
-
-
-def aligned_part(params: SeparateHeads) -> AlignedPoint:
-    """The mean of key and query along the component of each pair."""
-    heads, rank, size = params.keys.shape
-    each = jnp.eye(heads * rank, size).reshape(heads, rank, size)
-    pairs = jnp.sum((params.keys + params.queries) / 2 * each, axis=-1)
-    return AlignedPoint(params.values, pairs)
-
-
-def mode(guess: Float[Array, " D"], params: MergedHeads) -> ModePoint:
-    """The mode of merged heads that grows first: c along v + ⟨U, ĝ⟩, ĝ = Λ²/‖Λ²‖."""
-    diagonals = jnp.diagonal(params.matrices, axis1=-2, axis2=-1)
-    weights = params.values + diagonals @ guess
-    weights = weights / jnp.linalg.norm(weights)
-    return ModePoint(weights @ params.values, weights @ diagonals)
-
-
-def one_mode(heads: int, point: ModePoint) -> MergedHeads:
-    """Heads in one mode with equal shares."""
-    shares = jnp.full(heads, heads**-0.5)
-    matrices = shares[:, None, None] * jnp.diag(point.diagonal)[None]
-    return MergedHeads(shares * point.value, matrices)
-
-
-def _observables(
-    loss: RegressionLoss, learned: Any, heads: int, size: int, merged: bool
-) -> dict[str, Observable]:
-    components = tuple(f"e{d + 1}" for d in range(size))
-    numbered = tuple(map(str, range(1, heads + 1)))
-    found = {
-        "loss": Observable(loss, (), "1", "mean square error"),
-        "learned": Observable(
-            learned,
-            ("component",),
-            "1",
-            "share of a component that is learned",
-            coords={"component": components},
-        ),
-        "components": Observable(
-            Partial(_total, learned), (), "1", "components that are learned"
-        ),
-        "value": Observable(
-            _values_of, ("head",), "1", "value of a head", {"head": numbered}
-        ),
-        "distance": Observable(
-            Partial(_distance, loss.moments.best), (), "1", "‖M − M*‖/‖M*‖"
-        ),
-    }
-    if not merged:
-        found["alignment"] = Observable(
-            _alignment,
-            ("head",),
-            "1",
-            "alignment of a head's key with one component",
-            {"head": numbered},
-        )
-    return found
-
-
-def _merged_laws() -> list[Law]:
-    return [
-        Law(
-            _merged_terms,
-            "head-balance",
-            "exact",
-            citation="Zhang, Singh, Latham & Saxe 2025 (arXiv 2501.16265)",
-            dims=("head", "head_2"),
-            long_name="balance of values and matrices",
-        )
-    ]
-
-
-def _separate_laws() -> list[Law]:
-    return [
-        Law(
-            _separate_terms,
-            "value-balance",
-            "exact",
-            citation="Zhang, Singh, Latham & Saxe 2025 (arXiv 2501.16265)",
-            dims=("head",),
-            long_name="balance of values and keys",
-        ),
-        factor_balance(_factors),
-    ]
-
-
-def _merged_terms(params):
-    products = jnp.einsum("hij,gij->hg", params.matrices, params.matrices)
-    return jnp.stack([jnp.outer(params.values, params.values), -products])
-
-
-def _separate_terms(params):
-    return jnp.stack([params.values**2, -jnp.sum(params.keys**2, axis=(1, 2))])
-
-
-def _factors(params):
+def _factors(params: SeparateHeads) -> tuple[Array, Array]:
     return params.queries.swapaxes(1, 2), params.keys.swapaxes(1, 2)
 
 
-def _matrix(params):
-    return params.matrix
-
-
-def _learned(unit, params):
-    return jnp.diagonal(params.matrix) * unit
-
-
-def _total(learned, params):
-    return jnp.sum(learned(params))
-
-
-def _values_of(params):
-    return params.values
-
-
-def _distance(best, params):
-    return jnp.linalg.norm(params.matrix - best) / jnp.linalg.norm(best)
-
-
-def _alignment(params):
-    """The largest |k·e_d|/‖k‖ of a head's first key; 0 of a key that is 0."""
-    key = params.keys[:, 0]
-    sizes = jnp.linalg.norm(key, axis=1)
-    largest = jnp.max(jnp.abs(key), axis=1)
-    return largest / jnp.where(sizes > 0, sizes, 1.0)
-
-
-def _beyond(learned, component, params):
-    return learned(params)[component] - 0.5
-
-
-def _fallen(loss, middle, params):
-    return loss(params) - middle
-
-
 def _white(size, dimension, context, ts):
+    """M = σ 1, in units of what it ends at."""
     scale = theory.white_scale(ts, size, dimension, context)
     best = 1 + (1 + dimension) / context
     return jnp.broadcast_to((scale * best)[:, None], (ts.size, dimension))
 
 
 def _values(start, spectrum, context, ts):
+    """The values of aligned heads of rank 1; those beyond the components do not move."""
     size = spectrum.size
     found = theory.value_at(ts, start[:size], spectrum, context)
     rest = jnp.broadcast_to(start[None, size:], (ts.size, start.size - size))

@@ -5,7 +5,6 @@ Where M is diagonal, so is G = C − E₂ M Λ, with entries g_d = λ_d² − λ
 component is learned by itself, M_dd → 1/(λ_d a_d).
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
@@ -25,75 +24,6 @@ def plateaus(spectrum: Float[Array, " D"], context: int) -> Float[Array, " D+1"]
     """
     falls = jnp.cumsum(spectrum / shrinkage(spectrum, context))
     return jnp.sum(spectrum) - jnp.concatenate([jnp.zeros(1), falls])
-
-
-class AlignedPoint(eqx.Module):
-    """Heads whose keys and queries are κ e_d, a component d for each pair (h, r).
-
-    Args:
-        values: v of each head.
-        pairs: κ of each pair; the d-th of all pairs is of component d.
-    """
-
-    values: Float[Array, " H"]
-    pairs: Float[Array, "H R"]
-
-
-class AlignedLoss(eqx.Module):
-    """The loss of aligned heads: M_dd = v_h κ_hr², which stays diagonal.
-
-    As k and q are one number, its gradient in κ is twice that of either: the rates of
-    the flow are ½ for v and ¼ for κ.
-
-    Args:
-        spectrum: the eigenvalues of Λ.
-        context: N.
-    """
-
-    spectrum: Float[Array, " D"]
-    context: int = eqx.field(static=True)
-
-    def __call__(self, params: AlignedPoint) -> Scalar:
-        diagonal = (params.values[:, None] * params.pairs**2).ravel()
-        return diagonal_loss(self.spectrum, self.context, diagonal)
-
-
-class ModePoint(eqx.Module):
-    """One mode of merged heads, v_h = c_h v and U_h = c_h diag(u) with ‖c‖ = 1.
-
-    Args:
-        value: v.
-        diagonal: u.
-    """
-
-    value: Float[Array, ""]
-    diagonal: Float[Array, " D"]
-
-
-class ModeLoss(eqx.Module):
-    """The loss of one mode: M = v diag(u).
-
-    Args:
-        spectrum: the eigenvalues of Λ.
-        context: N.
-    """
-
-    spectrum: Float[Array, " D"]
-    context: int = eqx.field(static=True)
-
-    def __call__(self, params: ModePoint) -> Scalar:
-        diagonal = params.value * params.diagonal
-        return diagonal_loss(self.spectrum, self.context, diagonal)
-
-
-def diagonal_loss(
-    spectrum: Float[Array, " D"], context: int, diagonal: Float[Array, " n"]
-) -> Scalar:
-    """L(M) of a diagonal M; components beyond the given ones are 0."""
-    known = spectrum[: diagonal.size]
-    cubes = known**3 * shrinkage(spectrum, context)[: diagonal.size]
-    diagonal = diagonal[: known.size]
-    return jnp.sum(spectrum) + jnp.sum(cubes * diagonal**2 - 2 * known**2 * diagonal)
 
 
 def primitive(u: Float[Array, "*n"]) -> Float[Array, "*n"]:

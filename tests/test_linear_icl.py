@@ -194,7 +194,7 @@ def test_merged_heads_drop_as_their_mode_does():
         full = of(problem.flow, members, problem.events)["drop"]
         grown = jnp.einsum("shii,i->sh", members.matrices, guess)
         sizes = jnp.linalg.norm((members.values + grown) / 2, axis=1)
-        points = ModePoint(sizes, jnp.outer(sizes, guess))
+        points = jax.vmap(ModePoint)(sizes, jnp.outer(sizes, guess))
         small = of(reduction.flow, points, reduction.events)["drop"]
         apart.append(np.median(np.abs(small - full)))
         escape = jnp.log(1 / sizes) / jnp.linalg.norm(EIGENVALUES**2)

@@ -103,7 +103,8 @@ def _heads(runs: Runs) -> Picture:
         "one head, one eigenvector",
         f"{_SIZES}, rank 1. Left: heads that begin along one eigenvector with "
         "v = k = q = 0.05 do not meet, and each follows its closed form. Middle and "
-        "right: eight random heads align as they learn; four of them never do.",
+        "right: eight random heads, of which four align as they learn; nothing is left "
+        "to learn for the others.",
     )
 
 
@@ -122,9 +123,9 @@ def _ranks(runs: Runs) -> Picture:
     return Picture(
         runs.each(panel, (8, 4, 2, 1)),
         "heads of rank R learn R eigenvectors one after the other, then wait",
-        f"D = 8, N = 31, eigenvalues ∝ 8, …, 1, nine heads, init 0.005, {count:,} drawn "
-        "sequences kept as 4,160 moments. Dotted: the population's plateaus at "
-        "multiples of R components.",
+        f"D = 8, N = 31, eigenvalues ∝ 8, …, 1, nine heads, init 0.005, {count:,} "
+        "drawn sequences kept as 4,160 moments. Dotted: the population's plateaus at "
+        "multiples of R components. The paper's curves end at t = 7,894.",
         columns=2,
     )
 
@@ -232,9 +233,9 @@ def _misaligned(runs: Runs) -> Picture:
     return Picture(
         [panel],
         "a head that learns is aligned only slowly better from smaller starts",
-        f"{_SIZES}, rank 1, eight heads: the head that learns the first component, when "
-        f"half of it is learned; medians of {_SEEDS} starts. Dashed: the exponents "
-        "1 − (λ_d/λ_1)², from the smallest start.",
+        f"{_SIZES}, rank 1, eight heads: the head that learns the first component, "
+        f"when half of it is learned; medians of {_SEEDS} starts. Dashed: the "
+        "exponents 1 − (λ_d/λ_1)², from the smallest start.",
         columns=1,
         size=(4.6, 3.4),
     )

@@ -152,7 +152,7 @@ class LinearICL(AbstractSystem):
 
     @property
     def pairs(self) -> int:
-        """H R, the number of pairs of key and query, each of which learns a component."""
+        """H R, the number of pairs of key and query; each learns a component."""
         return self.heads * self.rank
 
     @property
@@ -348,8 +348,8 @@ class LinearICL(AbstractSystem):
         return found
 
     def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
-        """Loss with its plateaus, what is learned, values and alignments over time, with
-        theory.
+        """Loss with its plateaus, learned components, values and alignments over time,
+        with theory.
         """
         names = ["loss", "learned", "value"]
         if self.attention == "separate":
@@ -380,7 +380,7 @@ def _white(size, dimension, context, ts):
 
 
 def _values(start, spectrum, context, ts):
-    """The values of aligned heads of rank 1; those beyond the components do not move."""
+    """The values of aligned heads of rank 1; heads beyond the components rest."""
     size = spectrum.size
     found = theory.value_at(ts, start[:size], spectrum, context)
     rest = jnp.broadcast_to(start[None, size:], (ts.size, start.size - size))

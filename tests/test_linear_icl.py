@@ -170,7 +170,9 @@ def test_white_merged_heads_nearly_follow_their_closed_form():
         found = jnp.trace(run.observed["matrix"], axis1=2, axis2=3) / 4
         diagonals = jnp.trace(members.matrices, axis1=2, axis2=3) / 2
         sizes = jnp.sum(((members.values + diagonals) / 2) ** 2, axis=1)
-        form = jax.vmap(lambda size: theory.white_scale(run.ts[0], size, 4, 31))(sizes)
+        form = jax.vmap(theory.white_scale, (None, 0, None, None))(
+            run.ts[0], sizes, 4, 31
+        )
         assert float(found[0, -1]) == pytest.approx(1 / (1 + 5 / 31), rel=1e-3)
         errors.append(float(np.median(np.max(np.abs(found - form), axis=1))))
     for error, measured in zip(errors, (8.8e-4, 1.4e-5, 1.8e-7), strict=True):

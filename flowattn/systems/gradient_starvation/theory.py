@@ -154,12 +154,10 @@ class ResidualFlow(AbstractFlow):
 
 
 class DualFlow(AbstractFlow):
-    """The paper's dual descent, α' = log((1 − α)/α) − Kα/λ, written for u:
+    """The paper's dual descent, α' = log((1 − α)/α) − Kα/λ.
 
-        u' = (Kα/λ − u)/(α(1 − α)).
-
-    Its fixed point is that of training, its path is not: training has the same bracket
-    with the one factor λ, the dual a factor for each example.
+    Its fixed point is that of training, its path is not: that of training has the same
+    bracket times λα(1 − α), a factor of each example.
 
     Args:
         kernel: K.
@@ -171,13 +169,11 @@ class DualFlow(AbstractFlow):
 
     @property
     def real_spectrum(self) -> bool:
-        """It is the gradient flow of the dual, in α."""
+        """It is a gradient flow."""
         return True
 
     def __call__(self, params: Float[Array, " n"], t=0.0) -> Float[Array, " n"]:
-        alpha = jax.nn.sigmoid(-params)
-        pull = self.kernel @ alpha / self.penalty - params
-        return pull / (alpha * (1 - alpha))
+        return margins_of(params) - self.kernel @ params / self.penalty
 
 
 def margins_of(alpha: Float[Array, " n"]) -> Float[Array, " n"]:

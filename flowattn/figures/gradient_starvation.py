@@ -6,7 +6,7 @@ import numpy as np
 
 from ..flows import GradientFlow
 from ..numerics.solve import solve
-from ..panels import Axis, Curve, Panel, Picture, horizontal
+from ..panels import Axis, Curve, Panel, Picture, Style, horizontal
 from ..systems import GradientStarvation
 from ..systems.gradient_starvation import theory
 from ..systems.gradient_starvation.attention import Keywords, keywords
@@ -33,11 +33,10 @@ def _plane(runs: Runs) -> Picture:
             system = GradientStarvation(strength=strength, decoupled=decoupled)
             z = np.asarray(runs.flow(system, ts, rtol=1e-8).observed["z"])
             label = f"{strength:g}" if not decoupled else f"_{strength:g}"
-            curves.append(Curve(label, z[:, 0], z[:, 1], "line", colour))
+            curves.append(_path(label, z, "line", colour))
             ends.append(np.asarray(system.fixed_point))
-        ends = np.array(ends)
         label = "_fixed points" if decoupled else "fixed point"
-        curves.append(Curve(label, ends[:, 0], ends[:, 1], "points", "black"))
+        curves.append(_path(label, np.array(ends), "points", "black"))
         name = (
             "spectral decoupling, λ = 0.002" if decoupled else "weight decay, λ = 0.01"
         )
@@ -113,7 +112,7 @@ def _dual(runs: Runs) -> Picture:
     for colour, strength in enumerate(_STRENGTHS):
         system = GradientStarvation(strength=strength)
         z = np.asarray(runs.flow(system, ts, rtol=1e-8).observed["z"])
-        curves.append(Curve(f"{strength:g}, training", *z.T, "line", colour))
+        curves.append(_path(f"{strength:g}, training", z, "line", colour))
         dual = theory.DualFlow(system.kernel, system.lam)
         found = solve(
             dual,
@@ -127,9 +126,9 @@ def _dual(runs: Runs) -> Picture:
         # The parameters of these α are (YΦ)ᵀα/λ.
         basis, strengths = np.asarray(system.basis), np.asarray(system.strengths)
         z = alpha @ basis * strengths**2 / float(system.lam)
-        curves.append(Curve(f"{strength:g}, dual", *z.T, "theory", colour))
+        curves.append(_path(f"{strength:g}, dual", z, "theory", colour))
         ends.append(np.asarray(system.fixed_point))
-    curves.append(Curve("fixed point", *np.array(ends).T, "points", "black"))
+    curves.append(_path("fixed point", np.array(ends), "points", "black"))
     return Picture(
         [Panel("", _STRONG, _WEAK, curves, legend="s₁", columns=2)],
         "training is not the dual descent",
@@ -143,6 +142,10 @@ def _dual(runs: Runs) -> Picture:
 
 def _itself(params):
     return params
+
+
+def _path(label: str, z: np.ndarray, style: Style, colour: int | str) -> Curve:
+    return Curve(label, z[:, 0], z[:, 1], style, colour)
 
 
 def _attention(runs: Runs) -> Picture:

@@ -52,7 +52,8 @@ class Margins(eqx.Module):
             self.query, params.keys, params.embeddings, classifier
         )
         logits = model(self.sentences)
-        return (logits[:, 1] - logits[:, 0]) * (2 * self.sentences.labels - 1)
+        signs = (2 * self.sentences.labels - 1).astype(logits.dtype)
+        return (logits[:, 1] - logits[:, 0]) * signs
 
 
 class Keywords(NamedTuple):

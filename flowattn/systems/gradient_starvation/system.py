@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ...errors import (
     InputError,
     known_numbers,
-    known_zero,
     require_from_0,
     require_positive,
 )
@@ -26,7 +25,7 @@ from ...flows import GradientFlow
 from ...laws import Law
 from ...observables import Observable
 from ...optimizers import SGD
-from ...panels import Axis, Curve, Panel
+from ...panels import Axis, Curve, Panel, Style
 from ...problem import Problem
 from ...reductions import Reduction
 from ...trajectory import Trajectory
@@ -36,7 +35,7 @@ from . import theory
 from .losses import FeatureLoss
 from .theory import FeatureSpaceLoss, OutputFlow, ResidualFlow
 
-FEATURES = ("strong", "weak")
+FEATURES: tuple[str, ...] = ("strong", "weak")
 # λ of the authors' toy: of the parameters, and of the outputs.
 _WEIGHT_DECAY, _DECOUPLED = 0.01, 0.002
 
@@ -57,7 +56,7 @@ class GradientStarvation(AbstractSystem):
 
     name: ClassVar[str] = "gradient-starvation"
     citation: ClassVar[str] = REGISTRY[name].citation
-    example: ClassVar[str] = "--strength 6"
+    example: ClassVar[str] = "--strength 6 --spacing log"
 
     strength: SupportsFloat = 4.0
     """s₁, the strength of the strong feature."""
@@ -92,10 +91,10 @@ class GradientStarvation(AbstractSystem):
     @property
     def unpenalised(self) -> bool:
         """Whether λ is known to be 0: then there is no fixed point."""
-        numbers = self.penalty
-        if numbers is None or isinstance(numbers, jax.core.Tracer):
+        if self.penalty is None:
             return False
-        return known_zero(float(numbers))
+        numbers = known_numbers("penalty", self.penalty)
+        return numbers is not None and bool(np.all(numbers == 0))
 
     @property
     def defaults(self) -> Defaults:
@@ -297,10 +296,11 @@ class GradientStarvation(AbstractSystem):
         ]
         found = {"training": theory_panels(run, names)}
         curves = []
-        for one, label, style in (
+        runs: tuple[tuple[Trajectory | None, str, Style], ...] = (
             (run.flow, "flow", "path"),
             (run.descent, "gradient descent", "points"),
-        ):
+        )
+        for one, label, style in runs:
             if one is not None:
                 z = np.asarray(one.observed["z"])[np.asarray(one.reached)]
                 curves.append(Curve(label, z[:, 0], z[:, 1], style, len(curves)))

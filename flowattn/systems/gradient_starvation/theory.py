@@ -121,11 +121,6 @@ class OutputFlow(AbstractFlow):
     penalty: Float[Array, ""]
     decoupled: bool = eqx.field(static=True)
 
-    @property
-    def real_spectrum(self) -> bool:
-        """Its Jacobian is that of a gradient flow in the metric K⁻¹."""
-        return True
-
     def __call__(self, params: Float[Array, " n"], t=0.0) -> Float[Array, " n"]:
         alpha = jax.nn.sigmoid(-params)
         if self.decoupled:
@@ -144,11 +139,6 @@ class ResidualFlow(AbstractFlow):
 
     outputs: OutputFlow
 
-    @property
-    def real_spectrum(self) -> bool:
-        """As that of u."""
-        return True
-
     def __call__(self, params: Float[Array, " n"], t=0.0) -> Float[Array, " n"]:
         return -params * (1 - params) * self.outputs(margins_of(params))
 
@@ -166,11 +156,6 @@ class DualFlow(AbstractFlow):
 
     kernel: Float[Array, "n n"]
     penalty: Float[Array, ""]
-
-    @property
-    def real_spectrum(self) -> bool:
-        """It is a gradient flow."""
-        return True
 
     def __call__(self, params: Float[Array, " n"], t=0.0) -> Float[Array, " n"]:
         return margins_of(params) - self.kernel @ params / self.penalty

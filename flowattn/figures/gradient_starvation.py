@@ -152,7 +152,7 @@ def _attention(runs: Runs) -> Picture:
     """A trained attention model, and its linearisation by `fa.Lazy`."""
     copies = np.array(_COPIES, float)
     trained, held_out, looks = [], [], []
-    for colour, name in enumerate(("weight decay", "spectral decoupling")):
+    for colour, name in enumerate(("weight decay", "decoupled")):
         found = [_learned(runs, count, bool(colour)) for count in _COPIES]
         for panel, part in ((trained, 0), (held_out, 1)):
             full, lazy, fixed = (
@@ -173,7 +173,7 @@ def _attention(runs: Runs) -> Picture:
         Panel(
             "sentences with both, model",
             often,
-            Axis("attention on the weak keyword", low=0, high=1),
+            Axis("attention on the weak keyword", low=0, high=1.2),
             looks,
         ),
     ]

@@ -26,6 +26,7 @@ from benchmarks.discover import discover
 from benchmarks.ensemble import ensemble, sweep_full
 from benchmarks.eos import eos
 from benchmarks.focus import focus_euler
+from benchmarks.gradient_starvation import gradient_starvation
 from benchmarks.linear_icl import icl
 from benchmarks.measure import processor
 from benchmarks.page import page_of, table_of
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "sst2-stiff": sst2_stiff,
     "stiff-quadratic": stiff_quadratic,
     "focus-euler": focus_euler,
+    "gradient-starvation": gradient_starvation,
     "ensemble": ensemble,
     "sweep-full": sweep_full,
     "eos": eos,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 _LU, _VASHISHT = "Lu, Mao & Nayak 2021", "Vashisht & Ramaswamy 2023"
 _SNELL, _ZHANG = "Snell et al. 2021", "Zhang et al. 2025"
+_PEZESHKI = "Pezeshki et al. 2021"
 
 
 class Figure(NamedTuple):
@@ -180,6 +181,30 @@ _ALL = (
         "copying",
         "learning curves of a sequence model, permutations against n of m words",
         f"{_SNELL}, learning curves of permutations and of 40 of 60 words",
+    ),
+    Figure(
+        "starvation-plane",
+        "gradient_starvation",
+        "paths in the plane of a strong and a weak feature, both penalties",
+        f"{_PEZESHKI}, the two-dimensional toy",
+    ),
+    Figure(
+        "starvation-weak",
+        "gradient_starvation",
+        "what is learned of the weak feature against the strength of the other",
+        "new",
+    ),
+    Figure(
+        "starvation-dual",
+        "gradient_starvation",
+        "training beside the dual descent, in the plane of the residuals",
+        "new",
+    ),
+    Figure(
+        "starvation-attention",
+        "gradient_starvation",
+        "a weak keyword beside a strong one: trained attention and its lazy limit",
+        "new",
     ),
     Figure(
         "descent-flows",

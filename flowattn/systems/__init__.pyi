@@ -14,6 +14,7 @@ from .copying.starts import CopyingStarts as CopyingStarts
 from .copying.system import Copying as Copying
 from .focus.images import FocusImages as FocusImages
 from .focus.system import Focus as Focus
+from .gradient_starvation.system import GradientStarvation as GradientStarvation
 from .keyword.system import Keyword as Keyword
 from .ktiw.system import KTIW as KTIW
 from .linear_icl.system import LinearICL as LinearICL

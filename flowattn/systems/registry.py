@@ -36,6 +36,11 @@ _ZHANG = (
     "Attention, ICML 2025"
 )
 
+_PEZESHKI = (
+    "Pezeshki, Kaba, Bengio, Courville, Precup & Lajoie, Gradient Starvation: A "
+    "Learning Proclivity in Neural Networks, NeurIPS 2021"
+)
+
 # By their names on the command line; the modules are in this folder.
 REGISTRY: dict[str, Line] = {
     "topic-words": Line("topic_words.system:TopicWords", _LU),
@@ -46,6 +51,9 @@ REGISTRY: dict[str, Line] = {
     "copying-starts": Line("copying.starts:CopyingStarts", _SNELL, study=True),
     "copying-models": Line("copying.models:CopyingModels", _SNELL, study=True),
     "linear-icl": Line("linear_icl.system:LinearICL", _ZHANG),
+    "gradient-starvation": Line(
+        "gradient_starvation.system:GradientStarvation", _PEZESHKI
+    ),
     "ktiw": Line("ktiw.system:KTIW", _SNELL, study=True),
 }
 

@@ -20,4 +20,5 @@ from .sentences import Sentences as Sentences
 from .text import NAMED_CORPORA as NAMED_CORPORA
 from .text import TextTask as TextTask
 from .topic_words import TopicWordsTask as TopicWordsTask
+from .two_keywords import TwoKeywordsTask as TwoKeywordsTask
 from .words import WordTable as WordTable

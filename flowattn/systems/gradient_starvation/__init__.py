@@ -1,0 +1,1 @@
+"""Gradient starvation: Pezeshki, Kaba, Bengio, Courville, Precup & Lajoie 2021."""

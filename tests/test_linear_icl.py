@@ -209,27 +209,41 @@ def test_merged_heads_drop_as_their_mode_does():
     assert abs(np.median(times[0]) - 24.47) < 2
 
 
+def drops_of(system, count, t1):
+    """The times of the drops of random starts, start × component; inf of those that do
+    not drop."""
+    found = solved_to(system, count, t1).events
+    times = np.stack([np.asarray(found[f"drop_{d + 1}"]) for d in range(4)], axis=1)
+    return np.where(np.isnan(times), np.inf, times)
+
+
 @pytest.mark.slow
-def test_random_heads_learn_in_order_and_at_inverse_times():
-    """T·init of the first drop is 5.56, 5.83, 5.87 at init .1, .01, .001 with 200
-    starts of five heads; e_1, e_2, … in order in 199 of 200.
+def test_first_drops_are_inverse_to_the_start():
+    """T·init in the median at init .1, .01, .001, four heads: 5.56, 5.83, 5.87 of 12
+    starts, known to about 10 %; 4.84, 5.14, 5.18 of 200. The ratios are of one draw.
     """
-    scaled = []
-    for init in (0.1, 0.01, 0.001):
-        found = solved_to(LinearICL(heads=5, init=init), 200, 300.0 / init).events
-        times = np.stack([np.asarray(found[f"drop_{d + 1}"]) for d in range(4)], 1)
-        scaled.append(init * np.median(times[:, 0]))
-        if init == 0.01:
-            known = np.where(np.isnan(times), np.inf, times)
-            in_order = np.all(known[:, :-1] <= known[:, 1:], axis=1)
-            assert np.sum(in_order) >= 197
-            quantiles = np.quantile(known[:, :3], [0.1, 0.5, 0.9], axis=0).T
-            measured = [(338, 465, 666), (616, 879, 1215), (1146, 1673, 2537)]
-            # The known ones are of 40 starts: a tenth is known to about 12 %.
-            np.testing.assert_allclose(quantiles, measured, rtol=0.35)
-            np.testing.assert_allclose(quantiles[:, 1], [465, 879, 1673], rtol=0.15)
-            assert 0.05 < np.mean(known[:, 3] < 3948) < 0.3  # 15 %
-    assert 4.2 < scaled[0] < scaled[2] < 6.5 and scaled[2] / scaled[1] < 1.05
+    inits = (0.1, 0.01, 0.001)
+    scaled = [
+        init * np.median(drops_of(LinearICL(heads=4, init=init), 200, 60 / init)[:, 0])
+        for init in inits
+    ]
+    known = np.array([5.56, 5.83, 5.87])
+    np.testing.assert_allclose(scaled, known, rtol=0.2)
+    ratios = scaled / scaled[2]
+    np.testing.assert_allclose(ratios, known / known[2], rtol=0.02)
+
+
+@pytest.mark.slow
+def test_random_heads_learn_in_order():
+    """e_1, e_2, … in 199 of 200 starts; quantiles of five heads, init .01."""
+    times = drops_of(LinearICL(heads=5), 200, 30_000.0)
+    assert np.sum(np.all(times[:, :-1] <= times[:, 1:], axis=1)) >= 197
+    quantiles = np.quantile(times[:, :3], [0.1, 0.5, 0.9], axis=0).T
+    measured = [(338, 465, 666), (616, 879, 1215), (1146, 1673, 2537)]
+    # The known ones are of 40 starts: a tenth is known to about 12 %.
+    np.testing.assert_allclose(quantiles, measured, rtol=0.35)
+    np.testing.assert_allclose(quantiles[:, 1], [465, 879, 1673], rtol=0.15)
+    assert 0.05 < np.mean(times[:, 3] < 3948) < 0.3  # 15 %
 
 
 @pytest.mark.slow
@@ -251,12 +265,12 @@ def test_pairs_of_a_head_follow_each_other(shape, measured):
 
 @pytest.mark.slow
 def test_a_head_that_learns_is_aligned_as_theory_says():
-    """|k_d|/|k_1| when e_1 is half learned, in the median of 40 starts of five heads:
+    """|k_d|/|k_1| when e_1 is half learned, in the median of 40 starts of four heads:
     .364, .125, .0457 (d = 2) and .0912, .0170, .00309 (d = 3) at init .1, .01, .001.
     """
     found = []
     for init in (0.1, 0.01, 0.001):
-        each = misalignment(LinearICL(heads=5, init=init), 40, 20 / init)
+        each = misalignment(LinearICL(heads=4, init=init), 40, 60 / init)
         found.append(np.median(each, axis=0)[:2])
     measured = [(0.364, 0.0912), (0.125, 0.0170), (0.0457, 0.00309)]
     np.testing.assert_allclose(found, measured, rtol=0.45)

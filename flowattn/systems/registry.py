@@ -36,6 +36,11 @@ _ZHANG = (
     "Attention, ICML 2025"
 )
 
+_CUI = (
+    "Cui, Behrens, Krzakala & Zdeborová, A Phase Transition between Positional and "
+    "Semantic Learning in a Solvable Model of Dot-Product Attention, NeurIPS 2024"
+)
+
 # By their names on the command line; the modules are in this folder.
 REGISTRY: dict[str, Line] = {
     "topic-words": Line("topic_words.system:TopicWords", _LU),
@@ -46,6 +51,7 @@ REGISTRY: dict[str, Line] = {
     "copying-starts": Line("copying.starts:CopyingStarts", _SNELL, study=True),
     "copying-models": Line("copying.models:CopyingModels", _SNELL, study=True),
     "linear-icl": Line("linear_icl.system:LinearICL", _ZHANG),
+    "positional-semantic": Line("positional_semantic.system:PositionalSemantic", _CUI),
     "ktiw": Line("ktiw.system:KTIW", _SNELL, study=True),
 }
 

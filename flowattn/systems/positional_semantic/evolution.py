@@ -86,7 +86,7 @@ class Minimum(NamedTuple):
 
 
 _STARTS = {
-    "semantic": Point(0.907, 2e-4, 14.6, 0.347),
+    "semantic": Point(0.907, 0.0, 14.6, 0.347),
     "positional": Point(0.05, 0.25, 14.6, 0.0),
 }
 
@@ -113,7 +113,7 @@ def minimum(
         sweeps: the largest number of them.
 
     Returns:
-        The `Minimum`; the positional one has θ = 0.
+        The `Minimum`: the semantic one has m = 0, the positional one θ = 0.
     """
     nodes = Nodes(*map(jnp.asarray, gauss_hermite(12) if nodes is None else nodes))
     sweep = Partial(_sweep, nodes, task, alpha, penalty)
@@ -156,9 +156,9 @@ class _Anderson:
         return Point(*found)
 
     def _is_near(self, new: Point, old: Point) -> bool:
-        """Whether no variance changes by a factor of 2, and none becomes negative."""
-        pairs = (new.q, old.q), (new.V, old.V)
-        within = all(0.5 < x / y < 2 for x, y in pairs)
+        """Whether no number changes by a factor of 2, and no variance is negative."""
+        ratios = [x / y for x, y in zip(new, old, strict=True) if y]
+        within = all(0.5 < x < 2 for x in ratios)
         return within and new.theta**2 < self.variance * new.q
 
 
@@ -257,9 +257,10 @@ def _sweep(nodes: Nodes, task, alpha, penalty, at: Point, last, steps) -> _Sweep
     V_hat = V_hat + at.theta * theta_hat / at.q
     delta = penalty + square * V_hat
     spent = (square * q_hat + m_hat**2 + square**2 * theta_hat**2) / delta
-    # Where θ is 0, the mean of r·η is 0 but for rounding, which would grow.
+    # Where θ or m is 0, by symmetry it stays 0, but for rounding, which would grow.
     theta = jnp.where(at.theta == 0, 0.0, square**2 * theta_hat / delta)
-    new = Point(square * spent / delta, m_hat / delta, square / delta, theta)
+    m = jnp.where(at.m == 0, 0.0, m_hat / delta)
+    new = Point(square * spent / delta, m, square / delta, theta)
     energies = jax.vmap(Partial(_energy, task, at.V))(c, t, h)
     phi = (V_hat * at.q - q_hat * at.V + spent - alpha * weights @ energies) / 2
     return _Sweep(new, h, phi - at.m * m_hat - at.theta * theta_hat)

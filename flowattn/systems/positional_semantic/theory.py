@@ -126,9 +126,11 @@ class Population(eqx.Module):
         """
         shares, targets = self.shares(at), self.targets
         alike = at.theta / jnp.sqrt(at.q * self.variance)
-        degree = np.add.outer(np.arange(_POINTS), np.arange(_POINTS))
-        both = shares**2 + targets**2 - 2 * alike**degree * shares * targets
-        return 2 * self.task.sigma**2 * jnp.sum(both)
+        # As products: the derivative of a power is not finite at r = 0.
+        powers = jnp.cumprod(jnp.full(_POINTS, alike).at[0].set(1.0))
+        both = jnp.outer(powers, powers) * shares * targets
+        total = jnp.sum(shares**2) + jnp.sum(targets**2) - 2 * jnp.sum(both)
+        return 2 * self.task.sigma**2 * total
 
     @property
     def baseline(self) -> tuple[Float[Array, " 2"], Scalar]:

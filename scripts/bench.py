@@ -28,6 +28,7 @@ from benchmarks.eos import eos
 from benchmarks.focus import focus_euler
 from benchmarks.measure import processor
 from benchmarks.page import page_of, table_of
+from benchmarks.positional_semantic import positional_semantic
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
 from benchmarks.topic_words import (
     sst2_gradient,
@@ -49,6 +50,7 @@ BENCHMARKS = {
     "sweep-full": sweep_full,
     "eos": eos,
     "discover": discover,
+    "positional-semantic": positional_semantic,
     "device": device,
 }
 

@@ -4,7 +4,7 @@ import importlib
 from typing import Any, NamedTuple
 
 _LU, _VASHISHT = "Lu, Mao & Nayak 2021", "Vashisht & Ramaswamy 2023"
-_SNELL = "Snell et al. 2021"
+_SNELL, _CUI = "Snell et al. 2021", "Cui et al. 2024"
 
 
 class Figure(NamedTuple):
@@ -180,6 +180,30 @@ _ALL = (
         "copying",
         "learning curves of a sequence model, permutations against n of m words",
         f"{_SNELL}, learning curves of permutations and of 40 of 60 words",
+    ),
+    Figure(
+        "positional-semantic-overlaps",
+        "positional_semantic",
+        "overlaps and loss of both minima against the number of samples, with theory",
+        f"{_CUI}, overlaps of the global minimum",
+    ),
+    Figure(
+        "positional-semantic-phases",
+        "positional_semantic",
+        "which minimum is the lower, against samples and positional share, with theory",
+        f"{_CUI}, phase diagram",
+    ),
+    Figure(
+        "positional-semantic-paths",
+        "positional_semantic",
+        "flows in the plane of the two overlaps, with those of the population",
+        "new",
+    ),
+    Figure(
+        "positional-semantic-lives",
+        "positional_semantic",
+        "how long attention by position lasts, against samples and dimension",
+        "new",
     ),
     Figure(
         "descent-flows",

@@ -264,3 +264,32 @@ def _sweep(nodes: Nodes, task, alpha, penalty, at: Point, last, steps) -> _Sweep
     energies = jax.vmap(Partial(_energy, task, at.V))(c, t, h)
     phi = (V_hat * at.q - q_hat * at.V + spent - alpha * weights @ energies) / 2
     return _Sweep(new, h, phi - at.m * m_hat - at.theta * theta_hat)
+
+
+def critical_alpha(
+    task: TokenPairsTask,
+    low: float,
+    high: float,
+    penalty: float = 0.01,
+    nodes: Nodes | None = None,
+) -> float:
+    """The α beyond which the semantic minimum is the lower one.
+
+    Args:
+        task: the task.
+        low: an α below it.
+        high: an α above it, close to `low`.
+        penalty: λ.
+        nodes: as for `minimum`.
+
+    Returns:
+        Where the line through the differences of Φ at both α is 0.
+    """
+    gains = []
+    for alpha in (low, high):
+        semantic, positional = (
+            minimum(branch, task, alpha, penalty, nodes=nodes).phi
+            for branch in BRANCHES
+        )
+        gains.append(semantic - positional)
+    return low + (high - low) * gains[0] / (gains[0] - gains[1])

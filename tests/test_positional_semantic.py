@@ -100,6 +100,7 @@ def test_loss_and_gradient_are_those_of_the_attention_matrices():
     assert abs(problem.loss(problem.params) - loss) < 1e-13 * loss
     found = -problem.flow(problem.params).weights
     np.testing.assert_allclose(found, slope, atol=1e-13 * np.abs(slope).max())
+    assert problem.outer is not None and problem.outputs is not None
     again = problem.outer(problem.outputs(problem.params))
     assert again == problem.loss(problem.params)
     outputs = problem.params(pairs.tokens)
@@ -146,7 +147,8 @@ def test_flows_end_in_two_minima(start):
     assert abs(float(traj.observed["theta"][-1]) * 0.25 - end[1]) < 5.1e-5
     assert abs(int(traj.stats["gradient_evaluations"]) - gradients) <= 30
     sharpness = [
-        float(fa.sharpness(problem.loss, 1)(x)[0]) for x in (problem.params, traj.params)
+        float(fa.sharpness(problem.loss, 1)(x)[0])
+        for x in (problem.params, traj.params)
     ]
     assert 0.0105 < min(sharpness) and max(sharpness) < 0.195 < 2 / 0.15
 
@@ -260,7 +262,9 @@ def test_minima_at_the_default_size_and_the_linear_baseline():
 
 def test_the_linear_baseline():
     weights, mse = limit().population.baseline
-    assert abs(weights[0] - 0.569902) < 5.1e-7 and abs(weights[1] + weights[0] - 1) < 1e-12
+    assert (
+        abs(weights[0] - 0.569902) < 5.1e-7 and abs(weights[1] + weights[0] - 1) < 1e-12
+    )
     assert abs(mse - BASELINE) < 5.1e-9 and abs(mse / 2 - 0.00197138) < 5.1e-9
 
 
@@ -336,7 +340,9 @@ def test_the_population_reduces_to_three_overlaps(start):
     for point in (at(0.2, 0.05, 0.1), reduction.project(problem.params)):
         assert float(fa.defect(reduction, point)) < 1e-13
     back = reduction.project(reduction.lift(at(0.2, 0.05, 0.1)))
-    np.testing.assert_allclose([back.m, back.theta, back.q], (0.2, 0.05, 0.1), rtol=1e-12)
+    np.testing.assert_allclose(
+        [back.m, back.theta, back.q], (0.2, 0.05, 0.1), rtol=1e-12
+    )
     flow = problem.solve(t1=2000.0, rtol=1e-8)
     small = reduction.solve(problem.params, t1=2000.0, rtol=1e-8)
     for name in small.observed:
@@ -437,7 +443,10 @@ BAD = [
     ({"omega": 1.2}, "omega must be from 0 to 1, got 1.2"),
     ({"omega": float("nan")}, "omega must be from 0 to 1, got nan"),
     ({"penalty": -0.1}, "penalty must be 0 or more, got -0.1"),
-    ({"mixing": (0.6, 0.3, 0.4, 0.6)}, "the rows of mixing must sum to 1, got (0.6, 0.3"),
+    (
+        {"mixing": (0.6, 0.3, 0.4, 0.6)},
+        "the rows of mixing must sum to 1, got (0.6, 0.3",
+    ),
     ({"dimension": 1}, "dimension must be at least 3"),
 ]
 

@@ -1,7 +1,7 @@
 """Pairs of tokens mixed by position and by meaning (Cui et al., arXiv 2402.03902)."""
 
 import math
-from typing import Any, SupportsFloat
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -91,8 +91,8 @@ class TokenPairsTask(eqx.Module):
     """
 
     dimension: int = eqx.field(static=True)
-    omega: SupportsFloat
-    sigma: SupportsFloat
+    omega: Any
+    sigma: Any
     mixing: Float[Array, " 2"]
 
     def sample(self, key: PRNGKeyArray, count: int) -> TokenPairs:
@@ -119,8 +119,7 @@ class TokenPairsTask(eqx.Module):
         Returns:
             t_i = (1 − ω) p_i(u*) + ω A_i1.
         """
-        omega: Any = self.omega
-        return (1 - omega) * first_share(scores) + omega * self.mixing
+        return (1 - self.omega) * first_share(scores) + self.omega * self.mixing
 
     def pairs(
         self, content: Float[Array, "n 2 d"], teacher: Float[Array, " d"]

@@ -1,4 +1,4 @@
-"""Positional and semantic attention: the flow on moments against the authors' descent."""
+"""Positional and semantic attention: the flow on moments, and the authors' descent."""
 
 from collections.abc import Callable
 from typing import Any
@@ -97,9 +97,7 @@ def _torch_step(system: Any, problem: Any, precision: str) -> Callable[[], None]
     y = ((1 - omega) * attention(xi @ star / size**0.5) + omega * fixed) @ xi
     start = torch.tensor(np.asarray(problem.params.weights), **as_given)
     weights = start.requires_grad_()
-    optimizer = torch.optim.SGD(
-        [weights], lr=_RATE, weight_decay=float(system.penalty)
-    )
+    optimizer = torch.optim.SGD([weights], lr=_RATE, weight_decay=float(system.penalty))
 
     def step():
         optimizer.zero_grad()

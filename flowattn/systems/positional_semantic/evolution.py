@@ -118,7 +118,8 @@ def minimum(
     nodes = Nodes(*map(jnp.asarray, gauss_hermite(12) if nodes is None else nodes))
     sweep = Partial(_sweep, nodes, task, alpha, penalty)
     at, h = _STARTS[branch], _scores(nodes, _STARTS[branch])
-    steps, accelerated = 2 * _FROM_GRID, _Anderson(float(task.sigma) ** 2)
+    change, number = np.inf, 0
+    steps, accelerated = 2 * _FROM_GRID, _Anderson(float(task.sigma**2))
     for number in range(1, sweeps + 1):
         new = sweep(at, h, steps)
         h, steps = new.h, _FROM_LAST
@@ -130,7 +131,8 @@ def minimum(
     end = sweep(at, h, _FROM_GRID)
     population = Population(task, task.sigma**2)
     mse = population.mse(Overlaps(at.m, at.theta, at.q))
-    return Minimum(*map(float, (*at, mse, end.phi, change)), number)
+    q, m, V, theta = map(float, at)
+    return Minimum(q, m, V, theta, float(mse), float(end.phi), change, number)
 
 
 class _Anderson:
@@ -145,7 +147,9 @@ class _Anderson:
         self.pairs = [*self.pairs[-_KEPT:], (old, away)]
         found = old + _NEW * away
         if number > _DAMPED:
-            points, residuals = (np.diff(x, axis=0).T for x in zip(*self.pairs))
+            points, residuals = (
+                np.diff(x, axis=0).T for x in zip(*self.pairs, strict=True)
+            )
             scale = 1 / (np.abs(old) + 1e-3)
             weights = np.linalg.lstsq(
                 scale[:, None] * residuals, scale * away, rcond=1e-8

@@ -94,8 +94,8 @@ class PopulationLoss(eqx.Module):
 
 
 class PositionalSemantic(AbstractSystem):
-    """Attention that may learn to attend by position or by meaning: two minima, of which
-    the semantic one is the lower with enough samples for each dimension.
+    """Attention that may learn to attend by position or by meaning: two minima, of
+    which the semantic one is the lower with enough samples for each dimension.
 
     Raises:
         InputError: for values that do not make a system.
@@ -240,11 +240,12 @@ class PositionalSemantic(AbstractSystem):
         project = Partial(overlaps, teacher, task.sigma)
         small = _observables(theory, itself)
         seen = _observables(theory, project)
+        laws, outputs, outer = [], None, None
         if self.population:
-            loss, laws, outputs = PopulationLoss(theory, teacher), [], None
+            loss = PopulationLoss(theory, teacher)
         else:
             loss = PairsLoss(pairs, penalty)
-            laws, outputs = self._laws(pairs, penalty), loss.outputs
+            laws, outputs, outer = self._laws(pairs), loss.outputs, loss.outer
             seen["attention"] = _matrix(Partial(_mean_share, pairs.tokens))
         seen["loss"] = Observable(
             Partial(_over, size, loss), (), "1", small["loss"].label.long_name
@@ -269,10 +270,10 @@ class PositionalSemantic(AbstractSystem):
             reductions={"population": reduction},
             events={"turns": Partial(_turned, task.sigma, project)},
             outputs=outputs,
-            outer=None if outputs is None else loss.outer,
+            outer=outer,
         )
 
-    def _laws(self, pairs: TokenPairs, penalty: Array) -> list[Law]:
+    def _laws(self, pairs: TokenPairs) -> list[Law]:
         seen, size = 2 * self.count, self.dimension
         if seen >= size:
             return []
@@ -280,7 +281,7 @@ class PositionalSemantic(AbstractSystem):
         unseen = jnp.linalg.qr(tokens.T, mode="complete")[0][:, seen:]
         return [
             Law(
-                Partial(_unseen, unseen, penalty),
+                Partial(_unseen, unseen, jnp.asarray(self.penalty, float)),
                 "unseen",
                 "exact",
                 regime="fewer tokens than dimensions, 2α < 1",
@@ -291,8 +292,8 @@ class PositionalSemantic(AbstractSystem):
         ]
 
     def metrics(self, problem: Problem, flow: Trajectory | None) -> dict[str, Any]:
-        """The minima of state evolution, with the loss over d, and the error of the best
-        constant matrix.
+        """The minima of state evolution, their losses over d, and the error of the
+        best constant matrix.
         """
         del problem, flow
         task, sigma = self.task, float(self.sigma)
@@ -388,7 +389,7 @@ def _observables(theory: PopulationFlow, project: Any) -> dict[str, Observable]:
 
 
 def _matrix(first: Any) -> Observable:
-    coords = {"token": _TOKENS, "seen": _TOKENS}
+    coords: dict[str, tuple[str, ...]] = {"token": _TOKENS, "seen": _TOKENS}
     fn = Partial(_rows, first)
     return Observable(fn, ("token", "seen"), "1", "mean attention", coords)
 

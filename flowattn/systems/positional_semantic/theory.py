@@ -175,7 +175,7 @@ class PopulationFlow(AbstractFlow):
         return self.alpha * self.population.mse(at) / 2 + ridge
 
     def __call__(self, params: Overlaps, t: Any = 0.0) -> Overlaps:
-        square: Any = self.population.task.sigma**2
+        square = self.population.task.sigma**2
         slope = jax.grad(self.population.mse)(params)
         along = self.alpha * slope.m / 2
         teacher = self.alpha * square * slope.theta / 2

@@ -9,10 +9,6 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-# One token is moved up along 1, the other down.
-SIGNS = (1.0, -1.0)
-
-
 def first_share(scores: Float[Array, "*n 2"]) -> Float[Array, "*n 2"]:
     """The attention of each token of a pair on the first one.
 
@@ -27,6 +23,19 @@ def first_share(scores: Float[Array, "*n 2"]) -> Float[Array, "*n 2"]:
         p of both tokens.
     """
     return jax.nn.sigmoid(scores * (scores[..., :1] - scores[..., 1:]))
+
+
+def apart(numbers: Float[Array, "*n 2"], by: Any) -> Float[Array, "*n 2"]:
+    """The numbers of pairs, moved up for the first token and down for the second.
+
+    Args:
+        numbers: one for each token.
+        by: how far.
+
+    Returns:
+        The moved numbers.
+    """
+    return numbers + by * jnp.broadcast_to(jnp.array([1.0, -1.0]), numbers.shape)
 
 
 class TokenPairs(eqx.Module):
@@ -119,7 +128,8 @@ class TokenPairsTask(eqx.Module):
         Returns:
             t_i = (1 − ω) p_i(u*) + ω A_i1.
         """
-        return (1 - self.omega) * first_share(scores) + self.omega * self.mixing
+        fixed = jnp.broadcast_to(self.mixing, scores.shape)
+        return (1 - self.omega) * first_share(scores) + self.omega * fixed
 
     def pairs(
         self, content: Float[Array, "n 2 d"], teacher: Float[Array, " d"]
@@ -136,12 +146,12 @@ class TokenPairsTask(eqx.Module):
         size = self.dimension
         share = self.target(content @ teacher / math.sqrt(size))[..., None]
         answers = share * content[:, :1] + (1 - share) * content[:, 1:]
-        tokens = content + jnp.array(SIGNS)[:, None] / math.sqrt(size)
-        apart, left = tokens[:, 0] - tokens[:, 1], answers - tokens[:, 1:]
+        tokens = apart(content.swapaxes(1, 2), 1 / math.sqrt(size)).swapaxes(1, 2)
+        between, left = tokens[:, 0] - tokens[:, 1], answers - tokens[:, 1:]
         return TokenPairs(
             tokens,
-            _mean_square(apart),
-            jnp.einsum("nid,nd->ni", left, apart) / size,
+            _mean_square(between),
+            jnp.einsum("nid,nd->ni", left, between) / size,
             jnp.sum(_mean_square(left), axis=1),
             teacher,
         )

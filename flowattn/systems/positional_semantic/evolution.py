@@ -25,7 +25,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Scalar
 
 from ...tasks import TokenPairsTask
-from ...tasks.token_pairs import SIGNS, first_share
+from ...tasks.token_pairs import apart, first_share
 from .theory import Overlaps, Population, rule
 
 Branch = Literal["semantic", "positional"]
@@ -194,8 +194,8 @@ class _Sweep(NamedTuple):
 
 
 def _energy(task, V, c, t, h):
-    apart = first_share(h) - t
-    return jnp.sum((h - c) ** 2) / V + 2 * task.sigma**2 * jnp.sum(apart**2)
+    left = first_share(h) - t
+    return jnp.sum((h - c) ** 2) / V + 2 * task.sigma**2 * jnp.sum(left**2)
 
 
 def _newton(energy, V, steps, h):
@@ -242,7 +242,7 @@ def _minimisers(task, V, c, t, last, steps):
 
 def _scores(nodes: Nodes, at: Point):
     """c at the nodes."""
-    return jnp.sqrt(at.q) * nodes.points[:, :2] + at.m * jnp.array(SIGNS)
+    return apart(jnp.sqrt(at.q) * nodes.points[:, :2], at.m)
 
 
 @jax.jit

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Scalar
 
 from ...flows import AbstractFlow
 from ...tasks import TokenPairsTask
-from ...tasks.token_pairs import SIGNS, first_share
+from ...tasks.token_pairs import apart, first_share
 
 # Gauss–Hermite points of each score, and so many Hermite polynomials. From 20 on, the
 # rate at which the positional saddle is left has six digits.
@@ -107,7 +107,7 @@ class Population(eqx.Module):
         Returns:
             The coefficients; the first is the mean attention on the first token.
         """
-        scores = jnp.sqrt(at.q) * _grid() + at.m * jnp.array(SIGNS)
+        scores = apart(jnp.sqrt(at.q) * _grid(), at.m)
         return _coefficients(first_share(scores))
 
     @property
@@ -128,7 +128,7 @@ class Population(eqx.Module):
         alike = at.theta / jnp.sqrt(at.q * self.variance)
         # As products: the derivative of a power is not finite at r = 0.
         powers = jnp.cumprod(jnp.full(_POINTS, alike).at[0].set(1.0))
-        both = jnp.outer(powers, powers) * shares * targets
+        both = jnp.outer(powers, powers)[None] * shares * targets
         total = jnp.sum(shares**2) + jnp.sum(targets**2) - 2 * jnp.sum(both)
         return 2 * self.task.sigma**2 * total
 

@@ -163,7 +163,7 @@ class _Anderson:
         """Whether no number changes by a factor of 2, and no variance is negative."""
         ratios = [x / y for x, y in zip(new, old, strict=True) if y]
         within = all(0.5 < x < 2 for x in ratios)
-        return within and new.theta**2 < self.variance * new.q
+        return bool(within and new.theta**2 < self.variance * new.q)
 
 
 def gauss_hermite(points: int) -> Nodes:

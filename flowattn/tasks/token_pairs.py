@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
+
 def first_share(scores: Float[Array, "*n 2"]) -> Float[Array, "*n 2"]:
     """The attention of each token of a pair on the first one.
 

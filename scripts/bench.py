@@ -30,6 +30,7 @@ from benchmarks.gradient_starvation import gradient_starvation
 from benchmarks.linear_icl import icl
 from benchmarks.measure import processor
 from benchmarks.page import page_of, table_of
+from benchmarks.positional_semantic import positional_semantic
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
 from benchmarks.topic_words import (
     sst2_gradient,
@@ -53,6 +54,7 @@ BENCHMARKS = {
     "eos": eos,
     "discover": discover,
     "icl": icl,
+    "positional-semantic": positional_semantic,
     "device": device,
 }
 

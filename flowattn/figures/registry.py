@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 _LU, _VASHISHT = "Lu, Mao & Nayak 2021", "Vashisht & Ramaswamy 2023"
 _SNELL, _ZHANG = "Snell et al. 2021", "Zhang et al. 2025"
-_PEZESHKI = "Pezeshki et al. 2021"
+_PEZESHKI, _CUI = "Pezeshki et al. 2021", "Cui et al. 2024"
 
 
 class Figure(NamedTuple):
@@ -204,6 +204,30 @@ _ALL = (
         "starvation-attention",
         "gradient_starvation",
         "a weak keyword beside a strong one: trained attention and its lazy limit",
+        "new",
+    ),
+    Figure(
+        "positional-semantic-overlaps",
+        "positional_semantic",
+        "overlaps and loss of both minima against the number of samples, with theory",
+        f"{_CUI}, overlaps of the global minimum",
+    ),
+    Figure(
+        "positional-semantic-phases",
+        "positional_semantic",
+        "which minimum is the lower, against samples and positional share, with theory",
+        f"{_CUI}, phase diagram",
+    ),
+    Figure(
+        "positional-semantic-paths",
+        "positional_semantic",
+        "flows in the plane of the two overlaps, with those of the population",
+        "new",
+    ),
+    Figure(
+        "positional-semantic-lives",
+        "positional_semantic",
+        "how long attention by position lasts, against samples and dimension",
         "new",
     ),
     Figure(

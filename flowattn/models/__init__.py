@@ -16,3 +16,4 @@ from .linear import AbstractLinearHeads as AbstractLinearHeads
 from .linear import MergedHeads as MergedHeads
 from .linear import SeparateHeads as SeparateHeads
 from .sequence import SequenceModel as SequenceModel
+from .tied import TiedHead as TiedHead

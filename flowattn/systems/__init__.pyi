@@ -18,6 +18,7 @@ from .gradient_starvation.system import GradientStarvation as GradientStarvation
 from .keyword.system import Keyword as Keyword
 from .ktiw.system import KTIW as KTIW
 from .linear_icl.system import LinearICL as LinearICL
+from .positional_semantic.system import PositionalSemantic as PositionalSemantic
 from .registry import REGISTRY as REGISTRY
 from .registry import load as load
 from .topic_words.system import TopicWords as TopicWords

@@ -41,6 +41,11 @@ _PEZESHKI = (
     "Learning Proclivity in Neural Networks, NeurIPS 2021"
 )
 
+_CUI = (
+    "Cui, Behrens, Krzakala & Zdeborová, A Phase Transition between Positional and "
+    "Semantic Learning in a Solvable Model of Dot-Product Attention, NeurIPS 2024"
+)
+
 # By their names on the command line; the modules are in this folder.
 REGISTRY: dict[str, Line] = {
     "topic-words": Line("topic_words.system:TopicWords", _LU),
@@ -54,6 +59,7 @@ REGISTRY: dict[str, Line] = {
     "gradient-starvation": Line(
         "gradient_starvation.system:GradientStarvation", _PEZESHKI
     ),
+    "positional-semantic": Line("positional_semantic.system:PositionalSemantic", _CUI),
     "ktiw": Line("ktiw.system:KTIW", _SNELL, study=True),
 }
 

@@ -19,6 +19,8 @@ from .sentences import Corpus as Corpus
 from .sentences import Sentences as Sentences
 from .text import NAMED_CORPORA as NAMED_CORPORA
 from .text import TextTask as TextTask
+from .token_pairs import TokenPairs as TokenPairs
+from .token_pairs import TokenPairsTask as TokenPairsTask
 from .topic_words import TopicWordsTask as TopicWordsTask
 from .two_keywords import TwoKeywordsTask as TwoKeywordsTask
 from .words import WordTable as WordTable

@@ -1,0 +1,1 @@
+"""Positional and semantic attention: Cui, Behrens, Krzakala & Zdeborová 2024."""

@@ -11,7 +11,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import flowattn as fa
-from flowattn.figures.linear_icl import misalignment, solved_to
+from flowattn.figures.linear_icl import kernel_along, misalignment, solved_to
 from flowattn.systems.linear_icl import theory
 from flowattn.systems.linear_icl.observables import RegressionLoss
 from flowattn.systems.linear_icl.reduced import ModePoint
@@ -276,6 +276,26 @@ def test_a_head_that_learns_is_aligned_as_theory_says():
     np.testing.assert_allclose(found, measured, rtol=0.45)
     powers = np.log10(np.asarray(found[1]) / np.asarray(found[2]))
     np.testing.assert_allclose(powers, [0.4375, 0.75], atol=0.06)
+
+
+@pytest.mark.slow
+def test_the_kernel_moves_at_the_drops():
+    """Separate: its speed peaks at each drop. Merged: it grows at 2‖Λ²‖ = .376 all
+    through the escape.
+    """
+    ts = np.linspace(0.0, 4000.0, 401)
+    run = kernel_along(LinearICL(), ts)
+    speed = np.asarray(run.observed["kernel_speed"])
+    for time in (float(t) for t in run.events.values()):
+        near = np.abs(ts - time) < 100
+        assert abs(ts[near][np.argmax(speed[near])] - time) <= 20
+        assert np.max(speed[near]) > 10 * np.min(speed[near])
+    times = np.array([20.0, 30.0, 40.0])
+    ts = np.concatenate([[0.0], times, [150.0]])
+    run = kernel_along(LinearICL(attention="merged", init=1e-6), ts)
+    speed = np.asarray(run.observed["kernel_speed"])
+    np.testing.assert_allclose(speed[1:4], 0.376, atol=2e-3)
+    assert speed[-1] < 0.01
 
 
 @pytest.mark.slow

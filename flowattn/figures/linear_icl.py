@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from ..measures.kernels import kernel_change, kernel_speed
 from ..measures.orders import orders
 from ..numerics.ensemble import ensemble
 from ..numerics.solve import solve
@@ -277,7 +278,50 @@ def _gap(runs: Runs) -> Picture:
     )
 
 
+def kernel_along(system: LinearICL, ts: np.ndarray) -> Any:
+    """A run that observes the speed and the change of its tangent kernel."""
+    problem = system.problem(jr.key(0))
+    observe = {
+        "kernel_speed": kernel_speed(problem.outputs, problem.flow),
+        "kernel_change": kernel_change(problem.outputs, problem.params, problem.rates),
+    }
+    return problem.solve(ts=jnp.asarray(ts), rtol=1e-8, observe=observe)
+
+
+def _kernels(runs: Runs) -> Picture:
+    rows: list[list[Panel]] = [[], [], []]
+    for system, t1, name in (
+        (LinearICL(attention="merged", init=1e-6), 150.0, "merged key and query"),
+        (LinearICL(), 5000.0, "separate key and query"),
+    ):
+        runs.tell(f"the tangent kernel along linear-icl, {name}")
+        ts = np.linspace(0.0, t1, 501)
+        run = kernel_along(system, ts)
+        loss = Curve("full flow", ts, run.observed["loss"])
+        rows[0].append(Panel(name, TIME, _LOSS, [loss, *_levels(system)]))
+        speed = [Curve("kernel speed", ts, run.observed["kernel_speed"])]
+        if system.attention == "merged":
+            rate = 2 * float(np.linalg.norm(np.square(system.eigenvalues)))
+            speed.append(horizontal("2‖Λ²‖", rate))
+        y = Axis("‖Θ'‖/‖Θ‖", "1/time", log=True, low=1e-8 if t1 > 1000 else None)
+        rows[1].append(Panel(system.attention, TIME, y, speed))
+        change = np.asarray(run.observed["kernel_change"])
+        curve = Curve("cosine distance", ts, change[:, 1])
+        y = Axis("1 − cos(Θ, Θ₀)", low=0)
+        rows[2].append(Panel(system.attention, TIME, y, [curve]))
+    return Picture(
+        [panel for row in rows for panel in row],
+        "the tangent kernel moves at the drops",
+        f"{_SIZES}; outputs M, eight heads. Separate: init 0.01, rank 1; the speed "
+        "peaks at each drop. Merged: init 10⁻⁶; the kernel grows at twice the rate of "
+        "the weights all through the escape, and stops at the drop.",
+        columns=2,
+        size=(4.4, 2.4),
+    )
+
+
 PICTURES: dict[str, Any] = {
+    "kernels-change": _kernels,
     "linear-icl-drops": _drops,
     "linear-icl-heads": _heads,
     "linear-icl-ranks": _ranks,

@@ -285,6 +285,12 @@ _ALL = (
         "new",
     ),
     Figure(
+        "kernels-change",
+        "linear_icl",
+        "speed and change of the tangent kernel through the drops of linear ICL",
+        "new",
+    ),
+    Figure(
         "linear-icl-gap",
         "linear_icl",
         "gradient descent through the drops, and its flows",

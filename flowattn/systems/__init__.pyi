@@ -19,4 +19,5 @@ from .ktiw.system import KTIW as KTIW
 from .linear_icl.system import LinearICL as LinearICL
 from .registry import REGISTRY as REGISTRY
 from .registry import load as load
+from .token_selection.system import TokenSelection as TokenSelection
 from .topic_words.system import TopicWords as TopicWords

@@ -35,6 +35,10 @@ _ZHANG = (
     "Zhang, Singh, Latham & Saxe, Training Dynamics of In-Context Learning in Linear "
     "Attention, ICML 2025"
 )
+_SAKAMOTO = (
+    "Sakamoto & Sato, Benign Overfitting in Token Selection of Attention Mechanism, "
+    "ICML 2025"
+)
 
 # By their names on the command line; the modules are in this folder.
 REGISTRY: dict[str, Line] = {
@@ -46,6 +50,7 @@ REGISTRY: dict[str, Line] = {
     "copying-starts": Line("copying.starts:CopyingStarts", _SNELL, study=True),
     "copying-models": Line("copying.models:CopyingModels", _SNELL, study=True),
     "linear-icl": Line("linear_icl.system:LinearICL", _ZHANG),
+    "token-selection": Line("token_selection.system:TokenSelection", _SAKAMOTO),
     "ktiw": Line("ktiw.system:KTIW", _SNELL, study=True),
 }
 

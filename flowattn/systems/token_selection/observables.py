@@ -124,8 +124,8 @@ def _kinds(loss: SelectionLoss, count: int) -> list[Bool[Array, " n"]]:
 
 
 def _accuracies(train, test, params) -> Float[Array, " split"]:
-    right = [jnp.mean(1.0 * (margins(params) > 0)) for margins in (train, test)]
-    return jnp.stack(right)
+    found = [margins(params) for margins in (train, test)]
+    return jnp.stack([jnp.mean((m > 0).astype(m.dtype)) for m in found])
 
 
 def _attentions(loss, count, params) -> Float[Array, "kind token"]:
@@ -144,7 +144,7 @@ def _margins(loss, count, params) -> Float[Array, " kind"]:
 def _query_norm(params) -> Scalar:
     # The root has no slope at the start, p = 0.
     squares = jnp.sum(params.query**2)
-    return jnp.sqrt(jnp.where(squares > 0, squares, 1.0)) * (squares > 0)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
 
 
 def _chosen(loss, params) -> Scalar:
@@ -160,8 +160,8 @@ def _chosen_half(loss, params) -> Scalar:
 
 
 def _beyond_even(loss, params) -> Scalar:
-    # At the start exactly 0, which has no sign to change: where attention falls from
-    # there, it does not come back.
-    attention = loss.attention(params)
-    above = attention[:, 0] - 1 / attention.shape[1]
-    return _mean(above, loss.samples.flipped)
+    # Undefined, so without a sign to change, until clean samples have chosen: before,
+    # attention may dip below 1/T and come back.
+    attention = loss.attention(params)[:, 0]
+    above = _mean(attention, loss.samples.flipped) - 1 / loss.samples.values.shape[1]
+    return jnp.where(_chosen_half(loss, params) > 0, above, jnp.nan)

@@ -141,7 +141,7 @@ class TokenSelection(AbstractSystem):
         classes = jnp.asarray(_halves(self.samples), float)
         flipped = jnp.asarray(_first_of_each(self.samples, round(self._flips)))
         tested = jnp.asarray(_halves(self.test), float)
-        drawn = jr.split(key, 3), classes, flipped, tested
+        drawn = key, classes, flipped, tested
         noisy = bool(self._flips)
         if self.form == "small":
             samples, space, test = _small(self.task, *drawn)
@@ -199,8 +199,10 @@ class TokenSelection(AbstractSystem):
         attention = np.asarray(flow.observed["attention"])[:, 1, 0]
         attention = attention[np.asarray(flow.reached)]
         at = int(np.argmax(attention))
-        peak = {"height": float(attention[at]), "time": float(flow.ts[at])}
-        return {"noisy_peak": peak}
+        return {
+            "noisy_peak": float(attention[at]),
+            "noisy_peak_time": float(flow.ts[at]),
+        }
 
     def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:
         """Loss, accuracies, attention and margins over time."""
@@ -218,22 +220,20 @@ def _first_of_each(count: int, flips: int) -> np.ndarray:
     return np.arange(count) % (count // 2) < flips
 
 
-Drawn = tuple[TokenSamples, Subspace, ProjectedTest]
-
-
 @eqx.filter_jit
 def _small(
     task: TokenSelectionTask,
-    keys: PRNGKeyArray,
+    key: PRNGKeyArray,
     classes: Float[Array, " n"],
     flipped: Bool[Array, " n"],
     tested: Float[Array, " test"],
-) -> Drawn:
+) -> tuple[TokenSamples, Subspace, ProjectedTest]:
     """Training samples in the subspace, that subspace, and the test as seen there."""
-    samples = task.sample(keys[0], classes, flipped)
-    weight = first_weight(keys[2], task.dimension)
+    train_key, test_key, weight_key = jr.split(key, 3)
+    samples = task.sample(train_key, classes, flipped)
+    weight = first_weight(weight_key, task.dimension)
     space = subspace_of(samples.tokens, weight)
-    test = projected_test(task, keys[1], tested, space, weight)
+    test = projected_test(task, test_key, tested, space, weight)
     return space.within(samples), space, test
 
 
@@ -248,14 +248,15 @@ class Full(NamedTuple):
 @eqx.filter_jit
 def _full(
     task: TokenSelectionTask,
-    keys: PRNGKeyArray,
+    key: PRNGKeyArray,
     classes: Float[Array, " n"],
     flipped: Bool[Array, " n"],
     tested: Float[Array, " test"],
 ) -> Full:
-    samples = task.sample(keys[0], classes, flipped)
-    test = task.sample(keys[1], tested, jnp.zeros(tested.shape, bool))
-    return Full(samples, test, first_weight(keys[2], task.dimension))
+    train_key, test_key, weight_key = jr.split(key, 3)
+    samples = task.sample(train_key, classes, flipped)
+    test = task.sample(test_key, tested, jnp.zeros(tested.shape, bool))
+    return Full(samples, test, first_weight(weight_key, task.dimension))
 
 
 def _balance() -> Law:

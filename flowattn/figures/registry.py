@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 _LU, _VASHISHT = "Lu, Mao & Nayak 2021", "Vashisht & Ramaswamy 2023"
 _SNELL = "Snell et al. 2021"
+_SAKAMOTO = "Sakamoto & Sato 2025"
 
 
 class Figure(NamedTuple):
@@ -180,6 +181,30 @@ _ALL = (
         "copying",
         "learning curves of a sequence model, permutations against n of m words",
         f"{_SNELL}, learning curves of permutations and of 40 of 60 words",
+    ),
+    Figure(
+        "token-selection-regimes",
+        "token_selection",
+        "attention of clean and noisy samples and accuracies in three regimes",
+        f"{_SAKAMOTO}, dynamics of attention and accuracy",
+    ),
+    Figure(
+        "token-selection-phase",
+        "token_selection",
+        "training and test accuracy over dimension and signal",
+        f"{_SAKAMOTO}, heat maps over dimension and signal",
+    ),
+    Figure(
+        "token-selection-gap",
+        "token_selection",
+        "how far gradient descent is from two flows at three learning rates",
+        "new",
+    ),
+    Figure(
+        "token-selection-closed-form",
+        "token_selection",
+        "the closed form of one sample for the linear and the logistic loss",
+        "new",
     ),
     Figure(
         "descent-flows",

@@ -29,6 +29,7 @@ from benchmarks.focus import focus_euler
 from benchmarks.measure import processor
 from benchmarks.page import page_of, table_of
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
+from benchmarks.token_selection import token_selection
 from benchmarks.topic_words import (
     sst2_gradient,
     topic_words_flow,
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "sst2-stiff": sst2_stiff,
     "stiff-quadratic": stiff_quadratic,
     "focus-euler": focus_euler,
+    "token-selection": token_selection,
     "ensemble": ensemble,
     "sweep-full": sweep_full,
     "eos": eos,

@@ -92,6 +92,7 @@ def test_the_flow_is_the_papers(form):
     np.testing.assert_allclose(speed.query, head.weight.T @ g, rtol=1e-11, atol=1e-13)
     product = np.outer(g, head.query)
     np.testing.assert_allclose(speed.weight, product, rtol=1e-11, atol=1e-13)
+    assert problem.outputs is not None and problem.outer is not None
     assert float(problem.outer(problem.outputs(head))) == float(problem.loss(head))
 
 
@@ -197,9 +198,7 @@ def test_scipy_agrees():
     assert np.max(np.abs(found - end)) < 1e-8
 
 
-@pytest.mark.parametrize(
-    "kind, end", [("linear", 7.767802), ("logistic", 6.597831)]
-)
+@pytest.mark.parametrize("kind, end", [("linear", 7.767802), ("logistic", 6.597831)])
 def test_one_sample_follows_its_closed_form(kind, end):
     sample = theory.OneSample(jnp.array(9.0), jnp.array(0.7), 8, kind)
     problem = sample.problem
@@ -323,19 +322,17 @@ def test_the_table(setting):
 @pytest.mark.slow
 def test_regimes_of_own_draws():
     """In ranges that hold for other seeds, too."""
-    ends = {}
     for d, signal in ((2000, 20.0), (4500, 5.0), (1000, 80.0)):
         for seed in range(2):
             problem = TokenSelection(dimension=d, signal=signal).problem(jr.key(seed))
             traj = problem.solve(t1=5.0, rtol=1e-7)
-            ends[signal, seed] = traj
             train, test = np.asarray(traj.observed["accuracy"][-1])
             clean, noisy = np.asarray(traj.observed["attention"][-1])
             turns, fits = (float(traj.events[x]) for x in ("noisy_turns", "fits"))
             assert clean[0] > 0.9 and traj.events["clean_chosen"] < 0.5
             if signal == 20:  # benign
                 assert train == test == 1 and noisy[0] < 0.01 and noisy[2] > 0.4
-                assert 0.9 < turns < 1.1 and 1.5 < fits < 3.5
+                assert 0.7 < turns < 1.3 and 1.5 < fits < 3.5
             elif signal == 5:  # harmful: noisy samples never attend to the signal
                 assert train == 1 and 0.8 < test < 0.93
                 assert math.isnan(turns) and fits < 0.6

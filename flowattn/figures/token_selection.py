@@ -1,5 +1,7 @@
 """Figures of token selection: Sakamoto & Sato 2025, and what is new."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,45 +23,49 @@ _REGIMES = {
 }
 
 
+# Labels of curves, each with an observable and the place of its entry.
+_ATTENTION = {
+    "clean, token 1": ("attention", 0, 0),
+    "noisy, token 1": ("attention", 1, 0),
+    "noisy, token 2": ("attention", 1, 1),
+    "noisy, token 3": ("attention", 1, 2),
+    "noisy, largest": ("chosen",),
+}
+_ACCURACY = {"training": ("accuracy", 0), "test": ("accuracy", 1)}
+
+
 def _regimes(runs: Runs) -> Picture:
     ts = np.linspace(0.0, _T1, 101)
     pairs = [runs.both(system, ts, _RATE, rtol=1e-7) for system in _REGIMES.values()]
-    above, below = [], []
-    for number, (name, pair) in enumerate(zip(_REGIMES, pairs, strict=True)):
-        system, first = _REGIMES[name], number == 0
-        title = f"{name}: d = {system.dimension}, ‖μ‖ = {system.signal:g}"
-        attention = {
-            "clean, token 1": (0, 0),
-            "noisy, token 1": (1, 0),
-            "noisy, token 2": (1, 1),
-            "noisy, token 3": (1, 2),
-        }
-        curves = _curves(pair, "attention", attention, shown=first)
-        axis = Axis("mean attention", low=0, high=1.02)
-        above.append(Panel(title, _STEPS, axis, curves))
-        splits = {"training": (0,), "test": (1,)}
-        curves = _curves(pair, "accuracy", splits, shown=first)
-        axis = Axis("accuracy", low=0, high=1.02)
-        below.append(Panel(f"{title} ", _STEPS, axis, curves))
+    titles = [
+        f"{name}: d = {system.dimension:,}, ‖μ‖ = {system.signal:g}"
+        for name, system in _REGIMES.items()
+    ]
+    panels = []
+    for axis, entries in (
+        (Axis("mean attention", low=0, high=1.02), _ATTENTION),
+        (Axis("accuracy", low=0.5, high=1.02), _ACCURACY),
+    ):
+        for number, (title, pair) in enumerate(zip(titles, pairs, strict=True)):
+            curves = _curves(pair, entries, shown=number == 1)
+            panels.append(Panel(title, _STEPS, axis, curves))
     return Picture(
-        [*above, *below],
+        panels,
         "flipped labels are fitted by attention to other tokens, in those samples "
         "alone",
         "Lines: gradient flow; points: gradient descent at η = 0.005. 20 samples of 8 "
         "tokens, 4 of them with flipped labels; 1,000 test samples; seed 0. Token 1 "
         "has the signal of the class, token 2 a tenth of it, token 3 a tenth of that "
-        "of the other class. On the right, noisy samples are on the way: they are "
-        "fitted later.",
+        "of the other class. On the right the run is not over: all flipped labels are "
+        "fitted before t = 50.",
         columns=3,
     )
 
 
-def _curves(
-    pair: Pair, name: str, entries: dict[str, tuple[int, ...]], shown: bool
-) -> list[Curve]:
-    """Entries of an observable over the steps, flow and descent."""
+def _curves(pair: Pair, entries: dict[str, Any], shown: bool) -> list[Curve]:
+    """Entries of observables over the steps, flow and descent."""
     curves = []
-    for colour, (text, entry) in enumerate(entries.items()):
+    for colour, (text, (name, *entry)) in enumerate(entries.items()):
         for run, style in pair.styled:
             values = np.asarray(run.observed[name])[(slice(None), *entry)]
             hidden = "" if shown and style == "line" else "_"
@@ -140,7 +146,8 @@ def _gaps(runs: Runs) -> Picture:
             )
             gap = compare(flow, run).observables["attention"]
             ts, apart = np.asarray(run.ts)[1:], gap.absolute[1:]
-            curves.append(Curve(f"{rate:g}", ts, apart, "both", colour))
+            hidden, style = "" if order == 1 else "_", "both" if steps < 100 else "line"
+            curves.append(Curve(f"{hidden}{rate:g}", ts, apart, style, colour))
             error = gap.numerical_error[1:]
             curves.append(Curve(f"_{rate:g}, error", ts, error, "guide", colour))
         panels.append(
@@ -149,7 +156,7 @@ def _gaps(runs: Runs) -> Picture:
                 TIME,
                 Axis("largest gap of a mean attention", log=True),
                 curves,
-                legend="learning rate η",
+                legend="learning rate η" if order == 1 else "",
                 columns=3,
             )
         )
@@ -166,31 +173,29 @@ def _gaps(runs: Runs) -> Picture:
 
 def _closed_form(runs: Runs) -> Picture:
     ts = np.append(0.0, np.geomspace(0.01, 1e4, 121))
-    differences, attentions = [], []
+    logits, attentions = [], []
     for colour, kind in enumerate(("linear", "logistic")):
         sample = OneSample(jnp.array(9.0), jnp.array(0.7), 8, kind)
         runs.tell(f"flow of one sample, {kind} loss")
         flow = sample.problem.solve(ts=ts, rtol=1e-10, progress=runs.go_on)
+        seen = np.asarray(flow.observed["difference"])[1::4]
         form = np.asarray(sample.difference_at(jnp.asarray(ts)))[1:]
-        measured = np.asarray(flow.observed["difference"])[1:]
-        for values, x, style in (
-            (measured[::4], ts[1::4], "points"),
-            (form, ts[1:], "theory"),
+        hidden = "_" if colour else ""
+        for curves, of, shown in (
+            (logits, np.asarray, True),
+            (attentions, _on_first, False),
         ):
-            hidden = "_" if style == "theory" and colour else ""
-            text = "closed form" if style == "theory" else f"flow, {kind} loss"
-            text = f"{hidden}{text}" + (f", {kind}" if hidden else "")
-            shade = None if style == "theory" else colour
-            differences.append(Curve(text, x, values, style, shade))
-            attention = 1 / (1 + 7 * np.exp(-values))
-            attentions.append(Curve(f"_{text.strip('_')}", x, attention, style, shade))
+            text = f"{'' if shown else '_'}flow, {kind} loss"
+            curves.append(Curve(text, ts[1::4], of(seen), "points", colour))
+            text = f"{hidden if shown else '_'}closed form" + colour * f", {kind}"
+            curves.append(Curve(text, ts[1:], of(form), "theory"))
     late = ts[ts > 30]
-    differences.append(Curve("slope ln t", late, np.log(late) + 1.5, "guide"))
+    logits.append(Curve("slope ln t", late, np.log(late) + 1.5, "guide"))
     time = Axis(TIME.label, TIME.units, log=True)
     logit = Axis("logit of token 1 above the others, x")
     return Picture(
         [
-            Panel("its logit", time, logit, differences),
+            Panel("its logit", time, logit, logits),
             Panel(
                 "its attention",
                 time,
@@ -200,10 +205,15 @@ def _closed_form(runs: Runs) -> Picture:
         ],
         "token selection: one sample, the query alone trained",
         "Eight orthogonal tokens of length 3, of which the first is worth 0.7 and the "
-        "others 0; from p = 0, W = 1. Nothing is drawn at random.",
+        "others 0; from p = 0, W the identity. Nothing is drawn at random.",
         columns=2,
         size=(4.4, 3.4),
     )
+
+
+def _on_first(difference: np.ndarray) -> np.ndarray:
+    """The attention on the first of eight tokens."""
+    return 1 / (1 + 7 * np.exp(-difference))
 
 
 PICTURES = {

@@ -63,8 +63,7 @@ def observables(
     Returns:
         Observables by name.
     """
-    kinds = {"kind": ("clean", "noisy") if noisy else ("clean",)}
-    named = kinds["kind"]
+    kinds = ("clean", "noisy") if noisy else ("clean",)
     found = {
         "loss": Observable(loss, (), "nat", "loss"),
         "accuracy": Observable(
@@ -76,18 +75,18 @@ def observables(
             discrete=True,
         ),
         "attention": Observable(
-            Partial(_attentions, loss, len(named)),
+            Partial(_attentions, loss, len(kinds)),
             ("kind", "token"),
             "1",
             "mean attention of training samples",
-            kinds | {"token": TOKENS},
+            {"kind": kinds, "token": TOKENS},
         ),
         "margin": Observable(
-            Partial(_margins, loss, len(named)),
+            Partial(_margins, loss, len(kinds)),
             ("kind",),
             "1",
             "smallest margin y f",
-            kinds,
+            {"kind": kinds},
         ),
         "query_norm": Observable(_query_norm, (), "1", "‖p‖"),
     }

@@ -67,9 +67,7 @@ class Subspace(eqx.Module):
         return SelectionHead(weight + moved, self.right @ small.query)
 
 
-def subspace_of(
-    tokens: Float[Array, "n T d"], weight: Float[Array, "d d"]
-) -> Subspace:
+def subspace_of(tokens: Float[Array, "n T d"], weight: Float[Array, "d d"]) -> Subspace:
     """The subspace of training tokens, at most d of them, and W₀."""
     flat = tokens.reshape(-1, tokens.shape[-1])
     left, _ = jnp.linalg.qr(flat.T)

@@ -90,9 +90,7 @@ class TokenSelection(AbstractSystem):
             if value < least:
                 raise InputError(f"{name} must be at least {least}, got {value}")
         if self.dimension > _MOST:
-            raise InputError(
-                f"dimension must be at most {_MOST}, got {self.dimension}"
-            )
+            raise InputError(f"dimension must be at most {_MOST}, got {self.dimension}")
         if not 0 <= self.noise < 0.5:
             raise InputError(f"noise must be from 0 to below 0.5, got {self.noise}")
         if abs(self._flips - round(self._flips)) > 1e-9:

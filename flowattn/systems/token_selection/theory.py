@@ -86,9 +86,7 @@ class OneSample(eqx.Module):
             ends = 2 * x + 2 * jnp.sinh(x - even) + 2 * math.sinh(even)
             return ends / self._rate
         z = x[:, None] * jnp.asarray((1 + _NODES) / 2, x.dtype)[None] - even
-        slowness = (2 + 2 * jnp.cosh(z)) * (
-            1 + jnp.exp(self.value * jax.nn.sigmoid(z))
-        )
+        slowness = (2 + 2 * jnp.cosh(z)) * (1 + jnp.exp(self.value * jax.nn.sigmoid(z)))
         total = slowness @ jnp.asarray(_WEIGHTS / 2, x.dtype)
         return x * total / self._rate
 

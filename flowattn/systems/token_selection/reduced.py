@@ -8,8 +8,8 @@ Q g̃ = g
 
     p' = Wᵀg = Wᵀ Q g̃ = U W̃ᵀ g̃,    (W − W₀)' = g pᵀ = Q (g̃ p̃ᵀ) Uᵀ.
 
-So p̃' = W̃ᵀg̃ and W̃' = g̃p̃ᵀ: the same head on the tokens' coordinates XQ, a lower
-triangle, with the values Xν as numbers. Gradient descent, also with momentum, stays
+So p̃' = W̃ᵀg̃ and W̃' = g̃p̃ᵀ: the same head on the tokens' coordinates XQ, with the values
+Xν as numbers. Gradient descent, also with momentum, stays
 there likewise; Adam does not.
 """
 
@@ -69,11 +69,39 @@ class Subspace(eqx.Module):
 
 def subspace_of(tokens: Float[Array, "n T d"], weight: Float[Array, "d d"]) -> Subspace:
     """The subspace of training tokens, at most d of them, and W₀."""
-    flat = tokens.reshape(-1, tokens.shape[-1])
-    left, _ = jnp.linalg.qr(flat.T)
-    seen = left.T @ weight
-    right, _ = jnp.linalg.qr(seen.T)
-    return Subspace(left, right, seen @ right)
+    left = _orthonormal(tokens.reshape(-1, tokens.shape[-1]))
+    seen = left @ weight
+    right = _orthonormal(seen)
+    return Subspace(left.T, right.T, seen @ right.T)
+
+
+def _orthonormal(rows: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    """An orthonormal basis of the span of rows, by the Cholesky factor of their Gram
+    matrix; twice, since its condition is that of the rows squared.
+
+    Factorisations of LAPACK in batches, as in a sweep, can hang when they run in two
+    threads (JAX 0.10 on a processor).
+    """
+    for _ in range(2):
+        rows = _inverse_factor(rows @ rows.T) @ rows
+    return rows
+
+
+def _inverse_factor(gram: Float[Array, "k k"]) -> Float[Array, "k k"]:
+    """L⁻¹ of a matrix LLᵀ: elimination turns it into Lᵀ, and the identity beside it
+    into L⁻¹.
+    """
+    size = len(gram)
+    places = jnp.arange(size)
+
+    def eliminated(both: Array, place: Array) -> tuple[Array, None]:
+        root = jnp.sqrt(both[place, place])
+        row = both[place] / root
+        below = jnp.where(places > place, both[:, place] / root, 0.0)
+        return (both - jnp.outer(below, row)).at[place].set(row), None
+
+    start = jnp.concatenate([gram, jnp.eye(size, dtype=gram.dtype)], axis=1)
+    return jax.lax.scan(eliminated, start, places)[0][:, size:]
 
 
 class ProjectedTest(eqx.Module):

@@ -13,7 +13,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ...errors import InputError, require_positive
+from ...errors import InputError, known_numbers, require_positive
 from ...flows import GradientFlow
 from ...laws import Law
 from ...models import SelectionHead
@@ -37,6 +37,8 @@ from .theory import frozen_weight
 
 # The first weights of more dimensions take more than 3 GB.
 _MOST = 20_000
+# Tokens with a larger signal are too nearly parallel for a basis of their span.
+_STRONGEST = 1e6
 # The law of more entries would fill the memory of a run.
 _ENTRIES = 160
 
@@ -99,6 +101,11 @@ class TokenSelection(AbstractSystem):
                 f"class, got {self._flips:g}"
             )
         require_positive(signal=self.signal, rho=self.rho)
+        signal = known_numbers("signal", self.signal)
+        if signal is not None and signal > _STRONGEST:
+            raise InputError(
+                f"signal must be at most {_STRONGEST:g}, got {self.signal}"
+            )
         if self.form == "small" and self._size > self.dimension:
             raise InputError(
                 f"the small form has samples × tokens = {self._size} numbers a token; "

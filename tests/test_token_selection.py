@@ -337,7 +337,7 @@ def test_regimes_of_own_draws():
                 assert train == 1 and 0.8 < test < 0.93
                 assert math.isnan(turns) and fits < 0.6
             else:  # not fitted within 1,000 steps
-                assert 0.8 <= train <= 0.95 and test == 1
+                assert 0.8 <= train < 0.96 and test == 1
                 assert math.isnan(fits) and 1.5 < turns < 3
 
 
@@ -408,6 +408,7 @@ def test_the_law_is_discovered(capsys):
     assert text.rstrip().endswith("weight-query-balance")
 
 
+@pytest.mark.slow
 def test_a_slope_by_the_signal():
     """Fields may be traced: by how much a stronger signal speeds up its selection."""
     base = TokenSelection(**(LITTLE | {"form": "small"}))

@@ -77,7 +77,7 @@ def _curves(pair: Pair, entries: dict[str, Any], shown: bool) -> list[Curve]:
 
 def _phase(runs: Runs) -> Picture:
     system, dimensions = TokenSelection(), (500, 1000, 2000, 4000)
-    signals = np.linspace(5, 100, 20 if runs.paper else 11)
+    signals = np.geomspace(3, 100, 20 if runs.paper else 11).round(2)
     seeds = 10 if runs.paper else 2
     runs.tell(f"flows of {len(dimensions) * len(signals) * seeds} draws")
     found = sweep(
@@ -95,13 +95,13 @@ def _phase(runs: Runs) -> Picture:
             np.array(dimensions),
             5 * (np.array(dimensions) / 500) ** 0.25,
             "theory",
-            "white",
+            1,
         )
         panels.append(
             Panel(
                 f"{title} samples",
                 Axis("dimension d", log=True),
-                Axis("size of the signal ‖μ‖"),
+                Axis("size of the signal ‖μ‖", log=True),
                 [guide],
                 Image(dimensions, signals, values),
                 Scale(f"{title} accuracy"),
@@ -112,7 +112,7 @@ def _phase(runs: Runs) -> Picture:
         "token selection: what is fitted, and what generalises, at t = 5",
         f"Gradient flows to t = 5, the time of 1,000 steps at 0.005; means of {seeds} "
         "seeds. 20 % of the 20 training labels are flipped: an accuracy of 0.8 there "
-        "fits none of these. White: the slope of the theory, d ∝ ‖μ‖⁴; its place is "
+        "fits none of these. Dashed: the slope of the theory, d ∝ ‖μ‖⁴; its place is "
         "a guide.",
         columns=2,
         size=(4.4, 3.6),

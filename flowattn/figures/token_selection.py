@@ -19,7 +19,7 @@ _STEPS = Axis("steps of gradient descent, flow time/η")
 _REGIMES = {
     "benign": TokenSelection(),
     "harmful": TokenSelection(dimension=4500, signal=5.0),
-    "not fitted by then": TokenSelection(dimension=1000, signal=80.0),
+    "no fit yet": TokenSelection(dimension=1000, signal=80.0),
 }
 
 

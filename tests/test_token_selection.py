@@ -331,10 +331,11 @@ def test_regimes_of_own_draws():
             turns, fits = (float(traj.events[x]) for x in ("noisy_turns", "fits"))
             assert clean[0] > 0.9 and traj.events["clean_chosen"] < 0.5
             on_signal = np.asarray(traj.observed["attention"])[:, :, 0].T
-            chosen = float(traj.events["clean_chosen"])
-            assert abs(np.interp(chosen, traj.ts, on_signal[0]) - 0.5) < 0.02
+            after = np.searchsorted(traj.ts, float(traj.events["clean_chosen"]))
+            assert on_signal[0, after - 1] < 0.5 < on_signal[0, after]
             if signal != 5:
-                assert abs(np.interp(turns, traj.ts, on_signal[1]) - 1 / 8) < 2e-3
+                after = np.searchsorted(traj.ts, turns)
+                assert on_signal[1, after - 1] > 1 / 8 > on_signal[1, after]
             if signal == 20:  # benign
                 assert train == test == 1 and noisy[0] < 0.01 and noisy[2] > 0.4
                 assert 0.7 < turns < 1.3 and 1.5 < fits < 3.5

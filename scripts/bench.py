@@ -32,6 +32,7 @@ from benchmarks.measure import processor
 from benchmarks.page import page_of, table_of
 from benchmarks.positional_semantic import positional_semantic
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
+from benchmarks.token_selection import token_selection
 from benchmarks.topic_words import (
     sst2_gradient,
     topic_words_flow,
@@ -49,6 +50,7 @@ BENCHMARKS = {
     "stiff-quadratic": stiff_quadratic,
     "focus-euler": focus_euler,
     "gradient-starvation": gradient_starvation,
+    "token-selection": token_selection,
     "ensemble": ensemble,
     "sweep-full": sweep_full,
     "eos": eos,

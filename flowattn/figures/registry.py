@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 _LU, _VASHISHT = "Lu, Mao & Nayak 2021", "Vashisht & Ramaswamy 2023"
 _SNELL, _ZHANG = "Snell et al. 2021", "Zhang et al. 2025"
 _PEZESHKI, _CUI = "Pezeshki et al. 2021", "Cui et al. 2024"
+_SAKAMOTO = "Sakamoto & Sato 2025"
 
 
 class Figure(NamedTuple):
@@ -228,6 +229,30 @@ _ALL = (
         "positional-semantic-lives",
         "positional_semantic",
         "how long attention by position lasts, against samples and dimension",
+        "new",
+    ),
+    Figure(
+        "token-selection-regimes",
+        "token_selection",
+        "attention of clean and noisy samples and accuracies in three regimes",
+        f"{_SAKAMOTO}, dynamics of attention and accuracy",
+    ),
+    Figure(
+        "token-selection-phase",
+        "token_selection",
+        "training and test accuracy over dimension and signal",
+        f"{_SAKAMOTO}, heat maps over dimension and signal",
+    ),
+    Figure(
+        "token-selection-gap",
+        "token_selection",
+        "how far gradient descent is from two flows at three learning rates",
+        "new",
+    ),
+    Figure(
+        "token-selection-closed-form",
+        "token_selection",
+        "the closed form of one sample for the linear and the logistic loss",
         "new",
     ),
     Figure(

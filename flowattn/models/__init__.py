@@ -15,5 +15,6 @@ from .heads import PositionalHeads as PositionalHeads
 from .linear import AbstractLinearHeads as AbstractLinearHeads
 from .linear import MergedHeads as MergedHeads
 from .linear import SeparateHeads as SeparateHeads
+from .selection import SelectionHead as SelectionHead
 from .sequence import SequenceModel as SequenceModel
 from .tied import TiedHead as TiedHead

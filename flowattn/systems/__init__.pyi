@@ -21,4 +21,5 @@ from .linear_icl.system import LinearICL as LinearICL
 from .positional_semantic.system import PositionalSemantic as PositionalSemantic
 from .registry import REGISTRY as REGISTRY
 from .registry import load as load
+from .token_selection.system import TokenSelection as TokenSelection
 from .topic_words.system import TopicWords as TopicWords

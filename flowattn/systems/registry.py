@@ -35,6 +35,10 @@ _ZHANG = (
     "Zhang, Singh, Latham & Saxe, Training Dynamics of In-Context Learning in Linear "
     "Attention, ICML 2025"
 )
+_SAKAMOTO = (
+    "Sakamoto & Sato, Benign Overfitting in Token Selection of Attention Mechanism, "
+    "ICML 2025"
+)
 
 _PEZESHKI = (
     "Pezeshki, Kaba, Bengio, Courville, Precup & Lajoie, Gradient Starvation: A "
@@ -60,6 +64,7 @@ REGISTRY: dict[str, Line] = {
         "gradient_starvation.system:GradientStarvation", _PEZESHKI
     ),
     "positional-semantic": Line("positional_semantic.system:PositionalSemantic", _CUI),
+    "token-selection": Line("token_selection.system:TokenSelection", _SAKAMOTO),
     "ktiw": Line("ktiw.system:KTIW", _SNELL, study=True),
 }
 

@@ -15,6 +15,8 @@ from .regression import AbstractMoments as AbstractMoments
 from .regression import InContextRegression as InContextRegression
 from .regression import Moments as Moments
 from .regression import PopulationMoments as PopulationMoments
+from .selection import TokenSamples as TokenSamples
+from .selection import TokenSelectionTask as TokenSelectionTask
 from .sentences import Corpus as Corpus
 from .sentences import Sentences as Sentences
 from .text import NAMED_CORPORA as NAMED_CORPORA

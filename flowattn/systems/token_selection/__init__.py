@@ -1,0 +1,1 @@
+"""Token selection: Sakamoto & Sato 2025."""

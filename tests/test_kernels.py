@@ -178,7 +178,7 @@ def test_wrong_input_is_one_line():
     with pytest.raises(fa.InputError, match="13 eigenvalues of 12 outputs"):
         fa.kernel_modes(OUTPUTS, 13)(START)
     with pytest.raises(fa.InputError, match="alpha must be positive"):
-        fa.Scaled(OUTER, OUTPUTS, 0.0)
+        fa.Scaled(OUTER, 0.0)
     with pytest.raises(fa.InputError, match="no array that moves is in the block"):
         blocks = fa.by_block(fa.GradientFlow(loss), {"keys": ("K",)})
         fa.attribute(OUTPUTS, blocks).start(START)

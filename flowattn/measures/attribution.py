@@ -18,6 +18,7 @@ from ..errors import InputError, quoted
 from ..flows import AbstractFlow, GradientFlow, require_flow, velocity
 from ..identity import by_identity
 from ..observables import Observable
+from .forward import linearised
 
 
 class Parts(eqx.Module):
@@ -125,7 +126,7 @@ class Attribution(AbstractFlow):
             now,
             is_leaf=lambda x: x is None,
         )
-        _, push = jax.linearize(lambda x: self.outputs(eqx.combine(x, rest)), moves)
+        _, push = linearised(lambda x: self.outputs(eqx.combine(x, rest)), moves)
         speeds = {
             name: velocity(moves, part)
             for name, part in self.parts.split(now, t).items()

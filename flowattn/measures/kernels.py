@@ -30,6 +30,7 @@ from ..identity import by_identity
 from ..observables import Observable
 from ..precision import highest_precision, require_real
 from ..spectra import largest_eigenvalues
+from .forward import linearised
 
 # A kernel is a matrix of that many rows at most: 128 MiB in double precision.
 _MOST = 4096
@@ -250,12 +251,12 @@ class _Modes(eqx.Module):
     def __call__(self, params: PyTree) -> Float[Array, " mode"]:
         flat, moves = self.kernel.at(params)
         with highest_precision():
-            values, push = jax.linearize(flat, moves)
+            values, push = linearised(flat, moves)
             if self.k > values.size:
                 raise InputError(
                     f"kernel_modes: {self.k} eigenvalues of {values.size} outputs"
                 )
-            pull = jax.linear_transpose(push, moves)
+            pull = jax.vjp(flat, moves)[1]
             ones = jax.tree.map(jnp.ones_like, moves)
             rates, unravel = ravel_pytree(scaled(self.kernel.rates, ones))
 

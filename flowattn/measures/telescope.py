@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from ..errors import InputError, require_choice
 from ..identity import by_identity
 from ..trajectory import Trajectory
+from .forward import linearised
 
 Rule = Literal["left", "midpoint", "gauss"]
 
@@ -93,7 +94,7 @@ def _summed(
         parts = []
         for place, weight in _RULES[rule]:
             there = jax.tree.map(lambda x, d, place=place: x + place * d, start, step)
-            parts.append(weight * jax.jvp(at, (there,), (step,))[1])
+            parts.append(weight * linearised(at, there)[1](step))
         return sum(parts[1:], parts[0])
 
     values = jax.lax.map(at, path)

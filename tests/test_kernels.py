@@ -12,33 +12,7 @@ from scipy.linalg import expm
 
 import flowattn as fa
 
-COUNT, SIZE = 12, 5
-
-
-def net(x, p):
-    """A two-layer network in tangent-kernel scaling."""
-    hidden = jnp.tanh(x @ p["W"].T / math.sqrt(x.shape[1]))
-    return hidden @ p["a"] / math.sqrt(p["a"].shape[0])
-
-
-def start(key, width):
-    first, second = jr.split(key)
-    return {"W": jr.normal(first, (width, SIZE)), "a": jr.normal(second, (width,))}
-
-
-def mean_square(y, f):
-    return 0.5 * jnp.mean((f - y) ** 2)
-
-
-X = jr.normal(jr.key(0), (COUNT, SIZE))
-Y = jnp.sign(X[:, 0] * X[:, 1])
-OUTPUTS, OUTER = Partial(net, X), Partial(mean_square, Y)
-RATES = {"W": 0.3, "a": 2.0}
-START = start(jr.key(1), 20)
-
-
-def loss(params):
-    return OUTER(OUTPUTS(params))
+from .kernel_net import COUNT, OUTER, OUTPUTS, RATES, START, Y, loss, start
 
 
 def test_a_flow_moves_outputs_by_the_kernel_with_its_rates():

@@ -93,7 +93,7 @@ class Attribution(AbstractFlow):
         """The contributions, by part."""
         return {
             "contribution": Observable(
-                _stacked, None, "1", "contribution of a part to the outputs", of="state"
+                stacked, None, "1", "contribution of a part to the outputs", of="state"
             )
         }
 
@@ -213,7 +213,8 @@ def _within(name: str, paths: tuple[str, ...]) -> bool:
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
-def _stacked(state: PyTree) -> Array:
+def stacked(state: PyTree) -> Array:
+    """The contributions of a state, part × outputs."""
     return jnp.stack(list(state["contributions"].values()))
 
 

@@ -33,7 +33,7 @@ from ..spectra import largest_eigenvalues
 from .forward import linearised
 
 # A kernel is a matrix of that many rows at most: 128 MiB in double precision.
-_MOST = 4096
+MOST = 4096
 # Rows of the Jacobian in one pass.
 _TOGETHER = 64
 
@@ -183,9 +183,9 @@ class _Kernel(eqx.Module):
     def __call__(self, params: PyTree) -> Float[Array, "output output_2"]:
         flat, moves = self.at(params)
         values, pull = jax.vjp(flat, moves)
-        if values.size > _MOST:
+        if values.size > MOST:
             raise InputError(
-                f"a tangent kernel of {values.size:,} outputs has more than {_MOST:,} "
+                f"a tangent kernel of {values.size:,} outputs has more than {MOST:,} "
                 "rows: take some of the outputs, or kernel_modes"
             )
         with highest_precision():
@@ -209,17 +209,12 @@ class _Speed(eqx.Module):
     flow: AbstractFlow
 
     def __call__(self, params: PyTree) -> Scalar:
-        arrays, static = eqx.partition(params, eqx.is_inexact_array)
         moves = self.flow.moving(params)
-        given = velocity(moves, self.flow(params))
-        along = jax.tree.map(
-            lambda x, v: jnp.zeros_like(x) if v is None else v,
-            arrays,
-            given,
-            is_leaf=lambda x: x is None,
-        )
+        rest = others(params, moves)
         value, change = jax.jvp(
-            lambda arrays: self.kernel(eqx.combine(arrays, static)), (arrays,), (along,)
+            lambda moves: self.kernel(eqx.combine(moves, rest)),
+            (moves,),
+            (velocity(moves, self.flow(params)),),
         )
         return jnp.linalg.norm(change) / jnp.linalg.norm(value)
 

@@ -112,9 +112,9 @@ class Scaled(eqx.Module):
         InputError: for an α that is not positive.
 
     >>> import jax.numpy as jnp, flowattn as fa
-    >>> outer = fa.Scaled(lambda f: 0.5 * (f - 1) ** 2, alpha=10.0, shift=2.0)
-    >>> float(outer.scale(jnp.array(2.1))), float(outer(jnp.array(2.1)))
-    (1.0, 0.0)
+    >>> outer = fa.Scaled(lambda f: 0.5 * (f - 1) ** 2, alpha=4.0, shift=2.0)
+    >>> float(outer.scale(jnp.array(2.5))), float(outer(jnp.array(2.5)))  # ½/16
+    (2.0, 0.03125)
     """
 
     outer: Callable[[Any], Scalar] = eqx.field(converter=by_identity)

@@ -16,13 +16,14 @@ from ..identity import by_identity
 from ..trajectory import Trajectory
 from .forward import linearised
 
-Rule = Literal["left", "midpoint", "gauss"]
+Rule = Literal["left", "midpoint", "trapezoid", "gauss"]
 
-# Places in a segment, and weights: of order 1, 2 and 4 in the length of a segment.
+# Places in a segment, and weights: of order 1, 2, 2 and 4 in the length of a segment.
 _ROOT = float(np.sqrt(3) / 6)
 _RULES = {
     "left": ((0.0, 1.0),),
     "midpoint": ((0.5, 1.0),),
+    "trapezoid": ((0.0, 0.5), (1.0, 0.5)),
     "gauss": ((0.5 - _ROOT, 0.5), (0.5 + _ROOT, 0.5)),
 }
 
@@ -55,8 +56,8 @@ def telescope(
         trajectory: a run with `save_params=True`; of a descent with every step saved,
             the segments are its steps.
         outputs: maps parameters to an array.
-        rule: where J is taken in a segment: "left", at its "midpoint", or at the two
-            "gauss" points, of order 1, 2 and 4.
+        rule: where J is taken in a segment: "left", at its "midpoint", at both its ends
+            ("trapezoid"), or at the two "gauss" points, of order 1, 2, 2 and 4.
 
     Returns:
         The `Telescope`.

@@ -26,6 +26,7 @@ from benchmarks.discover import discover
 from benchmarks.ensemble import ensemble, sweep_full
 from benchmarks.eos import eos
 from benchmarks.focus import focus_euler
+from benchmarks.kernel import kernel
 from benchmarks.measure import processor
 from benchmarks.page import page_of, table_of
 from benchmarks.stiff import sst2_stiff, stiff_quadratic
@@ -49,6 +50,7 @@ BENCHMARKS = {
     "sweep-full": sweep_full,
     "eos": eos,
     "discover": discover,
+    "kernel": kernel,
     "device": device,
 }
 

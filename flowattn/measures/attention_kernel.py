@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from ..precision import highest_precision
 
@@ -22,7 +22,7 @@ class AttentionKernel(NamedTuple):
 
 
 def attention_kernel(
-    bags: Float[Array, "sentences words"],
+    bags: Num[Array, "sentences words"],
     query: Float[Array, " key_dimension"],
     weight: Float[Array, "dimension classes"],
     scale: float | Array,

@@ -1,13 +1,13 @@
 """Smoothing: the outputs of a flow of a square loss as weighted labels, along the solve
 (Jeffares, Curth & van der Schaar 2024, arXiv 2411.00247).
 
-For ℓ(f) = h/2 ‖f − y‖², h = 1/n for half a mean square, f' = −h Θ (f − y) is linear in
-y, with Θ the kernel at the time, so that f = S y + c with
+For ℓ(f) = h/2 ‖f − y‖², h = 1/n for half a mean square, f' = −h Θ (f − y), with Θ the
+kernel at the time. So y − f = (I − S)(y − f(0)), with
 
-    S' = h Θ (I − S),  S(0) = 0,    c' = −h Θ c,  c(0) = f(0),
+    S' = h Θ (I − S),  S(0) = 0,
 
-and for the outputs on other data, with Θ* = J* diag(r) Jᵀ, S*' = h Θ* (I − S) and
-c*' = −h Θ* c. A row of S is what each label weighs in an output.
+and for the outputs on other data, with Θ* = J* diag(r) Jᵀ, f* = f*(0) + S* (y − f(0))
+and S*' = h Θ* (I − S). A row of S is what each label weighs in an output.
 """
 
 from collections.abc import Callable
@@ -31,11 +31,11 @@ _LINEAR = 1e-8
 
 
 class Smoothing(AbstractFlow):
-    """A gradient flow of a square loss with its smoother S, and the rest c, as its
-    state; made by `effective_parameters`.
+    """A gradient flow of a square loss with its smoother S as its state; made by
+    `effective_parameters`.
 
-    Its state has "params", the "smoother" and the "rest" of the outputs, and those of
-    the outputs on other data, if given, as "test_smoother" and "test_rest".
+    Its state has "params", the "smoother" of the outputs, and the "test_smoother" of
+    those on other data, if given.
 
     Args:
         flow: the gradient flow.
@@ -70,22 +70,24 @@ class Smoothing(AbstractFlow):
         return self.flow.real_spectrum
 
     def start(self, params: PyTree) -> PyTree:
-        """The parameters, with a smoother of 0, and the outputs as the rest."""
+        """The parameters, with a smoother of 0."""
         first = jnp.ravel(self.outputs(params))
-        nothing = jnp.zeros((first.size, first.size), first.dtype)
-        state = {"params": params, "smoother": nothing, "rest": first}
+        state = {
+            "params": params,
+            "smoother": jnp.zeros((first.size,) * 2, first.dtype),
+        }
         if self.test is None:
             return state
         there = jnp.ravel(self.test(params))
         nothing = jnp.zeros((there.size, first.size), first.dtype)
-        return state | {"test_smoother": nothing, "test_rest": there}
+        return state | {"test_smoother": nothing}
 
     def params(self, state: PyTree) -> PyTree:
         """The parameters of a state."""
         return state["params"]
 
     def moving(self, params: PyTree) -> PyTree:
-        """What the flow moves, with smoothers and rests."""
+        """What the flow moves, with the smoothers."""
         return {**params, "params": self.flow.moving(params["params"])}
 
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
@@ -97,22 +99,18 @@ class Smoothing(AbstractFlow):
             return lambda moves: jnp.ravel(fn(eqx.combine(moves, rest)))
 
         pull = jax.vjp(of(self.outputs), moves)[1]
-        # Columns of I − S, and −c: all of these are pushed by h Θ.
-        left = jnp.eye(len(params["rest"])) - params["smoother"]
-        columns = jnp.concatenate([left.T, -params["rest"][None]])
+        left = jnp.eye(len(params["smoother"])) - params["smoother"]
 
         def motion(column: Array) -> PyTree:
             return scaled(self.flow.rates, pull(self.stiffness * column)[0])
 
         with highest_precision():
-            along = jax.vmap(motion)(columns)
+            along = jax.vmap(motion)(left.T)  # h diag(r) Jᵀ of each column
             _, push = linearised(of(self.outputs), moves)
-            speeds = jax.vmap(push)(along)
-            found = {"smoother": speeds[:-1].T, "rest": speeds[-1]}
+            found = {"smoother": jax.vmap(push)(along).T}
             if self.test is not None:
                 _, push = linearised(of(self.test), moves)
-                speeds = jax.vmap(push)(along)
-                found |= {"test_smoother": speeds[:-1].T, "test_rest": speeds[-1]}
+                found |= {"test_smoother": jax.vmap(push)(along).T}
         return {"params": velocity(moves, self.flow(now, t)), **found}
 
 
@@ -132,8 +130,8 @@ def effective_parameters(
         test: the outputs on other data, params -> array; None: none.
 
     Returns:
-        The flow; of its solve, `traj.state["smoother"]` is S at the end, f = S y + c
-        with c = `traj.state["rest"]`, and `flow.observables` has p.
+        The flow; of its solve, `traj.state["smoother"]` is S at the end, with
+        f = f(0) + S (y − f(0)), and `flow.observables` has p.
 
     Raises:
         InputError: for a problem without outputs or with another flow, and for any

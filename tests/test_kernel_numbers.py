@@ -74,7 +74,7 @@ def test_the_defect_falls_as_the_root_of_the_width():
         assert found[0] == pytest.approx(gap, rel=0.1), width
         assert found[1] == pytest.approx(change, rel=0.05), width
         assert found[2] < 1e-14
-        assert found[3] == pytest.approx(defect, rel=0.02), width
+        assert found[3] == pytest.approx(defect, rel=0.03), width
         defects.append(found[3])
     slope = np.polyfit(np.log([32, 256, 2048]), np.log(defects), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.03)
@@ -119,7 +119,7 @@ def test_gap_and_change_fall_as_one_over_alpha():
 
 @pytest.mark.slow
 def test_telescoping_a_descent_errs_as_its_rate_and_laziness_does_not_improve():
-    telescoped, lazily = [], []
+    telescoped, lazily, moved = [], [], math.nan
     model = fa.Lazy(OUTER, OUTPUTS, START)
     there = fa.Lazy(OUTER, TEST, START)
     rates = (1.6, 0.8, 0.4, 0.2, 0.1, 0.05)
@@ -266,18 +266,53 @@ def test_the_kernel_of_the_model_is_the_attention_kernel():
     assert largest(found - known.embeddings - keys) < 1e-11
 
 
-def test_forward_products_through_bags_are_those_by_token():
-    problem = fa.systems.TopicWords(vocabulary=20, sentences=40).problem(jr.key(0))
-    plain = eqx.tree_at(lambda s: s.bag, problem.corpus.train, None)
-    by_token = Partial(_over, problem.model, plain)
+@pytest.mark.slow
+def test_lazily_attention_does_not_move():
+    problem = fa.systems.TopicWords(vocabulary=200, sentences=400).problem(jr.key(0))
+    lazy, ts = fa.lazy_reduction(problem), jnp.array([0.0, 40.0, 60.0, 80.0, 200.0])
+    seen = {"logits": problem.outputs, **problem.observables}
+    full = fa.solve(problem.flow, problem.params, ts=ts, rtol=1e-8, observe=seen)
+    seen = {"logits": lazy.flow.loss.predict, **lazy.observables}
+    small = fa.solve(lazy.flow, problem.params, ts=ts, rtol=1e-8, observe=seen)
+    apart = jnp.abs(full.observed["logits"] - small.observed["logits"])
+    known = [0.0, 0.047, 0.24, 1.06, 4.4]
+    np.testing.assert_allclose(jnp.max(apart, axis=(1, 2)), known, rtol=0.02)
+    for run, score, value in ((full, 2.748, 0.0189), (small, -1.6e-7, 0.8987)):
+        found = float(jnp.mean(run.observed["topic_score"][-1]))
+        assert found == pytest.approx(score, rel=1e-3 if score > 1 else 0.01)
+        assert float(run.observed["loss"][-1]) == pytest.approx(value, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_tools_through_bags_are_those_by_token():
+    """Sums over bags have a reverse rule of their own, and no forward mode."""
+    problem = fa.systems.TopicWords(vocabulary=6, sentences=20).problem(jr.key(0))
+    corpus = problem.corpus
+    assert corpus is not None and corpus.train.bag is None
+    bags = corpus.with_bags("bags").train
+    ours, theirs = (Partial(_over, problem.model, x) for x in (bags, corpus.train))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jit(lambda p: jax.jvp(ours, (p,), (p,)))(problem.params)
     moved = jax.tree.map(lambda x: x + jr.normal(jr.key(1), x.shape), problem.params)
-    parts = fa.by_block(problem.flow)
-    found = jax.jit(fa.attribute(problem.outputs, parts))
-    known = jax.jit(fa.attribute(by_token, parts))
-    start = fa.attribute(by_token, parts).start(moved)
-    for name, ours in found(start)["contributions"].items():
-        theirs = known(start)["contributions"][name]
-        assert largest(theirs) > 1e-3 and largest(ours - theirs) < 3e-10
+    along = problem.flow(moved)
+
+    @jax.jit
+    def seen(outputs):
+        lazy = fa.Lazy(lambda f: jnp.sum(f**2), outputs, problem.params)
+        attribution = fa.attribute(outputs, fa.by_block(problem.flow))
+        known = fa.kernel(outputs), fa.kernel_modes(outputs, 2)
+        speed = fa.kernel_speed(outputs, problem.flow)
+        return (
+            attribution(attribution.start(moved))["contributions"],
+            [fn(moved) for fn in (*known, speed, lazy, lazy.predict, jax.grad(lazy))],
+            jax.jvp(jax.grad(lazy), (moved,), (along,))[1],
+        )
+
+    found, known = seen(ours), seen(theirs)
+    for one, other in zip(*map(jax.tree.leaves, (found, known)), strict=True):
+        size = largest(other)
+        assert largest(one - other) < 3e-10 * max(size, 1.0)
+    assert largest(known[0]["keys"]) > 1e-3
 
 
 def _over(model, sentences, params):

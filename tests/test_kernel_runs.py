@@ -186,7 +186,7 @@ def test_observables_of_outputs_are_those_of_the_lazy_model():
     found = small(form="keys").problem(jr.key(0))
     lazy, params = fa.lazy_reduction(found), generic(found)
     linear = lazy.flow.loss.predict(params)
-    chosen = np.argmax(linear, axis=1)
+    chosen = np.argmax(np.asarray(linear), axis=1)
     right = np.mean(chosen == np.asarray(found.corpus.train.labels))
     assert lazy.observables["accuracy"].label == found.observables["accuracy"].label
     assert float(lazy.observables["accuracy"](params)[0]) == float(right)

@@ -61,6 +61,15 @@ def test_change_and_alignment():
     assert abs(aligned - Y @ one @ Y / (norms[0] * (Y @ Y))) < 1e-12
 
 
+def test_kernels_are_observed_along_a_run():
+    seen = {"kernel": fa.kernel(OUTPUTS), "modes": fa.kernel_modes(OUTPUTS, 2)}
+    traj = fa.solve(fa.GradientFlow(loss), START, t1=1.0, observe=seen)
+    data = traj.to_dataset()
+    assert data["kernel"].dims == ("time", "kernel_row", "kernel_column")
+    top = np.linalg.eigvalsh(data["kernel"][-1].values)[::-1][:2]
+    np.testing.assert_allclose(data["modes"][-1], top, rtol=1e-9)
+
+
 @pytest.mark.computes
 def test_the_lazy_flow_of_a_mean_square_is_an_exponential():
     lazy = fa.Lazy(OUTER, OUTPUTS, START)

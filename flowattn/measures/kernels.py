@@ -60,7 +60,7 @@ def kernel(outputs: Outputs, rates: PyTree | None = None) -> Observable:
     """
     return Observable(
         _Kernel(by_identity(outputs), settled_rates(rates)),
-        ("output", "output_2"),
+        ("kernel_row", "kernel_column"),
         "1/time",
         "tangent kernel",
     )
@@ -189,9 +189,7 @@ class _Kernel(eqx.Module):
                 "rows: take some of the outputs, or kernel_modes"
             )
         with highest_precision():
-            rows = jax.lax.map(
-                lambda row: pull(row)[0], jnp.eye(values.size), batch_size=_TOGETHER
-            )
+            rows = _mapped(lambda row: pull(row)[0], jnp.eye(values.size))
             parts = jax.tree.map(jnp.ones_like, moves)
             weighted = jax.tree.map(
                 lambda row, rate: row * rate[None], rows, scaled(self.rates, parts)
@@ -202,6 +200,15 @@ class _Kernel(eqx.Module):
                 (a.reshape(flatten) @ b.reshape(flatten).T for a, b in pairs),
                 jnp.zeros((values.size, values.size)),
             )
+
+
+def _mapped(fn: Callable[[Array], PyTree], rows: Array) -> PyTree:
+    """A function of each row, with the memory of some of them; without a loop if these
+    are all, so that a kernel and its speed along one run share their Jacobian.
+    """
+    if len(rows) <= _TOGETHER:
+        return jax.vmap(fn)(rows)
+    return jax.lax.map(fn, rows, batch_size=_TOGETHER)
 
 
 class _Speed(eqx.Module):

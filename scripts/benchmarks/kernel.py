@@ -98,8 +98,8 @@ def kernel(long: bool) -> dict[str, Any]:
         ts = np.linspace(0.0, _TIMES[-1] + _STEP, _CHECKPOINTS + 1)
         found, every = kernels_at(ts), (_CHECKPOINTS - 1) // (len(_TIMES) - 1)
         middle = np.arange(every, _CHECKPOINTS, every)
-        around = (found[middle + k] for k in (-1, 0, 1))
-        return differences(*around, 2 * _STEP)
+        before, after = found[middle - 1], found[middle + 1]
+        return differences(before, found[middle], after, 2 * _STEP)
 
     def pairs(apart: float) -> Any:
         @jax.jit

@@ -23,6 +23,8 @@ from .laws.separable import separable as separable
 from .losses import AbstractBatchLoss as AbstractBatchLoss
 from .losses import AbstractExplicitLoss as AbstractExplicitLoss
 from .measures import edge as edge
+from .measures.attention_kernel import AttentionKernel as AttentionKernel
+from .measures.attention_kernel import attention_kernel as attention_kernel
 from .measures.attribution import attribute as attribute
 from .measures.attribution import by_block as by_block
 from .measures.attribution import by_group as by_group
@@ -42,6 +44,8 @@ from .measures.lazy import lazy_reduction as lazy_reduction
 from .measures.orders import Orders as Orders
 from .measures.orders import orders as orders
 from .measures.sharpness import sharpness as sharpness
+from .measures.smoothing import effective_parameters as effective_parameters
+from .measures.smoothing import lazy_smoother as lazy_smoother
 from .measures.telescope import telescope as telescope
 from .numerics.descend import descend as descend
 from .numerics.ensemble import ensemble as ensemble
@@ -49,6 +53,7 @@ from .numerics.segments import Progress as Progress
 from .numerics.solve import solve as solve
 from .numerics.solvers import RKC as RKC
 from .observables import Observable as Observable
+from .observables import OfOutputs as OfOutputs
 from .optimizers import SGD as SGD
 from .optimizers import AbstractOptimizer as AbstractOptimizer
 from .optimizers import Adam as Adam

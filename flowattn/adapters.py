@@ -7,7 +7,7 @@ changes; `tests/test_adapters.py` has a test for each. For diffrax see
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import equinox.internal as eqxi
@@ -136,3 +136,36 @@ def known_options(**options: Any) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError:
         return {}
     return options
+
+
+def inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
+    """The jaxprs within an equation of a jaxpr, by its parameters."""
+    for value in params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, ClosedJaxpr):
+                yield one.jaxpr
+            elif isinstance(one, Jaxpr):
+                yield one
+
+
+def has_forward_mode(fn: Callable[[Any], Any], at: Any) -> bool:
+    """Whether a function can be differentiated forwards: `jax.custom_vjp` allows only
+    reverse mode.
+
+    >>> import jax.numpy as jnp
+    >>> @jax.custom_vjp
+    ... def half(x):
+    ...     return x / 2
+    >>> half.defvjp(lambda x: (x / 2, None), lambda _, u: (u / 2,))
+    >>> [has_forward_mode(fn, jnp.ones(())) for fn in (jnp.sin, half)]
+    [True, False]
+    """
+
+    def forwards(jaxpr: Jaxpr) -> bool:
+        return all(
+            not equation.primitive.name.startswith("custom_vjp_call")
+            and all(map(forwards, inner_jaxprs(equation.params)))
+            for equation in jaxpr.eqns
+        )
+
+    return forwards(jax.make_jaxpr(fn)(at).jaxpr)

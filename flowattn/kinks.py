@@ -6,14 +6,14 @@ and `isfinite`, as in a softmax, are no such choices, and no sign of a sum of ex
 changes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from .adapters import ClosedJaxpr, Jaxpr, Literal
+from .adapters import Jaxpr, Literal, inner_jaxprs
 
 _COMPARED = frozenset({"gt", "ge", "lt", "le"})
 # What passes on that a number is the outcome of a comparison, or is positive.
@@ -59,7 +59,7 @@ class _Search:
         for equation in _needed(jaxpr, wanted):
             if self._is_kink(equation):
                 return True
-            for inner in _inner(equation.params):
+            for inner in inner_jaxprs(equation.params):
                 if self._finds_within(inner, equation, wanted):
                     return True
             self._pass_on(equation)
@@ -77,7 +77,7 @@ class _Search:
         ends = set(equation.outvars)
         depends = _any_in(given, self.moved)
         both = all(_any_in([x], self.moved) for x in given)
-        if depends and not any(True for _ in _inner(equation.params)):
+        if depends and not any(True for _ in inner_jaxprs(equation.params)):
             self.moved |= ends
         # What is positive is so on both sides.
         clear = _any_in(given[:1], self.positive) and isinstance(given[-1], Literal)
@@ -123,13 +123,3 @@ def _needed(jaxpr: Jaxpr, wanted: set[Any]) -> list[Any]:
             found.append(equation)
             wanted |= {x for x in equation.invars if not isinstance(x, Literal)}
     return found[::-1]
-
-
-def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The jaxprs within an equation."""
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, Jaxpr):
-                yield one

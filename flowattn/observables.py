@@ -179,6 +179,29 @@ class Observable(AbstractObservable):
         return self.fn(params)
 
 
+class OfOutputs(eqx.Module):
+    """A function of a model's outputs, as one of its parameters: `fn(outputs(params))`.
+
+    An observable written so is known to depend on the outputs alone; `lazy_reduction`
+    then takes those of the lazy model.
+
+    Args:
+        fn: maps outputs to an array.
+        outputs: maps parameters to outputs, any PyTree.
+
+    >>> import jax.numpy as jnp, flowattn as fa
+    >>> mean = fa.OfOutputs(jnp.mean, lambda w: jnp.array([[1.0, 2.0], [0.0, 1.0]]) @ w)
+    >>> float(mean(jnp.ones(2)))
+    2.0
+    """
+
+    fn: Callable[[Any], Array] = eqx.field(converter=by_identity)
+    outputs: Callable[[PyTree], Any] = eqx.field(converter=by_identity)
+
+    def __call__(self, params: PyTree) -> Array:
+        return self.fn(self.outputs(params))
+
+
 class Record(eqx.Module):
     """What is recorded at one output time: values, and the scales of laws."""
 

@@ -315,6 +315,20 @@ class Problem(eqx.Module):
             del fields[replaced]
         return Problem(**fields, flow=found)
 
+    def with_reductions(self, reductions: Mapping[str, Reduction]) -> "Problem":
+        """The same problem with more reductions.
+
+        Args:
+            reductions: `Reduction` by name.
+
+        Returns:
+            The problem.
+        """
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        own = fields.pop("own_flow")
+        fields["reductions"] = self.reductions | dict(reductions)
+        return Problem(**fields, flow=own)
+
     def solve(self, **settings: Any) -> Trajectory:
         """Solve the flow from the start, with every observable and event.
 

@@ -27,6 +27,7 @@ from benchmarks.ensemble import ensemble, sweep_full
 from benchmarks.eos import eos
 from benchmarks.focus import focus_euler
 from benchmarks.gradient_starvation import gradient_starvation
+from benchmarks.kernel import kernel
 from benchmarks.linear_icl import icl
 from benchmarks.measure import processor
 from benchmarks.page import page_of, table_of
@@ -57,6 +58,7 @@ BENCHMARKS = {
     "discover": discover,
     "icl": icl,
     "positional-semantic": positional_semantic,
+    "kernel": kernel,
     "device": device,
 }
 

@@ -12,33 +12,7 @@ from scipy.linalg import expm
 
 import flowattn as fa
 
-COUNT, SIZE = 12, 5
-
-
-def net(x, p):
-    """A two-layer network in tangent-kernel scaling."""
-    hidden = jnp.tanh(x @ p["W"].T / math.sqrt(x.shape[1]))
-    return hidden @ p["a"] / math.sqrt(p["a"].shape[0])
-
-
-def start(key, width):
-    first, second = jr.split(key)
-    return {"W": jr.normal(first, (width, SIZE)), "a": jr.normal(second, (width,))}
-
-
-def mean_square(y, f):
-    return 0.5 * jnp.mean((f - y) ** 2)
-
-
-X = jr.normal(jr.key(0), (COUNT, SIZE))
-Y = jnp.sign(X[:, 0] * X[:, 1])
-OUTPUTS, OUTER = Partial(net, X), Partial(mean_square, Y)
-RATES = {"W": 0.3, "a": 2.0}
-START = start(jr.key(1), 20)
-
-
-def loss(params):
-    return OUTER(OUTPUTS(params))
+from .kernel_net import COUNT, OUTER, OUTPUTS, RATES, START, Y, loss, start
 
 
 def test_a_flow_moves_outputs_by_the_kernel_with_its_rates():
@@ -85,6 +59,15 @@ def test_change_and_alignment():
     np.testing.assert_allclose(found, [relative, 1 - cosine], rtol=1e-10)
     aligned = float(fa.alignment(OUTPUTS, Y)(START))
     assert abs(aligned - Y @ one @ Y / (norms[0] * (Y @ Y))) < 1e-12
+
+
+def test_kernels_are_observed_along_a_run():
+    seen = {"kernel": fa.kernel(OUTPUTS), "modes": fa.kernel_modes(OUTPUTS, 2)}
+    traj = fa.solve(fa.GradientFlow(loss), START, t1=1.0, observe=seen)
+    data = traj.to_dataset()
+    assert data["kernel"].dims == ("time", "kernel_row", "kernel_column")
+    top = np.linalg.eigvalsh(data["kernel"][-1].values)[::-1][:2]
+    np.testing.assert_allclose(data["modes"][-1], top, rtol=1e-9)
 
 
 @pytest.mark.computes
@@ -178,7 +161,7 @@ def test_wrong_input_is_one_line():
     with pytest.raises(fa.InputError, match="13 eigenvalues of 12 outputs"):
         fa.kernel_modes(OUTPUTS, 13)(START)
     with pytest.raises(fa.InputError, match="alpha must be positive"):
-        fa.Scaled(OUTER, OUTPUTS, 0.0)
+        fa.Scaled(OUTER, 0.0)
     with pytest.raises(fa.InputError, match="no array that moves is in the block"):
         blocks = fa.by_block(fa.GradientFlow(loss), {"keys": ("K",)})
         fa.attribute(OUTPUTS, blocks).start(START)

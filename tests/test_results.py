@@ -163,6 +163,7 @@ def test_the_table_of_a_summary():
             "by_task": {"easy": {"right": [0.5, None, 1.0]}, "hard": {"right": None}},
         },
         "closed_forms": [{"name": "score", "descent": 0.01}],
+        "attribution": None,
         "sharpness": {
             "start": 44.7,
             "learning_rate": 0.1,

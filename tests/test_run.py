@@ -166,6 +166,7 @@ def test_saved_it_is_what_the_command_line_leaves(report, tmp_path):
     assert {"training.png", "gap.png", "laws.png"} <= files
     keys = {"system", "config", "provenance", "flow", "descent", "gap", "laws"}
     keys |= {"reductions", "closed_forms", "metrics", "sharpness", "outcomes", "files"}
+    keys |= {"attribution"}
     assert set(summary) == keys
     assert summary["config"]["optimizer"]["learning_rate"] == 0.02
     assert summary["gap"]["max_relative"] == report.gap.max_relative

@@ -268,6 +268,24 @@ _ALL = (
         "new",
     ),
     Figure(
+        "kernels-lazy",
+        "kernels",
+        "gap of a network from its lazy limit, over time and against the scale α",
+        "new",
+    ),
+    Figure(
+        "kernels-telescope",
+        "kernels",
+        "errors of telescoped and of lazy outputs against learning rate and segments",
+        "new",
+    ),
+    Figure(
+        "kernels-blocks",
+        "kernels",
+        "share of query, keys, embeddings and classifier in the right logit over time",
+        "new",
+    ),
+    Figure(
         "edge-rates",
         "edge",
         "onset and plateau of oscillations at 64 learning rates: descent and its flows",

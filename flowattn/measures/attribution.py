@@ -18,6 +18,7 @@ from ..errors import InputError, quoted
 from ..flows import AbstractFlow, GradientFlow, require_flow, velocity
 from ..identity import by_identity
 from ..observables import Observable
+from .forward import linearised
 
 
 class Parts(eqx.Module):
@@ -92,7 +93,7 @@ class Attribution(AbstractFlow):
         """The contributions, by part."""
         return {
             "contribution": Observable(
-                _stacked, None, "1", "contribution of a part to the outputs", of="state"
+                stacked, None, "1", "contribution of a part to the outputs", of="state"
             )
         }
 
@@ -125,7 +126,7 @@ class Attribution(AbstractFlow):
             now,
             is_leaf=lambda x: x is None,
         )
-        _, push = jax.linearize(lambda x: self.outputs(eqx.combine(x, rest)), moves)
+        _, push = linearised(lambda x: self.outputs(eqx.combine(x, rest)), moves)
         speeds = {
             name: velocity(moves, part)
             for name, part in self.parts.split(now, t).items()
@@ -212,7 +213,8 @@ def _within(name: str, paths: tuple[str, ...]) -> bool:
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
-def _stacked(state: PyTree) -> Array:
+def stacked(state: PyTree) -> Array:
+    """The contributions of a state, part × outputs."""
     return jnp.stack(list(state["contributions"].values()))
 
 

@@ -30,9 +30,10 @@ from ..identity import by_identity
 from ..observables import Observable
 from ..precision import highest_precision, require_real
 from ..spectra import largest_eigenvalues
+from .forward import linearised
 
 # A kernel is a matrix of that many rows at most: 128 MiB in double precision.
-_MOST = 4096
+MOST = 4096
 # Rows of the Jacobian in one pass.
 _TOGETHER = 64
 
@@ -59,7 +60,7 @@ def kernel(outputs: Outputs, rates: PyTree | None = None) -> Observable:
     """
     return Observable(
         _Kernel(by_identity(outputs), settled_rates(rates)),
-        ("output", "output_2"),
+        ("kernel_row", "kernel_column"),
         "1/time",
         "tangent kernel",
     )
@@ -182,15 +183,13 @@ class _Kernel(eqx.Module):
     def __call__(self, params: PyTree) -> Float[Array, "output output_2"]:
         flat, moves = self.at(params)
         values, pull = jax.vjp(flat, moves)
-        if values.size > _MOST:
+        if values.size > MOST:
             raise InputError(
-                f"a tangent kernel of {values.size:,} outputs has more than {_MOST:,} "
+                f"a tangent kernel of {values.size:,} outputs has more than {MOST:,} "
                 "rows: take some of the outputs, or kernel_modes"
             )
         with highest_precision():
-            rows = jax.lax.map(
-                lambda row: pull(row)[0], jnp.eye(values.size), batch_size=_TOGETHER
-            )
+            rows = _mapped(lambda row: pull(row)[0], jnp.eye(values.size))
             parts = jax.tree.map(jnp.ones_like, moves)
             weighted = jax.tree.map(
                 lambda row, rate: row * rate[None], rows, scaled(self.rates, parts)
@@ -203,22 +202,26 @@ class _Kernel(eqx.Module):
             )
 
 
+def _mapped(fn: Callable[[Array], PyTree], rows: Array) -> PyTree:
+    """A function of each row, with the memory of some of them; without a loop if these
+    are all, so that a kernel and its speed along one run share their Jacobian.
+    """
+    if len(rows) <= _TOGETHER:
+        return jax.vmap(fn)(rows)
+    return jax.lax.map(fn, rows, batch_size=_TOGETHER)
+
+
 class _Speed(eqx.Module):
     kernel: _Kernel
     flow: AbstractFlow
 
     def __call__(self, params: PyTree) -> Scalar:
-        arrays, static = eqx.partition(params, eqx.is_inexact_array)
         moves = self.flow.moving(params)
-        given = velocity(moves, self.flow(params))
-        along = jax.tree.map(
-            lambda x, v: jnp.zeros_like(x) if v is None else v,
-            arrays,
-            given,
-            is_leaf=lambda x: x is None,
-        )
+        rest = others(params, moves)
         value, change = jax.jvp(
-            lambda arrays: self.kernel(eqx.combine(arrays, static)), (arrays,), (along,)
+            lambda moves: self.kernel(eqx.combine(moves, rest)),
+            (moves,),
+            (velocity(moves, self.flow(params)),),
         )
         return jnp.linalg.norm(change) / jnp.linalg.norm(value)
 
@@ -250,12 +253,12 @@ class _Modes(eqx.Module):
     def __call__(self, params: PyTree) -> Float[Array, " mode"]:
         flat, moves = self.kernel.at(params)
         with highest_precision():
-            values, push = jax.linearize(flat, moves)
+            values, push = linearised(flat, moves)
             if self.k > values.size:
                 raise InputError(
                     f"kernel_modes: {self.k} eigenvalues of {values.size} outputs"
                 )
-            pull = jax.linear_transpose(push, moves)
+            pull = jax.vjp(flat, moves)[1]
             ones = jax.tree.map(jnp.ones_like, moves)
             rates, unravel = ravel_pytree(scaled(self.kernel.rates, ones))
 

@@ -14,14 +14,16 @@ from jaxtyping import Array, Float, PyTree
 from ..errors import InputError, require_choice
 from ..identity import by_identity
 from ..trajectory import Trajectory
+from .forward import linearised
 
-Rule = Literal["left", "midpoint", "gauss"]
+Rule = Literal["left", "midpoint", "trapezoid", "gauss"]
 
-# Places in a segment, and weights: of order 1, 2 and 4 in the length of a segment.
+# Places in a segment, and weights: of order 1, 2, 2 and 4 in the length of a segment.
 _ROOT = float(np.sqrt(3) / 6)
 _RULES = {
     "left": ((0.0, 1.0),),
     "midpoint": ((0.5, 1.0),),
+    "trapezoid": ((0.0, 0.5), (1.0, 0.5)),
     "gauss": ((0.5 - _ROOT, 0.5), (0.5 + _ROOT, 0.5)),
 }
 
@@ -54,8 +56,8 @@ def telescope(
         trajectory: a run with `save_params=True`; of a descent with every step saved,
             the segments are its steps.
         outputs: maps parameters to an array.
-        rule: where J is taken in a segment: "left", at its "midpoint", or at the two
-            "gauss" points, of order 1, 2 and 4.
+        rule: where J is taken in a segment: "left", at its "midpoint", at both its ends
+            ("trapezoid"), or at the two "gauss" points, of order 1, 2, 2 and 4.
 
     Returns:
         The `Telescope`.
@@ -93,7 +95,7 @@ def _summed(
         parts = []
         for place, weight in _RULES[rule]:
             there = jax.tree.map(lambda x, d, place=place: x + place * d, start, step)
-            parts.append(weight * jax.jvp(at, (there,), (step,))[1])
+            parts.append(weight * linearised(at, there)[1](step))
         return sum(parts[1:], parts[0])
 
     values = jax.lax.map(at, path)

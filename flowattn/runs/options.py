@@ -68,6 +68,16 @@ class Options(Settings):
     has set in."""
     descent: bool = True
     """Run the descent."""
+    lazy: bool = False
+    """Also solve the lazy flow, of the model linearised about the start."""
+    kernel: int = 0
+    """Observe the tangent kernel of N of the model's outputs, drawn once and for all:
+    how far it has come, its speed, and its alignment with the target −∇ℓ(0) of the loss
+    ℓ of outputs (the labels of a mean square, of classes one-hot less their mean). At
+    each output time it costs about 4 N gradients."""
+    attribute: Literal["blocks"] | None = None
+    """Also solve for the contribution of each block of parameters to the output along
+    the target, for classes the mean logit of the right one less that of all."""
     data: str | None = None
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 
@@ -79,7 +89,7 @@ def require_sensible(options: Options, called: Callable[[str], str] = str) -> No
     for name, kind in kinds(Options).items():
         require_kind(name, getattr(options, name), kind)
     counts = ("max_steps", "steps", "patience", "validate_from", "sharpness", "outputs")
-    counts = (*counts, "flow_after")
+    counts = (*counts, "flow_after", "kernel")
     for name in counts:
         if (getattr(options, name) or 0) > MOST_STEPS:
             value = quoted(getattr(options, name))
@@ -92,7 +102,7 @@ def require_sensible(options: Options, called: Callable[[str], str] = str) -> No
             require_positive(**{name: getattr(options, name)})
     if options.patience is None and options.validate_from:
         raise InputError(f"{called('validate_from')} needs {called('patience')}")
-    for name in ("validate_from", "sharpness", "flow_after"):
+    for name in ("validate_from", "sharpness", "flow_after", "kernel"):
         if getattr(options, name) < 0:
             value = quoted(getattr(options, name))
             raise InputError(f"{name} must be 0 or more, got {value}")
@@ -122,6 +132,9 @@ _BOTH = (
     "flow_after",
     "descent",
     "outputs",
+    "lazy",
+    "kernel",
+    "attribute",
 )
 
 
@@ -150,7 +163,7 @@ def require_of_run(
         why = "is of the flow, which is not run"
         if options.flow and options.t1 is None:
             why += f" unless {called('t1')} is given"
-        idle |= dict.fromkeys(_FLOW, why)
+        idle |= dict.fromkeys((*_FLOW, "lazy", "attribute"), why)
         if options.steps is not None:
             steps = called("steps")
             idle["t1"] = f"does nothing together with {steps} if there is no flow"
@@ -161,6 +174,9 @@ def require_of_run(
         idle |= dict.fromkeys(_DESCENT, why)
     if options.flow not in ORDERS:
         idle["order"] = "is of flow='descent' and flow='even'"
+    if options.flow in FOLLOWING:
+        why = f"is of the gradient flow, not of flow='{options.flow}'"
+        idle |= dict.fromkeys(("lazy", "kernel", "attribute"), why)
     if options.flow not in LATER:
         named = ", ".join(f"'{kind}'" for kind in LATER)
         idle["flow_after"] = f"is of the flows {named}"

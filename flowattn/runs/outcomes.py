@@ -71,7 +71,8 @@ def finished(config: dict[str, Any], folder: Path) -> Done | None:
             return None
         if unfinished(summary["outcomes"]):
             return None
-        names = [kind for kind in ("flow", "descent") if summary[kind] is not None]
+        kinds = ("flow", "descent", "attribution")
+        names = [kind for kind in kinds if summary[kind] is not None]
         names += [one["name"] for one in summary["reductions"]]
         lost = [name for name in summary["files"] if not (folder / name).exists()]
         store = "trajectory.zarr"

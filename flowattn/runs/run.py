@@ -40,6 +40,7 @@ from ..systems import (
 from ..trajectory import Trajectory
 from .options import Options
 from .outcomes import SUCCESSFUL, Outcomes
+from .outputs import asked, attributed
 from .panels import run_panels
 from .plan import Plan, fields_of, plan
 from .saved import earlier_files, write_run
@@ -71,6 +72,7 @@ class Run:
         flow, descent: the two trajectories, None where not run.
         gap: where the descent leaves the flow, None if unknown.
         reductions: the solutions of the reduced theories, by name.
+        attribution: the flow with the contributions of blocks, None unless asked for.
         survey: the findings of a study's runs.
     """
 
@@ -81,6 +83,7 @@ class Run:
     descent: Trajectory | None = None
     gap: Gap | None = None
     reductions: dict[str, Trajectory] = dataclasses.field(default_factory=dict)
+    attribution: Trajectory | None = None
     survey: Survey | None = None
 
     @property
@@ -129,7 +132,7 @@ class Run:
             return self.system.panels(self.survey)
         assert self.problem is not None
         assert isinstance(self.system, AbstractSystem | None)
-        return run_panels(self.system, self)
+        return run_panels(self.system, self, self.attribution)
 
     def plot(self) -> dict[str, Any]:
         """Draw the pictures of this run.
@@ -188,7 +191,8 @@ def run(
             of the descent; `sharpness`, the number of Hessian eigenvalues to observe;
             the `scale` of the gap; `flow`, as in `Problem.following`, with its `order`
             or `directions`, and `flow_after`, the steps after which it begins;
-            `flow=False` or `descent=False` to leave one out;
+            `flow=False` or `descent=False` to leave one out; of the model's outputs
+            `lazy`, `kernel` and `attribute`;
             for a system also the `seed`, and the `data` folder of named corpora.
 
     Returns:
@@ -238,12 +242,12 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
             order=options.order,
             directions=options.directions,
         )
-    extra = {}
+    problem, extra = asked(options, problem)
     if modes := options.sharpness or int(plan.at_edge):
         rates = problem.followed.get("rates")
         require_modes(modes, moving(problem.params, rates))
         top = sharpness(problem.loss, modes, rates)
-        extra = problem.flow.centred({"sharpness": top})
+        extra |= problem.flow.centred({"sharpness": top})
     if options.patience and problem.validation is None:
         raise InputError("patience needs a validation loss, Problem(validation=...)")
 
@@ -286,11 +290,22 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
         if run.ts[1] <= plan.t1 * (1 + 1e-6):
             gap = compare(traj, run, options.scale)
             gap = _without_rounding(gap, problem, traj, run) if plan.at_edge else gap
-    reductions = {}
+    reductions, blocks = {}, None
     if plan.flow:
         reductions = _reductions(
             plan, problem, start, traj, outcomes, watch, checkpoint
         )
+    if options.attribute:
+        if traj is not None and not outcomes.stopped:
+            with watch("attribution") as progress:
+                blocks = attributed(
+                    problem,
+                    ts=traj.ts,
+                    progress=progress,
+                    checkpoint=checkpoint and checkpoint / "attribution",
+                    **_solved_by(plan),
+                )
+        outcomes.add("attribution", blocks, refined=True)
     if plan.descent and problem.has_edge:
         if not outcomes.stopped:
             top = _sharpest(plan, problem, checkpoint)
@@ -298,7 +313,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     if gap is not None and gap.order is not None and _starts_past(gap, top):
         why = "no order is claimed: the flow starts past the edge of the descent"
         gap = dataclasses.replace(gap, order=None, claim=why)
-    summary = summarise(plan, problem, traj, run, gap, reductions)
+    summary = summarise(plan, problem, traj, run, gap, reductions, blocks)
     for form in summary["closed_forms"]:
         found = [form[kind] for kind in ("flow", "descent") if kind in form]
         outcomes.add_numbers(f"closed form of {form['name']}", found)
@@ -306,7 +321,7 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     even = problem.flow.kind == "even" and is_plain(problem.loss, plan.optimizer)
     summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer, even)
     summary |= _origin(plan, seconds)
-    return Run(plan, summary, problem, traj, run, gap, reductions)
+    return Run(plan, summary, problem, traj, run, gap, reductions, blocks)
 
 
 def _started(plan: Plan, problem: Problem) -> tuple[PyTree, PyTree]:

@@ -27,6 +27,7 @@ def earlier_files(folder: Path) -> set[str]:
 def write_run(run: Any, stage: Path) -> None:
     """Write the summary, the trajectories and the pictures of a `Run` to a folder."""
     runs = {"flow": run.flow, "descent": run.descent, **run.reductions}
+    runs["attribution"] = run.attribution
     datasets: dict[str, Any] = {
         name: each.to_dataset() for name, each in runs.items() if each is not None
     }

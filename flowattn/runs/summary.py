@@ -15,6 +15,7 @@ from ..optimizers import AbstractOptimizer
 from ..problem import Problem
 from ..systems import AbstractSystem, Survey, final_values
 from ..trajectory import Trajectory
+from .outputs import attribution_numbers
 from .plan import Plan
 
 # Up to this share of the edge the flow of every second step exists.
@@ -28,8 +29,11 @@ def summarise(
     descent: Trajectory | None,
     gap: Gap | None,
     reductions: dict[str, Trajectory],
+    blocks: Trajectory | None = None,
 ) -> dict[str, Any]:
-    """The numbers of a run, ready for JSON: flow, descent, gap, laws, theory."""
+    """The numbers of a run, ready for JSON: flow, descent, gap, laws, theory, and the
+    contributions of blocks of parameters.
+    """
     system = plan.system if isinstance(plan.system, AbstractSystem) else None
     metrics = {} if system is None else system.metrics(problem, flow)
     summary = {
@@ -47,6 +51,11 @@ def summarise(
             _closed_form(name, of_time, {"flow": flow, "descent": descent})
             for name, of_time in problem.closed_forms.items()
         ],
+        "attribution": (
+            None
+            if blocks is None
+            else _statistics(blocks) | attribution_numbers(blocks)
+        ),
         "metrics": metrics,
     }
     return _undefined_to_none(summary)
@@ -55,6 +64,7 @@ def summarise(
 def summarise_study(plan: Plan, survey: Survey) -> dict[str, Any]:
     """The numbers of many runs, in the same form as those of one run."""
     summary = {"system": plan.name, "flow": None, "descent": None, "gap": None}
+    summary |= {"attribution": None}
     nothing = {name: [] for name in ("laws", "reductions", "closed_forms")}
     return _undefined_to_none({**summary, **nothing, "metrics": survey.metrics})
 

@@ -81,7 +81,7 @@ def heading(summary: dict[str, Any]) -> str:
             lines.append(f"         {gap['claim']}")
     if summary["flow"] is not None:
         lines += _event_lines(summary["flow"], "event")
-    lines += _theory(summary)
+    lines += _theory(summary) + _blocks(summary["attribution"])
     later = [part for part, end in summary["outcomes"].items() if end == "not begun"]
     if later:
         lines.append(f"not run  {'; '.join(later)}")
@@ -159,6 +159,19 @@ def _theory(summary) -> list[str]:
         )
         lines.append(f"theory   closed form of {one['name']}: {apart} from it")
     return lines
+
+
+def _blocks(one) -> list[str]:
+    """The shares of blocks of parameters in the change of an output."""
+    if one is None:
+        return []
+    parts = ", ".join(
+        f"{name} {'unknown' if share is None else format(share, '.3%')}"
+        for name, share in one["share"].items()
+    )
+    line = f"blocks   {parts} of the change {_number(one['change'])} of the output "
+    line += f"along the target, to {_number(one['apart'], '.1e')}"
+    return [line + _ending(one), *_estimated(one)]
 
 
 def _cost(run) -> str:

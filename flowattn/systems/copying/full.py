@@ -1,7 +1,5 @@
 """Copying in full: the loss of positional heads over sequences."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Scalar
 
 from ...models import FactorisedScores, FreeScores, PositionalHeads
-from ...observables import Observable
+from ...observables import Observable, OfOutputs
 from .reduced import PROBABILITY, CopyingPoint, coordinate_observables
 
 
@@ -18,16 +16,23 @@ class CopyingLoss(eqx.Module):
 
     tokens: Int[Array, "sequence position"]
 
+    def logits(self, params: PositionalHeads) -> Float[Array, "sequence target word"]:
+        """z_t of every target."""
+        return params(self.tokens)
+
     def log_probability(
-        self, model: PositionalHeads
+        self, logits: Float[Array, "sequence target word"]
     ) -> Float[Array, "sequence target"]:
         """log q_t of the right words."""
-        logits = model(self.tokens)
         right = jax.nn.one_hot(self.tokens, logits.shape[-1], dtype=logits.dtype)
         return jnp.sum(logits * right, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
 
+    def of(self, logits: Float[Array, "sequence target word"]) -> Scalar:
+        """The loss of logits."""
+        return -jnp.mean(self.log_probability(logits))
+
     def __call__(self, params: PositionalHeads) -> Scalar:
-        return -jnp.mean(self.log_probability(params))
+        return self.of(self.logits(params))
 
 
 def coordinates(params: PositionalHeads) -> CopyingPoint:
@@ -54,7 +59,9 @@ def full_observables(loss: CopyingLoss, heads: int) -> dict[str, Observable]:
     """Loss, probability of the right word and coordinates, by name."""
     return {
         "loss": Observable(loss, (), "nat", "loss"),
-        "probability": Observable(Partial(_probability, loss), (), "1", PROBABILITY),
+        "probability": Observable(
+            OfOutputs(Partial(_probability, loss), loss.logits), (), "1", PROBABILITY
+        ),
         **coordinate_observables(coordinates, _attention, heads),
     }
 
@@ -70,8 +77,8 @@ def _symmetric(margins: Float[Array, " head"], size: int) -> Float[Array, "head 
     return margins[:, None, None] * (jnp.eye(size) - 1 / size)[None]
 
 
-def _probability(loss: CopyingLoss, params: Any) -> Scalar:
-    return jnp.mean(jnp.exp(loss.log_probability(params)))
+def _probability(loss: CopyingLoss, logits: Array) -> Scalar:
+    return jnp.mean(jnp.exp(loss.log_probability(logits)))
 
 
 def _attention(params: PositionalHeads) -> Float[Array, " head"]:

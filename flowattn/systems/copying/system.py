@@ -210,6 +210,8 @@ class Copying(AbstractHeads, AbstractSystem):
             laws=self._laws(_factors),
             reductions={"copying": reduction},
             events=_escape(observables),
+            outputs=loss.logits,
+            outer=loss.of,
         )
 
     def _laws(self, factors: Any) -> list[Law]:

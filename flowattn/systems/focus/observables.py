@@ -19,7 +19,7 @@ from ...losses import (
     weighted_mean,
 )
 from ...models import AbstractFocusModel
-from ...observables import Observable
+from ...observables import Observable, OfOutputs
 from ...tasks import MosaicSplits
 from .reduced import ATTENTION, PROBABILITY, Focus2D, Loss, coordinate_observables
 
@@ -58,11 +58,19 @@ class FocusLoss(AbstractBatchLoss):
             return log_attention, model.averaged(self.mosaics, attention)
         return log_attention, model.each(self.mosaics)
 
+    def logits(self, params: AbstractFocusModel) -> Float[Array, "mosaics ... classes"]:
+        """The logits that the loss uses, of the trained parameters."""
+        return self.outputs(eqx.combine(params, self.frozen))[1]
+
+    def of(self, logits: Float[Array, "mosaics classes"]) -> Float[Array, ""]:
+        """The soft loss of these logits, on which alone it depends."""
+        return cross_entropy(logits, self.mosaics.labels, self.mosaics.weights)
+
     def value(self, log_attention, logits) -> Float[Array, ""]:
         """The loss, from the value of `outputs`."""
-        labels, weights = self.mosaics.labels, self.mosaics.weights
         if self.kind == "soft":
-            return cross_entropy(logits, labels, weights)
+            return self.of(logits)
+        labels, weights = self.mosaics.labels, self.mosaics.weights
         of = hard_attention_loss if self.kind == "hard" else marginal_attention_loss
         return of(log_attention, logits, labels, weights)
 
@@ -117,7 +125,11 @@ def linear_observables(
             Partial(_foreground_probability, loss), (), "1", PROBABILITY
         ),
         "accuracy": Observable(
-            Partial(_accuracy, loss), (), "1", "training accuracy", discrete=True
+            OfOutputs(Partial(_accuracy, loss), Partial(_seen, loss)),
+            (),
+            "1",
+            "training accuracy",
+            discrete=True,
         ),
     }
 
@@ -176,10 +188,13 @@ def _foreground_probability(loss, params):
     return weighted_mean(found, mosaics.weights)
 
 
-def _accuracy(loss, params):
-    model: Any = eqx.combine(params, loss.frozen)
+def _seen(loss, params):
+    return loss.outputs(eqx.combine(params, loss.frozen))
+
+
+def _accuracy(loss, outputs):
     mosaics = loss.mosaics
-    predicted = loss.predicted(*loss.outputs(model))
+    predicted = loss.predicted(*outputs)
     return accuracy(predicted, mosaics.labels, mosaics.weights)
 
 

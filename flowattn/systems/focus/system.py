@@ -208,6 +208,7 @@ class Focus(AbstractFocus):
         spec = self.trained(model)
         params, frozen = eqx.partition(model, spec)
         loss, switch, validation = self.losses(frozen, splits, self.batch, batch_key)
+        soft = self.kinds == ("soft", None)
         exact = task.noiseless and self.balanced
         kind = "exact" if exact else "approximate"
         project = Partial(coordinates, frozen, fixed)
@@ -234,6 +235,8 @@ class Focus(AbstractFocus):
             model=Partial(eqx.combine, frozen),
             switch=switch,
             closed_forms=self._closed_forms(),
+            # Of the other losses, the outputs are attention and logits together.
+            **({"outputs": loss.logits, "outer": loss.of} if soft else {}),
         )
 
     def panels(self, run: AnyRun) -> dict[str, Sequence[Panel]]:

@@ -12,7 +12,7 @@ from ... import laws
 from ...errors import InputError
 from ...losses import accuracy
 from ...models import AttentionClassifier, TwoLayerClassifier
-from ...observables import Observable
+from ...observables import Observable, OfOutputs
 from ...tasks import Corpus, Sentences, TextTask, TopicWordsTask, WordTable
 from ...tasks.words import real_words
 
@@ -46,9 +46,14 @@ def _loss_of(loss, params):
     return loss(params)
 
 
-def _accuracies(model_of, splits, params):
+def _logits(model_of, splits, params):
     model = model_of(params)
-    return jnp.stack([accuracy(model(split), split.labels) for split in splits])
+    return [model(split) for split in splits]
+
+
+def _accuracies(labels, logits):
+    pairs = zip(logits, labels, strict=True)
+    return jnp.stack([accuracy(of_split, right) for of_split, right in pairs])
 
 
 def run_observables(corpus: Corpus, model_of, loss) -> dict[str, Observable]:
@@ -57,7 +62,10 @@ def run_observables(corpus: Corpus, model_of, loss) -> dict[str, Observable]:
     return {
         "loss": Observable(Partial(_loss_of, loss), (), "nat", "training loss"),
         "accuracy": Observable(
-            Partial(_accuracies, model_of, splits),
+            OfOutputs(
+                Partial(_accuracies, [split.labels for split in splits]),
+                Partial(_logits, model_of, splits),
+            ),
             ("split",),
             "1",
             "accuracy",

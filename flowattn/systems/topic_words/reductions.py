@@ -44,9 +44,16 @@ class SentenceLoss(eqx.Module):
     frozen: AttentionClassifier
     sentences: Sentences
 
-    def __call__(self, params: AttentionClassifier) -> Float[Array, ""]:
-        logits = join(self.frozen, params)(self.sentences)
+    def logits(self, params: AttentionClassifier) -> Float[Array, "sentences classes"]:
+        """The logits of the sentences."""
+        return join(self.frozen, params)(self.sentences)
+
+    def of(self, logits: Float[Array, "sentences classes"]) -> Float[Array, ""]:
+        """The loss of logits."""
         return cross_entropy(logits, self.sentences.labels)
+
+    def __call__(self, params: AttentionClassifier) -> Float[Array, ""]:
+        return self.of(self.logits(params))
 
 
 class Subspace(eqx.Module):

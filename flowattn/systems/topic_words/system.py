@@ -236,6 +236,8 @@ class TopicWords(AbstractSystem):
             reductions=reductions,
             model=full_of,
             corpus=corpus,
+            outputs=loss.logits,
+            outer=loss.of,
         )
 
     def _reductions(self, loss, start, params, task) -> dict[str, Reduction]:

@@ -254,11 +254,22 @@ def compiled_once(fn: Any, *arguments: Any) -> Any:
     program = hash((fn, structure, *leaves, *shapes))
     with _COMPILING:
         if program not in _COMPILED:
-            fn.lower(*arguments).compile()  # which takes milliseconds even if known
+            lowered = fn.lower(*arguments)
+            if " @lapack_" in lowered.as_text():
+                _WAITING.add(program)
+            lowered.compile()  # which takes milliseconds even if known
             _COMPILED.add(program)
-    return fn(*arguments)
+    if program not in _WAITING:
+        return fn(*arguments)
+    with ALONE:
+        return jax.block_until_ready(fn(*arguments))
 
 
+# JAX's batches of LAPACK calls (QR, SVD) wait for threads of a pool that is as large as
+# the processor; those of two programs at once can wait for each other, for ever. So of
+# programs that have them, a thread runs one at a time.
+ALONE = threading.Lock()
+_WAITING: set[int] = set()
 _COMPILING = threading.Lock()
 # Hashes alone: they keep nothing alive. If two programs had the same, or JAX's caches
 # were cleared, threads would compile one program each.

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from ..laws import Law, drift
 from ..numerics.blocks import (
+    ALONE,
     compiled_once,
     float_count,
     lanes_for,
@@ -49,7 +50,8 @@ def run_cells(
     """
     index = np.minimum(np.arange(room), count - 1)
     padded = jax.tree.map(lambda x: np.asarray(x)[index], cells)
-    own, shared = spread(make, padded, room)
+    with ALONE:  # a draw may factorise matrices
+        own, shared = jax.block_until_ready(spread(make, padded, room))
     solves, rest = own.solve, shared.solve
     width = min(room, lanes_for(float_count(solves.start) // room))
     most = jnp.asarray(step_limit(how.max_steps))

@@ -76,32 +76,8 @@ def subspace_of(tokens: Float[Array, "n T d"], weight: Float[Array, "d d"]) -> S
 
 
 def _orthonormal(rows: Float[Array, "k d"]) -> Float[Array, "k d"]:
-    """An orthonormal basis of the span of rows, by the Cholesky factor of their Gram
-    matrix; twice, since its condition is that of the rows squared.
-
-    Factorisations of LAPACK in batches, as in a sweep, can hang when they run in two
-    threads (JAX 0.10 on a processor).
-    """
-    for _ in range(2):
-        rows = _inverse_factor(rows @ rows.T) @ rows
-    return rows
-
-
-def _inverse_factor(gram: Float[Array, "k k"]) -> Float[Array, "k k"]:
-    """L⁻¹ of a matrix LLᵀ: elimination turns it into Lᵀ, and the identity beside it
-    into L⁻¹.
-    """
-    size = len(gram)
-    places = jnp.arange(size)
-
-    def eliminated(both: Array, place: Array) -> tuple[Array, None]:
-        root = jnp.sqrt(both[place, place])
-        row = both[place] / root
-        below = jnp.where(places > place, both[:, place] / root, 0.0)
-        return (both - jnp.outer(below, row)).at[place].set(row), None
-
-    start = jnp.concatenate([gram, jnp.eye(size, dtype=gram.dtype)], axis=1)
-    return jax.lax.scan(eliminated, start, places)[0][:, size:]
+    """An orthonormal basis of the span of rows."""
+    return jnp.linalg.qr(rows.T)[0].T
 
 
 class ProjectedTest(eqx.Module):

@@ -1,4 +1,4 @@
-"""Sweeps of systems that factorise matrices: two threads must not wait for each other."""
+"""Sweeps of systems that factorise matrices: threads must not wait for each other."""
 
 import subprocess
 import sys

@@ -218,6 +218,7 @@ def drops_of(system, count, t1):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_first_drops_are_inverse_to_the_start():
     """T·init in the median at init .1, .01, .001, four heads: 5.56, 5.83, 5.87 of 12
     starts, known to about 10 %; 4.84, 5.14, 5.18 of 200. The ratios are of one draw.
@@ -234,6 +235,7 @@ def test_first_drops_are_inverse_to_the_start():
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_random_heads_learn_in_order():
     """e_1, e_2, … in 199 of 200 starts; quantiles of five heads, init .01."""
     times = drops_of(LinearICL(heads=5), 200, 30_000.0)
@@ -247,6 +249,7 @@ def test_random_heads_learn_in_order():
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 @pytest.mark.parametrize(
     "shape, measured",
     [
@@ -264,6 +267,7 @@ def test_pairs_of_a_head_follow_each_other(shape, measured):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_a_head_that_learns_is_aligned_as_theory_says():
     """|k_d|/|k_1| when e_1 is half learned, in the median of 40 starts of four heads:
     .364, .125, .0457 (d = 2) and .0912, .0170, .00309 (d = 3) at init .1, .01, .001.
@@ -310,6 +314,7 @@ def test_heads_that_learned_have_the_sizes_of_theory():
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 @pytest.mark.parametrize("count", [1000, 5000])
 def test_descent_on_moments_is_descent_on_sequences(count):
     problem = LinearICL(init=0.1).problem(key=jr.key(6))

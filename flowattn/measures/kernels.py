@@ -107,10 +107,10 @@ def kernel_change(
     found = _Kernel(by_identity(outputs), settled_rates(rates))
     return Observable(
         _Change(found, found(params)),
-        ("change",),
+        ("measure",),
         "1",
         "change of the tangent kernel",
-        coords={"change": ("relative", "distance")},
+        coords={"measure": ("relative", "distance")},
     )
 
 

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Scalar
 
 from ...models import AbstractLinearHeads
-from ...observables import Observable
+from ...observables import Observable, OfOutputs
 from ...tasks import AbstractMoments
 
 Diagonal = Callable[[Any], Float[Array, " D"]]
@@ -50,7 +50,7 @@ def theory_observables(
         unit: λ_d a_d, by which each entry is 1 once it is learned.
     """
     components = tuple(f"e{d + 1}" for d in range(unit.size))
-    learned = Partial(_learned, diagonal, unit)
+    learned = OfOutputs(Partial(_learned, unit), diagonal)
     return {
         "loss": Observable(loss, (), "1", "mean square error"),
         "learned": Observable(
@@ -61,7 +61,10 @@ def theory_observables(
             coords={"component": components},
         ),
         "components": Observable(
-            Partial(_total, learned), (), "1", "components that are learned"
+            OfOutputs(Partial(jnp.vdot, unit), diagonal),
+            (),
+            "1",
+            "components that are learned",
         ),
     }
 
@@ -87,12 +90,13 @@ def alignment_observable(heads: int, eigenvalues: tuple[float, ...]) -> Observab
 
 def distance_observable(best: Float[Array, "D D"]) -> Observable:
     """‖M − M*‖/‖M*‖ for the matrix of the least loss."""
-    return Observable(Partial(_distance, best), (), "1", "‖M − M*‖/‖M*‖")
+    apart = OfOutputs(Partial(_distance, best), matrix)
+    return Observable(apart, (), "1", "‖M − M*‖/‖M*‖")
 
 
 def drops(diagonal: Diagonal, unit: Float[Array, " D"]) -> dict[str, Any]:
     """Events: the times at which half of each component is learned."""
-    learned = Partial(_learned, diagonal, unit)
+    learned = OfOutputs(Partial(_learned, unit), diagonal)
     return {f"drop_{d + 1}": Partial(_beyond, learned, d) for d in range(unit.size)}
 
 
@@ -105,20 +109,16 @@ def _numbered(heads: int) -> dict[str, tuple[str, ...]]:
     return {"head": tuple(map(str, range(1, heads + 1)))}
 
 
-def _learned(diagonal, unit, params):
-    return diagonal(params) * unit
-
-
-def _total(learned, params):
-    return jnp.sum(learned(params))
+def _learned(unit, diagonal):
+    return diagonal * unit
 
 
 def _values(params):
     return params.values
 
 
-def _distance(best, params):
-    return jnp.linalg.norm(params.matrix - best) / jnp.linalg.norm(best)
+def _distance(best, matrix):
+    return jnp.linalg.norm(matrix - best) / jnp.linalg.norm(best)
 
 
 def _alignment(own, params):

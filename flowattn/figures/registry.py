@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 _LU, _VASHISHT = "Lu, Mao & Nayak 2021", "Vashisht & Ramaswamy 2023"
 _SNELL, _ZHANG = "Snell et al. 2021", "Zhang et al. 2025"
-_PEZESHKI = "Pezeshki et al. 2021"
+_PEZESHKI, _HU = "Pezeshki et al. 2021", "Hu et al. 2023"
 
 
 class Figure(NamedTuple):
@@ -265,6 +265,18 @@ _ALL = (
         "linear_icl",
         "gradient descent through the drops, and its flows",
         "new",
+    ),
+    Figure(
+        "states-drops",
+        "states",
+        "latent states of linear ICL against its true stages",
+        f"{_HU}, training maps",
+    ),
+    Figure(
+        "states-fork",
+        "states",
+        "latent states of copying: two basins as a fork",
+        f"{_HU}, training maps",
     ),
     Figure(
         "ktiw-keyword",

@@ -92,9 +92,7 @@ def _of_matrix(matrix: Float[Array, "row column"]) -> Float[Array, " metric"]:
     trace, values = jnp.trace(matrix), jnp.linalg.svd(matrix, compute_uv=False)
     top, kept = values[0], jnp.where(values < _LEAST, 0.0, values)
     ratios = _ratio(size, norm), _ratio(trace, top)
-    return jnp.stack(
-        [size, norm, trace, top, *ratios, jnp.mean(kept), jnp.var(kept)]
-    )
+    return jnp.stack([size, norm, trace, top, *ratios, jnp.mean(kept), jnp.var(kept)])
 
 
 def _ratio(a: Array, b: Array) -> Array:

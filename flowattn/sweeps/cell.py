@@ -142,11 +142,10 @@ def _observed(problem: Problem, how: How) -> dict[str, Any]:
     """
     known = problem.observables
     if how.observe is not None:
-        if _WEIGHTS in how.observe and _WEIGHTS not in known:
-            known = {**known, _WEIGHTS: weight_metrics(problem.params)}
+        known = {_WEIGHTS: weight_metrics(problem.params), **known}
         for name in how.observe:
             if name not in known:
-                raise unknown("observable", name, [*known, _WEIGHTS])
+                raise unknown("observable", name, known)
         return {name: known[name] for name in how.observe}
     shapes = {k: eqx.filter_eval_shape(fn, problem.params) for k, fn in known.items()}
     return {k: fn for k, fn in known.items() if shapes[k].size <= _LONGEST}

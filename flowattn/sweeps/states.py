@@ -228,7 +228,11 @@ def _entries(variable: Any, name: str, dims: list[str]) -> list[str]:
     """The names of the entries of a variable at one time of one run."""
     found = [name]
     for dim in dims:
-        own = variable[dim].values if dim in variable.coords else range(variable.sizes[dim])
+        own = (
+            variable[dim].values
+            if dim in variable.coords
+            else range(variable.sizes[dim])
+        )
         found = [f"{one}:{entry}" for one in found for entry in own]
     return found
 
@@ -247,9 +251,7 @@ def _counts(k: Any, checkpoints: int) -> list[int]:
     return counts
 
 
-def _normalised(
-    seen: _Seen, normalise: str
-) -> tuple[list[str], np.ndarray, list[str]]:
+def _normalised(seen: _Seen, normalise: str) -> tuple[list[str], np.ndarray, list[str]]:
     """The names of the features that vary, these, and the names of all others.
 
     Raises `InputError` if there are none.

@@ -41,8 +41,8 @@ class States:
     observe: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Variables to take the states from, one each time; none: weights."""
     states: str = "1:8"
-    """Numbers of states to choose from, by the BIC of runs held out: lo:hi, a list a,b,c
-    or one number."""
+    """Numbers of states to choose from, by the BIC of runs held out: lo:hi, a,b,c or
+    one number."""
     target: str | None = None
     """Number of each run to predict from its states, such as the time of an event."""
     truth: str | None = None

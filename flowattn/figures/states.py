@@ -91,9 +91,9 @@ def _of_starts(runs: Runs) -> Picture:
         [map_panel(found), paths_panel(found)],
         "two basins are a fork in the training map",
         f"Copying of permutations of four words from 200 random starts of size 0.5, to "
-        f"t = 160: {ends[0]} succeed and {ends[1]} attend to another word. Six states "
-        "of a hidden Markov model of eleven metrics of the weights, normalised over "
-        "all runs.",
+        f"t = 160: {ends[0]} succeed (the probability of the right word ends above "
+        f"{SUCCESS}), {ends[1]} do not. Six states of a hidden Markov model of eleven "
+        "metrics of the weights, normalised over all runs.",
         columns=2,
         size=(5.0, 3.6),
     )

@@ -51,9 +51,9 @@ def _emissions(
     model: HiddenMarkov, sequence: Float[Array, "time feature"]
 ) -> Float[Array, "time state"]:
     """Log density of each checkpoint in each state."""
-    distance = (sequence[:, None] - model.means) ** 2 / model.variances
-    size = jnp.log(2 * math.pi * model.variances)
-    return -0.5 * jnp.sum(distance + size, axis=-1)
+    means, variances = model.means[None], model.variances[None]
+    distance = (sequence[:, None] - means) ** 2 / variances
+    return -0.5 * jnp.sum(distance + jnp.log(2 * math.pi * variances), axis=-1)
 
 
 def _expected(
@@ -80,7 +80,7 @@ def _expected(
     betas = jnp.concatenate([betas, last[None]])
     likelihood = jax.nn.logsumexp(alphas[-1])
     states = jnp.exp(alphas + betas - likelihood)
-    pairs = alphas[:-1, :, None] + moves + (seen[1:] + betas[1:])[:, None]
+    pairs = alphas[:-1, :, None] + moves[None] + (seen[1:] + betas[1:])[:, None]
     return likelihood, states, jnp.sum(jnp.exp(pairs - likelihood), axis=0)
 
 
@@ -144,7 +144,7 @@ def fitted(
         weight = jnp.sum(states, axis=(0, 1))[:, None] + _LEAST
         means = jnp.einsum("rts,rtf->sf", states, sequences) / weight
         # A product and a sum, which are one loop, and need no array of all of these.
-        squares = (sequences[:, :, None] - means) ** 2
+        squares = (sequences[:, :, None] - means[None, None]) ** 2
         variances = jnp.sum(states[..., None] * squares, axis=(0, 1)) / weight
         found = HiddenMarkov(
             (starts + _LEAST) / jnp.sum(starts + _LEAST),
@@ -168,7 +168,8 @@ def first_guess(
     from sklearn.exceptions import ConvergenceWarning
 
     points = sequences.reshape(-1, sequences.shape[-1])
-    means = KMeans(states, n_init=1, max_iter=_LLOYD, random_state=seed)
+    how: dict[str, Any] = {"n_init": 1, "max_iter": _LLOYD, "random_state": seed}
+    means = KMeans(states, **how)
     with warnings.catch_warnings():
         # Fewer different points than states are no fault: some states stay empty.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -1,4 +1,4 @@
-"""States of training: how many there are, and what the paths of runs through them say."""
+"""States of training: how many there are, and what the paths of runs say of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,7 @@
 """Panels of latent states of training: the map, the paths, and the number of states."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _bent(
-    one: tuple[float, float], other: tuple[float, float]
+    one: tuple[Any, Any], other: tuple[Any, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """An edge as a parabola, which passes over the states between, or under them."""
     along = np.linspace(0, 1, _POINTS)
@@ -81,7 +81,7 @@ def _bent(
 
 
 def paths_panel(states: "Dataset") -> Panel:
-    """The state of each run over time, runs that are late below.
+    """The state of each run over time, sorted by the last one.
 
     Args:
         states: what `training_states` returned.
@@ -94,7 +94,7 @@ def paths_panel(states: "Dataset") -> Panel:
     """
     _require_states(states)
     paths, count = states["path"].values, states.sizes["state"]
-    order = np.argsort(paths.mean(axis=1), kind="stable")
+    order = np.lexsort((paths.mean(axis=1), paths[:, -1]))
     time = states["time"]
     image = Image(time.values, np.arange(len(paths)), paths[order])
     names = tuple(map(str, range(count))) if count <= _MOST else ()
@@ -103,7 +103,7 @@ def paths_panel(states: "Dataset") -> Panel:
     return Panel(
         f"paths of {len(paths)} runs",
         Axis(text, "" if units == "1" else units),
-        Axis("run, sorted by its mean state"),
+        Axis("run, sorted by its last state"),
         [],
         image,
         scale,
@@ -128,10 +128,9 @@ def bic_panels(states: "Dataset") -> list[Panel]:
     x = Axis("number of states")
     both = [(name.upper(), counts, states[name].values) for name in ("bic", "aic")]
     curves = lines(both, "both")
-    best = int(np.argmin(states["bic"].values))
-    curves.append(
-        Curve("chosen", counts[[best]], states["bic"].values[[best]], "points", 2)
-    )
+    chosen = counts == states.attrs["k"]
+    best = states["bic"].values[chosen]
+    curves.append(Curve("chosen", counts[chosen], best, "points", 2))
     found = [Panel("runs held out", x, Axis("criterion", "nat"), curves)]
     named = {
         "ari": "adjusted Rand index",
@@ -142,7 +141,8 @@ def bic_panels(states: "Dataset") -> list[Panel]:
             if name in states]  # fmt: skip
     if more:
         guides = [horizontal("_chance", 0.0), horizontal("_the same", 1.0)]
-        y = Axis("agreement, share explained")
+        # With room for the legend above.
+        y = Axis("agreement, share explained", low=-0.05, high=1.5)
         curves = [*lines(more, "both"), *guides]
         found.append(Panel("against what is known", x, y, curves))
     return found

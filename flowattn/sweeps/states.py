@@ -39,6 +39,10 @@ NORMALISATIONS = ("run", "all", "none")
 _FEWEST, _FIRST = 5, 1000
 # A number that varies by less of its size than this many rounding errors is constant.
 _ROUNDING = 64
+_AT_THE_END = (
+    "at the end alone, and states are of many checkpoints: sweep with --outputs 200, "
+    "for instance"
+)
 # From here on a component counts as learned.
 _LEARNED = 0.5
 
@@ -184,10 +188,7 @@ def _seen(dataset: "Dataset", names: list[str]) -> _Seen:
     for name in names:
         variable = _variable(dataset, name, "observe")
         if "time" not in variable.dims:
-            raise InputError(
-                f"{name} was observed at the end alone, and states are of many "
-                "checkpoints: sweep with --outputs 200, for instance"
-            )
+            raise InputError(f"{name} was observed {_AT_THE_END}")
         rest = [str(d) for d in variable.dims if d not in (*cells, "time")]
         ordered = variable.transpose(*cells, "time", *rest)
         shape = len(ended), dataset.sizes["time"], -1
@@ -216,23 +217,25 @@ def _variable(dataset: "Dataset", name: str, role: str) -> Any:
     }
     if name in known:
         return known[name]
+    if role == "target":
+        raise unknown(role, name, known)
+    over_time = [n for n, v in known.items() if "time" in v.dims]
+    if not over_time:
+        raise InputError(f"the sweep observed its runs {_AT_THE_END}")
     if name.removeprefix("descent_") == "weights":
         raise InputError(
             "the sweep did not keep the metrics of its weights: sweep with --observe "
-            f"weights, or choose other variables of it: {', '.join(known)}"
+            f"weights, or choose by --observe from: {', '.join(over_time)}"
         )
-    raise unknown(role, name, known)
+    raise unknown(role, name, over_time)
 
 
 def _entries(variable: Any, name: str, dims: list[str]) -> list[str]:
     """The names of the entries of a variable at one time of one run."""
     found = [name]
     for dim in dims:
-        own = (
-            variable[dim].values
-            if dim in variable.coords
-            else range(variable.sizes[dim])
-        )
+        own = range(variable.sizes[dim])
+        own = variable[dim].values if dim in variable.coords else own
         found = [f"{one}:{entry}" for one in found for entry in own]
     return found
 
@@ -298,7 +301,7 @@ def _stages(dataset: "Dataset", seen: _Seen, name: str) -> np.ndarray:
     """The number of components that are learned, run × time."""
     variable = _variable(dataset, name, "truth")
     if "time" not in variable.dims:
-        raise InputError(f"truth {name} was observed at the end alone")
+        raise InputError(f"truth {name} was observed {_AT_THE_END}")
     rest = [d for d in variable.dims if d not in (*seen.cells, "time")]
     learned = (variable > _LEARNED).sum(rest).transpose(*seen.cells, "time")
     return learned.values.reshape(len(seen.ended), -1)[seen.ended]

@@ -1,6 +1,7 @@
 """The command that finds states of training, and their pictures."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -66,13 +67,14 @@ def test_the_command(store, tmp_path, monkeypatch, capsys):
         (["--states", "2:3:4"], "--states '2:3:4' must be lo:hi"),
         (["--states", "1:1000"], "--states '1:1000' must be lo:hi"),
         (["--states", "many"], "--states 'many' must be lo:hi"),
-        (["--states", "31"], "k must be at most 30, the number of checkpoints"),
+        (["--states", "31"], "must be at most 30, the number of checkpoints"),
         (
             ["--observe", "lerned"],
             "observe 'lerned' is unknown (did you mean learned",
         ),
         (["--target", "drop_22"], "target 'drop_22' is unknown (did you mean drop_2?)"),
         (["--out", ""], "--out"),
+        (["--out", "{store}/states"], "icl.zarr/states lies in the store"),
         (["--seed", "-1"], "seed must be"),
     ],
 )
@@ -80,11 +82,22 @@ def test_the_command_refuses_in_one_line(
     store, given, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    given = [word.format(store=store) for word in given]
     assert main(["states", str(store), *given]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("flowattn: ") and message in said.err
     assert said.err.count("\n") == 1 and not said.out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_store_is_refused(store, tmp_path, capsys):
+    place = shutil.copytree(store, tmp_path / "icl.zarr")
+    chunk = next((place / "weights").glob("c*"))
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    out = tmp_path / "states"
+    assert main(["states", str(place), "--states", "2", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "weights" in said and not out.exists()
 
 
 def test_what_is_no_sweep_is_refused(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax.random as jr
@@ -41,8 +42,8 @@ class States:
     observe: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Variables to take the states from, one each time; none: weights."""
     states: str = "1:8"
-    """Numbers of states to choose from, by the BIC of runs held out: lo:hi, a,b,c or
-    one number."""
+    """Numbers of states to try: lo:hi, a,b,c or one number. The lowest BIC of runs held
+    out chooses."""
     target: str | None = None
     """Number of each run to predict from its states, such as the time of an event."""
     truth: str | None = None
@@ -65,9 +66,11 @@ class States:
             store = str(path_of("the store", store))
         name = store.rstrip("/").split("/")[-1].removesuffix(".zarr")
         out = path_of("--out", f"{name}-states" if self.out is None else self.out)
+        if "://" not in store and out.resolve().is_relative_to(Path(store).resolve()):
+            raise InputError(f"--out {out} lies in the store")
         dataset = opened_dataset(store)
         try:
-            with watch("states") as progress:
+            with watch("fit") as progress:
                 found = training_states(
                     dataset,
                     self.observe or "weights",
@@ -123,7 +126,8 @@ def _said(found: Any) -> list[str]:
     if attrs["k_at_bound"]:
         lines.append(
             f"the BIC is lowest at {attrs['k']} states, the most that were tried: "
-            "smooth trajectories are described better by every further state"
+            "trajectories as smooth as a flow's may be described better by every "
+            "further state"
         )
     return lines
 

@@ -80,7 +80,7 @@ def training_states(
     with the lowest BIC of the runs held out is chosen. States are numbered in the order
     in which they are first visited, on average over the runs.
 
-    Trajectories as smooth as those of a flow are described better by every further
+    Trajectories as smooth as those of a flow may be described better by every further
     state: the BIC then falls up to the largest k, and `k_at_bound` is 1. Normalised by
     itself, a run that never moves looks like one that does, and runs that end at
     different levels look alike: use `normalise="all"` there.
@@ -248,8 +248,8 @@ def _counts(k: Any, checkpoints: int) -> list[int]:
         raise InputError("k must be one number of states or more")
     if counts[-1] > checkpoints:
         raise InputError(
-            f"k must be at most {checkpoints}, the number of checkpoints of a run, got "
-            f"{quoted(counts[-1])}"
+            f"k (--states) must be at most {checkpoints}, the number of checkpoints of "
+            f"a run, got {quoted(counts[-1])}"
         )
     return counts
 

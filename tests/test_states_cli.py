@@ -132,3 +132,8 @@ def test_pictures_show_the_numbers():
         plot_states(found, "pats")
     with pytest.raises(fa.InputError, match="holds no states of training"):
         plot_states(toy())
+
+
+def test_texts_are_as_many_as_points():
+    with pytest.raises(fa.InputError, match="curve 'a': 1 texts for 2 points"):
+        fa.Curve("a", [0, 1], [0, 1], texts=["one"])

@@ -71,9 +71,7 @@ def test_likelihood_and_path_by_all_paths():
 
 def oracle(of, iterations):
     """hmmlearn, which gives maximum likelihood with these settings alone."""
-    from hmmlearn.hmm import GaussianHMM
-
-    theirs = GaussianHMM(
+    theirs = pytest.importorskip("hmmlearn.hmm").GaussianHMM(
         STATES,
         "diag",
         n_iter=iterations,
@@ -93,7 +91,6 @@ def oracle(of, iterations):
 
 @pytest.mark.parametrize("iterations", [1, 2, 5, 30, 300])
 def test_expectation_maximisation_is_that_of_hmmlearn(iterations):
-    pytest.importorskip("hmmlearn")
     sequences, _ = drawn(model(jr.key(3)), jr.key(4))
     flat, lengths = np.asarray(sequences).reshape(-1, FEATURES), [60] * 20
     first = hmm.first_guess(np.asarray(sequences), STATES, 0)

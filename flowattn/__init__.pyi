@@ -47,6 +47,7 @@ from .measures.sharpness import sharpness as sharpness
 from .measures.smoothing import effective_parameters as effective_parameters
 from .measures.smoothing import lazy_smoother as lazy_smoother
 from .measures.telescope import telescope as telescope
+from .measures.weights import weight_metrics as weight_metrics
 from .numerics.descend import descend as descend
 from .numerics.ensemble import ensemble as ensemble
 from .numerics.segments import Progress as Progress
@@ -72,5 +73,6 @@ from .reductions import reduce as reduce
 from .runs.run import Run as Run
 from .runs.run import run as run
 from .sweeps import sweep as sweep
+from .sweeps import training_states as training_states
 from .trajectory import RESULTS as RESULTS
 from .trajectory import Trajectory as Trajectory

@@ -33,6 +33,7 @@ class Curve:
         width: line width, in points; None: by style.
         interval: lower and upper ends at each point, in the unit of `y`: error bars for
             points, a shaded band for lines.
+        texts: written above the points, one for each; none for empty ones.
 
     Raises:
         InputError: for an unknown style, and for different lengths.
@@ -50,6 +51,7 @@ class Curve:
     level: Number | None = None
     width: Number | None = None
     interval: tuple[Any, Any] | None = None
+    texts: Sequence[str] = ()
 
     def __post_init__(self):
         named = f"curve {quoted(self.label)}"
@@ -62,6 +64,8 @@ class Curve:
             raise InputError(
                 f"{named}: x of shape {x.shape} does not match y of shape {y.shape}"
             )
+        if len(self.texts) not in (0, len(y)):
+            raise InputError(f"{named}: {len(self.texts)} texts for {len(y)} points")
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y)
         if self.interval is not None:

@@ -468,6 +468,11 @@ sweep focus --reduced --vary start_mu=5,6 --out {store}
 sweep focus --task digits --out s
 sweep focus --task cifar10 --t1 1 --out s
 sweep ktiw --out s
+states
+states nowhere.zarr
+states {garbage}
+states {store}
+states {store} --states 0
 sweep topic-words --corpus sst9 --out s
 """
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "laws": "run:Laws",
     "orders": "orders:Orders",
     "sweep": "sweeps:Sweep",
+    "states": "states:States",
     "plot": "sweeps:Plot",
     "figure": "figures:Figure",
 }

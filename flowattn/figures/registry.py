@@ -7,6 +7,7 @@ _LU, _VASHISHT = "Lu, Mao & Nayak 2021", "Vashisht & Ramaswamy 2023"
 _SNELL, _ZHANG = "Snell et al. 2021", "Zhang et al. 2025"
 _PEZESHKI, _CUI = "Pezeshki et al. 2021", "Cui et al. 2024"
 _SAKAMOTO = "Sakamoto & Sato 2025"
+_HU = "Hu et al. 2023"
 
 
 class Figure(NamedTuple):
@@ -338,6 +339,18 @@ _ALL = (
         "linear_icl",
         "gradient descent through the drops, and its flows",
         "new",
+    ),
+    Figure(
+        "states-drops",
+        "states",
+        "latent states of linear ICL against its true stages",
+        f"{_HU}, training maps",
+    ),
+    Figure(
+        "states-fork",
+        "states",
+        "latent states of copying: two basins as a fork",
+        f"{_HU}, training maps",
     ),
     Figure(
         "ktiw-keyword",

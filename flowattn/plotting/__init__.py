@@ -8,6 +8,7 @@ from .plots import plot_drift as plot_drift
 from .plots import plot_gap as plot_gap
 from .plots import plot_observable as plot_observable
 from .plots import plot_sharpness as plot_sharpness
+from .plots import plot_states as plot_states
 from .plots import plot_sweep as plot_sweep
 from .plots import plot_training as plot_training
 from .style import COLOURS as COLOURS

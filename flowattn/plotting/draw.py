@@ -150,6 +150,8 @@ def draw_panel(panel: Panel, axes: Axes, bar: bool = True) -> ScalarMappable | N
     for curve in panel.curves:
         if curve.style == "path":
             _arrow(axes, curve, _colour(curve, shades))
+        for text, *place in zip(curve.texts, curve.x, curve.y, strict=False):
+            _written(axes, text, place)
     shown = [c for c in panel.curves if c.label and not c.label.startswith("_")]
     if shown:
         size = 8 if len(shown) / panel.columns <= 6 else 7
@@ -254,6 +256,13 @@ def _arrow(axes: Axes, curve: Curve, colour: Any) -> None:
         arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 0, "shrinkA": 0}
         | {"shrinkB": 0, "mutation_scale": 9},
     )
+
+
+def _written(axes: Axes, text: str, place: Any) -> None:
+    """A text above a point, readable on lines."""
+    where: dict[str, Any] = {"textcoords": "offset points", "xytext": (0, 3)}
+    where["bbox"] = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.6}
+    axes.annotate(text, place, ha="center", va="bottom", fontsize=7, **where)
 
 
 def _first_places(panel: Panel) -> np.ndarray | None:

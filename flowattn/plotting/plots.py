@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import require_choice
 from ..laws import Law
 from ..measures.gap import Gap
 from ..measures.panels import (
@@ -14,6 +15,7 @@ from ..measures.panels import (
 )
 from ..trajectory import Trajectory
 from .draw import draw
+from .state_panels import STATE_PANELS
 from .style import Drawing
 from .sweep_panels import sweep_panel
 
@@ -146,3 +148,22 @@ def plot_sweep(
         InputError: for unknown names and values.
     """
     return draw(sweep_panel(dataset, x, y, color, where))
+
+
+def plot_states(states: "Dataset", what: str = "map") -> Drawing:
+    """The latent states of training of the runs of a sweep.
+
+    Args:
+        states: what `training_states` returned.
+        what: "map": the states by the share of runs that visit them, and the edges that
+            runs take; "paths": the state of each run over time; "bic": how well each
+            number of states describes runs held out.
+
+    Returns:
+        What was drawn.
+
+    Raises:
+        InputError: for any other picture, and for another data set.
+    """
+    require_choice("what", what, tuple(STATE_PANELS))
+    return draw(STATE_PANELS[what](states))

@@ -58,7 +58,7 @@ def summarise(
         ),
         "metrics": metrics,
     }
-    return _undefined_to_none(summary)
+    return undefined_to_none(summary)
 
 
 def summarise_study(plan: Plan, survey: Survey) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def summarise_study(plan: Plan, survey: Survey) -> dict[str, Any]:
     summary = {"system": plan.name, "flow": None, "descent": None, "gap": None}
     summary |= {"attribution": None}
     nothing = {name: [] for name in ("laws", "reductions", "closed_forms")}
-    return _undefined_to_none({**summary, **nothing, "metrics": survey.metrics})
+    return undefined_to_none({**summary, **nothing, "metrics": survey.metrics})
 
 
 def _flow(system: Any, run: Trajectory, flow: AbstractFlow) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def stability(
         "validity": limit,
         "past_validity_since": _first_beyond(flow, limit),
     }
-    return _undefined_to_none(found)
+    return undefined_to_none(found)
 
 
 def _first_beyond(flow: Trajectory | None, limit: float | None) -> float | None:
@@ -282,11 +282,11 @@ def _law(system, law, flow, descent) -> dict[str, Any]:
     return entry
 
 
-def _undefined_to_none(value: Any) -> Any:
+def undefined_to_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _undefined_to_none(item) for key, item in value.items()}
+        return {key: undefined_to_none(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_undefined_to_none(item) for item in value]
+        return [undefined_to_none(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

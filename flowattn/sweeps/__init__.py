@@ -4,3 +4,4 @@ from .run import counted as counted
 from .run import opened_dataset as opened_dataset
 from .run import require_undamaged as require_undamaged
 from .run import sweep as sweep
+from .states import training_states as training_states

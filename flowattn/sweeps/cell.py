@@ -12,6 +12,7 @@ from jaxtyping import Array
 from ..errors import unknown
 from ..flows import AT_EDGE, Kind
 from ..measures.sharpness import sharpness
+from ..measures.weights import weight_metrics
 from ..numerics.integrate import Solve
 from ..numerics.members import explicit
 from ..observables import Recorder
@@ -22,6 +23,8 @@ from ..systems import AbstractSystem
 
 # Longer observables are left out of a sweep unless requested.
 _LONGEST = 100
+# The name of `weight_metrics` in a sweep.
+_WEIGHTS = "weights"
 
 
 # Axes of the descent.
@@ -132,15 +135,17 @@ def seen_of_descent(cell: Cell) -> dict[str, Any]:
 
 
 def _observed(problem: Problem, how: How) -> dict[str, Any]:
-    """The requested observables, or all short ones.
+    """The requested observables, or all short ones of the problem's; any problem has
+    "weights", the metrics of its weights.
 
     Raises `InputError` for an unknown observable.
     """
     known = problem.observables
-    for name in how.observe or ():
-        if name not in known:
-            raise unknown("observable", name, known)
     if how.observe is not None:
+        known = {_WEIGHTS: weight_metrics(problem.params), **known}
+        for name in how.observe:
+            if name not in known:
+                raise unknown("observable", name, known)
         return {name: known[name] for name in how.observe}
     shapes = {k: eqx.filter_eval_shape(fn, problem.params) for k, fn in known.items()}
     return {k: fn for k, fn in known.items() if shapes[k].size <= _LONGEST}

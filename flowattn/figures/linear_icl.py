@@ -15,6 +15,7 @@ from ..optimizers import SGD
 from ..panels import Axis, Curve, Panel, Picture, horizontal
 from ..systems import LinearICL
 from ..systems.linear_icl import theory
+from ..systems.linear_icl.observables import matrix
 from ..systems.linear_icl.reduced import AlignedPoint, DiagonalLoss
 from .base import TIME, Runs
 
@@ -282,8 +283,8 @@ def kernel_along(system: LinearICL, ts: np.ndarray) -> Any:
     """A run that observes the speed and the change of its tangent kernel."""
     problem = system.problem(jr.key(0))
     observe = {
-        "kernel_speed": kernel_speed(problem.outputs, problem.flow),
-        "kernel_change": kernel_change(problem.outputs, problem.params, problem.rates),
+        "kernel_speed": kernel_speed(matrix, problem.flow),
+        "kernel_change": kernel_change(matrix, problem.params, problem.rates),
     }
     return problem.solve(ts=jnp.asarray(ts), rtol=1e-8, observe=observe)
 

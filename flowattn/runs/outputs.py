@@ -26,8 +26,9 @@ from .options import Options
 
 # The systems whose problems have outputs.
 HAVE = (
-    "topic-words and linear-icl have them, focus with loss='soft' and copying unless "
-    "they are reduced"
+    "topic-words, linear-icl and token-selection have them, focus with loss='soft' and "
+    "copying unless they are reduced, positional-semantic unless it is of the "
+    "population, and gradient-starvation if it is decoupled"
 )
 
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-device smoke docs check clean
+.PHONY: demo test test-all test-paper test-device smoke docs check clean
 
 demo: .venv/installed
 	$(BIN)/flowattn run topic-words --out demo
@@ -11,7 +11,11 @@ test: .venv/tested
 	$(BIN)/python -m pytest
 
 test-all: .venv/tested
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not paper"
+
+# The numbers of papers at their sizes: half a minute or more each.
+test-paper: .venv/tested
+	$(BIN)/python -m pytest -m paper
 
 # What is of interest on a GPU or TPU. Four processes share a GPU's memory, of which none
 # takes three quarters at once; plugins from elsewhere may open the device themselves.

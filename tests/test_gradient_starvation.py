@@ -221,6 +221,8 @@ def test_a_sweep_over_the_strength():
     np.testing.assert_allclose(z[:, 0], Z1, atol=1e-7)
 
 
+@pytest.mark.paper
+@pytest.mark.slow
 def test_unseen_parameters_only_decay():
     for decoupled in (False, True):
         fields = dict(decoupled=decoupled, dimension=4, init=1.0, penalty=0.02)
@@ -253,6 +255,8 @@ def test_without_a_penalty_there_is_no_fixed_point():
     np.testing.assert_allclose(np.diff(u[1:], axis=0), np.log(10), rtol=0.02)
 
 
+@pytest.mark.paper
+@pytest.mark.slow
 def test_descent_leaves_the_flow_as_its_learning_rate():
     run = fa.run(Starvation(), t1=50.0, rtol=1e-8)
     second = fa.run(Starvation(), t1=50.0, rtol=1e-8, flow="descent", order=2)

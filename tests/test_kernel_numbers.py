@@ -60,6 +60,7 @@ def _same(params):
     return params
 
 
+@pytest.mark.paper
 @pytest.mark.slow
 def test_the_defect_falls_as_the_root_of_the_width():
     defects = []

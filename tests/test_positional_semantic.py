@@ -204,6 +204,7 @@ def test_minima_are_those_of_the_authors_but_for_their_quadrature(branch, alpha)
     np.testing.assert_allclose(found.phi, expected[5], rtol=4e-3)
 
 
+@pytest.mark.paper
 @pytest.mark.slow
 @pytest.mark.parametrize("branch", ["semantic", "positional"])
 def test_minima_by_quasi_random_nodes(branch):
@@ -238,6 +239,7 @@ CRITICAL = {
 OLDER = {0.1: 0.707, 0.2: 0.928, 0.3: 1.241, 0.4: 1.751}
 
 
+@pytest.mark.paper
 @pytest.mark.slow
 @pytest.mark.parametrize("omega, low", CRITICAL)
 def test_where_the_minima_change_places(omega, low):
@@ -375,6 +377,7 @@ def test_the_population_is_the_mean_of_draws():
     assert high < low / 8
 
 
+@pytest.mark.paper
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [4.0, 32.0])
 def test_what_takes_a_sample_from_the_positional_saddle(alpha):
@@ -400,7 +403,7 @@ def test_what_takes_a_sample_from_the_positional_saddle(alpha):
     else:
         np.testing.assert_allclose(ends(full)[1:], (0.2267, 0.2013), atol=5.1e-5)
         np.testing.assert_allclose(
-            ends(for_infinite_d)[1:], (0.2255, 0.2035), atol=1.1e-4
+            ends(for_infinite_d)[1:], (0.2256, 0.2036), atol=5.1e-5
         )
         np.testing.assert_allclose(ends(full)[1:], ends(for_infinite_d)[1:], rtol=0.02)
     turns = [float(run.events["turns"]) for run in (full, small)]

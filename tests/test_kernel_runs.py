@@ -137,6 +137,9 @@ SMALL_ONES = {
         fa.systems.Copying(length=2, vocabulary=3, scores="factorised"),
     ],
     "linear-icl": [fa.systems.LinearICL(heads=2)],
+    "token-selection": [fa.systems.TokenSelection().small],
+    "positional-semantic": [fa.systems.PositionalSemantic().small],
+    "gradient-starvation": [fa.systems.GradientStarvation(decoupled=True)],
 }
 
 

@@ -88,7 +88,7 @@ def test_normalisations():
         (
             toy(),
             {"observe": "place", "k": 32},
-            "k must be at most 31, the number of ch",
+            r"k \(--states\) must be at most 31, the number",
         ),
         (
             toy(),

@@ -155,7 +155,9 @@ def _theory(summary) -> list[str]:
         lines += [line + _ending(one), *_event_lines(one, ""), *_estimated(one)]
     for one in summary["closed_forms"]:
         apart = ", ".join(
-            f"{kind} {one[kind]:.1e}" for kind in ("flow", "descent") if kind in one
+            f"{kind} {_number(one[kind], '.1e')}"
+            for kind in ("flow", "descent")
+            if kind in one
         )
         lines.append(f"theory   closed form of {one['name']}: {apart} from it")
     return lines

@@ -55,10 +55,11 @@ _OF_SEQUENCES = "as 1/√sequences"
 
 
 class LinearICL(AbstractSystem):
-    """Linear attention that learns regression in context: in one drop of the loss if
-    key and query are one matrix, one eigenvector after the other if they are two.
+    """Linear attention that learns regression in context, in one drop or several.
 
-    Time is the paper's: θ' = −½ ∂L/∂θ.
+    The loss falls in one drop if key and query are one matrix, and if they are two, in
+    one for each eigenvector of the tokens' covariance. Time is the paper's:
+    θ' = −½ ∂L/∂θ.
 
     Raises:
         InputError: for values that do not make a system.
@@ -115,6 +116,12 @@ class LinearICL(AbstractSystem):
             raise InputError(
                 f"init must be positive, got {self.init}: a start at 0 never moves"
             )
+        if self.whiten and self.sequences is not None:
+            if self.sequences <= self.dimension:
+                raise InputError(
+                    f"whiten needs more sequences than the dimension {self.dimension}, "
+                    f"got {self.sequences}"
+                )
         if self.start == "aligned" and self.attention == "merged":
             raise InputError("start 'aligned' is of attention='separate'")
         if self.start == "aligned" and self.pairs < self.dimension:
@@ -122,17 +129,12 @@ class LinearICL(AbstractSystem):
                 f"an aligned start takes heads × rank of at least {self.dimension}, a "
                 f"pair for each component, got {self.pairs}"
             )
-        if self.scales is not None and (
-            len(self.scales) != self.dimension or min(self.scales) <= 0
-        ):
+        if self.scales is not None and not _positive(self.scales, self.dimension):
             raise InputError(
                 f"scales must be {self.dimension} positive numbers, one for each "
                 f"component, got {quoted(self.scales)}"
             )
-        eigenvalues = self.eigenvalues
-        if len(eigenvalues) != self.dimension or not (
-            min(eigenvalues) > 0 and max(eigenvalues) < np.inf
-        ):
+        if not _positive(self.eigenvalues, self.dimension):
             raise InputError(
                 f"spectrum must be {self.dimension} positive numbers, 'linear' or "
                 f"'white', got {self.spectrum!r}"
@@ -366,6 +368,12 @@ class LinearICL(AbstractSystem):
         ]
         loss = dataclasses.replace(loss, curves=(*loss.curves, *guides))
         return {"training": [loss, *others]}
+
+
+def _positive(numbers: tuple[float, ...], count: int) -> bool:
+    """Whether there are `count` numbers, positive and finite."""
+    values = np.asarray(numbers, float)
+    return len(values) == count and bool(np.all((values > 0) & (values < np.inf)))
 
 
 def _factors(params: SeparateHeads) -> tuple[Array, Array]:

@@ -33,7 +33,8 @@ def primitive(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
     that t = [F(u) − F(u₀)]/(λ² s).
     """
     root = jnp.sqrt(3.0)
-    logs = jnp.log1p(u + u**2) / 6 - jnp.log1p(-u) / 3
+    rest = jnp.where(u < 1, jnp.log1p(-jnp.minimum(u, 1.0)), jnp.log(jnp.abs(1 - u)))
+    logs = jnp.log1p(u + u**2) / 6 - rest / 3
     return -1 / u + logs - jnp.arctan((2 * u + 1) / root) / root
 
 
@@ -64,23 +65,30 @@ def value_at(
     """The values of aligned heads of rank 1 over time, from v = κ = `start`: the
     inverse of `time_of`, by bisection.
 
-    F grows from −∞ at 0 to ∞ at 1; in y = log(u/(1 − u)) both ends are far away.
+    F grows from −∞ at 0 to ∞ at 1; in y = log(u/(1 − u)) both ends are far away. From
+    starts beyond 1, u falls to 1, and F grows to ∞ in y = −log(u − 1).
     """
     shrunk = shrinkage(spectrum, context)
     size = (spectrum * shrunk) ** (-1 / 3)
     first = start / size
     target = primitive(first)[None] + spectrum[None] ** 2 * size[None] * ts[:, None]
-    low = jnp.broadcast_to(jnp.log(first / (1 - first))[None], target.shape)
+    above = (first > 1)[None]
+    apart = jnp.abs(1 - first)
+    low = jnp.log(jnp.where(first > 1, 1.0, first) / apart)[None]
+    low = jnp.broadcast_to(low, target.shape)
+
+    def at(y):
+        return jnp.where(above, 1 + jnp.exp(-y), jax.nn.sigmoid(y))
 
     def halved(_, ends):
         low, high = ends
         middle = (low + high) / 2
-        below = primitive(jax.nn.sigmoid(middle)) < target
+        below = primitive(at(middle)) < target
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    # Beyond y = 36 a sigmoid is 1.
+    # Beyond y = 36 u is 1.
     ends = jax.lax.fori_loop(0, 70, halved, (low, jnp.full_like(low, 36.0)))
-    return size[None] * jax.nn.sigmoid(ends[0])
+    return size[None] * at(ends[0])
 
 
 def white_scale(

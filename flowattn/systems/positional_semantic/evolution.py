@@ -36,8 +36,10 @@ _LIGHTEST = 1e-12
 _SEARCHED = np.linspace(-2.4, 2.4, 25)
 # Steps of Newton from the best of these, and from the h of the sweep before.
 _FROM_GRID, _FROM_LAST = 8, 2
-# Share of the new values in a damped sweep; so many of these come first, and then each
-# sweep uses some before it.
+# A larger relative change in the last sweep is no fixed point.
+_CONVERGED = 0.01
+# Share of the new values in a damped sweep, the number of these before any other, and
+# the number of earlier sweeps that each later one uses.
 _NEW, _DAMPED, _KEPT = 0.3, 6, 3
 # Nodes whose energies are compared at once.
 _TOGETHER = 512
@@ -113,7 +115,8 @@ def minimum(
         sweeps: the largest number of them.
 
     Returns:
-        The `Minimum`: the semantic one has m = 0, the positional one θ = 0.
+        The `Minimum`: the semantic one has m = 0, the positional one θ = 0; nan where
+        the sweeps do not converge to 1 %.
     """
     nodes = Nodes(*map(jnp.asarray, gauss_hermite(12) if nodes is None else nodes))
     sweep = Partial(_sweep, nodes, task, alpha, penalty)
@@ -125,9 +128,11 @@ def minimum(
         h, steps = new.h, _FROM_LAST
         old, given = np.array(at), np.array(new.point)
         change = float(np.max(np.abs(given - old) / (np.abs(old) + 1e-3)))
-        if change <= tol:
+        if change <= tol or not np.isfinite(change):
             break
         at = accelerated(old, given, number)
+    if not change <= _CONVERGED:
+        return Minimum(*[np.nan] * 6, change, number)
     end = sweep(at, h, _FROM_GRID)
     population = Population(task, task.sigma**2)
     mse = population.mse(Overlaps(at.m, at.theta, at.q))

@@ -31,9 +31,9 @@ def icl(long: bool) -> dict[str, Any]:
 
     Errors are the largest difference of the loss from gradient descent on the moments,
     at every tenth step (of the peer at those that were timed): ours is the flow of the
-    steps of that descent, of order 2; below it gradient flow, to which that
-    descent is late at each drop, and the descent itself. The gain is due to the moments. First calls are with
-    compilation and with computing the moments.
+    steps of that descent, of order 2; below it gradient flow, to which that descent is
+    late at each drop, and the descent itself. The gain is due to the moments. First
+    calls are with compilation and with computing the moments.
     """
     draws = jr.split(jr.key(0), 3)
     root = jnp.sqrt(jnp.asarray(_SYSTEM.eigenvalues))

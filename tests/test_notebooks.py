@@ -19,7 +19,7 @@ each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 
 def test_none_is_missing():
-    assert [path.name[0] for path in SOURCES] == list("12345678")
+    assert [path.name[0] for path in SOURCES] == list("123456789")
     made = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert made == {path.with_suffix(".ipynb").name for path in SOURCES}
 

@@ -142,7 +142,7 @@ def _observed(problem: Problem, how: How) -> dict[str, Any]:
     """
     known = problem.observables
     if how.observe is not None:
-        known = {_WEIGHTS: weight_metrics(problem.params), **known}
+        known = known | {_WEIGHTS: known.get(_WEIGHTS, weight_metrics(problem.params))}
         for name in how.observe:
             if name not in known:
                 raise unknown("observable", name, known)

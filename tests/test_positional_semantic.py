@@ -472,3 +472,9 @@ def test_tasks_are_alike_by_name():
     task = TokenPairsTask(5, 0.3, 0.5, jnp.array([0.6, 0.4]))
     pairs = task.sample(jr.key(0), 7)
     assert pairs.dimension == 5 and pairs.tokens.shape == (7, 2, 5)
+
+
+def test_a_minimum_that_is_not_found_is_none():
+    task = PositionalSemantic(dimension=20, sigma=0.01).task
+    found = minimum("semantic", task, 1.5)
+    assert np.isnan(found.phi) and np.isnan(found.q) and not found.change < 0.01

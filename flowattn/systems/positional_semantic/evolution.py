@@ -16,6 +16,7 @@ The energy of a pair may have several minima, so h is sought from a grid.
 """
 
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -132,7 +133,8 @@ def minimum(
             break
         at = accelerated(old, given, number)
     if not change <= _CONVERGED:
-        return Minimum(*[np.nan] * 6, change, number)
+        nan = math.nan
+        return Minimum(nan, nan, nan, nan, nan, nan, change, number)
     end = sweep(at, h, _FROM_GRID)
     population = Population(task, task.sigma**2)
     mse = population.mse(Overlaps(at.m, at.theta, at.q))

@@ -44,8 +44,9 @@ _ENTRIES = 160
 
 
 class TokenSelection(AbstractSystem):
-    """Attention that selects the token with the signal, and fits flipped labels by
-    selecting others in those samples alone.
+    """Attention that selects the token with the signal, and others to fit wrong labels.
+
+    Samples with flipped labels are fitted by attention to other tokens in these alone.
 
     Raises:
         InputError: for values that do not make a system.

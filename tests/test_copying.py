@@ -329,7 +329,6 @@ def test_random_starts_are_single_flows():
     assert found.metrics["unfinished"] == 0
 
 
-@pytest.mark.paper
 @pytest.mark.slow
 @pytest.mark.computes
 @pytest.mark.parametrize("m, rate", [(4, 0.488), (5, 0.761)])

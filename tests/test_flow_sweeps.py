@@ -134,7 +134,6 @@ def test_a_flow_of_complex_spectrum_does_not_get_rkc():
     }
 
 
-@pytest.mark.paper
 @pytest.mark.slow
 def test_seeds_with_data_of_their_own():
     """Bags of words are counted seed by seed; lanes share them."""

@@ -86,7 +86,6 @@ def test_the_reduced_equations_alone(tmp_path):
     np.testing.assert_allclose(found["descent"]["final"]["mu"], step, rtol=1e-12)
 
 
-@pytest.mark.paper
 @pytest.mark.slow
 @pytest.mark.computes
 def test_digits(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The lazy flow, the kernel and the blocks of parameters beside a run."""
+"""The lazy flow, the kernel and the blocks of parameters of a run."""
 
 import json
 

@@ -163,7 +163,6 @@ def test_exact_laws_along_the_papers_flow(system):
         assert fa.drift(law, traj) <= 1e-8, law.name
 
 
-@pytest.mark.paper
 @pytest.mark.slow
 @pytest.mark.computes
 def test_two_layer_laws_up_to_the_first_kink():

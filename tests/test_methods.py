@@ -103,7 +103,6 @@ def test_auto_hands_over_and_back():
     np.testing.assert_allclose(traj.observed["x"][-1], exact, atol=1e-4)
 
 
-@pytest.mark.paper
 @pytest.mark.slow
 def test_auto_on_topic_words_is_as_good_as_the_better():
     problem = fa.systems.TopicWords().problem(jr.key(0))

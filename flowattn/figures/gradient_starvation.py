@@ -7,6 +7,7 @@ import numpy as np
 from ..flows import GradientFlow
 from ..numerics.solve import solve
 from ..panels import Axis, Curve, Panel, Picture, Style, horizontal
+from ..problem import itself
 from ..systems import GradientStarvation
 from ..systems.gradient_starvation import theory
 from ..systems.gradient_starvation.attention import Keywords, keywords
@@ -120,7 +121,7 @@ def _dual(runs: Runs) -> Picture:
             ts=dual_ts,
             rtol=1e-8,
             solver="tsit5",
-            observe={"alpha": _itself},
+            observe={"alpha": itself},
         )
         alpha = np.asarray(found.observed["alpha"])
         # The parameters of these α are (YΦ)ᵀα/λ.
@@ -138,10 +139,6 @@ def _dual(runs: Runs) -> Picture:
         columns=1,
         size=(6.0, 4.2),
     )
-
-
-def _itself(params):
-    return params
 
 
 def _path(label: str, z: np.ndarray, style: Style, colour: int | str) -> Curve:

@@ -26,18 +26,6 @@ _ALIGNED = LinearICL(heads=4, start="aligned", init=0.05)
 _SIZES = "D = 4, N = 31, eigenvalues 0.4, 0.3, 0.2, 0.1, averaged over all sequences"
 
 
-def _levels(system: LinearICL) -> list[Curve]:
-    """The plateaus of theory."""
-    found = np.asarray(
-        theory.plateaus(jnp.asarray(system.eigenvalues), system.context), float
-    )
-    found = found[[0, -1]] if system.attention == "merged" else found
-    return [
-        horizontal("plateaus" if number == 0 else f"_plateau {number}", float(level))
-        for number, level in enumerate(found)
-    ]
-
-
 def _drops(runs: Runs) -> Picture:
     merged = LinearICL(attention="merged", init=1e-6)
     settings = (
@@ -56,7 +44,7 @@ def _drops(runs: Runs) -> Picture:
             curves.append(Curve("one mode", ts, loss, "theory"))
         elif system is _ALIGNED:
             curves.append(Curve("closed form", ts, _exact_loss(runs, ts), "theory"))
-        panels.append(Panel(name, TIME, _LOSS, [*curves, *_levels(system)]))
+        panels.append(Panel(name, TIME, _LOSS, [*curves, *system.plateau_guides]))
     return Picture(
         panels,
         "regression in context is learned in one drop, or in D",
@@ -119,7 +107,7 @@ def _ranks(runs: Runs) -> Picture:
         )
         flow = runs.flow(system, ts, rtol=1e-7)
         curves = [Curve("full flow", ts, flow.observed["loss"])]
-        levels = _levels(system)[::rank]
+        levels = system.plateau_guides[::rank]
         return Panel(f"rank {rank}", TIME, _LOSS, [*curves, *levels])
 
     return Picture(
@@ -299,7 +287,7 @@ def _kernels(runs: Runs) -> Picture:
         ts = np.linspace(0.0, t1, 501)
         run = kernel_along(system, ts)
         loss = Curve("full flow", ts, run.observed["loss"])
-        rows[0].append(Panel(name, TIME, _LOSS, [loss, *_levels(system)]))
+        rows[0].append(Panel(name, TIME, _LOSS, [loss, *system.plateau_guides]))
         speed = [Curve("kernel speed", ts, run.observed["kernel_speed"])]
         if system.attention == "merged":
             rate = 2 * float(np.linalg.norm(np.square(system.eigenvalues)))

@@ -199,13 +199,13 @@ _ALL = (
     Figure(
         "starvation-dual",
         "gradient_starvation",
-        "training beside the dual descent, in the plane of the residuals",
+        "training and the dual descent in the plane of the residuals",
         "new",
     ),
     Figure(
         "starvation-attention",
         "gradient_starvation",
-        "a weak keyword beside a strong one: trained attention and its lazy limit",
+        "a weak keyword next to a strong one: trained attention and its lazy limit",
         "new",
     ),
     Figure(

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree, Scalar
 
 from ..entries import named
 from ..errors import InputError, quoted
-from ..flows import AbstractFlow, GradientFlow, require_flow, velocity
+from ..flows import AbstractFlow, GradientFlow, others, require_flow, velocity
 from ..identity import by_identity
 from ..observables import Observable
 from .forward import linearised
@@ -120,12 +120,7 @@ class Attribution(AbstractFlow):
     def __call__(self, params: PyTree, t: Scalar | float = 0.0) -> PyTree:
         now = params["params"]
         moves = self.parts.flow.moving(now)
-        rest = jax.tree.map(
-            lambda moved, leaf: leaf if moved is None else None,
-            moves,
-            now,
-            is_leaf=lambda x: x is None,
-        )
+        rest = others(now, moves)
         _, push = linearised(lambda x: self.outputs(eqx.combine(x, rest)), moves)
         speeds = {
             name: velocity(moves, part)
@@ -138,8 +133,8 @@ class Attribution(AbstractFlow):
 
 
 def attribute(outputs: Callable[[PyTree], Array], parts: Any) -> Attribution:
-    """A flow that keeps, beside its parameters, what each part of its velocity
-    contributes to the outputs.
+    """A flow that also integrates what each part of its velocity contributes to the
+    outputs.
 
     Args:
         outputs: maps parameters to an array.

@@ -171,7 +171,7 @@ def require_outputs(what: str, problem: Problem) -> None:
 
 
 def lazy_reduction(problem: Problem) -> Reduction:
-    """The lazy flow of a problem beside its own, as a `Reduction` with the same
+    """The lazy flow of a problem as a `Reduction` of its own flow, with the same
     parameters.
 
     Of the problem's observables the loss, and each that is an `OfOutputs`, are those of

@@ -117,8 +117,8 @@ class Smoothing(AbstractFlow):
 def effective_parameters(
     problem: Problem, test: Callable[[PyTree], Array] | None = None
 ) -> Smoothing:
-    """A flow that keeps, beside its parameters, what each label weighs in each output,
-    and so how many parameters the model effectively uses.
+    """A flow that also integrates what each label weighs in each output, and so how
+    many parameters the model effectively uses.
 
     With s(x) the row of the smoother S for the output x, the effective number of
     parameters on a set I of outputs is p = (n/|I|) Σ_{x ∈ I} ‖s(x)‖²: of a linear

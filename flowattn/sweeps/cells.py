@@ -1,5 +1,6 @@
 """Cells: the runs of one part of a sweep, all of one shape, and their results."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,7 +51,8 @@ def run_cells(
     """
     index = np.minimum(np.arange(room), count - 1)
     padded = jax.tree.map(lambda x: np.asarray(x)[index], cells)
-    with ALONE:  # a draw may factorise matrices
+    # A draw may factorise matrices.
+    with ALONE if device.platform == "cpu" else contextlib.nullcontext():
         own, shared = jax.block_until_ready(spread(make, padded, room))
     solves, rest = own.solve, shared.solve
     width = min(room, lanes_for(float_count(solves.start) // room))

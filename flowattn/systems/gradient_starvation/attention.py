@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ...measures.kernels import kernel
 from ...measures.lazy import Lazy
 from ...models import AttentionClassifier, LinearClassifier
+from ...observables import OfOutputs
 from ...tasks import Sentences, TwoKeywordsTask
 from . import theory
-from .losses import Composed, Decayed, MarginLoss
+from .losses import Decayed, MarginLoss
 
 
 class Trained(eqx.Module):
@@ -120,7 +121,7 @@ def keywords(
         for sentences in (corpus.train, held_out)
     )
     outer = MarginLoss(lam if decoupled else jnp.zeros(()))
-    full, lazy = Composed(outer, margins), Lazy(outer, margins, start)
+    full, lazy = OfOutputs(outer, margins), Lazy(outer, margins, start)
     linear, linear_held_out = lazy.predict, Lazy(outer, unseen, start).predict
     if not decoupled:
         full, lazy = Decayed(full, start, lam), Decayed(lazy, start, lam)

@@ -53,21 +53,6 @@ class MarginLoss(eqx.Module):
         return fit + self.penalty / 2 * margins @ margins
 
 
-class Composed(eqx.Module):
-    """A loss of outputs, ℓ(f(θ)).
-
-    Args:
-        outer: ℓ.
-        outputs: f.
-    """
-
-    outer: Any
-    outputs: Any
-
-    def __call__(self, params: PyTree) -> Scalar:
-        return self.outer(self.outputs(params))
-
-
 class Decayed(eqx.Module):
     """A loss with weight decay towards a start: + (λ/2)‖θ − θ₀‖².
 

@@ -26,7 +26,7 @@ from ...laws import Law
 from ...observables import Observable
 from ...optimizers import SGD
 from ...panels import Axis, Curve, Panel, Style
-from ...problem import Problem
+from ...problem import Problem, itself
 from ...reductions import Reduction
 from ...trajectory import Trajectory
 from ..base import AbstractSystem, AnyRun, Defaults, theory_panels
@@ -226,7 +226,7 @@ class GradientStarvation(AbstractSystem):
                 GradientFlow(space, strengths**2),
                 of_params,
                 Partial(_product, inverse),
-                _itself,
+                itself,
             ),
             "outputs": (
                 outputs,
@@ -309,10 +309,6 @@ class GradientStarvation(AbstractSystem):
             curves.append(Curve("fixed point", [strong], [weak], "points", "black"))
         plane = Panel("", Axis("strong feature z₁"), Axis("weak feature z₂"), curves)
         return {**found, "plane": [plane]}
-
-
-def _itself(params):
-    return params
 
 
 def _product(matrix, params):

@@ -19,7 +19,7 @@ from ...errors import InputError, known_numbers, quoted
 from ...flows import GradientFlow
 from ...models import AbstractLinearHeads, MergedHeads, SeparateHeads
 from ...optimizers import SGD
-from ...panels import Panel, horizontal
+from ...panels import Curve, Panel, horizontal
 from ...problem import Problem
 from ...reductions import Reduction
 from ...tasks import InContextRegression
@@ -173,6 +173,24 @@ class LinearICL(AbstractSystem):
         if isinstance(self.spectrum, str):
             return ()
         return tuple(sorted(map(float, self.spectrum), reverse=True))
+
+    @property
+    def plateaus(self) -> tuple[float, ...]:
+        """L_m, the loss once m components are learned."""
+        levels = theory.plateaus(jnp.asarray(self.eigenvalues), self.context)
+        return tuple(float(x) for x in levels)
+
+    @property
+    def plateau_guides(self) -> list[Curve]:
+        """The plateaus as guides of a panel; merged heads learn all components at once
+        and have the first and the last.
+        """
+        ends = self.plateaus[:: self.dimension]
+        levels = ends if self.attention == "merged" else self.plateaus
+        return [
+            horizontal("plateaus" if number == 0 else f"_plateau {number}", level)
+            for number, level in enumerate(levels)
+        ]
 
     @property
     def small(self) -> "LinearICL":
@@ -343,8 +361,7 @@ class LinearICL(AbstractSystem):
         components there are for which no pair is left.
         """
         del problem, flow
-        levels = theory.plateaus(jnp.asarray(self.eigenvalues), self.context)
-        found: dict[str, Any] = {"plateaus": [float(x) for x in levels]}
+        found: dict[str, Any] = {"plateaus": list(self.plateaus)}
         if self.attention == "separate" and self.pairs < self.dimension:
             found["components_never_learned"] = self.dimension - self.pairs
         return found
@@ -357,15 +374,7 @@ class LinearICL(AbstractSystem):
         if self.attention == "separate":
             names.append("alignment")
         loss, *others = theory_panels(run, names)
-        levels = theory.plateaus(jnp.asarray(self.eigenvalues), self.context)
-        # Merged heads learn all components at once.
-        levels = levels if self.attention == "separate" else levels[jnp.array([0, -1])]
-        guides = [
-            horizontal(
-                "plateaus" if number == 0 else f"_plateau {number}", float(level)
-            )
-            for number, level in enumerate(levels)
-        ]
+        guides = self.plateau_guides
         loss = dataclasses.replace(loss, curves=(*loss.curves, *guides))
         return {"training": [loss, *others]}
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
+from ..inverse import inverse
+
 
 def shrinkage(spectrum: Float[Array, " D"], context: int) -> Float[Array, " D"]:
     """a_d = 1 + (1 + tr Λ/λ_d)/N: what a finite context costs each component."""
@@ -80,15 +82,9 @@ def value_at(
     def at(y):
         return jnp.where(above, 1 + jnp.exp(-y), jax.nn.sigmoid(y))
 
-    def halved(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        below = primitive(at(middle)) < target
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
     # Beyond y = 36 u is 1.
-    ends = jax.lax.fori_loop(0, 70, halved, (low, jnp.full_like(low, 36.0)))
-    return size[None] * at(ends[0])
+    high = jnp.full_like(low, 36.0)
+    return size[None] * at(inverse(lambda y: primitive(at(y)), target, low, high))
 
 
 def white_scale(

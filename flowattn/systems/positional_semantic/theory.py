@@ -27,8 +27,8 @@ from ...flows import AbstractFlow
 from ...tasks import TokenPairsTask
 from ...tasks.token_pairs import apart, first_share
 
-# Gauss–Hermite points of each score, and so many Hermite polynomials. From 20 on, the
-# rate at which the positional saddle is left has six digits.
+# The number of Gauss–Hermite points of each score, and of Hermite polynomials. From 20
+# on, the rate at which the positional saddle is left has six digits.
 _POINTS = 32
 
 

@@ -69,15 +69,10 @@ class Subspace(eqx.Module):
 
 def subspace_of(tokens: Float[Array, "n T d"], weight: Float[Array, "d d"]) -> Subspace:
     """The subspace of training tokens, at most d of them, and W₀."""
-    left = _orthonormal(tokens.reshape(-1, tokens.shape[-1]))
-    seen = left @ weight
-    right = _orthonormal(seen)
-    return Subspace(left.T, right.T, seen @ right.T)
-
-
-def _orthonormal(rows: Float[Array, "k d"]) -> Float[Array, "k d"]:
-    """An orthonormal basis of the span of rows."""
-    return jnp.linalg.qr(rows.T)[0].T
+    left = jnp.linalg.qr(tokens.reshape(-1, tokens.shape[-1]).T)[0]
+    seen = left.T @ weight
+    right = jnp.linalg.qr(seen.T)[0]
+    return Subspace(left, right, seen @ right)
 
 
 class ProjectedTest(eqx.Module):

@@ -29,6 +29,7 @@ from ...models import SelectionHead
 from ...observables import Observable
 from ...problem import Problem
 from ...tasks import TokenSamples
+from ..inverse import inverse
 from .observables import SelectionLoss
 
 # The integrand is analytic within π of the real axis: over x < 14, that is up to a
@@ -93,15 +94,7 @@ class OneSample(eqx.Module):
     def difference_at(self, ts: Float[Array, " time"]) -> Float[Array, " time"]:
         """x over time, by bisection: sinh z is at most r t/2."""
         high = math.log(self.tokens - 1) + jnp.arcsinh(self._rate * ts / 2)
-
-        def halved(_, ends):
-            low, high = ends
-            middle = (low + high) / 2
-            below = self.time_of(middle) < ts
-            return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-        ends = jax.lax.fori_loop(0, 60, halved, (jnp.zeros_like(high), high))
-        return (ends[0] + ends[1]) / 2
+        return inverse(self.time_of, ts, jnp.zeros_like(high), high)
 
 
 def frozen_weight(head: SelectionHead) -> Any:

@@ -50,9 +50,9 @@ def time_of(
 
     >>> eigenvalues = jnp.array([4.0, 3.0, 2.0, 1.0]) / 10
     >>> a = shrinkage(eigenvalues, 31)
-    >>> half, start = 0.5 ** (1 / 3), 0.05 * (eigenvalues * a) ** (1 / 3)
-    >>> [round(float(t), 6) for t in time_of(half, start, eigenvalues, a)]
-    [120.938951, 215.611261, 486.806623, 1956.313768]
+    >>> half, start = jnp.full(4, 0.5 ** (1 / 3)), 0.05 * (eigenvalues * a) ** (1 / 3)
+    >>> [round(float(t), 4) for t in time_of(half, start, eigenvalues, a)]
+    [120.939, 215.6113, 486.8066, 1956.3138]
     """
     size = (spectrum * shrunk) ** (-1 / 3)
     return (primitive(u) - primitive(start)) / (spectrum**2 * size)

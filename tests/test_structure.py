@@ -47,6 +47,7 @@ ORDER = [
     "measures",
     "systems",
     "plotting",
+    "report",
     "runs",
     "sweeps",
     "figures",

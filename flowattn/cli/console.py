@@ -1,6 +1,7 @@
 """Console: progress display and path type, shared by the commands."""
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from tqdm import tqdm
 
 from ..cache import use_cache
 from ..disk.paths import is_there, path_of
+from ..disk.store import staged
 from ..errors import InputError
 from ..precision import set_precision
+from ..report import Page, written
 from .process import say
 
 
@@ -76,6 +79,31 @@ def picture_path(out: str) -> Path:
     if is_there(path) and path.is_dir():
         raise InputError(f"--out {path} is a folder, not a picture")
     return path
+
+
+def page_path(flag: str, out: str) -> Path:
+    """The path of a page that is to be written; `flag` asked for it.
+
+    Raises `InputError` for a folder, and for a name with another ending.
+    """
+    path = path_of(flag, out)
+    if path.suffix.lower() != ".html":
+        raise InputError(f"{flag} {path} must end in .html")
+    if is_there(path) and path.is_dir():
+        raise InputError(f"{flag} {path} is a folder, not a page")
+    return path
+
+
+def write_page(page: Page, path: Path) -> None:
+    """Write a page whole, and print its path."""
+    with staged(path.parent) as stage:
+        written(page, stage / path.name)
+    print(path)
+
+
+def command_line() -> str:
+    """The command that is running, as it can be given again."""
+    return shlex.join(["flowattn", *sys.argv[1:]])
 
 
 # Paths are text until `path_of` has checked them: an empty one is "." to `Path`.

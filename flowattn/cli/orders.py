@@ -16,9 +16,19 @@ from ..optimizers import AbstractOptimizer
 from ..panels import Picture
 from ..plotting import draw
 from ..runs.options import require_seed
+from ..runs.pages import orders_page
 from ..systems import AbstractSystem
 from . import process
-from .console import PathText, Precision, picture_path, set_up, watch
+from .console import (
+    PathText,
+    Precision,
+    command_line,
+    page_path,
+    picture_path,
+    set_up,
+    watch,
+    write_page,
+)
 from .flags import OptimizerFlags, at_rate, largest_of
 
 _OptimizerFlags = Annotated[OptimizerFlags, tyro.conf.arg(name="")]
@@ -66,12 +76,15 @@ class Orders:
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
     out: PathText | None = None
     """The picture of the table, .png, .pdf or .svg; None: none."""
+    html: PathText | None = None
+    """A page with the findings, the picture and the table, .html; None: none."""
 
     def __call__(self) -> int:
         set_up(self.precision)
         if self.data is not None:
             require_folder("--data", self.data)
         out = None if self.out is None else picture_path(self.out)
+        html = None if self.html is None else page_path("--html", self.html)
         halvings = whole_number("halvings", self.halvings)
         if halvings > _MOST_HALVINGS:
             raise InputError(f"halvings must be at most {_MOST_HALVINGS}")
@@ -112,11 +125,14 @@ class Orders:
         print(table)
         for line in dict.fromkeys(str(one.message) for one in said):
             process.say(f"flowattn: {line}")
+        title = f"{self.system.name}: {first.name} and {_FLOWS[self.flow]}"
+        caption = f"Largest distance of all parameters up to t = {t1:g}."
+        picture = Picture([table.panel()], title, caption)
         if out is not None:
-            title = f"{self.system.name}: {first.name} and {_FLOWS[self.flow]}"
-            caption = f"Largest distance of all parameters up to t = {t1:g}."
-            drawing = draw(Picture([table.panel()], title, caption))
             with staged(out.parent) as stage:
-                drawing.save(stage / out.name)
+                draw(picture).save(stage / out.name)
             print(out)
+        if html is not None:
+            about = self.system.citation
+            write_page(orders_page(table, picture, about, command_line()), html)
         return 0

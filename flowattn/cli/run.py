@@ -12,16 +12,18 @@ from ..disk.paths import is_there, path_of
 from ..disk.store import staged
 from ..errors import InputError
 from ..flows import Kind
+from ..report.tables import columns
 from ..runs.discovered import discovered, discovered_table, small_instance
 from ..runs.options import Options
 from ..runs.outcomes import finished, status, unfinished
+from ..runs.pages import laws_section
 from ..runs.plan import Plan, plan
 from ..runs.run import execute
 from ..runs.saved import earlier_files, write_run
-from ..runs.table import heading, law_table, table
+from ..runs.table import heading, law_rows, table
 from ..systems import AbstractSetting
 from . import process
-from .console import PathText, Precision, set_up, watch
+from .console import PathText, Precision, page_path, set_up, watch, write_page
 from .flags import OptimizerFlags, flag
 
 # Where a run in a folder keeps what it needs to resume.
@@ -154,7 +156,7 @@ class Run:
         if not unfinished(result.outcomes):
             shutil.rmtree(checkpoint, ignore_errors=True)
         print(table(result.summary))
-        print(f"\nsummary.json, trajectory.zarr and figures are in {out}")
+        print(f"\nreport.html, summary.json, trajectory.zarr and figures are in {out}")
         if checkpoint.exists():
             print(_UNFINISHED)
         return status(result.outcomes)
@@ -175,10 +177,13 @@ class Laws:
     """Precision of everything; None: float64, on a TPU float32."""
     discover: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also discover the laws of a small instance, and name the known ones."""
+    html: PathText | None = None
+    """A page with the findings, pictures and tables, .html; None: none."""
 
     def __call__(self) -> int:
+        html = None if self.html is None else page_path("--html", self.html)
         planned = _planned(self.system, self.options, self.optimizer, self.precision)
-        small = None
+        small = found = None
         if self.discover:
             options = self.options
             small = small_instance(self.system, options.seed, options.data)
@@ -191,8 +196,19 @@ class Laws:
             regime = f"; {law.regime}" if law.regime else ""
             print(f"{law.name}: {law.label.long_name}, {law.kind}{regime}")
             print(f"    {law.citation}")
-        print("\n" + law_table(result.summary), flush=True)
+        print("\n" + columns(law_rows(result.summary)), flush=True)
         if small is not None:
             process.say("discovering laws: most of the time goes into compiling")
-            print("\n" + discovered_table(discovered(small)))
+            found = discovered(small)
+            print("\n" + discovered_table(found))
+        if html is not None:
+            page = result.page()
+            if found is not None:
+                section, verdict = laws_section(found)
+                page = dataclasses.replace(
+                    page,
+                    verdicts=[verdict, *page.verdicts],
+                    sections=[section, *page.sections],
+                )
+            write_page(page, html)
         return status(result.outcomes)

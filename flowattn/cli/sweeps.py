@@ -10,10 +10,21 @@ from ..disk.paths import path_of, require_folder
 from ..disk.store import staged
 from ..errors import InputError, quoted
 from ..flows import Kind
-from ..plotting import plot_sweep
+from ..plotting import draw
+from ..plotting.sweep_panels import sweep_panel
 from ..sweeps import counted, opened_dataset, require_undamaged, sweep
+from ..sweeps.report import page_of
 from ..systems import AbstractSystem
-from .console import PathText, Precision, picture_path, set_up, watch
+from .console import (
+    PathText,
+    Precision,
+    command_line,
+    page_path,
+    picture_path,
+    set_up,
+    watch,
+    write_page,
+)
 
 # The largest number of processes on one machine.
 _MOST_WORKERS = 1024
@@ -161,21 +172,29 @@ class Plot:
     """
     out: PathText | None = None
     """The picture, .png, .pdf or .svg; None: named after the store."""
+    html: PathText | None = None
+    """A page in place of the picture alone, with findings and tables, .html; None:
+    none."""
 
     def __call__(self) -> int:
         store = self.store
         if "://" not in store:
             store = str(path_of("the store", store))
         name = store.rstrip("/").split("/")[-1].removesuffix(".zarr")
+        html = None if self.html is None else page_path("--html", self.html)
         out = picture_path(f"{name}.png" if self.out is None else self.out)
         where = _pairs("where", self.where, "AXIS=VALUE")
         dataset = opened_dataset(store)
         try:
-            drawing = plot_sweep(dataset, self.x, self.y, self.color, where)
+            panel = sweep_panel(dataset, self.x, self.y, self.color, where)
         except DamagedError:
             require_undamaged(store)  # which names other damage
             raise
-        with staged(out.parent) as stage:
-            drawing.save(stage / out.name)
-        print(out)
+        drawing = draw(panel)
+        if html is None or self.out is not None:
+            with staged(out.parent) as stage:
+                drawing.save(stage / out.name)
+            print(out)
+        if html is not None:
+            write_page(page_of(dataset, panel, drawing, command_line()), html)
         return 0

@@ -19,8 +19,8 @@ from ..laws import Discovery, Law, discover
 from ..laws.known import ANGLE, Match, matches
 from ..precision import float_dtype
 from ..problem import Problem
+from ..report.tables import UNKNOWN, Rows, columns
 from ..systems import AbstractSystem
-from .table import UNKNOWN, columns
 
 # Parameters of an instance whose laws take seconds.
 _MOST = 200
@@ -45,6 +45,17 @@ class Discovered(NamedTuple):
     discovery: Discovery
     known: dict[str, Match]
     kinks: bool
+
+    @property
+    def of(self) -> str:
+        """What they are the laws of, in words."""
+        differs = self.instance.differs
+        return f"a small instance ({differs})" if differs else "all of it"
+
+    @property
+    def verdict(self) -> str:
+        """Their number, and whether there are more, in words."""
+        return str(self.discovery).splitlines()[0]
 
 
 class Drawn(eqx.Module):
@@ -125,32 +136,38 @@ def discovered(instance: Instance, certify: bool = True) -> Discovered:
 
 def discovered_table(found: Discovered) -> str:
     """The discovered laws, with those that are known, as lines for a terminal."""
-    instance, discovery = found.instance, found.discovery
-    of = f"a small instance ({instance.differs})" if instance.differs else "all of it"
-    lines = [
-        f"discovered, of {of}: {discovery.parameters} parameters",
-        str(discovery).splitlines()[0],
-    ]
+    parameters = found.discovery.parameters
+    lines = [f"discovered, of {found.of}: {parameters} parameters", found.verdict]
     if found.kinks:
         lines.append("(the loss has kinks: more may hold on one side of them alone)")
+    rows, last = discovered_rows(found), discovered_notes(found)
+    if len(rows) > 1:
+        lines += ["", columns(rows)]
+    return "\n".join([*lines, "", *last] if last else lines)
+
+
+def discovered_rows(found: Discovered) -> Rows:
+    """The discovered laws as a table, with those that are known."""
     rows = [("law", "independent", "symmetry", "known as")]
-    for entry in discovery.found:
+    for entry in found.discovery.found:
         known, symmetry = _known_as(entry.law.name, found.known), entry.law.generator
         count = str(entry.independent)
         rows.append((entry.formula, count, symmetry or UNKNOWN, known or UNKNOWN))
-    if len(rows) > 1:
-        lines += ["", columns(rows)]
-    last = [
+    return rows
+
+
+def discovered_notes(found: Discovered) -> list[str]:
+    """Lines on approximate laws, and on known ones that were not found."""
+    laws = found.instance.problem.laws
+    notes = [
         f"approximate: {entry.formula}, defect {entry.defect:.1e}"
-        for entry in discovery.nearly
+        for entry in found.discovery.nearly
     ]
-    laws = instance.problem.laws
-    last += [
+    return notes + [
         f"not found: {name}, {_reason(laws[name], match)}"
         for name, match in found.known.items()
         if not match.names
     ]
-    return "\n".join([*lines, "", *last] if last else lines)
 
 
 def _flows(instance: Instance) -> AbstractFlow | Callable[[Array], AbstractFlow]:

@@ -30,6 +30,7 @@ from ..numerics.descend import descend
 from ..optimizers import AbstractOptimizer
 from ..panels import Panel
 from ..problem import Problem
+from ..report import Page
 from ..systems import (
     AbstractSetting,
     AbstractStudy,
@@ -43,6 +44,7 @@ from .outcomes import SUCCESSFUL, Outcomes
 from .outputs import asked, attributed
 from .panels import run_panels
 from .plan import Plan, fields_of, plan
+from .report import brief, page_of
 from .saved import earlier_files, write_run
 from .summary import stability, summarise, summarise_study
 from .table import table
@@ -134,21 +136,30 @@ class Run:
         assert isinstance(self.system, AbstractSystem | None)
         return run_panels(self.system, self, self.attribution)
 
+    def page(self) -> Page:
+        """This run as a page: findings, pictures, numbers, and how to repeat it.
+
+        Returns:
+            The page; `page().html()` is its file.
+        """
+        panels = self.panels()
+        return page_of(self, panels, _drawn(panels))
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the findings."""
+        return brief(self)
+
     def plot(self) -> dict[str, Any]:
         """Draw the pictures of this run.
 
         Returns:
             Drawings by name; `plot()["gap"].figure` is a matplotlib figure.
         """
-        from ..plotting import draw
-
-        return {
-            name: draw(panels, columns=2 if len(panels) == 4 else 3)
-            for name, panels in self.panels().items()
-        }
+        return _drawn(self.panels())
 
     def save(self, out: str | Path) -> Path:
-        """Write `summary.json`, `trajectory.zarr` and the pictures to a folder.
+        """Write `report.html`, `summary.json`, `trajectory.zarr` and the pictures to a
+        folder.
 
         Args:
             out: the folder; files of an earlier run there are replaced, other files
@@ -164,6 +175,15 @@ class Run:
         with staged(folder, earlier_files(folder)) as stage:
             write_run(self, stage)
         return folder
+
+
+def _drawn(panels: dict[str, Sequence[Panel]]) -> dict[str, Any]:
+    from ..plotting import draw
+
+    return {
+        name: draw(each, columns=2 if len(each) == 4 else 3)
+        for name, each in panels.items()
+    }
 
 
 def run(

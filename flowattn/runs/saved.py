@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from ..disk.store import write_json, write_runs
+from ..report import written
 from ..tasks import WordTable
 
-SUMMARY, STORE = "summary.json", "trajectory.zarr"
+SUMMARY, STORE, REPORT = "summary.json", "trajectory.zarr", "report.html"
 
 
 def earlier_files(folder: Path) -> set[str]:
     """The files that an earlier run has left in a folder. They would be out of date
     next to those of a later run.
     """
-    found = {SUMMARY, STORE}
+    found = {SUMMARY, STORE, REPORT}
     try:
         listed = json.loads((folder / SUMMARY).read_text())["files"]
         named = {name for name in listed if isinstance(name, str)}
@@ -25,7 +26,9 @@ def earlier_files(folder: Path) -> set[str]:
 
 
 def write_run(run: Any, stage: Path) -> None:
-    """Write the summary, the trajectories and the pictures of a `Run` to a folder."""
+    """Write the report, the summary, the trajectories and the pictures of a `Run` to a
+    folder.
+    """
     runs = {"flow": run.flow, "descent": run.descent, **run.reductions}
     runs["attribution"] = run.attribution
     datasets: dict[str, Any] = {
@@ -43,7 +46,9 @@ def write_run(run: Any, stage: Path) -> None:
         {"system": summary["system"], "config": summary["config"]}
         | {"provenance": summary["provenance"]},
     )
-    for name, drawing in run.plot().items():
-        drawing.save(stage / f"{name}.png")
+    page = run.page()
+    for picture in page.pictures:
+        picture.drawing.save(stage / f"{picture.name}.png")
+    written(page, stage / REPORT)
     files = [SUMMARY, *sorted(path.name for path in stage.iterdir())]
     write_json(stage / SUMMARY, {**summary, "files": files})

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 
 from ..flows import ORDERS
+from ..report.tables import UNKNOWN, Rows, columns
 
 
 def table(summary: dict[str, Any]) -> str:
     """The summary as lines for a terminal."""
-    parts = [heading(summary)]
-    if summary["flow"] or summary["descent"]:
-        parts += [
-            rows for rows in (_observable_rows(summary), _splits(summary)) if rows
-        ]
-    if summary["laws"]:
-        parts.append(law_table(summary))
-    parts += _metrics(summary["metrics"])
-    return "\n\n".join(parts)
+    return "\n\n".join([heading(summary), *map(columns, tables(summary).values())])
+
+
+def tables(summary: dict[str, Any]) -> dict[str, Rows]:
+    """The tables of a summary by what they are of, each if it has a row."""
+    found = {"observables": _observable_rows(summary), "splits": _splits(summary)}
+    found |= {"laws": law_rows(summary)} | _metrics(summary["metrics"])
+    return {name: rows for name, rows in found.items() if len(rows) > 1}
 
 
 _KINDS = {
@@ -44,6 +44,11 @@ _UNITS = {
 }
 
 
+def measured_in(scale: str) -> str:
+    """The unit of a gap, in words."""
+    return _UNITS[scale]
+
+
 def heading(summary: dict[str, Any]) -> str:
     """What was run, and how it ended, as lines for a terminal."""
     config = summary["config"]
@@ -53,7 +58,7 @@ def heading(summary: dict[str, Any]) -> str:
         run = summary[kind]
         if run is None:
             continue
-        lines.append(f"{kind:8} {_cost(run)}{_ending(run)}")
+        lines.append(f"{kind:8} {_cost(run)}{ending(run)}")
         if of := _KINDS.get(run.get("kind"), ""):
             after = config.get("flow_after")
             later = f", from step {after} on" if after else ""
@@ -68,7 +73,7 @@ def heading(summary: dict[str, Any]) -> str:
     if gap is not None:
         error = gap["numerical_error"]
         known = "unknown" if error is None else f"{error:.1e}"
-        unit = _UNITS[gap.get("scale", "largest")]
+        unit = measured_in(gap.get("scale", "largest"))
         most = gap["max_relative"]
         at_most = "unbounded (of a value that is 0 or changes sign)"
         at_most = at_most if most is None else f"{most:.1e} {unit} at most"
@@ -125,11 +130,11 @@ def _event_lines(run, lead: str) -> list[str]:
     return lines
 
 
-def _metrics(metrics: dict[str, Any]) -> list[str]:
+def _metrics(metrics: dict[str, Any]) -> dict[str, Rows]:
     """Numbers by name, then tables of those that share a group of names."""
     single = {k: v for k, v in metrics.items() if not isinstance(v, dict)}
     rows = [(k.replace("_", " "), _show(v)) for k, v in single.items()]
-    found = [columns([("metric", "value"), *rows])] if rows else []
+    found: dict[str, Rows] = {"metrics": [("metric", "value"), *rows]}
     for name, group in metrics.items():
         if isinstance(group, dict):
             names = list(next(iter(group.values())))
@@ -138,7 +143,7 @@ def _metrics(metrics: dict[str, Any]) -> list[str]:
                 (k.replace("_", " "), *(_show(row.get(c)) for c in names))
                 for k, row in group.items()
             ]
-            found.append(columns([head, *body]))
+            found[f"metrics of {name}"] = [head, *body]
     return found
 
 
@@ -152,7 +157,7 @@ def _theory(summary) -> list[str]:
             line += (
                 f" full flow, numerical error {_number(one['numerical_error'], '.1e')}"
             )
-        lines += [line + _ending(one), *_event_lines(one, ""), *_estimated(one)]
+        lines += [line + ending(one), *_event_lines(one, ""), *_estimated(one)]
     for one in summary["closed_forms"]:
         apart = ", ".join(
             f"{kind} {_number(one[kind], '.1e')}"
@@ -173,7 +178,7 @@ def _blocks(one) -> list[str]:
     )
     line = f"blocks   {parts} of the change {_number(one['change'])} of the output "
     line += f"along the target, to {_number(one['apart'], '.1e')}"
-    return [line + _ending(one), *_estimated(one)]
+    return [line + ending(one), *_estimated(one)]
 
 
 def _cost(run) -> str:
@@ -201,7 +206,7 @@ def _estimated(run) -> list[str]:
     finer = run["error_stats"]
     if finer is None or finer["result"] == "successful":
         return []
-    return [f"error    estimated to t = {finer['t_end']:g} alone{_ending(finer)}"]
+    return [f"error    estimated to t = {finer['t_end']:g} alone{ending(finer)}"]
 
 
 def _cautions(run) -> list[str]:
@@ -217,7 +222,8 @@ def _cautions(run) -> list[str]:
     return found
 
 
-def _ending(run) -> str:
+def ending(run: dict[str, Any]) -> str:
+    """How a run ended, in words; empty if it ended well."""
     found = _ENDINGS.get(run["result"], f"; {run['result']}")
     return found.format(t_end=run["t_end"]) if "t_end" in found else found
 
@@ -244,7 +250,7 @@ _OBSERVABLE_HEADS: tuple[str, ...] = (
 )
 
 
-def _observable_rows(summary) -> str:
+def _observable_rows(summary) -> Rows:
     flow, descent = summary["flow"], summary["descent"]
     gap = (summary["gap"] or {}).get("observables", {})
     errors = (flow or {}).get("errors", {})
@@ -264,7 +270,7 @@ def _observable_rows(summary) -> str:
                 _number(one.get("absolute_error", errors.get(name)), ".1e"),
             )
         )
-    return columns(rows) if len(rows) > 1 else ""
+    return rows
 
 
 def _whole(final: dict[str, Any]) -> dict[str, Any]:
@@ -272,8 +278,8 @@ def _whole(final: dict[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in final.items() if not isinstance(v, dict)}
 
 
-def _splits(summary) -> str:
-    """The values for each split, as a table; empty if there are none."""
+def _splits(summary) -> Rows:
+    """The values for each split, without heads if there are none."""
     rows = []
     for kind in ("flow", "descent"):
         final = {} if summary[kind] is None else summary[kind]["final"]
@@ -282,11 +288,11 @@ def _splits(summary) -> str:
                 if not rows:
                     rows.append(("by split", "run", *value))
                 rows.append((name, kind, *(_number(item) for item in value.values())))
-    return columns(rows) if rows else ""
+    return rows
 
 
-def law_table(summary: dict[str, Any]) -> str:
-    """The laws of a summary and their drifts, as lines for a terminal."""
+def law_rows(summary: dict[str, Any]) -> Rows:
+    """The laws of a summary and their drifts."""
     flow = (summary["flow"] or {}).get("kind", "gradient")
     kind = "kind" if flow == "gradient" else "kind, of the gradient flow"
     rows = [("law", kind, "flow's drift", "descent's drift", "regime")]
@@ -304,24 +310,7 @@ def law_table(summary: dict[str, Any]) -> str:
                 law["regime"] or "",
             )
         )
-    return columns(rows)
-
-
-UNKNOWN = "–"
-
-
-def columns(rows: list[tuple[str, ...]]) -> str:
-    """Rows as lines, with the heads first, without columns in which nothing is
-    known.
-    """
-    head, *body = zip(*rows, strict=True)
-    shown = [head, *(x for x in body if set(x[1:]) != {UNKNOWN})]
-    widths = [max(map(len, column)) for column in shown]
-    lines = [
-        "  ".join(map(str.ljust, row, widths)).rstrip()
-        for row in zip(*shown, strict=True)
-    ]
-    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+    return rows
 
 
 def _number(value: float | int | None, form: str = ".4g") -> str:

@@ -24,7 +24,8 @@ def inverse(
     Returns:
         The arguments, to 70 halvings of the interval.
 
-    >>> round(float(inverse(jnp.exp, jnp.array([2.0]), jnp.zeros(1), jnp.ones(1))[0]), 6)
+    >>> found = inverse(jnp.exp, jnp.array([2.0]), jnp.zeros(1), jnp.ones(1))
+    >>> round(float(found[0]), 6)
     0.693147
     """
 

@@ -1,0 +1,90 @@
+"""Pages of other results: orders in the learning rate, and discovered laws."""
+
+import math
+
+from ..measures.orders import Orders
+from ..panels import Picture
+from ..plotting import draw
+from ..report import Code, Formula, Mark, Page, Section, Shown, Table, Verdict
+from ..report.tables import UNKNOWN
+from .discovered import Discovered, discovered_notes, discovered_rows
+
+
+def orders_page(measured: Orders, picture: Picture, about: str, command: str) -> Page:
+    """A measured order as a page.
+
+    Args:
+        measured: what `orders` returned.
+        picture: of it, with a title and a caption.
+        about: what was measured, in a line.
+        command: what repeats it.
+
+    Returns:
+        The page.
+    """
+    slope = f"{measured.slope:.2f} ± {measured.error:.1g}"
+    claimed = measured.expected
+    mark: Mark = "note"
+    text = f"The gap falls as the learning rate to the power {slope}"
+    if math.isnan(measured.slope):
+        mark, text = (
+            "caution",
+            "The gap is not resolved at two rates: no power is known",
+        )
+    elif claimed is not None:
+        text += f"; the flow claims order {claimed}"
+        agrees = abs(measured.slope - claimed) <= max(0.3, 3 * measured.error)
+        mark = "good" if agrees else "bad"
+    verdicts = [Verdict(mark, text + ".")]
+    if not measured.asymptotic:
+        verdicts.append(
+            Verdict(
+                "caution",
+                "The power still changes between the last rates: it is not asymptotic.",
+            )
+        )
+    drawing = draw(picture)
+    shown = Shown("orders", drawing, picture.panels, picture.caption)
+    rows = [("learning rate", "gap", "numerical error", "local order")]
+    for row, rate in enumerate(measured.learning_rates):
+        local = measured.local[row - 1] if row else math.nan
+        known = UNKNOWN if math.isnan(local) else f"{local:.2f}"
+        error = f"{measured.errors[row]:.1e}"
+        rows.append((f"{rate:.4g}", f"{measured.gaps[row]:.1e}", error, known))
+    return Page(
+        picture.title,
+        about,
+        verdicts,
+        [
+            Section("Picture", [shown]),
+            Section("Numbers", [Table(rows)]),
+            Section("How to repeat it", [Code(command, "In a terminal:")]),
+        ],
+        {
+            "learning_rates": measured.learning_rates.tolist(),
+            "gaps": measured.gaps.tolist(),
+            "errors": measured.errors.tolist(),
+            "slope": None if math.isnan(measured.slope) else measured.slope,
+            "slope_error": None if math.isnan(measured.error) else measured.error,
+            "expected": claimed,
+        },
+    )
+
+
+def laws_section(found: Discovered) -> tuple[Section, Verdict]:
+    """Discovered laws as a part of a page, and the finding.
+
+    Args:
+        found: what `discovered` returned.
+
+    Returns:
+        The section, and whether these are all laws.
+    """
+    complete = found.discovery.complete
+    mark: Mark = "good" if complete else "caution" if complete is None else "note"
+    verdict = Verdict(mark, f"Discovered: {found.verdict}.")
+    parts: list[Table | Formula | Code] = [Table(discovered_rows(found))]
+    parts += [Formula(line) for line in found.discovery.latex().splitlines()]
+    if notes := discovered_notes(found):
+        parts.append(Code("\n".join(notes), "Notes:"))
+    return Section(f"Laws discovered, of {found.of}", parts), verdict

@@ -151,11 +151,11 @@ def named(path: Path) -> set[str]:
     [
         ("diffeqsolve", "integrate.py"),
         ("optax", "base.py rules.py wrapped.py updates.py"),
-        # Of base.py, run.py, panels.py, plots.py and those of states the types alone.
+        # Of base, run, panels, plots, report and those of states the types alone.
         (
             "xarray",
             "datasets.py store.py cellstore.py words.py base.py run.py sweep_panels.py "
-            "plots.py orders.py states.py state_panels.py",
+            "plots.py orders.py states.py state_panels.py report.py",
         ),
         ("matplotlib", "draw.py style.py"),
     ],

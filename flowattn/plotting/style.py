@@ -88,6 +88,22 @@ class Drawing(NamedTuple):
         self.figure.savefig(path)
 
     @styled
+    def svg(self, salt: str = "") -> str:
+        """The picture as the text of an SVG file. The same picture gives the same text.
+
+        Args:
+            salt: decides the names of its elements.
+
+        Returns:
+            The text.
+        """
+        file = io.StringIO()
+        about = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        with matplotlib.rc_context({"svg.hashsalt": salt}):
+            self.figure.savefig(file, format="svg", metadata=about)
+        return file.getvalue()
+
+    @styled
     def _repr_png_(self) -> bytes:
         """What notebooks show for a drawing at the end of a cell."""
         picture = io.BytesIO()

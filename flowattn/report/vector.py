@@ -1,12 +1,10 @@
 """Vector: a drawing as SVG that stands within a page."""
 
-import io
 import re
 
-import matplotlib
 from markupsafe import escape
 
-from ..plotting import STYLE, Drawing
+from ..plotting import Drawing
 
 # Where SVG names one of its elements.
 _NAMES = re.compile(r'(\bid="|href="#|url\(#)([^")]+)')
@@ -24,12 +22,7 @@ def svg(drawing: Drawing, name: str, description: str) -> str:
     Returns:
         The text of an SVG element.
     """
-    file = io.StringIO()
-    # The same picture gives the same file: no date, and no names drawn at random.
-    about = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        drawing.figure.savefig(file, format="svg", metadata=about)
-    text = file.getvalue()
+    text = drawing.svg(name)
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
     text = _NAMES.sub(lambda found: f"{found[1]}{name}-{found[2]}", text)

@@ -34,7 +34,9 @@ def page_of(dataset: "Dataset", panel: Panel, drawing: Drawing, command: str) ->
         The page.
     """
     arrays = _arrays(dataset)
-    rows = [("array", "what", "least", "median", "largest", "without a value")]
+    rows: list[tuple[str, ...]] = [
+        ("array", "what", "least", "median", "largest", "without a value")
+    ]
     for name, values in arrays.items():
         known = values[np.isfinite(values)]
         least, middle, most = (
@@ -57,7 +59,7 @@ def page_of(dataset: "Dataset", panel: Panel, drawing: Drawing, command: str) ->
         str(dataset.attrs.get("source", "")),
         list(_verdicts(dataset)),
         [section for section in sections if section.parts],
-        {"settings": dict(_settings(dataset)[1:])},
+        {"settings": {name: value for name, value in _settings(dataset)[1:]}},
     )
 
 

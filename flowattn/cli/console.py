@@ -1,14 +1,11 @@
-"""Console: progress display and path type, shared by the commands."""
+"""Console: set-up, paths and pages, shared by the commands."""
 
-import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-from tqdm import tqdm
 
 from ..cache import use_cache
 from ..disk.paths import is_there, path_of
@@ -28,39 +25,6 @@ def set_up(precision: str | None = None) -> None:
         use_cache()
     except InputError as error:
         say(f"flowattn: {error}")
-
-
-@contextlib.contextmanager
-def watch(label: str) -> Iterator[Callable[[Any], None]]:
-    """A bar on a terminal, a line per quarter elsewhere; on standard error. Yields a
-    callback for progress: any object with `done` and a text form.
-    """
-    terminal = sys.stderr.isatty()
-    bar = tqdm(total=100, leave=False, bar_format=_BAR, disable=not terminal)
-    bar.set_description(label)
-    last, name = 0.0, label
-
-    def update(progress: Any) -> None:
-        nonlocal last, name
-        percent = 100 * progress.done
-        if percent < last:  # the second, refined solve
-            last, name = 0.0, f"{label}, error estimate"
-            bar.reset()
-        state = f"{name} {progress}"
-        bar.set_description(state)
-        bar.update(percent - last)
-        quarters = int(percent / 25 + 1e-6)
-        if quarters > int(last / 25 + 1e-6) and not terminal:
-            say(f"{state}: {25 * quarters} %")
-        last = percent
-
-    try:
-        yield update
-    finally:
-        bar.close()
-
-
-_BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
 
 
 Precision = Literal["float64", "float32"] | None

@@ -1,6 +1,10 @@
 """The command that lists systems and figures, without importing any of them."""
 
 import dataclasses
+import json
+from typing import Annotated
+
+import tyro
 
 from ..figures.registry import FIGURES
 from ..systems.registry import known
@@ -13,7 +17,15 @@ class List:
     Example: flowattn list
     """
 
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print them as JSON."""
+
     def __call__(self) -> int:
+        if self.json:
+            systems = {name: line._asdict() for name, line in known().items()}
+            figures = {x.name: x.title for x in FIGURES.values()}
+            print(json.dumps({"systems": systems, "figures": figures}, indent=2))
+            return 0
         for name, line in known().items():
             print(f"{name}: {line.citation}")
         print("\nflowattn run NAME --help lists the fields and options of each.")

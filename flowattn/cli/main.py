@@ -67,11 +67,18 @@ def _run(arguments: Sequence[str], ready: Callable[[], None]) -> int:
         raise unknown("option", first, _FLAGS)
     if not first.startswith("-") and first not in COMMANDS:
         raise unknown("command", first, COMMANDS)
-    from .parser import parsed  # imported late, since its parser is slow to import
+    # Imported late, since its parser is slow to import.
+    from .config import expanded, settings_of
+    from .parser import parsed, system_of
 
-    command = parsed(arguments)
+    command = parsed(expanded(arguments))
     ready()
     try:
+        if getattr(command, "file", None) is not None and command.file.print_config:
+            print(settings_of(command, system_of(command)))
+            return 0
+        if hasattr(command, "voice"):
+            command.voice.require_one()
         return command()
     except InputError as error:
         from .flags import in_flags

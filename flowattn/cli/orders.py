@@ -1,6 +1,7 @@
 """The command that measures to which order a flow follows a descent."""
 
 import dataclasses
+import json
 import warnings
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from ..runs.options import require_seed
 from ..runs.pages import orders_page
 from ..systems import AbstractSystem
 from . import process
+from .config import ConfigFlags
 from .console import (
     PathText,
     Precision,
@@ -26,10 +28,10 @@ from .console import (
     page_path,
     picture_path,
     set_up,
-    watch,
     write_page,
 )
 from .flags import OptimizerFlags, at_rate, largest_of
+from .progress import Voice
 
 _OptimizerFlags = Annotated[OptimizerFlags, tyro.conf.arg(name="")]
 _FLOWS = {
@@ -78,6 +80,10 @@ class Orders:
     """The picture of the table, .png, .pdf or .svg; None: none."""
     html: PathText | None = None
     """A page with the findings, the picture and the table, .html; None: none."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the numbers as JSON in place of the table."""
+    voice: Annotated[Voice, tyro.conf.arg(name="")] = Voice()
+    file: Annotated[ConfigFlags, tyro.conf.arg(name="")] = ConfigFlags()
 
     def __call__(self) -> int:
         set_up(self.precision)
@@ -110,7 +116,10 @@ class Orders:
             followed = problem.following(optimizer(eta), self.flow, order=self.order)
             return followed.flow
 
-        with watch("orders") as progress, warnings.catch_warnings(record=True) as said:
+        with (
+            self.voice.watch("orders") as progress,
+            warnings.catch_warnings(record=True) as said,
+        ):
             warnings.simplefilter("always")
             table = orders(
                 flow,
@@ -122,7 +131,7 @@ class Orders:
                 steps_before=self.flow_after,
                 progress=progress,
             )
-        print(table)
+        print(json.dumps(table.summary, indent=2) if self.json else table)
         for line in dict.fromkeys(str(one.message) for one in said):
             process.say(f"flowattn: {line}")
         title = f"{self.system.name}: {first.name} and {_FLOWS[self.flow]}"
@@ -131,7 +140,7 @@ class Orders:
         if out is not None:
             with staged(out.parent) as stage:
                 draw(picture).save(stage / out.name)
-            print(out)
+            process.say(str(out)) if self.json else print(out)
         if html is not None:
             about = self.system.citation
             write_page(orders_page(table, picture, about, command_line()), html)

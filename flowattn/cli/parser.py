@@ -27,6 +27,10 @@ def parsed(arguments: Sequence[str]) -> Any:
     """
     first, *words = arguments
     every = first not in COMMANDS  # tyro's own flags apply to all commands
+    if not every and words and not words[0].startswith("-"):
+        kind = command_of(first)
+        if "system" in kinds(kind):
+            return _of_one_system(first, kind, words[0], words[1:])
     # For tyro a union of one is not a choice; the suppressed None makes it two.
     commands: Any = Annotated[None, tyro.conf.Suppress]
     for name in COMMANDS if every else [first]:
@@ -40,12 +44,16 @@ def parsed(arguments: Sequence[str]) -> Any:
             command = _with_systems(name, command, systems)
         named = tyro.conf.subcommand(name, description=about)
         commands = commands | Annotated[command, named]
+    return _parsed(commands, "flowattn", ABOUT, arguments)
+
+
+def _parsed(kind: Any, prog: str, about: str, arguments: Sequence[str]) -> Any:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_number_rule)
     return tyro.cli(
-        commands,
-        prog="flowattn",
-        description=ABOUT,
+        kind,
+        prog=prog,
+        description=about,
         args=arguments,
         config=(
             tyro.conf.CascadeSubcommandArgs,
@@ -55,6 +63,49 @@ def parsed(arguments: Sequence[str]) -> Any:
         ),
         registry=registry,
     )
+
+
+def _of_one_system(name: str, command: Any, word: str, words: Sequence[str]) -> Any:
+    """A command whose system is named first: the flags of the system come before those
+    of the command.
+    """
+    system = _system(name, word)
+    _require_choices(words, command, {word: system})
+    flat: Any = tyro.conf.arg(name="")
+    fixed = dataclasses.field(default=None, kw_only=True)
+    rest = dataclasses.make_dataclass(
+        command.__name__,
+        [("system", Annotated[Any, tyro.conf.Suppress, tyro.conf.Fixed], fixed)],
+        bases=(command,),
+        frozen=True,
+    )
+    both = dataclasses.make_dataclass(
+        "Both", [("system", Annotated[system, flat]), ("rest", Annotated[rest, flat])]
+    )
+    about = _about(name, word, system)
+    found = _parsed(both, f"flowattn {name} {word}", about, words)
+    return dataclasses.replace(found.rest, system=found.system)
+
+
+def _about(command: str, word: str, system: Any) -> str:
+    """A system, its paper and an example."""
+    first = (system.__doc__ or "").split("\n\n")[0]
+    parts = [" ".join(first.split()), system.citation]
+    if command == _RUN:
+        parts.append(f"Example: flowattn run {word} {system.example}")
+    return "\n\n".join(parts)
+
+
+def system_of(command: Any) -> str | None:
+    """The name of the system of a command, as it can be given again; None if it has
+    none.
+    """
+    system = getattr(command, "system", None)
+    if system is None:
+        return None
+    kind = type(system)
+    own = system.name in known() and load(system.name) is kind
+    return system.name if own else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _names(command: str) -> dict[str, str]:
@@ -99,10 +150,7 @@ def _with_systems(name: str, command: Any, chosen: dict[str, Any]) -> Any:
     """
     union: Any = Annotated[None, tyro.conf.Suppress]
     for word, system in chosen.items():
-        about = f"{(system.__doc__ or '').splitlines()[0]}\n\n{system.citation}"
-        if name == _RUN:
-            about += f"\n\nExample: flowattn run {word} {system.example}"
-        named = tyro.conf.subcommand(word, description=about)
+        named = tyro.conf.subcommand(word, description=_about(name, word, system))
         union = union | Annotated[system, named]
     for word, citation in {} if chosen else _names(name).items():
         named = tyro.conf.subcommand(word, description=citation)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import warnings
 from typing import Annotated, Any
@@ -20,11 +21,14 @@ from ..runs.pages import laws_section
 from ..runs.plan import Plan, plan
 from ..runs.run import execute
 from ..runs.saved import earlier_files, write_run
+from ..runs.summary import undefined_to_none
 from ..runs.table import heading, law_rows, table
 from ..systems import AbstractSetting
 from . import process
-from .console import PathText, Precision, page_path, set_up, watch, write_page
+from .config import ConfigFlags
+from .console import PathText, Precision, page_path, set_up, write_page
 from .flags import OptimizerFlags, flag
+from .progress import Voice
 
 # Where a run in a folder keeps what it needs to resume.
 _CHECKPOINT = "checkpoint"
@@ -105,6 +109,10 @@ class Run:
     """Resume the unfinished run of the same settings in the folder."""
     anew: bool = False
     """Start afresh, discarding an unfinished run in the folder."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the summary as JSON in place of the table."""
+    voice: Annotated[Voice, tyro.conf.arg(name="")] = Voice()
+    file: Annotated[ConfigFlags, tyro.conf.arg(name="")] = ConfigFlags()
 
     def __call__(self) -> int:
         if self.resume and self.anew:
@@ -116,8 +124,8 @@ class Run:
             raise InputError(f"{given} needs --out, the folder of the run")
         planned = _planned(self.system, self.options, self.optimizer, self.precision)
         if self.out is None:
-            result = execute(planned, watch)
-            print(table(result.summary))
+            result = execute(planned, self.voice.watch)
+            print(self._shown(result.summary))
             return status(result.outcomes)
         out = path_of("--out", self.out)
         checkpoint = out / _CHECKPOINT
@@ -131,8 +139,8 @@ class Run:
         elif self.resume and not is_there(checkpoint):
             done = finished(planned.config, out)
             if done is not None and not done.lost:
-                print(done.text)
-                print(f"\nnothing to resume: the run in {out} is complete")
+                print(self._shown(done.summary))
+                self._say(f"nothing to resume: the run in {out} is complete")
                 return status(done.outcomes)
             if done is not None:
                 lost = ", ".join(done.lost)
@@ -144,7 +152,7 @@ class Run:
                         # For a full disk one line is enough, and it is printed when
                         # the results cannot be written either.
                         warnings.filterwarnings("ignore", r"cannot write .*\.state")
-                        result = execute(planned, watch, checkpoint)
+                        result = execute(planned, self.voice.watch, checkpoint)
                     write_run(result, stage)
                 finally:
                     with contextlib.suppress(OSError):  # unless it is not empty
@@ -155,11 +163,18 @@ class Run:
             raise
         if not unfinished(result.outcomes):
             shutil.rmtree(checkpoint, ignore_errors=True)
-        print(table(result.summary))
-        print(f"\nreport.html, summary.json, trajectory.zarr and figures are in {out}")
+        print(self._shown(result.summary))
+        self._say(f"report.html, summary.json, trajectory.zarr, figures are in {out}")
         if checkpoint.exists():
-            print(_UNFINISHED)
+            self._say(_UNFINISHED)
         return status(result.outcomes)
+
+    def _shown(self, summary: dict[str, Any]) -> str:
+        return json.dumps(summary, indent=2) if self.json else f"{table(summary)}\n"
+
+    def _say(self, line: str) -> None:
+        """Print a line where it is no part of JSON."""
+        process.say(line) if self.json else print(line)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +194,10 @@ class Laws:
     """Also discover the laws of a small instance, and name the known ones."""
     html: PathText | None = None
     """A page with the findings, pictures and tables, .html; None: none."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the summary, and what was discovered, as JSON in place of the table."""
+    voice: Annotated[Voice, tyro.conf.arg(name="")] = Voice()
+    file: Annotated[ConfigFlags, tyro.conf.arg(name="")] = ConfigFlags()
 
     def __call__(self) -> int:
         html = None if self.html is None else page_path("--html", self.html)
@@ -187,20 +206,19 @@ class Laws:
         if self.discover:
             options = self.options
             small = small_instance(self.system, options.seed, options.data)
-        result = execute(planned, watch)
+        result = execute(planned, self.voice.watch)
         known = {} if result.problem is None else result.problem.laws
-        print(heading(result.summary) + "\n")
-        if not known:
-            print("this system, with this training, has no known law")
-        for law in known.values():
-            regime = f"; {law.regime}" if law.regime else ""
-            print(f"{law.name}: {law.label.long_name}, {law.kind}{regime}")
-            print(f"    {law.citation}")
-        print("\n" + columns(law_rows(result.summary)), flush=True)
+        if not self.json:
+            _print_laws(result.summary, known)
         if small is not None:
-            process.say("discovering laws: most of the time goes into compiling")
+            if not self.voice.quiet:
+                process.say("discovering laws: most of the time goes into compiling")
             found = discovered(small)
-            print("\n" + discovered_table(found))
+            if not self.json:
+                print("\n" + discovered_table(found))
+        if self.json:
+            summary = found and undefined_to_none(found.discovery.summary)
+            print(json.dumps({**result.summary, "discovery": summary}, indent=2))
         if html is not None:
             page = result.page()
             if found is not None:
@@ -212,3 +230,14 @@ class Laws:
                 )
             write_page(page, html)
         return status(result.outcomes)
+
+
+def _print_laws(summary: dict[str, Any], known: Any) -> None:
+    print(heading(summary) + "\n")
+    if not known:
+        print("this system, with this training, has no known law")
+    for law in known.values():
+        regime = f"; {law.regime}" if law.regime else ""
+        print(f"{law.name}: {law.label.long_name}, {law.kind}{regime}")
+        print(f"    {law.citation}")
+    print("\n" + columns(law_rows(summary)), flush=True)

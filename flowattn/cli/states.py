@@ -18,7 +18,9 @@ from ..runs.options import require_seed
 from ..runs.summary import undefined_to_none
 from ..sweeps import opened_dataset, require_undamaged, training_states
 from . import process
-from .console import PathText, Precision, set_up, watch
+from .config import ConfigFlags
+from .console import PathText, Precision, set_up
+from .progress import Voice
 
 _PICTURES = ("map", "paths", "bic")
 # More states than anybody can tell apart, each a program to compile.
@@ -56,6 +58,10 @@ class States:
     """Precision of everything; None: float64, on a TPU float32."""
     out: PathText | None = None
     """Folder of the results; None: named after the store."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the numbers as JSON in place of the table."""
+    voice: Annotated[Voice, tyro.conf.arg(name="")] = Voice()
+    file: Annotated[ConfigFlags, tyro.conf.arg(name="")] = ConfigFlags()
 
     def __call__(self) -> int:
         set_up(self.precision)
@@ -70,7 +76,7 @@ class States:
             raise InputError(f"--out {out} lies in the store")
         dataset = opened_dataset(store)
         try:
-            with watch("fit") as progress:
+            with self.voice.watch("fit") as progress:
                 found = training_states(
                     dataset,
                     self.observe or "weights",
@@ -91,6 +97,9 @@ class States:
                 plot_states(found, what).save(stage / f"{what}.png")
         for line in _said(found):
             process.say(f"flowattn: {line}")
+        if self.json:
+            print(json.dumps(undefined_to_none(_summary(found)), indent=2))
+            return 0
         print(_table(found))
         print(out / "map.png")
         return 0

@@ -1,6 +1,7 @@
 """The commands for sweeps: running them, and drawing their results."""
 
 import dataclasses
+import json
 from typing import Annotated, Literal
 
 import tyro
@@ -15,6 +16,7 @@ from ..plotting.sweep_panels import sweep_panel
 from ..sweeps import counted, opened_dataset, require_undamaged, sweep
 from ..sweeps.report import page_of
 from ..systems import AbstractSystem
+from .config import ConfigFlags
 from .console import (
     PathText,
     Precision,
@@ -22,9 +24,9 @@ from .console import (
     page_path,
     picture_path,
     set_up,
-    watch,
     write_page,
 )
+from .progress import Voice
 
 # The largest number of processes on one machine.
 _MOST_WORKERS = 1024
@@ -89,6 +91,10 @@ class Sweep:
     """Address of a Dask scheduler, whose workers run the chunks."""
     data: str | None = None
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print how the runs ended as JSON in place of the table."""
+    voice: Annotated[Voice, tyro.conf.arg(name="")] = Voice()
+    file: Annotated[ConfigFlags, tyro.conf.arg(name="")] = ConfigFlags()
 
     def __call__(self) -> int:
         set_up(self.precision)
@@ -102,7 +108,7 @@ class Sweep:
         out = self.out
         if "://" not in out:
             out = str(path_of("--out", out))
-        with watch("sweep") as progress:
+        with self.voice.watch("sweep") as progress:
             dataset = sweep(
                 self.system,
                 vary,
@@ -125,8 +131,12 @@ class Sweep:
                 directions=self.directions,
                 data=self.data,
             )
-        ends = ", ".join(f"{n} {name}" for name, n in counted(dataset).items())
-        print(f"{dataset.result.size} cells in {out}: {ends}")
+        ends, cells = counted(dataset), dataset.result.size
+        if self.json:
+            print(json.dumps({"store": out, "cells": cells, "ended": ends}, indent=2))
+            return 0
+        listed = ", ".join(f"{n} {name}" for name, n in ends.items())
+        print(f"{cells} cells in {out}: {listed}")
         return 0
 
 

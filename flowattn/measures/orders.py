@@ -77,6 +77,19 @@ class Orders:
         last = self.local[-2:]
         return len(last) == 2 and bool(abs(last[1] - last[0]) <= _SETTLED)
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The table ready for JSON, None where a number is undefined."""
+        columns = {
+            "learning_rates": self.learning_rates,
+            "gaps": self.gaps,
+            "errors": self.errors,
+            "local": self.local,
+        }
+        found = {name: list(map(_defined, column)) for name, column in columns.items()}
+        slope = {"slope": _defined(self.slope), "slope_error": _defined(self.error)}
+        return {**found, **slope, "expected": self.expected}
+
     def to_dataset(self) -> xr.Dataset:
         """The table as a data set over `learning_rate`.
 
@@ -131,6 +144,10 @@ class Orders:
             lines.append(f"{rate:<13.4g}  {numbers}  {local}")
         lines.append(f"slope {self.slope:.2f} ± {self.error:.1g}; {claimed} claimed")
         return "\n".join(lines)
+
+
+def _defined(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def orders(

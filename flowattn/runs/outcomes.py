@@ -52,11 +52,11 @@ def unfinished(outcomes: dict[str, str]) -> bool:
 
 
 class Done(NamedTuple):
-    """A run that is complete except for the `lost` files: its table, and how its parts
-    ended.
+    """A run that is complete except for the `lost` files: its summary, and how its
+    parts ended.
     """
 
-    text: str
+    summary: dict[str, Any]
     outcomes: dict[str, str]
     lost: list[str]
 
@@ -78,6 +78,7 @@ def finished(config: dict[str, Any], folder: Path) -> Done | None:
         store = "trajectory.zarr"
         if store not in lost and not runs_are_whole(folder / store, names):
             lost.append(store)
-        return Done(table(summary), dict(summary["outcomes"]), lost)
+        table(summary)  # which fails if something is missing
+        return Done(summary, dict(summary["outcomes"]), lost)
     except Exception:  # a file of any shape can fail in any way
         return None

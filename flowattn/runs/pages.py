@@ -60,14 +60,7 @@ def orders_page(measured: Orders, picture: Picture, about: str, command: str) ->
             Section("Numbers", [Table(rows)]),
             Section("How to repeat it", [Code(command, "In a terminal:")]),
         ],
-        {
-            "learning_rates": measured.learning_rates.tolist(),
-            "gaps": measured.gaps.tolist(),
-            "errors": measured.errors.tolist(),
-            "slope": None if math.isnan(measured.slope) else measured.slope,
-            "slope_error": None if math.isnan(measured.error) else measured.error,
-            "expected": claimed,
-        },
+        measured.summary,
     )
 
 

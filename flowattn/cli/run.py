@@ -17,15 +17,13 @@ from ..runs.options import Options
 from ..runs.outcomes import finished, status, unfinished
 from ..runs.plan import Plan, plan
 from ..runs.run import execute
-from ..runs.saved import earlier_files, write_run
+from ..runs.saved import CHECKPOINT, earlier_files, write_run
 from ..runs.table import heading, law_table, table
 from ..systems import AbstractSetting
 from . import process
 from .console import PathText, Precision, set_up, watch
 from .flags import OptimizerFlags, flag
 
-# Where a run in a folder keeps what it needs to resume.
-_CHECKPOINT = "checkpoint"
 _UNFINISHED = "the run is unfinished: the same command with --resume resumes it"
 
 
@@ -118,7 +116,7 @@ class Run:
             print(table(result.summary))
             return status(result.outcomes)
         out = path_of("--out", self.out)
-        checkpoint = out / _CHECKPOINT
+        checkpoint = out / CHECKPOINT
         if self.anew:
             shutil.rmtree(checkpoint, ignore_errors=True)
         elif is_there(checkpoint) and not self.resume:

@@ -1,9 +1,11 @@
 """Run: the flow and the descent of one problem, and everything computed from them."""
 
 import dataclasses
+import functools
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -36,6 +38,7 @@ from ..systems import (
     AbstractSystem,
     StudySettings,
     Survey,
+    survey_panels,
 )
 from ..trajectory import Trajectory
 from .options import Options
@@ -66,30 +69,41 @@ class Run:
     Printed, it is the table of the command line.
 
     Args:
-        plan: what was run, and how.
         summary: all numbers, ready for JSON (`docs/design.md` lists the keys).
-        problem: the problem that was run; None for a study.
+        system: the system or study that was run; None for a problem of your own.
+        draw: returns the problem that was run; None for a study.
         flow, descent: the two trajectories, None where not run.
         gap: where the descent leaves the flow, None if unknown.
         reductions: the solutions of the reduced theories, by name.
         attribution: the flow with the contributions of blocks, None unless asked for.
         survey: the findings of a study's runs.
+        plan: what was run, and how; None for a run that was read from a folder.
     """
 
-    plan: Plan
     summary: dict[str, Any]
-    problem: Problem | None = None
+    system: AbstractSetting | None
+    draw: Callable[[], Problem | None]
     flow: Trajectory | None = None
     descent: Trajectory | None = None
     gap: Gap | None = None
     reductions: dict[str, Trajectory] = dataclasses.field(default_factory=dict)
     attribution: Trajectory | None = None
     survey: Survey | None = None
+    plan: Plan | None = None
 
-    @property
-    def system(self) -> AbstractSetting | None:
-        """The system or study that was run; None for a problem of your own."""
-        return self.plan.system
+    @functools.cached_property
+    def problem(self) -> Problem | None:
+        """The problem that was run; None for a study.
+
+        For a run that was read from a folder, its system draws it again when it is
+        first asked for. If that fails it is None, with a warning.
+        """
+        try:
+            return self.draw()
+        except InputError as error:
+            line = f"{error}; pictures are drawn without what needs the problem"
+            warnings.warn(line, stacklevel=2)
+            return None
 
     @property
     def outcomes(self) -> dict[str, str]:
@@ -127,12 +141,12 @@ class Run:
         Returns:
             The panels of each picture, by name.
         """
+        system, lost = self.system, self.problem is None
         if self.survey is not None:
-            assert isinstance(self.system, AbstractStudy)
-            return self.system.panels(self.survey)
-        assert self.problem is not None
-        assert isinstance(self.system, AbstractSystem | None)
-        return run_panels(self.system, self, self.attribution)
+            known = isinstance(system, AbstractStudy)
+            return (system.panels if known else survey_panels)(self.survey)
+        own = system if isinstance(system, AbstractSystem) and not lost else None
+        return run_panels(own, self, self.attribution)
 
     def plot(self) -> dict[str, Any]:
         """Draw the pictures of this run.
@@ -321,7 +335,8 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     even = problem.flow.kind == "even" and is_plain(problem.loss, plan.optimizer)
     summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer, even)
     summary |= _origin(plan, seconds)
-    return Run(plan, summary, problem, traj, run, gap, reductions, blocks)
+    parts = traj, run, gap, reductions, blocks
+    return Run(summary, plan.system, lambda: problem, *parts, plan=plan)
 
 
 def _started(plan: Plan, problem: Problem) -> tuple[PyTree, PyTree]:
@@ -463,4 +478,4 @@ def _studied(
     summary["sharpness"] = stability(None, None, None, None, plan.optimizer)
     summary |= _origin(plan, seconds)
     summary["outcomes"] = {"runs": SUCCESSFUL}
-    return Run(plan, summary, survey=survey)
+    return Run(summary, study, lambda: None, survey=survey, plan=plan)

@@ -8,6 +8,8 @@ from ..disk.store import write_json, write_runs
 from ..tasks import WordTable
 
 SUMMARY, STORE = "summary.json", "trajectory.zarr"
+# Where a run in a folder keeps what it needs to resume.
+CHECKPOINT = "checkpoint"
 
 
 def earlier_files(folder: Path) -> set[str]:
@@ -37,12 +39,8 @@ def write_run(run: Any, stage: Path) -> None:
         datasets["words"] = WordTable.of(corpus).to_dataset()
     if survey is not None:
         datasets["runs"] = survey.to_dataset()
-    write_runs(
-        stage / STORE,
-        datasets,
-        {"system": summary["system"], "config": summary["config"]}
-        | {"provenance": summary["provenance"]},
-    )
+    attrs = {name: json.dumps(summary[name]) for name in ("config", "provenance")}
+    write_runs(stage / STORE, datasets, {"system": summary["system"], **attrs})
     for name, drawing in run.plot().items():
         drawing.save(stage / f"{name}.png")
     files = [SUMMARY, *sorted(path.name for path in stage.iterdir())]

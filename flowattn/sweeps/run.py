@@ -1,6 +1,7 @@
 """Run: the chunks of a sweep, computed, written and resumed."""
 
 import contextlib
+import json
 import math
 import time
 import warnings
@@ -119,7 +120,8 @@ def _made(sweep: Sweep, store: CellStore, arrays: Mapping[str, Array]) -> CellSt
     """The store of a sweep, still empty."""
     described = {"config": sweep.config, "chunk": list(store.grid.chunk)}
     attrs = {"title": f"sweep of {sweep.system.name}"}
-    attrs |= {"source": sweep.system.citation, "provenance": _origin(sweep)}
+    attrs["source"] = sweep.system.citation
+    attrs["provenance"] = json.dumps(_origin(sweep))
     attrs["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     store.create(arrays, described, attrs)
     return store

@@ -87,7 +87,7 @@ def test_the_store_is_labelled(results):
     np.testing.assert_allclose(flow["time"], descent["time"], rtol=1e-12)
     assert flow["params.keys"].shape == (16, 1)
     assert flow["params.classifier.weight"].shape == (3, 2)
-    assert tree.attrs["provenance"]["versions"]["flowattn"]
+    assert json.loads(tree.attrs["provenance"])["versions"]["flowattn"]
     summary = json.loads((results / "summary.json").read_text())
     assert float(flow["loss"][-1]) == summary["flow"]["final"]["loss"]
 

@@ -179,13 +179,18 @@ def read_netcdf(path: Path) -> "xr.Dataset":
         raise InputError(f"there is no file {path}")
     try:
         with xr.open_dataset(path, decode_times=False) as dataset:
-            return dataset.load()
+            return dataset.load().map(_native, keep_attrs=True)
     except Exception as error:  # a damaged file may fail in any way
         with path.open("rb") as file:
             hdf5 = file.read(4) == b"\x89HDF"
         lacks = "; NetCDF-4 files need h5netcdf, pip install h5netcdf" if hdf5 else ""
         reason = f"{path} cannot be read as NetCDF{lacks}: {_reason(error)}"
         raise InputError(reason) from None
+
+
+def _native(array: "xr.DataArray") -> "xr.DataArray":
+    """An array in this machine's byte order: that of NetCDF-3 is the other one."""
+    return array.astype(array.dtype.newbyteorder("="), keep_attrs=True, copy=False)
 
 
 def compressors() -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ from ..systems import AbstractSetting, AbstractSystem, Survey
 from ..systems.registry import known, load
 from ..trajectory import Trajectory
 from .options import require_seed
+from .outputs import LAZY
 from .plan import OWN, fields_of
 from .run import Run
 from .saved import CHECKPOINT, STORE, SUMMARY
@@ -219,8 +220,10 @@ _OF_GAP: dict[str, Any] = {
 
 def _projected(problem: Problem | None, name: str) -> PyTree:
     """The shapes of a reduction's parameters; None if unknown."""
-    if problem is None or name not in problem.reductions:
+    if problem is None:
         return None
+    if name not in problem.reductions:
+        return problem.params if name == LAZY else None
     return eqx.filter_eval_shape(problem.reductions[name].project, problem.params)
 
 

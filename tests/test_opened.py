@@ -232,7 +232,8 @@ def without(name):
     return change
 
 
-PICKLED = {"name": "numcodecs.pickle", "configuration": {}}
+BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+OTHER = {"name": "gzip", "configuration": {"level": 1}}
 HUGE = {"name": "regular", "configuration": {"chunk_shape": [10**12]}}
 TINY = {"name": "regular", "configuration": {"chunk_shape": [1]}}
 
@@ -251,7 +252,7 @@ TINY = {"name": "regular", "configuration": {"chunk_shape": [1]}}
         (in_summary(provenance={}, laws=[{}]), r"\(unknown, this is .* no 'name'"),
         (in_summary(reductions=[{"name": "../x"}]), "it has no 'kind'"),
         (in_summary(flow=None), "has a gap, and not both runs"),
-        (in_array(codecs=[PICKLED]), "trajectory.zarr is damaged"),
+        (in_array(codecs=[BYTES, OTHER]), "flow/x is stored by gzip"),
         (in_array(shape=[10**12], chunk_grid=HUGE), "larger than its files can hold"),
         (in_array(shape=[10**8], chunk_grid=TINY), "lacks chunks"),
         (in_array(dimension_names=["y"]), "conflicting sizes|has dims|sound run"),
@@ -293,7 +294,7 @@ def test_any_summary(own, tmp_path):
     for content in ODD:
         assert not try_reader(read, folder, content)
 
-    @settings(few, max_examples=25)
+    @settings(few, max_examples=15)
     @given(anything(sound))
     def one(content):
         try_reader(read, folder, content)
@@ -321,7 +322,10 @@ def test_the_command_draws_a_run(own, tmp_path, capsys):
     capsys.readouterr()
     for arguments, message in [
         ([str(folder), "--x", "t1"], f"--x is of a sweep, and {folder} holds a run"),
-        ([str(folder), "--y", "z"], "y 'z' is unknown; choose from: kernel_alignment, "),
+        (
+            [str(folder), "--y", "z"],
+            "y 'z' is unknown; choose from: kernel_",
+        ),
         ([str(folder), "--y", "x", "--format", "pdf"], "--format is of all pictures"),
         ([str(tmp_path)], f"{tmp_path} holds neither a sweep nor a run"),
     ]:

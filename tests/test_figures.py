@@ -1,7 +1,7 @@
 """Figures: the command, the runs behind them, and panels as data."""
 
-import dataclasses
 import csv
+import dataclasses
 import json
 from importlib import import_module
 
@@ -61,7 +61,11 @@ def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
     with (tmp_path / "topic-words-sen.csv").open(newline="") as file:
         head, *rows = csv.reader(file)
     assert head == ["curve", "x", "y"]
-    assert rows[-3:] == [["bars", "0.0", "5.0"], ["bars", "1.0", "6.0"], ["bars", "2.0", ""]]
+    assert rows[-3:] == [
+        ["bars", "0.0", "5.0"],
+        ["bars", "1.0", "6.0"],
+        ["bars", "2.0", ""],
+    ]
     assert {row[0] for row in rows} == set(data["curves"])
     flow, descent = (data["curves"][kind] for kind in ("flow", "descent"))
     np.testing.assert_allclose(flow["x"], descent["x"])

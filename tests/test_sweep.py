@@ -189,10 +189,10 @@ def test_data_of_seeds_that_cannot_be_traced():
     row = found.sel(at)
     np.testing.assert_allclose(row.loss, one.observed["loss"][-1], rtol=10 * RTOL)
     np.testing.assert_allclose(
-        row["key-sum_drift"], fa.drift(problem.laws["key-sum"], one), atol=10 * RTOL
+        row["key_sum_drift"], fa.drift(problem.laws["key_sum"], one), atol=10 * RTOL
     )
     # A law that the fixed classifier does not have is nan there.
-    balance = found["embedding-output-balance_drift"]
+    balance = found["embedding_output_balance_drift"]
     assert np.isnan(balance.sel(classifier="fixed")).all()
     assert np.isfinite(balance.sel(classifier="linear")).all()
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax.random as jr
@@ -25,9 +25,6 @@ from .plan import OWN, fields_of
 from .run import Run
 from .saved import CHECKPOINT, STORE, SUMMARY
 from .table import table
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 def open_run(path: str | Path, what: AbstractSetting | Problem | None = None) -> Run:
@@ -189,7 +186,7 @@ def _read(folder: Path, summary: dict[str, Any], what: Any) -> Run:
     return Run(summary, system, draw, *parts)
 
 
-def _group(folder: Path, groups: "dict[str, xr.Dataset]", name: str) -> "xr.Dataset":
+def _group(folder: Path, groups: dict[str, Any], name: str) -> Any:
     if name not in groups:
         raise InputError(f"{folder / STORE} is damaged: {quoted(name)} is missing")
     return groups[name]

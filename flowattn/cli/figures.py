@@ -63,10 +63,10 @@ class Figure:
                 drawing = draw(shown)
                 for picture in pictures:
                     drawing.save(stage / picture)
-                data = _as_data(figure, shown, self.paper)
-                write_json(stage / texts[0], data)
+                content = _as_data(figure, shown, self.paper)
+                write_json(stage / texts[0], content)
                 with (stage / texts[1]).open("w", newline="") as file:
-                    csv.writer(file).writerows(_rows(data["curves"]))
+                    csv.writer(file).writerows(_rows(content["curves"]))
             print(out / pictures[0], flush=True)
             clear_caches_if_many()
         return 0

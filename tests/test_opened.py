@@ -134,6 +134,7 @@ def test_a_problem_of_ones_own(own):
     with pytest.warns(UserWarning, match="does not hold a problem of your own"):
         found = bare.panels()
     assert found.keys() == run.panels().keys() - {"laws"}
+    assert [panel.y.label for panel in found["training"]] == ["loss", "x"]
     assert bare.problem is None  # and no second warning
 
 

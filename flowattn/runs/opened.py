@@ -32,9 +32,10 @@ def open_run(path: str | Path, what: AbstractSetting | Problem | None = None) ->
 
     All numbers are the same to the last bit; the gap is compared again. Parameters are
     nested dictionaries, as in `Trajectory.from_dataset`, unless what was run is given.
-    The problem is drawn again when it is first asked for, which pictures do. A problem
-    of your own, or a system that is not registered, has to be given for that: without
-    it, laws and closed forms are left out of the pictures, with a warning.
+    The problem is drawn again when it is first asked for, which pictures do, with the
+    system's own flow. A problem of your own, or a system that is not registered, has to
+    be given for that: without it, laws and closed forms are left out of the pictures,
+    with a warning.
 
     Nothing in the folder is executed, and no module that it names is imported.
 

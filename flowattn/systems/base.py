@@ -403,12 +403,23 @@ def default_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
         The panels of one picture, "training".
     """
     first = first_of(run.flow, run.descent)
-    if run.problem is None:  # what is no law; the loss first
-        seen = [name for name in first.observed if name not in first.scales]
-        seen.sort(key=lambda name: name != "loss")
+    if run.problem is None:
+        seen = _seen_of_problem(first, run.flow, run.descent)
     else:
         seen = [name for name in run.problem.observables if name in first.observed]
     return {"training": theory_panels(run, seen[:_SHOWN])}
+
+
+def _seen_of_problem(first: Trajectory, *runs: Trajectory | None) -> list[str]:
+    """What runs have observed that is of their problem, as far as they show it: the
+    loss first, no laws, and nothing that has pictures of its own.
+    """
+    names = [name for name in first.observed if name not in first.scales]
+    for run in runs:
+        names = [name for name in names if run is None or name in run.observed]
+    own = ("sharpness", "kernel_")
+    names = [name for name in names if not name.startswith(own)]
+    return sorted(names, key=lambda name: name != "loss")
 
 
 def theory_panels(run: AnyRun, names: Sequence[str]) -> list[Panel]:

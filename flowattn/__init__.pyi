@@ -70,7 +70,8 @@ from .precision import set_precision as set_precision
 from .problem import Problem as Problem
 from .reductions import Reduction as Reduction
 from .reductions import reduce as reduce
-from .runs.run import Run as Run
+from .runs.opened import open_run as open_run
+from .runs.result import Run as Run
 from .runs.run import run as run
 from .sweeps import sweep as sweep
 from .sweeps import training_states as training_states

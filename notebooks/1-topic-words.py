@@ -197,7 +197,7 @@ plotting.draw(sen_panels(traj, run, "topic", words)).figure
 # the two vector fields at a point (nothing is solved); the gap compares the solutions.
 
 # %%
-theory = problem.reductions["per-word"]
+theory = problem.reductions["per_word"]
 q = float(np.linalg.norm(problem.model(problem.params).query))
 small = theory.solve(
     problem.params,

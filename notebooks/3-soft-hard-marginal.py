@@ -205,7 +205,7 @@ print(
 
 # %%
 for loss, flow in flows.items():
-    law = problems[loss].laws[f"{loss}-focus"]
+    law = problems[loss].laws[f"{loss}_focus"]
     drifts = jax.vmap(lambda one, law=law: fa.drift(law, one))(flow)
     print(
         f"{law.name:15} {law.kind}, drift of nine flows at most {float(drifts.max()):.0e}"
@@ -221,7 +221,7 @@ for loss, flow in flows.items():
 figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.4), sharey=True)
 mus, nus = jnp.meshgrid(jnp.linspace(-2.6, 5.0, 80), jnp.linspace(-4.0, 4.5, 80))
 for axes, loss in zip(panels, losses, strict=True):
-    law = problems[loss].laws[f"{loss}-focus"]
+    law = problems[loss].laws[f"{loss}_focus"]
     values = jax.vmap(jax.vmap(law))(type(start)(mus, nus))
     levels = jax.vmap(law)(starts)
     axes.contour(

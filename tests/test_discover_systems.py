@@ -54,12 +54,12 @@ FACTORS = (
 )
 # Each known law with those that it is found as, and whether by default.
 CASES = {
-    "topic-words, fixed": (TopicWords(), {"key-sum": ["sum(keys, axis=0)"]}, False),
+    "topic-words, fixed": (TopicWords(), {"key_sum": ["sum(keys, axis=0)"]}, False),
     "topic-words, linear": (
         TopicWords(classifier="linear"),
         {
-            "key-sum": ["sum(keys, axis=0)"],
-            "embedding-output-balance": [
+            "key_sum": ["sum(keys, axis=0)"],
+            "embedding_output_balance": [
                 "classifier.weight@classifier.weight.T - embeddings.T@embeddings"
             ],
         },
@@ -68,9 +68,9 @@ CASES = {
     "topic-words, linear with query": (
         TopicWords(classifier="linear", trained=ALL),
         {
-            "key-sum": ["sum(keys, axis=0)"],
-            "query-key-balance": ["keys.T@keys - outer(query, query)"],
-            "embedding-output-balance": [
+            "key_sum": ["sum(keys, axis=0)"],
+            "query_key_balance": ["keys.T@keys - outer(query, query)"],
+            "embedding_output_balance": [
                 "classifier.weight@classifier.weight.T - embeddings.T@embeddings"
             ],
         },
@@ -79,9 +79,9 @@ CASES = {
     "topic-words, two layers": (
         TopicWords(classifier="two-layer"),
         {
-            "key-sum": ["sum(keys, axis=0)"],
-            "embedding-output-balance": [f"{W_IN}@{W_IN}.T - embeddings.T@embeddings"],
-            "hidden-unit-balance": [
+            "key_sum": ["sum(keys, axis=0)"],
+            "embedding_output_balance": [f"{W_IN}@{W_IN}.T - embeddings.T@embeddings"],
+            "hidden_unit_balance": [
                 f"diag(outer({B_IN}, {B_IN}) + {W_IN}.T@{W_IN} - {W_OUT}@{W_OUT}.T)"
             ],
         },
@@ -90,36 +90,36 @@ CASES = {
     "keyword, linear": (
         Keyword(),
         {
-            "beta-sum": ["beta0 + beta1"],
-            "keyword-energy": ["beta0 + beta1", "beta0**2 + beta1**2 - weight**2"],
+            "beta_sum": ["beta0 + beta1"],
+            "keyword_energy": ["beta0 + beta1", "beta0**2 + beta1**2 - weight**2"],
         },
         False,
     ),
     "keyword, softmax": (
         Keyword(attention="softmax", logits=2),
         {
-            "beta-sum": ["beta0 + beta1"],
-            "keyword-softmax": ["beta0 + beta1", "2*beta0*beta1 + exp(logit) + logit"],
+            "beta_sum": ["beta0 + beta1"],
+            "keyword_softmax": ["beta0 + beta1", "2*beta0*beta1 + exp(logit) + logit"],
         },
         False,
     ),
     "copying, free": (
         Copying(heads=2),
         {
-            "score-sum": ["sum(scores.entries, axis=2)"],
-            "logit-sum": ["sum(values, axis=2)"],
+            "score_sum": ["sum(scores.entries, axis=2)"],
+            "logit_sum": ["sum(values, axis=2)"],
         },
         False,
     ),
     "copying, factorised": (
         Copying(scores="factorised"),
-        dict(zip(("factor-balance", "logit-sum"), ([x] for x in FACTORS), strict=True)),
+        dict(zip(("factor_balance", "logit_sum"), ([x] for x in FACTORS), strict=True)),
         False,
     ),
-    "focus, soft": (Focus(), {"soft-focus": None}, True),
+    "focus, soft": (Focus(), {"soft_focus": None}, True),
     "focus, marginal": (
         Focus(loss="marginal", classes=4),
-        {"marginal-focus": None},
+        {"marginal_focus": None},
         True,
     ),
     "focus, hard": (Focus(loss="hard", classes=4), {}, True),
@@ -172,7 +172,7 @@ def test_a_law_outside_the_dictionary_is_told_from_one_that_does_not_hold():
         assert text.endswith(
             ("terms are not in the dictionary", "near 0): no law at random parameters")
         )
-    assert missing["hard-focus"] < 1e-12 and missing["sen"] > 1e-3
+    assert missing["hard_focus"] < 1e-12 and missing["sen"] > 1e-3
 
 
 def test_small_instances_are_what_was_asked_for():
@@ -233,7 +233,7 @@ def test_the_command_prints_what_it_discovered(capsys):
         "\n"
     )[2:5]
     assert head.split("  ")[0] == "law" and head.endswith("known as")
-    assert set(rule) == {"─"} and row.endswith("soft-focus")
+    assert set(rule) == {"─"} and row.endswith("soft_focus")
     assert printed.err.splitlines()[-1].startswith("discovering laws: ")
     assert main([*arguments[:-1], "--precision", "float32", "--discover"]) == 2
     assert "--precision float64" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Figures: the command, the runs behind them, and panels as data."""
 
+import csv
 import dataclasses
 import json
 from importlib import import_module
@@ -34,6 +35,7 @@ def tiny(runs):
         )
     ]
     curves.append(Curve("undefined", np.ones(2), np.array([np.nan, np.inf])))
+    curves.append(Curve("bars", np.arange(3), np.array([5, 6]), "steps"))
     panel = Panel("tiny", "t", Axis("loss", log=True), curves)
     return Picture([panel], "title", "a caption")
 
@@ -50,12 +52,21 @@ def test_a_figure_and_its_numbers(tmp_path, monkeypatch, capsys):
     shown = sorted(line.split(" of ")[0] for line in said.err.splitlines())
     assert shown == ["flow", "gradient descent"]
     names = {path.name for path in tmp_path.iterdir()}
-    drawn = {f"topic-words-sen.{suffix}" for suffix in ("png", "pdf", "json")}
+    drawn = {f"topic-words-sen.{suffix}" for suffix in ("png", "pdf", "json", "csv")}
     assert names == drawn | {"other.txt"}
     data = json.loads((tmp_path / "topic-words-sen.json").read_text())
     assert data["source"] == "a source" and data["caption"] == "a caption"
     assert data["provenance"]["dtype"] == "float64"
     assert data["curves"]["undefined"]["y"] == [None, None]
+    with (tmp_path / "topic-words-sen.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["curve", "x", "y"]
+    assert rows[-3:] == [
+        ["bars", "0.0", "5.0"],
+        ["bars", "1.0", "6.0"],
+        ["bars", "2.0", ""],
+    ]
+    assert {row[0] for row in rows} == set(data["curves"])
     flow, descent = (data["curves"][kind] for kind in ("flow", "descent"))
     np.testing.assert_allclose(flow["x"], descent["x"])
     assert flow["y"][0] == descent["y"][0] > flow["y"][-1] > 0

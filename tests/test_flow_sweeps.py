@@ -162,7 +162,7 @@ def test_a_missing_chunk_is_computed_again(tmp_path, capsys):
     command += ["--flow", "descent", "--order", "1", "--out", str(store)]
     assert main(command) == 0
     whole = xr.open_zarr(store).load()
-    config = whole.attrs["sweep"]["config"]
+    config = json.loads(whole.attrs["sweep"])["config"]
     assert (config["flow"], config["order"]) == ("descent", 1)
     kept, lost = sorted((store / "result").glob("sums.*"))
     lost.unlink()

@@ -44,8 +44,8 @@ def test_a_hybrid_run_beside_its_theory(tmp_path):
     assert reduction["defect"] < 1e-12 and reduction["max_relative"] < 1e-5
     np.testing.assert_allclose(reduction["final"]["mu"], mu, rtol=1e-5)
     laws = {law["name"]: law for law in found["laws"]}
-    assert laws["soft-focus"]["regime"] == "before the switch"
-    assert laws["marginal-focus"]["regime"] == "from the switch on"
+    assert laws["soft_focus"]["regime"] == "before the switch"
+    assert laws["marginal_focus"]["regime"] == "from the switch on"
     for law in laws.values():
         assert law["kind"] == "exact" and law["max_drift"] < 1e-5
         assert law["descent_drift"] > 1e-3

@@ -31,7 +31,7 @@ def test_flow_is_the_closed_form_and_keeps_its_laws(start, time):
     assert found["attends"] and abs(found["time_to_attend"] - time) < 5e-8
     assert set(run.closed_forms) == {"p", "margin"}
     assert all(form["flow"] < 1e-8 for form in run.closed_forms.values())
-    assert set(run.laws) == {"beta-sum", "keyword-energy"}
+    assert set(run.laws) == {"beta_sum", "keyword_energy"}
     assert all(law["max_drift"] < 1e-9 for law in run.laws.values())
 
 
@@ -59,7 +59,7 @@ def test_softmax_always_recovers(logits, margin, time):
     root = scipy.optimize.brentq(lambda a: a + np.exp(a) - total, -50, 5)
     np.testing.assert_allclose(turning_logit(margin, 0.0, logits), root, rtol=1e-12)
     assert root - 1e-6 < float(run.observed["logit"].min()) < root + 1e-3
-    assert set(made.laws) == {"beta-sum", "keyword-softmax"}
+    assert set(made.laws) == {"beta_sum", "keyword_softmax"}
     assert all(fa.drift(law, run) < 1e-7 for law in made.laws.values())
     # Late, 1 − p ≈ 1/(κt²).
     rest = (1 - run.observed["p"][-1]) * logits * 2000.0**2

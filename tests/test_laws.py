@@ -17,11 +17,11 @@ TWO_LAYER = small(classifier="two-layer", trained=EVERYTHING, form="keys")
 @pytest.mark.parametrize(
     "system, name",
     [
-        (LINEAR, "key-sum"),
-        (LINEAR, "query-key-balance"),
-        (LINEAR, "embedding-output-balance"),
-        (TWO_LAYER, "embedding-output-balance"),
-        (TWO_LAYER, "hidden-unit-balance"),
+        (LINEAR, "key_sum"),
+        (LINEAR, "query_key_balance"),
+        (LINEAR, "embedding_output_balance"),
+        (TWO_LAYER, "embedding_output_balance"),
+        (TWO_LAYER, "hidden_unit_balance"),
     ],
 )
 def test_exact_laws_hold_at_any_parameters(system, name):
@@ -46,14 +46,14 @@ def test_a_law_is_no_tautology():
     velocity = type(velocity)(
         still, velocity.keys, velocity.embeddings, velocity.classifier
     )
-    _, change = jax.jvp(problem.laws["query-key-balance"], (params,), (velocity,))
+    _, change = jax.jvp(problem.laws["query_key_balance"], (params,), (velocity,))
     assert np.abs(change).max() > 1e-4
 
 
 def test_sen_holds_exactly_in_its_regime():
     """Along the per-word theory SEN is exact, whatever the start."""
     problem = small().problem(jr.key(0))
-    reduction = problem.reductions["per-word"]
+    reduction = problem.reductions["per_word"]
     z = jax.tree.map(lambda x: x + 0.3, reduction.project(problem.params))
     _, change = jax.jvp(
         lambda z: problem.laws["sen"](reduction.lift(z)), (z,), (reduction.flow(z),)
@@ -84,8 +84,8 @@ def test_descent_keeps_the_linear_law_and_drifts_from_the_quadratic_ones():
     drifts = []
     for rate in (0.2, 0.1, 0.05):
         problem, _, run = run_both(LINEAR, rate, t1=40.0)
-        assert fa.drift(problem.laws["key-sum"], run) < 1e-14
-        quadratic = ("query-key-balance", "embedding-output-balance")
+        assert fa.drift(problem.laws["key_sum"], run) < 1e-14
+        quadratic = ("query_key_balance", "embedding_output_balance")
         drifts.append([float(fa.drift(problem.laws[name], run)) for name in quadratic])
     ratios = np.array(drifts[:-1]) / np.array(drifts[1:])
     np.testing.assert_allclose(ratios, 2, rtol=0.2)
@@ -98,7 +98,7 @@ def test_drift_of_the_flow_falls_with_the_tolerance():
     drifts = []
     for rtol in (1e-4, 1e-7, 1e-10):
         traj = fa.solve(flow, start, t1=40.0, rtol=rtol, observe=problem.laws)
-        law = problem.laws["embedding-output-balance"]
+        law = problem.laws["embedding_output_balance"]
         drifts.append(float(fa.drift(law, traj)))
     assert drifts[0] > 30 * drifts[1] > 900 * drifts[2]
     assert drifts[2] < 1e-8

@@ -150,7 +150,7 @@ def test_the_mode_of_merged_heads_is_exact_where_it_is_alone():
     point = reduction.project(problem.params)
     assert float(fa.defect(reduction, point)) < 1e-14
     traj = problem.solve(t1=60.0, rtol=1e-9)
-    assert float(fa.drift(problem.laws["head-balance"], traj)) < 1e-8
+    assert float(fa.drift(problem.laws["head_balance"], traj)) < 1e-8
     assert float(traj.events["drop"]) > 0
 
 

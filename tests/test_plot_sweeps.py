@@ -330,5 +330,6 @@ def test_what_is_no_sweep_is_refused(content, tmp_path, capsys):
         place.mkdir()
         (place / "file").write_text("nothing")
     assert main(["plot", str(place)]) == 2
-    message = f"flowattn: {place} is not the store of a sweep\n"
-    assert capsys.readouterr().err == message
+    why = "holds neither a sweep nor a run"
+    why = why if content == "folder" else "is not the store of a sweep"
+    assert capsys.readouterr().err == f"flowattn: {place} {why}\n"

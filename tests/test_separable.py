@@ -72,7 +72,7 @@ def case(request):
 def test_the_laws_of_focus_are_found_up_to_an_affine_function(case):
     """One factor for both slopes, at all points."""
     loss, problem, law = case
-    known = problem.laws[f"{loss}-focus"]
+    known = problem.laws[f"{loss}_focus"]
     many = jax.vmap(point)(jnp.asarray(POINTS))
     ours, theirs = (jax.vmap(jax.grad(each))(many) for each in (law, known))
     factors = np.array([ours.mu / theirs.mu, ours.nu / theirs.nu])

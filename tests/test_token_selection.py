@@ -139,7 +139,7 @@ def test_both_forms_train_alike():
     for name in full.events:
         times = [float(flow.events[name]) for flow in flows]
         np.testing.assert_allclose(*times, rtol=1e-7)
-    drift = [fa.drift(full.laws["weight-query-balance"], flow) for flow in flows]
+    drift = [fa.drift(full.laws["weight_query_balance"], flow) for flow in flows]
     assert max(map(float, drift)) < 1e-9
     for optimizer in (fa.SGD(0.05), fa.SGD(0.05, momentum=0.9)):
         runs = [p.descend(optimizer, steps=400) for p in (full, small)]
@@ -168,7 +168,7 @@ def test_query_alone():
 
 def test_drift_falls_with_the_tolerance():
     problem = little("small")
-    law, drifts = problem.laws["weight-query-balance"], []
+    law, drifts = problem.laws["weight_query_balance"], []
     for rtol in (1e-5, 1e-8):
         drifts.append(float(fa.drift(law, problem.solve(t1=20.0, rtol=rtol))))
     assert drifts[1] < drifts[0] / 100 and drifts[0] < 1e-4
@@ -404,14 +404,14 @@ def test_signals_are_swept():
     swept = found.sel(signal=6.0, seed=1)
     np.testing.assert_allclose(swept.accuracy, one.observed["accuracy"][-1])
     np.testing.assert_allclose(swept.clean_chosen, one.events["clean_chosen"], 1e-3)
-    assert float(swept["weight-query-balance_drift"]) < 1e-4
+    assert float(swept["weight_query_balance_drift"]) < 1e-4
 
 
 def test_the_law_is_discovered(capsys):
     assert main(["laws", "token-selection", "--discover"]) == 0
     text = capsys.readouterr().out
     assert "6 independent laws whatever is drawn, at most 6: complete" in text
-    assert text.rstrip().endswith("weight-query-balance")
+    assert text.rstrip().endswith("weight_query_balance")
 
 
 @pytest.mark.slow

@@ -235,7 +235,7 @@ def test_score_form_equals_keys_step_for_step():
 def test_per_word_reduction_is_the_theorys():
     """ν' = p a h and s' = ‖q‖² p a (1 − a) ν·h with h = W(e_y − softmax(a Wᵀν))."""
     problem = small().problem(jr.key(0))
-    reduction = problem.reductions["per-word"]
+    reduction = problem.reductions["per_word"]
     z = jax.tree.map(lambda x: x + 0.7, reduction.project(generic(problem)))
     velocity = reduction.flow(z)
     W = np.asarray(problem.loss.frozen.classifier.weight)
@@ -262,7 +262,7 @@ def test_per_word_defect_falls_with_the_start_of_the_embeddings():
     defects = []
     for scale in (1e-2, 1e-3, 1e-4):
         problem = small(embedding_scale=scale).problem(jr.key(0))
-        reduction = problem.reductions["per-word"]
+        reduction = problem.reductions["per_word"]
         z = reduction.project(problem.params)
         defects.append(float(fa.defect(reduction, z)))
     ratios = np.array(defects[:-1]) / defects[1:]
@@ -275,23 +275,23 @@ def test_which_laws_and_reductions_there_are():
         problem = small(**fields).problem(jr.key(0))
         return set(problem.laws), set(problem.reductions)
 
-    assert names() == ({"sen", "key-sum"}, {"scores", "logits", "per-word"})
+    assert names() == ({"sen", "key_sum"}, {"scores", "logits", "per_word"})
     assert names(classifier="linear")[0] == {
         "sen",
-        "key-sum",
-        "embedding-output-balance",
+        "key_sum",
+        "embedding_output_balance",
     }
     assert names(classifier="two-layer", trained=EVERYTHING) == (
         {
-            "key-sum",
-            "query-key-balance",
-            "embedding-output-balance",
-            "hidden-unit-balance",
+            "key_sum",
+            "query_key_balance",
+            "embedding_output_balance",
+            "hidden_unit_balance",
         },
         set(),
     )
     assert names(trained=("embeddings",)) == (set(), {"logits"})
-    assert names(trained=("keys",)) == ({"key-sum"}, {"scores"})
+    assert names(trained=("keys",)) == ({"key_sum"}, {"scores"})
 
 
 def test_only_what_is_trained_moves():
@@ -380,7 +380,7 @@ def test_the_papers_synthetic_setting_with_the_fixed_classifier():
 
     def error(problem, params):
         """Of the scores of the per-word reduction."""
-        reduction = problem.reductions["per-word"]
+        reduction = problem.reductions["per_word"]
         start = reduction.project(problem.params)
         theory = fa.solve(reduction.flow, start, t1=500.0)
         scores = reduction.project(params).keys

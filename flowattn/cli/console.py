@@ -70,5 +70,14 @@ def command_line() -> str:
     return shlex.join(["flowattn", *sys.argv[1:]])
 
 
+def stem(store: str) -> str:
+    """The name of a store, for what is made of it.
+
+    >>> stem("s3://bucket/basin.zarr/"), stem("basin.nc")
+    ('basin', 'basin')
+    """
+    return store.rstrip("/").split("/")[-1].removesuffix(".zarr").removesuffix(".nc")
+
+
 # Paths are text until `path_of` has checked them: an empty one is "." to `Path`.
 PathText = Annotated[str, tyro.conf.arg(metavar="PATH")]

@@ -1,6 +1,9 @@
 """The command that draws the papers' figures."""
 
+import csv
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import jax
@@ -25,7 +28,8 @@ from .console import PathText, set_up
 class Figure:
     """Draw a paper's figure, or all of them.
 
-    Writes NAME.png and NAME.pdf, and the numbers to NAME.json.
+    Writes NAME.png and NAME.pdf, and the numbers of its curves to NAME.json and
+    NAME.csv.
 
     Example: flowattn figure topic-words-sen --out figures
     """
@@ -53,13 +57,16 @@ class Figure:
                 process.say(f"{figure.name}: skipped, {absent}")
                 continue
             pictures = f"{figure.name}.png", f"{figure.name}.pdf"
-            data_file = f"{figure.name}.json"
-            with staged(out, (*pictures, data_file)) as stage:
+            texts = f"{figure.name}.json", f"{figure.name}.csv"
+            with staged(out, (*pictures, *texts)) as stage:
                 shown = figure.picture(runs)
                 drawing = draw(shown)
                 for picture in pictures:
                     drawing.save(stage / picture)
-                write_json(stage / data_file, _as_data(figure, shown, self.paper))
+                content = _as_data(figure, shown, self.paper)
+                write_json(stage / texts[0], content)
+                with (stage / texts[1]).open("w", newline="") as file:
+                    csv.writer(file).writerows(_rows(content["curves"]))
             print(out / pictures[0], flush=True)
             clear_caches_if_many()
         return 0
@@ -76,6 +83,15 @@ def _as_data(figure: FigureOf, shown: Picture, paper: bool) -> dict[str, Any]:
     precision = "float64" if jax.config.read("jax_enable_x64") else "float32"
     origin = {"paper_size": paper, "provenance": provenance(precision)}
     return {**about, **origin, "curves": curves}
+
+
+def _rows(curves: dict[str, dict[str, list[Any]]]) -> Iterator[tuple[Any, ...]]:
+    """The points of curves as rows, those of one after those of another."""
+    yield "curve", "x", "y"
+    for name, curve in curves.items():
+        # The bounds of steps are one more than these.
+        for x, y in itertools.zip_longest(curve["x"], curve["y"]):
+            yield name, x, y
 
 
 def _defined(values: np.ndarray) -> list[float | None]:

@@ -20,7 +20,7 @@ from ..runs.outcomes import finished, status, unfinished
 from ..runs.pages import laws_section
 from ..runs.plan import Plan, plan
 from ..runs.run import execute
-from ..runs.saved import earlier_files, write_run
+from ..runs.saved import CHECKPOINT, earlier_files, write_run
 from ..runs.summary import undefined_to_none
 from ..runs.table import heading, law_rows, table
 from ..systems import AbstractSetting
@@ -30,8 +30,6 @@ from .console import PathText, Precision, page_path, set_up, write_page
 from .flags import OptimizerFlags, flag
 from .progress import Voice
 
-# Where a run in a folder keeps what it needs to resume.
-_CHECKPOINT = "checkpoint"
 _UNFINISHED = "the run is unfinished: the same command with --resume resumes it"
 
 
@@ -128,7 +126,7 @@ class Run:
             print(self._shown(result.summary))
             return status(result.outcomes)
         out = path_of("--out", self.out)
-        checkpoint = out / _CHECKPOINT
+        checkpoint = out / CHECKPOINT
         if self.anew:
             shutil.rmtree(checkpoint, ignore_errors=True)
         elif is_there(checkpoint) and not self.resume:

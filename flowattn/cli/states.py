@@ -19,7 +19,7 @@ from ..runs.summary import undefined_to_none
 from ..sweeps import opened_dataset, require_undamaged, training_states
 from . import process
 from .config import ConfigFlags
-from .console import PathText, Precision, set_up
+from .console import PathText, Precision, set_up, stem
 from .progress import Voice
 
 _PICTURES = ("map", "paths", "bic")
@@ -40,7 +40,7 @@ class States:
     """
 
     store: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
-    """The zarr store of a sweep with --outputs."""
+    """The zarr store of a sweep with --outputs, or its NetCDF file, NAME.nc."""
     observe: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Variables to take the states from, one each time; none: weights."""
     states: str = "1:8"
@@ -70,8 +70,9 @@ class States:
         store = self.store
         if "://" not in store:
             store = str(path_of("the store", store))
-        name = store.rstrip("/").split("/")[-1].removesuffix(".zarr")
-        out = path_of("--out", f"{name}-states" if self.out is None else self.out)
+        out = path_of(
+            "--out", f"{stem(store)}-states" if self.out is None else self.out
+        )
         if "://" not in store and out.resolve().is_relative_to(Path(store).resolve()):
             raise InputError(f"--out {out} lies in the store")
         dataset = opened_dataset(store)

@@ -32,6 +32,8 @@ _MADE, _SUMS, _HASH = "arrays_made", "coordinates_crc32c", "description_sha256"
 MARKER = "result"
 # Its value until then.
 MISSING = -1
+# What metadata of any shape may raise.
+_MALFORMED = LookupError, TypeError, ValueError, AttributeError, RecursionError
 # More chunks than any sweep has, and entries of a coordinate that is not an axis.
 _MOST_CHUNKS, _MOST_ENTRIES = 10**7, 10**7
 
@@ -185,7 +187,7 @@ def described(folder: Folder) -> Description | None:
     attrs = root.get("attributes") if isinstance(root, dict) else None
     if not isinstance(attrs, dict) or "sweep" not in attrs:
         raise _no_sweep(folder)
-    if not isinstance(attrs.get(_MADE), bool):
+    if not isinstance(attrs.get(_MADE), int):  # a bool in stores of 0.1.0
         raise InputError(f"{folder.place} is the store of a sweep of another version")
     if not attrs[_MADE]:
         return None
@@ -193,7 +195,7 @@ def described(folder: Folder) -> Description | None:
         raise _damaged(folder, f"its {METADATA} is not as it was written")
     try:
         found = _understood(root, attrs)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except _MALFORMED as error:
         reason = str(error.args[0]) if type(error) is ValueError else "it has no shape"
         raise _damaged(folder, f"its {METADATA}: {reason[:100]}") from None
     for name in found.arrays:
@@ -216,8 +218,10 @@ def is_leftover(name: str) -> bool:
 
 
 def begun(sweep: Mapping[str, Any], attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of a store in which the arrays are not created yet."""
-    return {**attrs, "sweep": dict(sweep), _MADE: False}
+    """The attributes of a store in which the arrays are not created yet: numbers and
+    text alone, since NetCDF supports no others.
+    """
+    return {**attrs, "sweep": json.dumps(sweep), _MADE: 0}
 
 
 def finished(content: bytes, sums: Mapping[str, str]) -> bytes:
@@ -225,7 +229,7 @@ def finished(content: bytes, sums: Mapping[str, str]) -> bytes:
     metadata and the checksums of the coordinates' files; with a hash.
     """
     root = json.loads(content)
-    root["attributes"] |= {_MADE: True, _SUMS: dict(sums)}
+    root["attributes"] |= {_MADE: 1, _SUMS: json.dumps(sums)}
     root["attributes"][_HASH] = _hash(root)
     return json.dumps(root, indent=2).encode()
 
@@ -247,6 +251,11 @@ def _parsed(content: bytes) -> Any:
         return None
 
 
+def _unpacked(value: Any) -> Any:
+    """An attribute that is JSON in a text; stores of 0.1.0 hold the value itself."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
 def _no_sweep(folder: Folder) -> InputError:
     return InputError(f"{folder.place} is not the store of a sweep")
 
@@ -261,7 +270,7 @@ def _understood(root: Any, attrs: dict[str, Any]) -> Description:
     Raises `ValueError` with what does not fit, and any other error for a malformed
     structure.
     """
-    sweep = attrs["sweep"]
+    sweep = _unpacked(attrs["sweep"])
     config, chunk = sweep["config"], sweep["chunk"]
     vary, seeds = config["vary"], config["seeds"]
     _require(isinstance(vary, dict) and isinstance(seeds, list), "it has no axes")
@@ -298,9 +307,9 @@ def _understood(root: Any, attrs: dict[str, Any]) -> Description:
     flags = arrays[MARKER].attrs.get("flag_meanings")
     _require(isinstance(flags, str), f"{MARKER} has no flag_meanings")
     summed = {k for k, x in entries.items() if x["codecs"][-1]["name"] == "crc32c"}
-    origin = attrs.get("provenance")
+    origin = _unpacked(attrs.get("provenance"))
     origin = origin if isinstance(origin, dict) else {}
-    sums, known = attrs.get(_SUMS, {}), attrs.get(_HASH, "")
+    sums, known = _unpacked(attrs.get(_SUMS, {})), attrs.get(_HASH, "")
     _require(isinstance(sums, dict), "it has no checksums of coordinates")
     return Description(
         sweep, origin, grid, arrays, chunks, frozenset(summed), sums, known

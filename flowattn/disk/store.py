@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, cut
+from .paths import is_there
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -97,21 +98,99 @@ def write_runs(
         tree.to_zarr(path, mode="w", consolidated=True, encoding=encoding)
 
 
-def runs_are_whole(path: Path, names: Collection[str]) -> bool:
-    """Whether a store of runs has these groups, and every chunk of its arrays."""
-    import zarr
+# The codecs of what `write_runs` writes. Others are not run on files from elsewhere.
+_CODECS = {"bytes", "vlen-utf8", "zstd", "crc32c"}
+# What a store may hold, in bytes: this, or so many times the size of its files.
+_FREE, _TIMES = 2**30, 1000
 
+
+def read_runs(path: Path) -> "dict[str, xr.Dataset]":
+    """The data sets in a store that `write_runs` has written, by the names of their
+    groups, in memory.
+
+    Raises `InputError` if there is no such store, or if it is damaged.
+    """
+    import xarray as xr
+
+    if not is_there(path):
+        raise InputError(f"{path} is missing")
     try:
         with quiet():
-            root = zarr.open_group(path, mode="r")
-            members = [member for _, member in root.members(max_depth=None)]
-            arrays = [member for member in members if isinstance(member, zarr.Array)]
-            return set(names) <= set(root.group_keys()) and all(
-                array.nchunks_initialized == array.nchunks and array[...] is not None
-                for array in arrays
-            )
-    except Exception:  # a damaged store may fail in any way
+            names = _sound_groups(path)
+            # Units of observables, such as "days", are not those of dates.
+            return {
+                name: xr.open_zarr(
+                    path, group=name, chunks=None, decode_times=False
+                ).load()
+                for name in names
+            }
+    except Exception as error:  # a damaged store may fail in any way
+        reason = f"{path} is damaged, or is no store of a run: {_reason(error)}"
+        raise InputError(reason) from None
+
+
+def _reason(error: Exception) -> str:
+    return cut(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _sound_groups(path: Path) -> list[str]:
+    """The groups of a store of runs, whose arrays have all their chunks, and are of a
+    size that can be believed.
+
+    Raises `ValueError` for any other store.
+    """
+    import zarr
+
+    root = zarr.open_group(path, mode="r", zarr_format=3)
+    sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+    most, held = max(_FREE, _TIMES * sum(sizes)), 0
+    for name, array in root.members(max_depth=None):
+        if not isinstance(array, zarr.Array):
+            continue
+        metadata: Any = array.metadata.to_dict()
+        codecs = {codec["name"] for codec in metadata["codecs"]}
+        if not codecs <= _CODECS:
+            raise ValueError(f"{name} is stored by {min(codecs - _CODECS)}")
+        held += array.nbytes
+        if held > most:
+            raise ValueError(f"{name} is larger than its files can hold")
+        # Chunks are counted one by one: first, that there are not too many.
+        if array.nchunks > len(sizes) or array.nchunks_initialized < array.nchunks:
+            raise ValueError(f"{name} lacks chunks")
+    return list(root.group_keys())
+
+
+def runs_are_whole(path: Path, names: Collection[str]) -> bool:
+    """Whether a store of runs has these groups, and every chunk of its arrays."""
+    try:
+        return set(names) <= read_runs(path).keys()
+    except InputError:
         return False
+
+
+def read_netcdf(path: Path) -> "xr.Dataset":
+    """The data set in a NetCDF file, in memory.
+
+    Raises `InputError` if there is no such file, or if it cannot be read.
+    """
+    import xarray as xr
+
+    if not is_there(path):
+        raise InputError(f"there is no file {path}")
+    try:
+        with xr.open_dataset(path, decode_times=False) as dataset:
+            return dataset.load().map(_native, keep_attrs=True)
+    except Exception as error:  # a damaged file may fail in any way
+        with path.open("rb") as file:
+            hdf5 = file.read(4) == b"\x89HDF"
+        lacks = "; NetCDF-4 files need h5netcdf, pip install h5netcdf" if hdf5 else ""
+        reason = f"{path} cannot be read as NetCDF{lacks}: {_reason(error)}"
+        raise InputError(reason) from None
+
+
+def _native(array: "xr.DataArray") -> "xr.DataArray":
+    """An array in this machine's byte order: that of NetCDF-3 is the other one."""
+    return array.astype(array.dtype.newbyteorder("="), keep_attrs=True, copy=False)
 
 
 def compressors() -> tuple[Any, ...]:

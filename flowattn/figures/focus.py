@@ -196,7 +196,7 @@ def _level(kind: Loss, mu: float, nu: float, grid: np.ndarray) -> np.ndarray:
     ν + e^ν/(m − 1) = K has the solution ν = K − ω(K − log(m − 1)), with Wright's ω.
     """
     system = Focus(loss=kind, reduced=True)
-    law = system.problem(jr.key(0)).laws[f"{kind}-focus"]
+    law = system.problem(jr.key(0)).laws[f"{kind}_focus"]
     others = 19
     here = float(law(Focus2D(jnp.asarray(mu), jnp.asarray(nu))))
     along = jax.vmap(lambda x: law(Focus2D(x, jnp.zeros(()))))(jnp.asarray(grid))

@@ -188,7 +188,7 @@ _ALL = (
         "starvation-plane",
         "gradient_starvation",
         "paths in the plane of a strong and a weak feature, both penalties",
-        f"{_PEZESHKI}, the two-dimensional toy",
+        f"{_PEZESHKI}, the two-dimensional toy, Figure 6",
     ),
     Figure(
         "starvation-weak",

@@ -249,7 +249,7 @@ def _per_word(runs: Runs) -> Picture:
         for seed, full in zip(seeds, drawn_again, strict=True):
             problem = runs.problem(system, seed)
             observe = {"keys": _first_keys}
-            small = runs.reduction(system, "per-word", ts, seed, observe)
+            small = runs.reduction(system, "per_word", ts, seed, observe)
             # Keys along the query times its length are scores.
             length = jnp.linalg.norm(problem.model(problem.params).query)
             scores = np.asarray(small.observed["keys"] * length)

@@ -38,7 +38,7 @@ def key_sum(model_of: ModelOf) -> Law:
 
     return Law(
         Partial(_key_sum_terms, model_of),
-        "key-sum",
+        "key_sum",
         "exact",
         citation=_LU,
         dims=("key_dimension",),
@@ -60,7 +60,7 @@ def query_key_balance(model_of: ModelOf) -> Law:
 
     return Law(
         Partial(_query_key_balance_terms, model_of),
-        "query-key-balance",
+        "query_key_balance",
         "exact",
         citation=_MARCOTTE,
         dims=("key_dimension", "key_dimension_2"),
@@ -83,7 +83,7 @@ def embedding_output_balance(model_of: ModelOf) -> Law:
 
     return Law(
         Partial(_embedding_output_balance_terms, model_of),
-        "embedding-output-balance",
+        "embedding_output_balance",
         "exact",
         citation=_MARCOTTE,
         dims=("dimension", "dimension_2"),
@@ -108,7 +108,7 @@ def hidden_unit_balance(model_of: ModelOf) -> Law:
 
     return Law(
         Partial(_hidden_unit_balance_terms, model_of),
-        "hidden-unit-balance",
+        "hidden_unit_balance",
         "exact",
         regime="between the kinks of the ReLU",
         citation=_MARCOTTE,

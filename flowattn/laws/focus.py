@@ -100,7 +100,7 @@ def marginal_focus(
 def _law(loss, growth, coordinates_of, segments, classes, kind, about) -> Law:
     return Law(
         Partial(_terms, coordinates_of, Partial(growth, classes), segments),
-        f"{loss}-focus",
+        f"{loss}_focus",
         kind,
         citation=_VASHISHT,
         dims=(),

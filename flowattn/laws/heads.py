@@ -25,7 +25,7 @@ def score_sum(scores_of: Callable[[Any], Array]) -> Law:
     """
     return Law(
         Partial(_row_terms, scores_of),
-        "score-sum",
+        "score_sum",
         "exact",
         citation=_SNELL,
         dims=("head", "target"),
@@ -45,7 +45,7 @@ def logit_sum(values_of: Callable[[Any], Array]) -> Law:
     """
     return Law(
         Partial(_row_terms, values_of),
-        "logit-sum",
+        "logit_sum",
         "exact",
         citation=_SNELL,
         dims=("value_head", "word"),
@@ -66,7 +66,7 @@ def factor_balance(factors_of: Callable[[Any], tuple[Array, Array]]) -> Law:
     """
     return Law(
         Partial(_factor_terms, factors_of),
-        "factor-balance",
+        "factor_balance",
         "exact",
         citation=_MARCOTTE,
         dims=("head", "dimension", "dimension_2"),

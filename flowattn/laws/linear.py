@@ -22,7 +22,7 @@ def head_balance() -> Law:
     """
     return Law(
         _head_terms,
-        "head-balance",
+        "head_balance",
         "exact",
         citation=_ZHANG,
         dims=("head", "head_2"),
@@ -38,7 +38,7 @@ def value_balance() -> Law:
     """
     return Law(
         _value_terms,
-        "value-balance",
+        "value_balance",
         "exact",
         citation=_ZHANG,
         dims=("head",),

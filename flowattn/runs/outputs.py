@@ -24,6 +24,8 @@ from ..problem import Problem
 from ..trajectory import Trajectory
 from .options import Options
 
+# The name of the lazy flow, whose parameters are those of the full one.
+LAZY = "lazy"
 # The systems whose problems have outputs.
 HAVE = (
     "topic-words, linear-icl and token-selection have them, focus with loss='soft' and "
@@ -50,7 +52,7 @@ def asked(options: Options, problem: Problem) -> tuple[Problem, dict[str, Observ
     if options.attribute and not np.any(_target(problem)):
         raise InputError("attribute needs a loss with a slope where all outputs are 0")
     if options.lazy:
-        problem = problem.with_reductions({"lazy": lazy_reduction(problem)})
+        problem = problem.with_reductions({LAZY: lazy_reduction(problem)})
     return problem, seen
 
 

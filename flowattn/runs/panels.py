@@ -47,7 +47,7 @@ def common_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
     found, runs = {}, [run.flow, run.descent]
     if run.gap is not None:
         found["gap"] = [gap_panel(run.gap)]
-    if run.problem.laws:
+    if run.problem is not None and run.problem.laws:
         found["laws"] = [drift_panel(run.problem.laws, run.flow, run.descent)]
     if any(one is not None and "sharpness" in one.observed for one in runs):
         found["sharpness"] = [sharpness_panel(run.flow, run.descent, run.edge)]

@@ -28,6 +28,9 @@ from .options import (
     require_sensible,
 )
 
+# The name, in results, of what has none: a problem of one's own.
+OWN = "problem"
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -50,7 +53,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The name of the run, in results."""
-        return "problem" if self.system is None else self.system.name
+        return OWN if self.system is None else self.system.name
 
     @property
     def config(self) -> dict[str, Any]:

@@ -63,8 +63,7 @@ def page_of(run: Any, panels: Panels, drawings: Mapping[str, Drawing]) -> Page:
     Returns:
         The page.
     """
-    summary, plan = run.summary, run.plan
-    system = plan.system
+    summary, system = run.summary, run.system
     pictures = [
         Shown(name, drawings[name], panels[name], _PICTURES.get(name, ""))
         for name in panels
@@ -76,7 +75,7 @@ def page_of(run: Any, panels: Panels, drawings: Mapping[str, Drawing]) -> Page:
         Section("Pictures", pictures),
         Section("Numbers", numbers),
         Section("Equations", _equations(summary, run.problem)),
-        Section("How to repeat it", _repeated(summary, plan)),
+        Section("How to repeat it", _repeated(summary, run.plan)),
         Section("Settings and versions", _settings(summary), open=False),
     ]
     return Page(
@@ -103,11 +102,12 @@ def _equations(summary: dict[str, Any], problem: Problem | None) -> list[Formula
     return found
 
 
-def _repeated(summary: dict[str, Any], plan: Plan) -> list[Code]:
+def _repeated(summary: dict[str, Any], plan: Plan | None) -> list[Code]:
     found, command = [], summary["provenance"].get("command") or []
-    if plan.system is not None and command[:1] == ["run"]:
+    if command[:1] == ["run"]:
         found.append(Code(shlex.join(["flowattn", *command]), "In a terminal:"))
-    found.append(Code(called(plan), "In Python:"))
+    if plan is not None:  # a run from a folder has none
+        found.append(Code(called(plan), "In Python:"))
     return found
 
 

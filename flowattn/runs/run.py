@@ -1,10 +1,10 @@
-"""Run: the flow and the descent of one problem, and everything computed from them."""
+"""Run: a problem run as planned, the flow, the descent and all that follows."""
 
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from jaxtyping import Array, PyTree
 from ..disk.checkpoint import kept
 from ..disk.paths import path_of
 from ..disk.provenance import provenance
-from ..disk.store import staged
 from ..errors import InputError, unknown
 from ..flows import DescentFlow, moving
 from ..flows.edge import is_plain
@@ -28,26 +27,20 @@ from ..measures.gap import Gap
 from ..measures.sharpness import require_modes, sharpness
 from ..numerics.descend import descend
 from ..optimizers import AbstractOptimizer
-from ..panels import Panel
 from ..problem import Problem
-from ..report import Page
 from ..systems import (
     AbstractSetting,
     AbstractStudy,
     AbstractSystem,
     StudySettings,
-    Survey,
 )
 from ..trajectory import Trajectory
 from .options import Options
 from .outcomes import SUCCESSFUL, Outcomes
 from .outputs import asked, attributed
-from .panels import run_panels
 from .plan import Plan, fields_of, plan
-from .report import brief, page_of
-from .saved import earlier_files, write_run
+from .result import Run
 from .summary import stability, summarise, summarise_study
-from .table import table
 
 # `watch(name)` returns a context manager that yields a progress callback, called with a
 # `Progress` (in the runs of a study, with a `Part`).
@@ -59,131 +52,6 @@ def silent(name: str) -> Iterator[Callable[[Any], None]]:
     """A `Watch` that shows nothing."""
     del name
     yield lambda progress: None
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Run:
-    """The flow and the descent of one problem, and everything computed from them.
-
-    Printed, it is the table of the command line.
-
-    Args:
-        plan: what was run, and how.
-        summary: all numbers, ready for JSON (`docs/design.md` lists the keys).
-        problem: the problem that was run; None for a study.
-        flow, descent: the two trajectories, None where not run.
-        gap: where the descent leaves the flow, None if unknown.
-        reductions: the solutions of the reduced theories, by name.
-        attribution: the flow with the contributions of blocks, None unless asked for.
-        survey: the findings of a study's runs.
-    """
-
-    plan: Plan
-    summary: dict[str, Any]
-    problem: Problem | None = None
-    flow: Trajectory | None = None
-    descent: Trajectory | None = None
-    gap: Gap | None = None
-    reductions: dict[str, Trajectory] = dataclasses.field(default_factory=dict)
-    attribution: Trajectory | None = None
-    survey: Survey | None = None
-
-    @property
-    def system(self) -> AbstractSetting | None:
-        """The system or study that was run; None for a problem of your own."""
-        return self.plan.system
-
-    @property
-    def outcomes(self) -> dict[str, str]:
-        """How each part ended, by name."""
-        return self.summary["outcomes"]
-
-    @property
-    def laws(self) -> dict[str, dict[str, Any]]:
-        """The findings for each law: its kind, and how far flow (`max_drift`) and
-        descent (`descent_drift`) leave it.
-        """
-        return {law["name"]: law for law in self.summary["laws"]}
-
-    @property
-    def closed_forms(self) -> dict[str, dict[str, Any]]:
-        """How far flow and descent are from each closed form, by observable."""
-        return {form["name"]: form for form in self.summary["closed_forms"]}
-
-    @property
-    def sharpness(self) -> dict[str, Any]:
-        """The largest Hessian eigenvalue at the start, and the descent's edge."""
-        return self.summary["sharpness"]
-
-    @property
-    def edge(self) -> float | None:
-        """The largest sharpness at which the descent is stable, if known."""
-        return self.sharpness["edge"]
-
-    def __repr__(self) -> str:
-        return table(self.summary)
-
-    def panels(self) -> dict[str, Sequence[Panel]]:
-        """The pictures of this run as data.
-
-        Returns:
-            The panels of each picture, by name.
-        """
-        if self.survey is not None:
-            assert isinstance(self.system, AbstractStudy)
-            return self.system.panels(self.survey)
-        assert self.problem is not None
-        assert isinstance(self.system, AbstractSystem | None)
-        return run_panels(self.system, self, self.attribution)
-
-    def page(self) -> Page:
-        """This run as a page: findings, pictures, numbers, and how to repeat it.
-
-        Returns:
-            The page; `page().html()` is its file.
-        """
-        panels = self.panels()
-        return page_of(self, panels, _drawn(panels))
-
-    def _repr_html_(self) -> str:
-        """What notebooks show: the findings."""
-        return brief(self)
-
-    def plot(self) -> dict[str, Any]:
-        """Draw the pictures of this run.
-
-        Returns:
-            Drawings by name; `plot()["gap"].figure` is a matplotlib figure.
-        """
-        return _drawn(self.panels())
-
-    def save(self, out: str | Path) -> Path:
-        """Write `report.html`, `summary.json`, `trajectory.zarr` and the pictures to a
-        folder.
-
-        Args:
-            out: the folder; files of an earlier run there are replaced, other files
-                stay.
-
-        Returns:
-            The folder.
-
-        Raises:
-            InputError: for an invalid folder, or one that cannot be written to.
-        """
-        folder = path_of("out", out)
-        with staged(folder, earlier_files(folder)) as stage:
-            write_run(self, stage)
-        return folder
-
-
-def _drawn(panels: dict[str, Sequence[Panel]]) -> dict[str, Any]:
-    from ..plotting import draw
-
-    return {
-        name: draw(each, columns=2 if len(each) == 4 else 3)
-        for name, each in panels.items()
-    }
 
 
 def run(
@@ -341,7 +209,8 @@ def execute(plan: Plan, watch: Watch, checkpoint: Path | None = None) -> Run:
     even = problem.flow.kind == "even" and is_plain(problem.loss, plan.optimizer)
     summary["sharpness"] = stability(traj, run, gap, top, plan.optimizer, even)
     summary |= _origin(plan, seconds)
-    return Run(plan, summary, problem, traj, run, gap, reductions, blocks)
+    parts = traj, run, gap, reductions, blocks
+    return Run(summary, plan.system, lambda: problem, *parts, plan=plan)
 
 
 def _started(plan: Plan, problem: Problem) -> tuple[PyTree, PyTree]:
@@ -483,4 +352,4 @@ def _studied(
     summary["sharpness"] = stability(None, None, None, None, plan.optimizer)
     summary |= _origin(plan, seconds)
     summary["outcomes"] = {"runs": SUCCESSFUL}
-    return Run(plan, summary, survey=survey)
+    return Run(summary, study, lambda: None, survey=survey, plan=plan)

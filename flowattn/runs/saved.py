@@ -9,6 +9,8 @@ from ..report import written
 from ..tasks import WordTable
 
 SUMMARY, STORE, REPORT = "summary.json", "trajectory.zarr", "report.html"
+# Where a run in a folder keeps what it needs to resume.
+CHECKPOINT = "checkpoint"
 
 
 def earlier_files(folder: Path) -> set[str]:
@@ -40,12 +42,8 @@ def write_run(run: Any, stage: Path) -> None:
         datasets["words"] = WordTable.of(corpus).to_dataset()
     if survey is not None:
         datasets["runs"] = survey.to_dataset()
-    write_runs(
-        stage / STORE,
-        datasets,
-        {"system": summary["system"], "config": summary["config"]}
-        | {"provenance": summary["provenance"]},
-    )
+    attrs = {name: json.dumps(summary[name]) for name in ("config", "provenance")}
+    write_runs(stage / STORE, datasets, {"system": summary["system"], **attrs})
     page = run.page()
     for picture in page.pictures:
         picture.drawing.save(stage / f"{picture.name}.png")

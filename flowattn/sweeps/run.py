@@ -1,6 +1,7 @@
 """Run: the chunks of a sweep, computed, written and resumed."""
 
 import contextlib
+import json
 import math
 import time
 import warnings
@@ -14,7 +15,9 @@ from ..disk.cellstore import CellStore, dataset_at, existing, require_whole
 from ..disk.description import MARKER, MISSING, Array
 from ..disk.folders import Folder, folder_at
 from ..disk.owner import CLAIM, Owner, owned
+from ..disk.paths import path_of
 from ..disk.provenance import code_hash, provenance, source_hash
+from ..disk.store import read_netcdf
 from ..errors import InputError, require_progress, unknown, whole_number
 from ..fields import require_kind
 from ..numerics.parallel import parallel_map
@@ -119,7 +122,8 @@ def _made(sweep: Sweep, store: CellStore, arrays: Mapping[str, Array]) -> CellSt
     """The store of a sweep, still empty."""
     described = {"config": sweep.config, "chunk": list(store.grid.chunk)}
     attrs = {"title": f"sweep of {sweep.system.name}"}
-    attrs |= {"source": sweep.system.citation, "provenance": _origin(sweep)}
+    attrs["source"] = sweep.system.citation
+    attrs["provenance"] = json.dumps(_origin(sweep))
     attrs["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     store.create(arrays, described, attrs)
     return store
@@ -300,12 +304,33 @@ def sweep(
 
 
 def opened_dataset(place: str | Path) -> "Dataset":
-    """The data set of a sweep from its store: a path, or any URL that fsspec knows.
+    """The data set of a sweep from its store: a path, or any URL that fsspec knows; or
+    from the NetCDF file, NAME.nc, to which it was written.
 
-    Raises `InputError` for anything but the store of a sweep, and if files of it are
-    missing; damaged data raise it when they are read.
+    Raises `InputError` for anything but a sweep, and if files of its store are missing;
+    damaged data raise it when they are read.
     """
-    return dataset_at(folder_at(place))
+    if not is_netcdf(place):
+        return dataset_at(folder_at(place))
+    dataset = read_netcdf(path_of("the file", place))
+    marker = dataset.get(MARKER)
+    flags = None if marker is None else marker.attrs.get("flag_meanings")
+    if marker is None or marker.dtype.kind not in "iu" or not isinstance(flags, str):
+        raise InputError(f"{place} holds no sweep")
+    for name, variable in dataset.variables.items():
+        texts = (variable.attrs.get(k, "") for k in ("long_name", "units"))
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{place} holds no sound sweep: {name} is not labelled")
+    return dataset
+
+
+def is_netcdf(place: str | Path) -> bool:
+    """Whether a place is a NetCDF file, by its name.
+
+    >>> is_netcdf("ends.nc"), is_netcdf("ends.zarr"), is_netcdf("s3://bucket/ends.nc")
+    (True, False, False)
+    """
+    return str(place).endswith(".nc") and "://" not in str(place)
 
 
 def require_undamaged(place: str | Path) -> None:

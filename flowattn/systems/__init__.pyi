@@ -9,6 +9,7 @@ from .base import StudySettings as StudySettings
 from .base import Survey as Survey
 from .base import default_panels as default_panels
 from .base import final_values as final_values
+from .base import survey_panels as survey_panels
 from .copying.models import CopyingModels as CopyingModels
 from .copying.starts import CopyingStarts as CopyingStarts
 from .copying.system import Copying as Copying

@@ -144,11 +144,38 @@ class Survey(NamedTuple):
         """
         return columns_dataset(self.columns, self.coords)
 
+    @classmethod
+    def from_dataset(cls, dataset: "xr.Dataset", metrics: dict[str, Any]) -> "Survey":
+        """The findings in a data set that `to_dataset` made.
+
+        Args:
+            dataset: the data set.
+            metrics: the numbers that it does not hold.
+
+        Returns:
+            The survey.
+        """
+        columns = {
+            str(name): Column(
+                one.values,
+                tuple(map(str, one.dims)),
+                str(one.attrs.get("units", "1")),
+                str(one.attrs.get("long_name", "")),
+            )
+            for name, one in dataset.data_vars.items()
+        }
+        coords = {
+            str(dim): x.values if x.dtype.kind in "biuf" else x.values.tolist()
+            for dim, x in dataset.coords.items()
+        }
+        return cls(metrics, columns, coords)
+
 
 @runtime_checkable
 class AnyRun(Protocol):
-    """The parts of a run that its pictures need: its problem, the flow and the descent,
-    the gap between them, solved reductions by name, and the largest stable sharpness.
+    """The parts of a run that its pictures need: its problem (None if it is lost), the
+    flow and the descent, the gap between them, solved reductions by name, and the
+    largest stable sharpness.
     """
 
     @property
@@ -234,17 +261,29 @@ class AbstractStudy(AbstractSetting):
         Returns:
             The panels of each picture, by name.
         """
-        panels = []
-        for name, column in survey.columns.items():
-            if column.values.ndim != 1 or column.values.dtype.kind not in "biuf":
-                continue
-            names = [str(x) for x in survey.coords.get(column.dims[0], ())]
-            values = np.asarray(column.values, float)
-            curves = [Curve(name, np.arange(len(values)), values, "points")]
-            units = "" if column.units == "1" else column.units
-            axis = Axis(column.long_name or name, units)
-            panels.append(Panel("", Axis(column.dims[0], names=names), axis, curves))
-        return {"survey": panels} if panels else {}
+        return survey_panels(survey)
+
+
+def survey_panels(survey: Survey) -> dict[str, Sequence[Panel]]:
+    """Every one-dimensional array of a survey.
+
+    Args:
+        survey: what a study found.
+
+    Returns:
+        The panels of one picture, "survey"; no picture without such arrays.
+    """
+    panels = []
+    for name, column in survey.columns.items():
+        if column.values.ndim != 1 or column.values.dtype.kind not in "biuf":
+            continue
+        names = [str(x) for x in survey.coords.get(column.dims[0], ())]
+        values = np.asarray(column.values, float)
+        curves = [Curve(name, np.arange(len(values)), values, "points")]
+        units = "" if column.units == "1" else column.units
+        axis = Axis(column.long_name or name, units)
+        panels.append(Panel("", Axis(column.dims[0], names=names), axis, curves))
+    return {"survey": panels} if panels else {}
 
 
 class AbstractSystem(AbstractSetting):
@@ -364,8 +403,23 @@ def default_panels(run: AnyRun) -> dict[str, Sequence[Panel]]:
         The panels of one picture, "training".
     """
     first = first_of(run.flow, run.descent)
-    known = [name for name in run.problem.observables if name in first.observed]
-    return {"training": theory_panels(run, known[:_SHOWN])}
+    if run.problem is None:
+        seen = _seen_of_problem(first, run.flow, run.descent)
+    else:
+        seen = [name for name in run.problem.observables if name in first.observed]
+    return {"training": theory_panels(run, seen[:_SHOWN])}
+
+
+def _seen_of_problem(first: Trajectory, *runs: Trajectory | None) -> list[str]:
+    """What runs have observed that is of their problem, as far as they show it: the
+    loss first, no laws, and nothing that has pictures of its own.
+    """
+    names = [name for name in first.observed if name not in first.scales]
+    for run in runs:
+        names = [name for name in names if run is None or name in run.observed]
+    own = ("sharpness", "kernel_")
+    names = [name for name in names if not name.startswith(own)]
+    return sorted(names, key=lambda name: name != "loss")
 
 
 def theory_panels(run: AnyRun, names: Sequence[str]) -> list[Panel]:
@@ -375,5 +429,5 @@ def theory_panels(run: AnyRun, names: Sequence[str]) -> list[Panel]:
         run.descent,
         names,
         reductions=run.reductions,
-        closed_forms=run.problem.closed_forms,
+        closed_forms=None if run.problem is None else run.problem.closed_forms,
     )

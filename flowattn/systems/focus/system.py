@@ -58,7 +58,7 @@ class Focus(AbstractFocus):
     >>> round(float(jnp.exp(problem.loss(problem.params))), 3)
     4.0
     >>> sorted(problem.laws), sorted(problem.reductions)
-    (['hard-focus'], ['focus'])
+    (['hard_focus'], ['focus'])
     """
 
     name: ClassVar[str] = "focus"

@@ -103,7 +103,7 @@ class Keyword(AbstractSystem):
         if self.attention == "linear":
             start, rates = KeywordPoint(beta0, beta1, weight=p), None
             attends = Partial(_beyond, Entry("weight"), 1.0)
-            law = _law(_energy, "keyword-energy", "energy of the keyword flow")
+            law = _law(_energy, "keyword_energy", "energy of the keyword flow")
             forms = {
                 "p": Partial(_hyperbolic, p, start.margin / _ROOT2),
                 "margin": Partial(_hyperbolic, start.margin, _ROOT2 * p),
@@ -115,7 +115,7 @@ class Keyword(AbstractSystem):
             rates = KeywordPoint(one, one, logit=jnp.asarray(float(logits)))
             attends = Partial(_beyond, Entry("logit"), logit)
             text = "constant of the softmax keyword flow"
-            law = _law(Partial(_softmax, logits), "keyword-softmax", text)
+            law = _law(Partial(_softmax, logits), "keyword_softmax", text)
             forms, shown["logit"] = {}, "logit a of the attention"
         return Problem(
             start,
@@ -123,7 +123,7 @@ class Keyword(AbstractSystem):
             validation=keyword_loss,
             observables={"loss": Observable(keyword_loss, (), "1", "loss s₀ − s₁")}
             | {k: Observable(Entry(k), (), "1", text) for k, text in shown.items()},
-            laws=[_law(_sum, "beta-sum", "sum of the two words' scores"), law],
+            laws=[_law(_sum, "beta_sum", "sum of the two words' scores"), law],
             rates=rates,
             events={"time_to_attend": attends},
             closed_forms=forms,
@@ -176,7 +176,7 @@ def turning_logit(margin: float, logit: float, logits: int) -> float:
 
 def _law(terms: Any, name: str, text: str) -> Law:
     cited = "Snell, Zhong, Klein & Steinhardt 2021 (arXiv 2103.07601)"
-    cited += ", integrated here" if name == "keyword-softmax" else ""
+    cited += ", integrated here" if name == "keyword_softmax" else ""
     return Law(terms, name, "exact", citation=cited, dims=(), long_name=text)
 
 

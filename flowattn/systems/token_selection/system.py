@@ -268,7 +268,7 @@ def _full(
 def _balance() -> Law:
     return Law(
         _balance_terms,
-        "weight-query-balance",
+        "weight_query_balance",
         "exact",
         citation="Marcotte, Gribonval & Peyré 2023 (arXiv 2307.00144)",
         dims=("direction", "direction_2"),

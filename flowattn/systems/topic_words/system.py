@@ -62,7 +62,7 @@ class TopicWords(AbstractSystem):
     >>> round(float(problem.loss(problem.params)), 3)  # log 4
     1.386
     >>> sorted(problem.laws), sorted(problem.reductions)
-    (['key-sum', 'sen'], ['logits', 'per-word', 'scores'])
+    (['key_sum', 'sen'], ['logits', 'per_word', 'scores'])
     """
 
     name: ClassVar[str] = "topic-words"
@@ -245,7 +245,7 @@ class TopicWords(AbstractSystem):
         if "keys" in self.parts and "query" not in self.parts:
             found["scores"] = scores_reduction(loss, start, params)
             if isinstance(task, TopicWordsTask) and "embeddings" in self.parts:
-                found["per-word"] = per_word_reduction(loss, start, params, task)
+                found["per_word"] = per_word_reduction(loss, start, params, task)
         if "embeddings" in self.parts and "classifier" not in self.parts:
             if isinstance(start.classifier, LinearClassifier):
                 found["logits"] = logits_reduction(loss, start, params)

@@ -2,7 +2,7 @@
 
 Each line of its input is the code of a block and the folder to run it in; each line of
 its output what the block printed, and how it failed, if it did. One interpreter for all
-saves imports; modules' names and JAX's settings are those of a new one each time.
+saves imports; names and JAX's settings are those of a new one each time.
 """
 
 import contextlib
@@ -15,12 +15,13 @@ import types
 
 import jax
 
-# A package of the settings' own prefix may add some when it is imported.
+# Before the settings are noted: packages may add to them.
 import flowattn  # noqa: F401
 
 
-def run(code: str, settings: dict) -> tuple[str, str]:
-    """What a block prints, and the traceback if it fails."""
+def run(code: str, folder: str, settings: dict) -> tuple[str, str]:
+    """What a block prints in a folder, and the traceback if it fails."""
+    os.chdir(folder)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     printed, failed = io.StringIO(), ""
     with contextlib.redirect_stdout(printed):
@@ -28,6 +29,9 @@ def run(code: str, settings: dict) -> tuple[str, str]:
             exec(code, vars(main))
         except BaseException:
             failed = traceback.format_exc()
+    for name, module in [*sys.modules.items()]:
+        if (getattr(module, "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
     for name, value in settings.items():
         if jax.config.values[name] is not value:
             jax.config.update(name, value)
@@ -39,5 +43,4 @@ if __name__ == "__main__":
     sys.path[0] = ""  # the folder that a block runs in
     for line in sys.stdin:
         code, folder = json.loads(line)
-        os.chdir(folder)
-        print(json.dumps(run(code, settings)), flush=True)
+        print(json.dumps(run(code, folder, settings)), flush=True)

@@ -200,7 +200,7 @@ def interpreter():
         text=True,
     ) as process:
         yield process
-        process.stdin.close()
+        process.kill()  # an end in order takes seconds
 
 
 @pytest.mark.slow

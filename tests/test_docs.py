@@ -1,7 +1,10 @@
 """The documentation: it builds without a warning, leaves no public name out, and what
 it quotes works."""
 
+import importlib.util
 import inspect
+import itertools
+import json
 import os
 import re
 import shlex
@@ -22,14 +25,17 @@ DOCS = ROOT / "docs"
 # The pages of systems lie in their packages.
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("flowattn/systems/*/README.md")])
 GALLERY = ROOT / "figures" / "README.md"
+READ = [*PAGES, GALLERY, ROOT / "README.md"]
 PUBLIC = ("", ".systems", ".laws", ".tasks", ".models", ".plotting")
 
-# ```python, unless the line before says why it is not run; and what it prints.
+# A block of code, and the line before that says why it is not run, or what it needs.
 _BLOCK = re.compile(
-    r"(?P<left_out><!-- not run: [^\n]*-->\n)?"
-    r"```(?P<kind>python|text)\n(?P<code>.*?)```",
-    re.S,
+    r"(?:<!-- (?:(?P<left_out>not run: [^\n]*)|needs (?P<needs>\w+)) -->\n)?"
+    r"^```(?P<kind>\w*)(?: title=\"(?P<file>[^\"]+)\")?\n(?P<code>.*?)^```$",
+    re.S | re.M,
 )
+# What fits into a page at 1,280 px (docs/stylesheets/extra.css), and ruff's line.
+_WIDTH = 88
 _NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?")
 # Words of a command that stand for something.
 _OPEN = {"SYSTEM", "NAME", "…", "ADDRESS", "[--paper]", "[--out", "NAME|all"}
@@ -56,6 +62,8 @@ def public_names():
 
 def place(page: Path) -> str:
     """Where a page is in the site, without its suffix."""
+    if page == GALLERY:
+        return "gallery"
     if page.parent == ROOT:
         return page.stem
     if page.is_relative_to(DOCS):
@@ -63,28 +71,40 @@ def place(page: Path) -> str:
     return f"systems/{page.parent.name.replace('_', '-')}"
 
 
-def programs():
-    """The pages with Python that runs, each as one program, and what it prints."""
-    for page in PAGES:
+def blocks():
+    """The blocks of Python that run, each with what it prints, and the files that its
+    page has the reader write.
+    """
+    for page in READ:
         if page.name == "design.md":  # calls, not a program
             continue
-        code, printed = [], []
-        for block in _BLOCK.finditer(page.read_text()):
-            if block["kind"] == "python" and not block["left_out"]:
-                code.append(block["code"])
-            elif block["kind"] == "text" and code:
-                printed.append(block["code"])
-        if code:
-            yield pytest.param("\n".join(code), "".join(printed), id=place(page))
+        text = page.read_text()
+        found = list(_BLOCK.finditer(text))
+        files = {block["file"]: block["code"] for block in found if block["file"]}
+        for block, after in itertools.pairwise([*found, None]):
+            if block["kind"] != "python" or block["left_out"]:
+                continue
+            shown = after["code"] if after and after["kind"] == "text" else ""
+            line = text.count("\n", 0, block.start("code")) + 1
+            needs = block["needs"]
+            missing = bool(needs) and importlib.util.find_spec(needs) is None
+            yield pytest.param(
+                block["code"],
+                shown,
+                files,
+                id=f"{place(page)}:{line}",
+                marks=[pytest.mark.skipif(missing, reason=f"needs {needs}")],
+            )
 
 
 def commands():
     """Every `flowattn ...` that a page quotes."""
     found = set()
-    for page in [*PAGES, GALLERY, ROOT / "README.md"]:
+    for page in READ:
         text = page.read_text()
         for block in re.findall(r"```sh\n(.*?)```", text, re.S):
-            found |= {line.split("#")[0].strip() for line in block.splitlines()}
+            lines = block.replace("\\\n", "").splitlines()
+            found |= {line.split("#")[0].strip() for line in lines}
         found |= set(re.findall(r"`(flowattn [^`]*)`", text))
     words = sorted(shlex.split(line) for line in found if "flowattn " in line)
     found = [
@@ -159,22 +179,40 @@ def test_the_site_is_where_the_package_says():
     assert f"site_url: {urls['Documentation']}/\n" in text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("program, printed", list(programs()))
-def test_pages_run(program, printed, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "False"},
-        capture_output=True,
+@pytest.mark.parametrize("page", READ, ids=place)
+def test_no_line_of_code_is_cut(page):
+    for block in _BLOCK.finditer(page.read_text()):
+        if block["kind"] != "text":  # a program's output is as wide as it is
+            wide = [x for x in block["code"].splitlines() if len(x) > _WIDTH]
+            assert not wide
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    """An interpreter with the settings of users, but for how programs are compiled:
+    most blocks only compile.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", Path(__file__).with_name("pasted.py")],
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "True"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    if not printed:
-        return
-    ours, theirs = result.stdout, printed
-    assert _NUMBER.sub("", ours).split() == _NUMBER.sub("", theirs).split()
-    numbers = [list(map(float, _NUMBER.findall(x))) for x in (ours, theirs)]
+    ) as process:
+        yield process
+        process.kill()  # an end in order takes seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code, shown, files", list(blocks()))
+def test_a_block_runs_alone(code, shown, files, interpreter, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    print(json.dumps([code, str(tmp_path)]), file=interpreter.stdin, flush=True)
+    printed, failed = json.loads(interpreter.stdout.readline())
+    assert not failed, failed
+    assert _NUMBER.sub("", printed).split() == _NUMBER.sub("", shown).split()
+    numbers = [list(map(float, _NUMBER.findall(x))) for x in (printed, shown)]
     # What is printed of rounding errors depends on the machine.
     for got, quoted in zip(*numbers, strict=True):
         small = max(abs(got), abs(quoted)) < 1e-11

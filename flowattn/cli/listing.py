@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-from typing import Annotated
-
-import tyro
 
 from ..figures.registry import FIGURES
 from ..systems.registry import known
@@ -17,7 +14,7 @@ class List:
     Example: flowattn list
     """
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: bool = False
     """Print them as JSON."""
 
     def __call__(self) -> int:

@@ -59,8 +59,8 @@ def _run(arguments: Sequence[str], ready: Callable[[], None]) -> int:
     if first in ("--help", "-h"):
         print(help_text())
         return 0
-    if first == "list" and len(arguments) == 1:
-        return command_of("list")()()
+    if first == "list" and arguments[1:] in ([], ["--json"]):
+        return command_of("list")(json=len(arguments) > 1)()
     if not first:
         raise InputError(f"give a command: {', '.join(COMMANDS)}; or --help")
     if first.startswith("-") and not first.startswith("--tyro-"):

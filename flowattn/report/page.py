@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import jinja2
 import numpy as np
-from latex2mathml.converter import convert
 from markupsafe import Markup
 
 from ..disk.provenance import version
 from ..panels import Panel
-from ..plotting import Drawing
 from .tables import UNKNOWN, Rows, known
 from .vector import svg
 from .words import described
@@ -82,14 +79,14 @@ class Shown:
 
     Args:
         name: one word, for its place in the page.
-        drawing: what was drawn.
+        drawing: what was drawn, a `Drawing`.
         panels: what it was drawn from, for its description in words.
         caption: below it.
     """
 
     kind: ClassVar = "picture"
     name: str
-    drawing: Drawing
+    drawing: Any
     panels: Sequence[Panel]
     caption: str = ""
 
@@ -146,6 +143,8 @@ class Formula:
     @property
     def mathml(self) -> Markup:
         """The formula, to stand within a page."""
+        from latex2mathml.converter import convert
+
         return Markup(convert(self.latex, display="block"))
 
 
@@ -243,7 +242,9 @@ def _embedded(data: Mapping[str, Any]) -> Markup:
 
 
 @functools.cache
-def _templates() -> jinja2.Environment:
+def _templates() -> Any:
+    import jinja2
+
     return jinja2.Environment(
         loader=jinja2.PackageLoader("flowattn.report", "templates"),
         autoescape=True,

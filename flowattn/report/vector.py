@@ -1,20 +1,19 @@
 """Vector: a drawing as SVG that stands within a page."""
 
 import re
+from typing import Any
 
 from markupsafe import escape
-
-from ..plotting import Drawing
 
 # Where SVG names one of its elements.
 _NAMES = re.compile(r'(\bid="|href="#|url\(#)([^")]+)')
 
 
-def svg(drawing: Drawing, name: str, description: str) -> str:
+def svg(drawing: Any, name: str, description: str) -> str:
     """A drawing as an element of a page.
 
     Args:
-        drawing: what was drawn.
+        drawing: what was drawn, a `Drawing`.
         name: of the picture, unique within the page: names within the picture begin
             with it.
         description: the picture in words, for those who do not see it.

@@ -4,7 +4,6 @@ import math
 
 from ..measures.orders import Orders
 from ..panels import Picture
-from ..plotting import draw
 from ..report import Code, Formula, Mark, Page, Section, Shown, Table, Verdict
 from ..report.tables import UNKNOWN
 from .discovered import Discovered, discovered_notes, discovered_rows
@@ -43,6 +42,8 @@ def orders_page(measured: Orders, picture: Picture, about: str, command: str) ->
                 "The power still changes between the last rates: it is not asymptotic.",
             )
         )
+    from ..plotting import draw
+
     drawing = draw(picture)
     shown = Shown("orders", drawing, picture.panels, picture.caption)
     rows = [("learning rate", "gap", "numerical error", "local order")]

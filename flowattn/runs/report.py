@@ -8,7 +8,6 @@ from typing import Any
 
 from ..optimizers import AbstractOptimizer
 from ..panels import Panel
-from ..plotting import Drawing
 from ..problem import Problem
 from ..report import Code, Formula, Page, Section, Shown, Table
 from ..report.tables import Rows
@@ -52,7 +51,7 @@ def brief(run: Any) -> str:
     return Page(run.summary["system"], "", verdicts(run.summary), (), {}).short
 
 
-def page_of(run: Any, panels: Panels, drawings: Mapping[str, Drawing]) -> Page:
+def page_of(run: Any, panels: Panels, drawings: Mapping[str, Any]) -> Page:
     """A run as a page: its findings, its pictures, its numbers, and how to repeat it.
 
     Args:

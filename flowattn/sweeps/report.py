@@ -9,7 +9,6 @@ import numpy as np
 from ..disk.description import MARKER
 from ..measures.gap import DEPARTURE
 from ..panels import Panel
-from ..plotting import Drawing
 from ..report import Code, Page, Section, Shown, Table, Verdict, share
 from ..report.tables import Rows
 from .run import counted
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _LONGEST = 120
 
 
-def page_of(dataset: "Dataset", panel: Panel, drawing: Drawing, command: str) -> Page:
+def page_of(dataset: "Dataset", panel: Panel, drawing: Any, command: str) -> Page:
     """A sweep as a page: how its runs ended, a picture, and its numbers.
 
     Args:

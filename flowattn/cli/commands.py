@@ -18,6 +18,7 @@ COMMANDS = {
     "sweep": "sweeps:Sweep",
     "states": "states:States",
     "plot": "sweeps:Plot",
+    "view": "view:View",
     "figure": "figures:Figure",
 }
 

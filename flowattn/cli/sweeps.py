@@ -13,7 +13,7 @@ from ..flows import Kind
 from ..plotting import plot_sweep
 from ..sweeps import counted, opened_dataset, require_undamaged, sweep
 from ..systems import AbstractSystem
-from .console import PathText, Precision, picture_path, set_up, watch
+from .console import PathText, Precision, pairs, picture_path, set_up, watch
 
 # The largest number of processes on one machine.
 _MOST_WORKERS = 1024
@@ -87,7 +87,7 @@ class Sweep:
             raise InputError(
                 f"workers must be from 1 to {_MOST_WORKERS}, got {quoted(self.workers)}"
             )
-        vary = _pairs("vary", self.vary, "FIELD=SPEC")
+        vary = pairs("vary", self.vary, "FIELD=SPEC")
         out = self.out
         if "://" not in out:
             out = str(path_of("--out", out))
@@ -117,23 +117,6 @@ class Sweep:
         ends = ", ".join(f"{n} {name}" for name, n in counted(dataset).items())
         print(f"{dataset.result.size} cells in {out}: {ends}")
         return 0
-
-
-def _pairs(flag: str, entries: tuple[str, ...], form: str) -> dict[str, str]:
-    """The entries of a flag, by name.
-
-    Raises `InputError` for a malformed entry, and for a name given twice.
-    """
-    found = {}
-    for entry in entries:
-        name, _, given = entry.partition("=")
-        name = name.strip().replace("-", "_")
-        if not (name and given):
-            raise InputError(f"--{flag} {entry} is not of the form {form}")
-        if name in found:
-            raise InputError(f"--{flag} names {name} twice")
-        found[name] = given
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +151,7 @@ class Plot:
             store = str(path_of("the store", store))
         name = store.rstrip("/").split("/")[-1].removesuffix(".zarr")
         out = picture_path(f"{name}.png" if self.out is None else self.out)
-        where = _pairs("where", self.where, "AXIS=VALUE")
+        where = pairs("where", self.where, "AXIS=VALUE")
         dataset = opened_dataset(store)
         try:
             drawing = plot_sweep(dataset, self.x, self.y, self.color, where)

@@ -1,0 +1,322 @@
+"""Page: the axes, the map, and the two cells that are compared."""
+
+import html
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+import panel as pn
+
+from ..disk.description import MARKER
+from ..errors import InputError
+from .figures import Map
+from .histories import Histories, apart, flow_names
+from .look import DARK, FOR_PARTS, FOR_TEXT, LIGHT, NAMES
+from .solver import Solved, Solver
+from .store import Stored, View, in_words
+
+_CURVE = "none: a curve"
+# As many columns of figures as there is room for.
+_COLUMNS = {
+    "display": "grid",
+    "grid-template-columns": "repeat(auto-fit, minmax(min(100%, 420px), 1fr))",
+}
+# The observables that are drawn at first.
+_SHOWN = 4
+_ASK = "Click a cell to solve it; click another to compare the two."
+
+
+class Page:
+    """One visitor's page: a view of the store, and the cells A and B.
+
+    Args:
+        stored: the data set.
+        view: what is drawn first.
+        solver: solves cells.
+    """
+
+    def __init__(self, stored: Stored, view: View, solver: Solver):
+        self._stored, self._solver = stored, solver
+        self._view, self._look = view, LIGHT
+        self._places: list[tuple[int, ...] | None] = [None] * len(NAMES)
+        self._solved: list[Solved | None] = [None] * len(NAMES)
+        self._next, self._setting = 0, False
+        self._map: Map | None = None
+        self._histories: Histories | None = None
+        self._document: Any = pn.state.curdoc
+        self._build()
+        self._draw()
+        browser = pn.state.browser_info
+        if browser is not None:
+            browser.param.watch(lambda event: self._recolour(event.new), "dark_mode")
+
+    def _build(self) -> None:
+        stored, view = self._stored, self._view
+        several = [n for n in stored.axes if stored.dataset.sizes[n] > 1]
+        axes = several or stored.axes
+        self._x = self._select("Horizontal axis", axes, view.x)
+        self._y = self._select("Vertical axis", [_CURVE, *axes], view.y or _CURVE)
+        self._variable = self._select("Colour", stored.variables, view.variable)
+        for widget in (self._x, self._y, self._variable):
+            widget.param.watch(self._chosen, "value")
+        self._others = pn.FlexBox(sizing_mode="stretch_width", gap="0 12px")
+        self._note = _text("")
+        self._canvas = pn.Column(sizing_mode="stretch_width")
+        self._lines = [_text(_ASK), _text("")]
+        self._shown = pn.widgets.CheckBoxGroup(
+            name="Observables", options=[], inline=True, stylesheets=[FOR_PARTS]
+        )
+        self._log_time = _switch("Logarithmic time", True)
+        self._log_values = _switch("Logarithmic values", False)
+        for widget in (self._shown, self._log_time, self._log_values):
+            widget.param.watch(lambda _: self._draw_histories(), "value")
+        self._plots = pn.FlexBox(sizing_mode="stretch_width", styles=_COLUMNS)
+        self._table = pn.pane.HTML(
+            "", stylesheets=[FOR_TEXT], sizing_mode="stretch_width"
+        )
+        self._clear = pn.widgets.Button(name="Clear", stylesheets=[FOR_PARTS])
+        self._clear.on_click(lambda _: self._cleared())
+        self._below = pn.Column(
+            pn.FlexBox(self._clear, self._log_time, self._log_values, gap="0 12px"),
+            self._shown,
+            self._plots,
+            self._table,
+            sizing_mode="stretch_width",
+            visible=False,
+        )
+
+    @property
+    def layout(self) -> Any:
+        """What Panel shows."""
+        title = html.escape(self._stored.title)
+        return pn.Column(
+            pn.pane.HTML(f"<h1>{title}</h1>", stylesheets=[FOR_TEXT]),
+            pn.FlexBox(
+                self._x,
+                self._y,
+                self._variable,
+                sizing_mode="stretch_width",
+                gap="0 12px",
+            ),
+            self._others,
+            self._note,
+            self._canvas,
+            *self._lines,
+            self._below,
+            sizing_mode="stretch_width",
+            max_width=1200,
+            margin=(0, 12),
+        )
+
+    def _select(self, name: str, options: list[str], value: str) -> Any:
+        return pn.widgets.Select(
+            name=name,
+            options=options,
+            value=value,
+            width=220,
+            stylesheets=[FOR_PARTS],
+        )
+
+    # What is drawn.
+
+    def _chosen(self, event: Any) -> None:
+        """An axis or the variable has been changed; an axis that was the other one
+        changes place with it.
+        """
+        if self._setting:
+            return
+        if event.obj is not self._variable and self._x.value == self._y.value:
+            other = self._y if event.obj is self._x else self._x
+            self._setting = True
+            options = [n for n in other.options if n != event.new]
+            other.value = event.old if event.old in options else options[0]
+            self._setting = False
+        up = None if self._y.value == _CURVE else self._y.value
+        view = View(self._x.value, up, self._variable.value, self._view.at)
+        self._view = self._stored.filled(view)
+        self._draw()
+
+    def _moved(self, name: str, event: Any) -> None:
+        at = {**self._view.at, name: event.new}
+        self._view = self._view._replace(at=at)
+        self._draw_map()
+
+    def _draw(self) -> None:
+        """Draw the view, with a widget for each dim that is not drawn."""
+        widgets = []
+        for name in self._stored.others(self._view):
+            words = self._stored.entries(name)
+            if len(words) < 2:
+                continue
+            options = {word: index for index, word in enumerate(words)}
+            kind, watched = pn.widgets.Select, "value"
+            if self._stored.is_numeric(name):
+                kind, watched = pn.widgets.DiscreteSlider, "value_throttled"
+            widget = kind(
+                name=name,
+                options=options,
+                value=self._view.at[name],
+                width=220,
+                stylesheets=[FOR_PARTS],
+            )
+            widget.param.watch(partial(self._moved, name), watched)
+            widgets.append(widget)
+        self._others.objects = widgets
+        self._draw_map()
+
+    def _draw_map(self) -> None:
+        try:
+            drawn = self._stored.drawn(self._view)
+        except InputError as error:  # files of the store are damaged
+            self._note.object = html.escape(str(error))
+            return
+        view = self._view
+        self._map = Map(drawn, (view.x, view.y or ""), self._clicked)
+        self._map.look(self._look)
+        self._mark()
+        self._canvas.objects = [
+            pn.pane.Bokeh(self._map.figure, sizing_mode="stretch_width")
+        ]
+        self._note.object = self._notes(drawn.codes)
+
+    def _notes(self, codes: Any) -> str:
+        """How many cells did not end well, in words."""
+        parts = []
+        for code in sorted({int(code) for code in codes.ravel()} - {0}):
+            count = int((codes == code).sum())
+            cells = "cell" if count == 1 else "cells"
+            parts.append(f"{count:,} {cells} (grey): {in_words(code)}")
+        return html.escape("; ".join(parts))
+
+    def _mark(self) -> None:
+        assert self._map is not None
+        found = (
+            None if place is None else self._stored.where(self._view, place)
+            for place in self._places
+        )
+        self._map.mark(list(found))
+
+    def _recolour(self, dark: bool) -> None:
+        self._look = DARK if dark else LIGHT
+        for part in (self._map, self._histories):
+            if part is not None:
+                part.look(self._look)
+
+    # The two cells.
+
+    def _clicked(self, column: int, row: int) -> None:
+        place = self._stored.place(self._view, column, row)
+        number, self._next = self._next, (self._next + 1) % len(NAMES)
+        self._places[number], self._solved[number] = place, None
+        self._mark()
+        self._say(number, "Solving …")
+        solving = self._solver.solve(place)
+        solving.add_done_callback(partial(self._solved_later, number, place))
+
+    def _solved_later(
+        self, number: int, place: tuple[int, ...], solving: Future[Solved]
+    ) -> None:
+        """In the solver's thread: hand a result to the page, if it is still open."""
+        if self._document.session_context is not None:
+            self._document.add_next_tick_callback(
+                partial(self._arrived, number, place, solving)
+            )
+
+    def _arrived(
+        self, number: int, place: tuple[int, ...], solving: Future[Solved]
+    ) -> None:
+        if self._places[number] != place:  # another cell was clicked meanwhile
+            return
+        error = solving.exception()
+        if error is not None:
+            self._say(number, f"It cannot be solved again: {error}")
+            return
+        solved = solving.result()
+        self._solved[number] = solved
+        if not self._shown.options:
+            names = flow_names(solved.history)
+            self._shown.options = names
+            self._shown.value = names[:_SHOWN]  # which draws the histories
+        if self._histories is not None:
+            self._histories.show(number, solved.history, self._stored.kept(place))
+        gap = apart(solved.history, self._stored.kept(place))
+        words = f"Solved again in {1000 * solved.seconds:.0f} ms"
+        if gap is not None:
+            words += ": the same end as in the store"
+            words += f" to {gap:.0e}" if gap > 0 else ""
+        if int(solved.history.values[MARKER]) != self._stored.code(place):
+            words += f"; this time it {in_words(int(solved.history.values[MARKER]))}"
+        self._say(number, f"{words}.")
+        self._below.visible = True
+        self._fill_table()
+
+    def _say(self, number: int, words: str) -> None:
+        place = self._places[number]
+        assert place is not None
+        named = self._stored.named(place).items()
+        values = ", ".join(f"{name} = {value}" for name, value in named)
+        ending = self._stored.ending(place)
+        text = f"{values}: {ending}. {words}"
+        self._lines[number].object = (
+            f'<span class="cell {NAMES[number]}">{NAMES[number]}</span>'
+            f"{html.escape(text)}"
+        )
+
+    def _cleared(self) -> None:
+        self._places = [None] * len(NAMES)
+        self._solved = [None] * len(NAMES)
+        self._next = 0
+        for line, words in zip(self._lines, (_ASK, ""), strict=True):
+            line.object = words
+        self._below.visible = False
+        self._mark()
+        for number in range(len(NAMES)):
+            if self._histories is not None:
+                self._histories.show(number, None, {})
+
+    def _draw_histories(self) -> None:
+        labels = {name: self._stored.label(name) for name in self._shown.value}
+        logs = self._log_time.value, self._log_values.value
+        self._histories = Histories(labels, *logs)
+        self._histories.look(self._look)
+        for number, solved in enumerate(self._solved):
+            place = self._places[number]
+            if solved is not None and place is not None:
+                kept = self._stored.kept(place)
+                self._histories.show(number, solved.history, kept)
+        self._plots.objects = [
+            pn.pane.Bokeh(plot, sizing_mode="stretch_width")
+            for plot in self._histories.figures.values()
+        ]
+
+    def _fill_table(self) -> None:
+        cells = dict(zip(NAMES, self._places, strict=True))
+        kept = {n: self._stored.kept(at) for n, at in cells.items() if at is not None}
+        rows = [("", list(kept))]
+        for name in self._stored.variables:
+            values = [each[name] for each in kept.values()]
+            if all(value.ndim == 0 for value in values):
+                words = [self._stored.shown(name, value) for value in values]
+                rows.append((self._stored.label(name), words))
+        self._table.object = _table("In the store", rows)
+
+
+def _text(words: str) -> Any:
+    return pn.pane.HTML(words, stylesheets=[FOR_TEXT], sizing_mode="stretch_width")
+
+
+def _switch(name: str, value: bool) -> Any:
+    return pn.widgets.Checkbox(
+        name=name, value=value, margin=(12, 10), stylesheets=[FOR_PARTS]
+    )
+
+
+def _table(caption: str, rows: list[tuple[str, list[str]]]) -> str:
+    """A table of HTML whose first row is its head."""
+    (corner, head), *body = rows
+    first = "".join(f'<th scope="col">{html.escape(x)}</th>' for x in head)
+    lines = [f"<tr><td>{html.escape(corner)}</td>{first}</tr>"]
+    for name, values in body:
+        cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
+        lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
+    return f"<table><caption>{html.escape(caption)}</caption>{''.join(lines)}</table>"

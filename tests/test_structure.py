@@ -49,6 +49,7 @@ ORDER = [
     "plotting",
     "runs",
     "sweeps",
+    "explore",
     "figures",
     "cli",
 ]
@@ -157,6 +158,7 @@ def named(path: Path) -> set[str]:
             "plots.py orders.py states.py state_panels.py",
         ),
         ("matplotlib", "draw.py style.py"),
+        ("bokeh", "figures.py histories.py"),
     ],
 )
 def test_each_dependency_has_its_file(name, allowed):

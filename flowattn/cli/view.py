@@ -59,7 +59,7 @@ class View:
         where = pairs("where", self.where, "AXIS=VALUE")
         dataset = opened_dataset(store)
         config = dataset.attrs["sweep"]["config"]
-        set_up(config["dtype"])
+        set_up(config.get("dtype"))
         # Requests for anything but the page are refused without a word.
         logging.getLogger("tornado.access").setLevel(logging.ERROR)
         from ..explore import Stored, serve  # only now: Panel may not be there

@@ -56,8 +56,15 @@ body {{ font-family: system-ui, sans-serif; }}
   html, body {{ background-color: {DARK.paper}; color: {DARK.ink}; }}
 }}
 """
+_ARROW = (
+    '<svg viewBox="0 0 25 20" xmlns="http://www.w3.org/2000/svg">'
+    '<path d="M 0,0 25,0 12.5,20 Z" fill="white"/></svg>'
+)
 FOR_PARTS = f"""
-@media (prefers-color-scheme: dark) {{ :host {{ {_DARK} color: {DARK.ink}; }} }}
+@media (prefers-color-scheme: dark) {{
+  :host {{ {_DARK} color: {DARK.ink}; }}
+  select.bk-input {{ background-image: url('data:image/svg+xml;utf8,{_ARROW}'); }}
+}}
 """
 FOR_TEXT = f"""
 {FOR_PARTS}

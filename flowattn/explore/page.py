@@ -16,6 +16,8 @@ from .solver import Solved, Solver
 from .store import Stored, View, in_words
 
 _CURVE = "none: a curve"
+# What the variable is, without and with a curve.
+_ROLE = ("Colour", "Value")
 # As many columns of figures as there is room for.
 _COLUMNS = {
     "display": "grid",
@@ -23,6 +25,7 @@ _COLUMNS = {
 }
 # The observables that are drawn at first.
 _SHOWN = 4
+_COMPILING = "Compiling, which takes some seconds once …"
 _ASK = "Click a cell to solve it; click another to compare the two."
 
 
@@ -56,7 +59,9 @@ class Page:
         axes = several or stored.axes
         self._x = self._select("Horizontal axis", axes, view.x)
         self._y = self._select("Vertical axis", [_CURVE, *axes], view.y or _CURVE)
-        self._variable = self._select("Colour", stored.variables, view.variable)
+        self._variable = self._select(
+            _ROLE[view.y is None], stored.variables, view.variable
+        )
         for widget in (self._x, self._y, self._variable):
             widget.param.watch(self._chosen, "value")
         self._others = pn.FlexBox(sizing_mode="stretch_width", gap="0 12px")
@@ -132,6 +137,7 @@ class Page:
             other.value = event.old if event.old in options else options[0]
             self._setting = False
         up = None if self._y.value == _CURVE else self._y.value
+        self._variable.name = _ROLE[up is None]
         view = View(self._x.value, up, self._variable.value, self._view.at)
         self._view = self._stored.filled(view)
         self._draw()
@@ -209,7 +215,7 @@ class Page:
         number, self._next = self._next, (self._next + 1) % len(NAMES)
         self._places[number], self._solved[number] = place, None
         self._mark()
-        self._say(number, "Solving …")
+        self._say(number, "Solving …" if self._solver.ready else _COMPILING)
         solving = self._solver.solve(place)
         solving.add_done_callback(partial(self._solved_later, number, place))
 

@@ -1,7 +1,10 @@
 """Serve: the page on this machine alone, behind a random token."""
 
 import errno
+import os
 import secrets
+import signal
+import socket
 import webbrowser
 from collections.abc import Callable
 from typing import Any
@@ -43,40 +46,31 @@ def serve(
     Raises:
         InputError: for a port that cannot be used.
     """
-    if not 0 <= port <= _LAST_PORT:
-        raise InputError(
-            f"port must be from 0 (any) to {_LAST_PORT}, got {quoted(port)}"
-        )
+    _require_free(port)
     token = secrets.token_urlsafe(24)
 
     def page() -> Any:
         return Page(stored, view, solver).layout
 
     pn.extension(raw_css=[FOR_PAGE])
-    try:
-        server = get_server(
-            {"/": page},
-            port=port,
-            address=_HOST,
-            # Everything, the websocket and the icon included, lies beneath the token.
-            prefix=token,
-            ico_path="none",
-            extra_patterns=[
-                (r"/(favicon\.ico)", StaticFileHandler, {"path": DIST_DIR / "images"})
-            ],
-            title={"/": f"{stored.title} · flowattn view"},
-        )
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise InputError(
-                f"port {port} of {_HOST} is in use: choose another, or 0 for any that "
-                "is free"
-            ) from None
-        raise InputError(f"port {port} of {_HOST}: {error.strerror}") from None
+    heard = signal.getsignal(signal.SIGINT)
+    server = get_server(
+        {"/": page},
+        port=port,
+        address=_HOST,
+        # Everything, the websocket and the icon included, lies beneath the token.
+        prefix=token,
+        ico_path="none",
+        extra_patterns=[
+            (r"/(favicon\.ico)", StaticFileHandler, {"path": DIST_DIR / "images"})
+        ],
+        title={"/": f"{stored.title} · flowattn view"},
+    )
+    signal.signal(signal.SIGINT, heard)  # which Panel replaces
     own = f"{_HOST}:{server.port}"
     address = f"http://{own}/{token}/"
     solver = Solver(make)
-    solver.warm(stored.samples())
+    solver.warm(stored.stiff())
     server.start()
     announce(address)
     if browser:
@@ -85,3 +79,23 @@ def serve(
         server.io_loop.start()
     finally:
         server.stop()
+
+
+def _require_free(port: int) -> None:
+    """Raises `InputError` for a port that cannot be used."""
+    if not 0 <= port <= _LAST_PORT:
+        raise InputError(
+            f"port must be from 0 (any) to {_LAST_PORT}, got {quoted(port)}"
+        )
+    with socket.socket() as probe:
+        # As the server has it: a port whose last connection just ended is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name == "posix")
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            reason = f"port {port} of {_HOST} cannot be used: {error.strerror}"
+            if error.errno == errno.EADDRINUSE:
+                reason = f"port {port} of {_HOST} is in use"
+            raise InputError(
+                f"{reason}; choose another, or 0 for any free one"
+            ) from None

@@ -26,7 +26,7 @@ ENDS = {
 _OTHER, _MISSING = "did not reach the end", "has not been run yet"
 # Numbers of one hover: each is sent for every cell that is drawn.
 _HOVERED = 2 * 10**6
-_MOST_HOVERED = 12
+_MOST_HOVERED = 8
 
 
 class View(NamedTuple):
@@ -232,17 +232,14 @@ class Stored:
             return column, 0
         return column, int(np.argmax(self._order(view.y) == found[view.y]))
 
-    def samples(self) -> list[tuple[int, ...]]:
-        """Cells to compile for before any is clicked: one, and one that was solved by
-        the solver of stiff flows, if there is any.
-        """
-        found = [(0,) * len(self.axes)]
+    def stiff(self) -> tuple[int, ...] | None:
+        """A cell that was solved by the solver of stiff flows, if there is any."""
         solvers = self.dataset.get("solver_used")
-        if solvers is not None:
-            names = solvers.attrs.get("flag_meanings", "").split()
-            stiff = np.argwhere(solvers.values == names.index("rkc"))
-            found += [tuple(map(int, place)) for place in stiff[:1]]
-        return found
+        if solvers is None:
+            return None
+        names = solvers.attrs["flag_meanings"].split()
+        places = np.argwhere(solvers.values == names.index("rkc"))
+        return tuple(places[0].tolist()) if len(places) else None
 
     def named(self, place: tuple[int, ...]) -> dict[str, str]:
         """The values of the axes at a cell; the seed only where there are several."""

@@ -1,7 +1,7 @@
 """Again: a cell of a stored sweep, solved once more and observed over time."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -77,6 +77,13 @@ class Again:
         known = self._variables[statics]
         named = (n for n in values if n in known and known[n].dims[:1] == ("time",))
         return History(times, values, tuple(named))
+
+    def samples(self) -> Iterator[tuple[int, ...]]:
+        """One cell for each program that solves cells of the sweep."""
+        axes = self.sweep.axes
+        counts = [1 if axis.traced else len(axis.values) for axis in axes]
+        for places in np.ndindex(*counts):
+            yield (*places, 0)
 
     def _cell(self, place: Sequence[int]) -> Cell:
         sweep = self._dense

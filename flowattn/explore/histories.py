@@ -13,6 +13,8 @@ from .look import DASHES, LIGHT, NAMES, Look
 
 # Entries of a vector that are drawn, and the opacity of the last.
 _ENTRIES, _PALEST = 6, 0.35
+# Points of a descent that are drawn, at most.
+_POINTS = 50
 _LINES = ("time", "value", "entry", "alpha")
 
 
@@ -125,12 +127,13 @@ class _Lines:
         }
         steps = history.values.get(f"descent_{name}")
         if steps is not None:
-            lines = _entries(steps[seen])
-            apart = _named(len(lines))
+            every = -(-len(times) // _POINTS)
+            lines, times = _entries(steps[seen][::every]), times[::every]
+            named = _named(len(lines)).items()
             self._descent.data = {
                 "time": np.tile(times, len(lines)),
                 "value": np.concatenate(lines),
-                **{k: np.repeat(v, len(times)) for k, v in apart.items()},
+                **{k: np.repeat(v, len(times)) for k, v in named},
             }
         end = ends_of(history, kept, name)
         if end is not None:
@@ -142,6 +145,7 @@ class _Lines:
             }
 
     def look(self, look: Look) -> None:
+        """Recolour them for a light or a dark page."""
         for glyph in self._glyphs:
             glyph.line_color = look.cells[self._number]
         self._glyphs[1].fill_color = look.cells[self._number]

@@ -57,13 +57,15 @@ body {{ font-family: system-ui, sans-serif; }}
 }}
 """
 _ARROW = (
+    "url('data:image/svg+xml;utf8,"
     '<svg viewBox="0 0 25 20" xmlns="http://www.w3.org/2000/svg">'
     '<path d="M 0,0 25,0 12.5,20 Z" fill="white"/></svg>'
+    "')"
 )
 FOR_PARTS = f"""
 @media (prefers-color-scheme: dark) {{
   :host {{ {_DARK} color: {DARK.ink}; }}
-  select.bk-input {{ background-image: url('data:image/svg+xml;utf8,{_ARROW}'); }}
+  select.bk-input:not([multiple]) {{ background-image: {_ARROW}; }}
 }}
 """
 FOR_TEXT = f"""
@@ -80,4 +82,11 @@ caption {{ text-align: left; font-weight: 600; padding: 0.3rem 0; }}
 th {{ font-weight: normal; text-align: left; }}
 th, td {{ padding: 0.15rem 1.2rem 0.15rem 0; border-bottom: 1px solid #8884; }}
 td {{ font-variant-numeric: tabular-nums; }}
+"""
+# As many columns of figures as there is room for.
+COLUMNS = """
+[id^="flex"] {
+  display: grid !important;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr));
+}
 """

@@ -11,18 +11,14 @@ from ..disk.description import MARKER
 from ..errors import InputError
 from .figures import Map
 from .histories import Histories, apart, flow_names
-from .look import DARK, FOR_PARTS, FOR_TEXT, LIGHT, NAMES
+from .look import COLUMNS, DARK, FOR_PARTS, FOR_TEXT, LIGHT, NAMES
 from .solver import Solved, Solver
 from .store import Stored, View, in_words
 
 _CURVE = "none: a curve"
 # What the variable is, without and with a curve.
 _ROLE = ("Colour", "Value")
-# As many columns of figures as there is room for.
-_COLUMNS = {
-    "display": "grid",
-    "grid-template-columns": "repeat(auto-fit, minmax(min(100%, 420px), 1fr))",
-}
+_LOGS = ["logarithmic time", "logarithmic values"]
 # The observables that are drawn at first.
 _SHOWN = 4
 _COMPILING = "Compiling, which takes some seconds once …"
@@ -68,21 +64,23 @@ class Page:
         self._note = _text("")
         self._canvas = pn.Column(sizing_mode="stretch_width")
         self._lines = [_text(_ASK), _text("")]
+        styled: dict[str, Any] = {"stylesheets": [FOR_PARTS]}
         self._shown = pn.widgets.CheckBoxGroup(
-            name="Observables", options=[], inline=True, stylesheets=[FOR_PARTS]
+            name="Observables", options=[], inline=True, **styled
         )
-        self._log_time = _switch("Logarithmic time", True)
-        self._log_values = _switch("Logarithmic values", False)
-        for widget in (self._shown, self._log_time, self._log_values):
+        self._logs = pn.widgets.CheckBoxGroup(
+            name="Axes", options=_LOGS, value=_LOGS[:1], inline=True, **styled
+        )
+        for widget in (self._shown, self._logs):
             widget.param.watch(lambda _: self._draw_histories(), "value")
-        self._plots = pn.FlexBox(sizing_mode="stretch_width", styles=_COLUMNS)
+        self._plots = pn.FlexBox(sizing_mode="stretch_width", stylesheets=[COLUMNS])
         self._table = pn.pane.HTML(
             "", stylesheets=[FOR_TEXT], sizing_mode="stretch_width"
         )
         self._clear = pn.widgets.Button(name="Clear", stylesheets=[FOR_PARTS])
         self._clear.on_click(lambda _: self._cleared())
         self._below = pn.Column(
-            pn.FlexBox(self._clear, self._log_time, self._log_values, gap="0 12px"),
+            pn.FlexBox(self._clear, self._logs, align_items="center", gap="0 12px"),
             self._shown,
             self._plots,
             self._table,
@@ -282,7 +280,7 @@ class Page:
 
     def _draw_histories(self) -> None:
         labels = {name: self._stored.label(name) for name in self._shown.value}
-        logs = self._log_time.value, self._log_values.value
+        logs = (name in self._logs.value for name in _LOGS)
         self._histories = Histories(labels, *logs)
         self._histories.look(self._look)
         for number, solved in enumerate(self._solved):
@@ -309,12 +307,6 @@ class Page:
 
 def _text(words: str) -> Any:
     return pn.pane.HTML(words, stylesheets=[FOR_TEXT], sizing_mode="stretch_width")
-
-
-def _switch(name: str, value: bool) -> Any:
-    return pn.widgets.Checkbox(
-        name=name, value=value, margin=(12, 10), stylesheets=[FOR_PARTS]
-    )
 
 
 def _table(caption: str, rows: list[tuple[str, list[str]]]) -> str:

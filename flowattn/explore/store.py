@@ -269,7 +269,9 @@ class Stored:
             return in_words(int(value))
         if flags:
             return flags[int(value)] if 0 <= value < len(flags) else str(value)
-        return f"{float(value):.6g}" if value.dtype.kind == "f" else f"{int(value):,}"
+        if value.dtype.kind != "f":
+            return f"{int(value):,}"
+        return f"{float(value):.6g}" if np.isfinite(value) else "–"
 
     def ending(self, place: tuple[int, ...]) -> str:
         """How a cell ended, in words."""

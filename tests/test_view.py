@@ -20,7 +20,7 @@ from flowattn.cli.main import main
 from flowattn.errors import InputError
 from flowattn.explore.figures import Along
 from flowattn.explore.histories import apart
-from flowattn.explore.store import Stored, View
+from flowattn.explore.store import Stored, View, ending
 from flowattn.panels import Axis
 from flowattn.sweeps import Again, opened_dataset
 
@@ -179,8 +179,8 @@ def test_what_is_drawn_at_a_cell_is_what_the_store_holds(basin):
 
 def test_how_a_cell_failed_is_a_line(basin):
     stored = Stored(opened_dataset(basin))
-    assert stored.ending((0, 1, 0)) == "reached the end"
-    assert stored.ending((0, 0, 0)).startswith("ran out of steps at t = ")
+    assert ending(stored.kept((0, 1, 0))) == "reached the end"
+    assert ending(stored.kept((0, 0, 0))).startswith("ran out of steps at t = ")
 
 
 def test_a_dim_of_a_variable_is_chosen_like_an_axis(descents):

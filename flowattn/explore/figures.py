@@ -312,7 +312,9 @@ def _hover(drawn: Drawn, names: tuple[str, str]) -> tuple[dict[str, Any], Any]:
     columns, tips = {}, []
     for number, (name, values) in enumerate(shown):
         text = values.dtype == object
-        columns[f"c{number}"] = [values.tolist() if text else values.astype(float)]
+        # Single precision holds the digits that are shown.
+        kept = values.tolist() if text else values.astype(np.float32)
+        columns[f"c{number}"] = [kept]
         tips.append((name, f"@c{number}" + ("" if text else "{%.5g}")))
     return columns, tips
 
@@ -323,11 +325,11 @@ def _tool(tips: Any, renderer: Any, mode: Any = "mouse") -> HoverTool:
 
 
 def restyled(plot: Any, look: Look) -> None:
-    """A figure in the colours of a light or a dark page, on its background."""
+    """Give a figure the colours of a light or a dark page."""
     plot.toolbar.logo = None
     plot.title.text_color = look.ink
-    plot.background_fill_color = None
-    plot.border_fill_color = None
+    plot.background_fill_color = look.paper
+    plot.border_fill_color = look.paper
     plot.outline_line_color = look.grid
     for axis in plot.axis:
         axis.update(

@@ -3,26 +3,54 @@
 import html
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import panel as pn
 
 from ..disk.description import MARKER
-from ..errors import InputError
+from ..errors import InputError, shown
 from .figures import Map
 from .histories import Histories, apart, flow_names
 from .look import COLUMNS, DARK, FOR_PARTS, FOR_TEXT, LIGHT, NAMES
 from .solver import Solved, Solver
-from .store import Stored, View, in_words
+from .store import Stored, View, ending, in_words
 
 _CURVE = "none: a curve"
 # What the variable is, without and with a curve.
 _ROLE = ("Colour", "Value")
+# Relative differences up to this are due to rounding.
+_SAME = 1e-6
+# Letters of an error that are shown.
+_LONGEST = 200
 _LOGS = ["logarithmic time", "logarithmic values"]
 # The observables that are drawn at first.
 _SHOWN = 4
 _COMPILING = "Compiling, which takes some seconds once …"
 _ASK = "Click a cell to solve it; click another to compare the two."
+
+
+class _Cell(NamedTuple):
+    """A cell that was clicked: what the store keeps of it, and its solution."""
+
+    place: tuple[int, ...]
+    kept: dict[str, np.ndarray]
+    solved: Solved | None = None
+
+    def in_words(self) -> str:
+        """How its solution compares with the store."""
+        assert self.solved is not None
+        text = f"Solved again in {1000 * self.solved.seconds:.0f} ms"
+        gap = apart(self.solved.history, self.kept)
+        code = int(self.solved.history.values[MARKER])
+        if code != int(self.kept[MARKER]):
+            text += f"; this time it {in_words(code)}"
+        elif gap is not None and gap > _SAME:
+            text += f": its end differs from the store's by {gap:.0e}"
+        elif gap is not None:
+            text += ": the same end as in the store"
+            text += f" to {gap:.0e}" if gap > 0 else ""
+        return f"{text}."
 
 
 class Page:
@@ -37,8 +65,7 @@ class Page:
     def __init__(self, stored: Stored, view: View, solver: Solver):
         self._stored, self._solver = stored, solver
         self._view, self._look = view, LIGHT
-        self._places: list[tuple[int, ...] | None] = [None] * len(NAMES)
-        self._solved: list[Solved | None] = [None] * len(NAMES)
+        self._cells: list[_Cell | None] = [None] * len(NAMES)
         self._next, self._setting = 0, False
         self._map: Map | None = None
         self._histories: Histories | None = None
@@ -195,8 +222,8 @@ class Page:
     def _mark(self) -> None:
         assert self._map is not None
         found = (
-            None if place is None else self._stored.where(self._view, place)
-            for place in self._places
+            None if cell is None else self._stored.where(self._view, cell.place)
+            for cell in self._cells
         )
         self._map.mark(list(found))
 
@@ -210,92 +237,87 @@ class Page:
 
     def _clicked(self, column: int, row: int) -> None:
         place = self._stored.place(self._view, column, row)
+        try:
+            cell = _Cell(place, self._stored.kept(place))
+        except InputError as error:  # files of the store are damaged
+            self._note.object = html.escape(str(error))
+            return
         number, self._next = self._next, (self._next + 1) % len(NAMES)
-        self._places[number], self._solved[number] = place, None
+        self._cells[number] = cell
         self._mark()
-        self._say(number, "Solving …" if self._solver.ready else _COMPILING)
+        self._say(number, cell, "Solving …" if self._solver.ready else _COMPILING)
         solving = self._solver.solve(place)
-        solving.add_done_callback(partial(self._solved_later, number, place))
+        solving.add_done_callback(partial(self._solved_later, number, cell))
 
-    def _solved_later(
-        self, number: int, place: tuple[int, ...], solving: Future[Solved]
-    ) -> None:
+    def _solved_later(self, number: int, cell: _Cell, solving: Future[Solved]) -> None:
         """In the solver's thread: hand a result to the page, if it is still open."""
         if self._document.session_context is not None:
             self._document.add_next_tick_callback(
-                partial(self._arrived, number, place, solving)
+                partial(self._arrived, number, cell, solving)
             )
 
-    def _arrived(
-        self, number: int, place: tuple[int, ...], solving: Future[Solved]
-    ) -> None:
-        if self._places[number] != place:  # another cell was clicked meanwhile
+    def _arrived(self, number: int, cell: _Cell, solving: Future[Solved]) -> None:
+        if self._cells[number] is not cell:  # another was clicked meanwhile
             return
         error = solving.exception()
-        if error is not None:
-            self._say(number, f"It cannot be solved again: {error}")
-            return
-        solved = solving.result()
-        self._solved[number] = solved
-        if not self._shown.options:
-            names = flow_names(solved.history)
+        if error is None:
+            cell = cell._replace(solved=solving.result())
+            self._cells[number] = cell
+            words = cell.in_words()
+        else:
+            words = f"It cannot be solved again: {shown(error, _LONGEST)}"
+        self._below.visible = True
+        if cell.solved is not None and not self._shown.options:
+            names = flow_names(cell.solved.history)
             self._shown.options = names
             self._shown.value = names[:_SHOWN]  # which draws the histories
-        if self._histories is not None:
-            self._histories.show(number, solved.history, self._stored.kept(place))
-        gap = apart(solved.history, self._stored.kept(place))
-        words = f"Solved again in {1000 * solved.seconds:.0f} ms"
-        if gap is not None:
-            words += ": the same end as in the store"
-            words += f" to {gap:.0e}" if gap > 0 else ""
-        if int(solved.history.values[MARKER]) != self._stored.code(place):
-            words += f"; this time it {in_words(int(solved.history.values[MARKER]))}"
-        self._say(number, f"{words}.")
-        self._below.visible = True
+        else:
+            self._show(number)
         self._fill_table()
+        self._say(number, cell, words)
 
-    def _say(self, number: int, words: str) -> None:
-        place = self._places[number]
-        assert place is not None
-        named = self._stored.named(place).items()
+    def _show(self, number: int) -> None:
+        """Draw a cell over time; nothing where it could not be solved."""
+        cell = self._cells[number]
+        solved = None if cell is None else cell.solved
+        if self._histories is not None:
+            history = None if solved is None else solved.history
+            self._histories.show(number, history, cell.kept if cell else {})
+
+    def _say(self, number: int, cell: _Cell, words: str) -> None:
+        named = self._stored.named(cell.place).items()
         values = ", ".join(f"{name} = {value}" for name, value in named)
-        ending = self._stored.ending(place)
-        text = f"{values}: {ending}. {words}"
+        text = f"{values}: {ending(cell.kept)}. {words}"
         self._lines[number].object = (
             f'<span class="cell {NAMES[number]}">{NAMES[number]}</span>'
             f"{html.escape(text)}"
         )
 
     def _cleared(self) -> None:
-        self._places = [None] * len(NAMES)
-        self._solved = [None] * len(NAMES)
+        self._cells = [None] * len(NAMES)
         self._next = 0
         for line, words in zip(self._lines, (_ASK, ""), strict=True):
             line.object = words
         self._below.visible = False
         self._mark()
         for number in range(len(NAMES)):
-            if self._histories is not None:
-                self._histories.show(number, None, {})
+            self._show(number)
 
     def _draw_histories(self) -> None:
         labels = {name: self._stored.label(name) for name in self._shown.value}
         logs = (name in self._logs.value for name in _LOGS)
         self._histories = Histories(labels, *logs)
         self._histories.look(self._look)
-        for number, solved in enumerate(self._solved):
-            place = self._places[number]
-            if solved is not None and place is not None:
-                kept = self._stored.kept(place)
-                self._histories.show(number, solved.history, kept)
+        for number in range(len(NAMES)):
+            self._show(number)
         self._plots.objects = [
             pn.pane.Bokeh(plot, sizing_mode="stretch_width")
             for plot in self._histories.figures.values()
         ]
 
     def _fill_table(self) -> None:
-        cells = dict(zip(NAMES, self._places, strict=True))
-        kept = {n: self._stored.kept(at) for n, at in cells.items() if at is not None}
+        cells = zip(NAMES, self._cells, strict=True)
+        kept = {name: cell.kept for name, cell in cells if cell is not None}
         rows = [("", list(kept))]
         for name in self._stored.variables:
             values = [each[name] for each in kept.values()]

@@ -252,15 +252,8 @@ class Stored:
 
     def kept(self, place: tuple[int, ...]) -> dict[str, np.ndarray]:
         """All that the store keeps of a cell; read as it is asked for."""
-        cell = self._cell(place)
+        cell = self.dataset.isel(dict(zip(self.axes, place, strict=True)))
         return {name: np.asarray(cell[name].values) for name in self.variables}
-
-    def _cell(self, place: tuple[int, ...]) -> "Dataset":
-        return self.dataset.isel(dict(zip(self.axes, place, strict=True)))
-
-    def code(self, place: tuple[int, ...]) -> int:
-        """The code of how a cell ended."""
-        return int(self._cell(place)[MARKER].values)
 
     def shown(self, name: str, value: np.ndarray) -> str:
         """A number of a cell in words."""
@@ -273,16 +266,14 @@ class Stored:
             return f"{int(value):,}"
         return f"{float(value):.6g}" if np.isfinite(value) else "–"
 
-    def ending(self, place: tuple[int, ...]) -> str:
-        """How a cell ended, in words."""
-        cell, code = self._cell(place), self.code(place)
-        text = in_words(code)
-        if code in (0, MISSING):
-            return text
-        steps = (
-            f", after {int(cell['steps'].values):,} steps" if "steps" in cell else ""
-        )
-        return f"{text} at t = {float(cell['t_end'].values):.4g}{steps}"
+
+def ending(kept: Mapping[str, np.ndarray]) -> str:
+    """How a cell ended, in words, from what the store keeps of it."""
+    code = int(kept[MARKER])
+    if code in (0, MISSING):
+        return in_words(code)
+    end, steps = float(kept["t_end"]), int(kept["steps"])
+    return f"{in_words(code)} at t = {end:.4g}, after {steps:,} steps"
 
 
 def in_words(code: int) -> str:

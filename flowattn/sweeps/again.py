@@ -10,6 +10,7 @@ import numpy as np
 
 from ..disk.description import Grid
 from ..errors import InputError
+from ..numerics.programs import make_room
 from ..optimizers import SGD, Adam, RMSProp
 from ..systems.registry import load
 from .cell import Cell, cell_of
@@ -62,6 +63,7 @@ class Again:
 
     def solved(self, place: Sequence[int]) -> History:
         """The cell at a place, an index along each axis and of the seed."""
+        make_room()
         sweep, shape = self._dense, self._dense.shape
         alone = Grid(sweep.dims, shape, (1,) * len(shape))
         number = int(np.ravel_multi_index(tuple(place), shape))

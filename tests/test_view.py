@@ -20,6 +20,7 @@ from flowattn.cli.main import main
 from flowattn.errors import InputError
 from flowattn.explore.figures import Along
 from flowattn.explore.histories import apart
+from flowattn.explore.solver import Solver
 from flowattn.explore.store import Stored, View, ending
 from flowattn.panels import Axis
 from flowattn.sweeps import Again, opened_dataset
@@ -211,6 +212,26 @@ def test_a_click_in_the_middle_of_a_cell_is_on_it(places, axis, kind):
         if kind != "number":
             np.testing.assert_allclose(along.centre(number), place, atol=1e-12)
     assert along.number(along.low - 1) is along.number(along.high * 1.1) is None
+
+
+def test_cells_are_solved_in_a_thread_once_it_has_compiled(basin):
+    solver = Solver(lambda: solver_of(basin))
+    assert not solver.ready
+    solver.warm((0, 1, 0))
+    solved = solver.solve((2, 1, 0)).result(timeout=120)
+    loss = float(opened_dataset(basin).loss[2, 1, 0])
+    np.testing.assert_allclose(solved.history.values["loss"][-1], loss, rtol=1e-9)
+    while not solver.ready:
+        solver.solve((0, 1, 0)).result(timeout=120)
+
+
+def test_a_system_that_is_gone_is_an_error_of_each_click():
+    solver = Solver(lambda: Again({"system": {"name": "gone"}}))
+    solver.warm(None)
+    for _ in range(2):
+        with pytest.raises(InputError, match="system 'gone' is unknown"):
+            solver.solve((0, 0)).result(timeout=60)
+    assert solver.ready
 
 
 def test_what_cannot_be_served_is_refused_in_a_line(

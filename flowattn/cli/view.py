@@ -17,7 +17,7 @@ _NEEDED = ("panel", "bokeh")
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Explore a sweep on a local page: choose axes, click cells, see them over time.
+    """Explore a sweep on a local page: choose axes, click cells, compare them.
 
     The page is served to this machine alone, at an address with a random token, until
     Ctrl-C. A click solves the cell again and draws its observables over time; the last

@@ -50,9 +50,9 @@ class Solver:
     def _begin(self, stiff: tuple[int, ...] | None) -> None:
         error = self._again.exception()
         places = [] if error else [*islice(self._again.result().samples(), _AHEAD)]
-        self._go_on(places if stiff is None or error else [*places, stiff])
+        self._warm_next(places if stiff is None or error else [*places, stiff])
 
-    def _go_on(self, places: list[tuple[int, ...]]) -> None:
+    def _warm_next(self, places: list[tuple[int, ...]]) -> None:
         """Compile for the first place, and for the others after what was asked for
         meanwhile.
         """
@@ -62,7 +62,7 @@ class Solver:
         try:
             self._again.result().solved(places[0])
         finally:
-            self._pool.submit(self._go_on, places[1:])
+            self._pool.submit(self._warm_next, places[1:])
 
     def _solved(self, place: tuple[int, ...]) -> Solved:
         again, begin = self._again.result(), time.perf_counter()

@@ -289,14 +289,13 @@ def test_the_command_fixes_axes(store, tmp_path, monkeypatch):
     drawn = []
 
     def kept(*args):
-        drawn.append(plot_sweep(*args))
+        drawn.append(sweep_panel(*args))
         return drawn[-1]
 
-    monkeypatch.setattr("flowattn.cli.sweeps.plot_sweep", kept)
+    monkeypatch.setattr("flowattn.cli.plot.sweep_panel", kept)
     given = ["--y", "alpha", "--where", "start_nu=0.9", "--where", "seed=0"]
     assert main(["plot", str(store), *given, "--out", str(tmp_path / "a.pdf")]) == 0
-    title = drawn[0].figure.axes[0].get_title()
-    assert "start_nu = 1, seed = 0" in title
+    assert "start_nu = 1, seed = 0" in drawn[0].title
 
 
 @pytest.mark.parametrize(

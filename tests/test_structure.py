@@ -50,6 +50,7 @@ ORDER = [
     "report",
     "runs",
     "sweeps",
+    "explore",
     "figures",
     "cli",
 ]
@@ -158,6 +159,7 @@ def named(path: Path) -> set[str]:
             "plots.py orders.py states.py state_panels.py report.py",
         ),
         ("matplotlib", "draw.py style.py"),
+        ("bokeh", "figures.py histories.py"),
     ],
 )
 def test_each_dependency_has_its_file(name, allowed):

@@ -17,7 +17,8 @@ COMMANDS = {
     "orders": "orders:Orders",
     "sweep": "sweeps:Sweep",
     "states": "states:States",
-    "plot": "sweeps:Plot",
+    "plot": "plot:Plot",
+    "view": "view:View",
     "figure": "figures:Figure",
 }
 

@@ -81,3 +81,20 @@ def stem(store: str) -> str:
 
 # Paths are text until `path_of` has checked them: an empty one is "." to `Path`.
 PathText = Annotated[str, tyro.conf.arg(metavar="PATH")]
+
+
+def pairs(flag: str, entries: tuple[str, ...], form: str) -> dict[str, str]:
+    """The entries of a flag, by name.
+
+    Raises `InputError` for a malformed entry, and for a name given twice.
+    """
+    found = {}
+    for entry in entries:
+        name, _, given = entry.partition("=")
+        name = name.strip().replace("-", "_")
+        if not (name and given):
+            raise InputError(f"--{flag} {entry} is not of the form {form}")
+        if name in found:
+            raise InputError(f"--{flag} names {name} twice")
+        found[name] = given
+    return found

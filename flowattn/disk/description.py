@@ -251,6 +251,20 @@ def _parsed(content: bytes) -> Any:
         return None
 
 
+def config_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked of a sweep, from the attributes of its data set; empty if they do
+    not say.
+
+    >>> config_of({"sweep": '{"config": {"seeds": [0]}}'})
+    {'seeds': [0]}
+    """
+    try:
+        config = _unpacked(attrs["sweep"])["config"]
+    except (LookupError, TypeError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
 def _unpacked(value: Any) -> Any:
     """An attribute that is JSON in a text; stores of 0.1.0 hold the value itself."""
     return json.loads(value) if isinstance(value, str) else value

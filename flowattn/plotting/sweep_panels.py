@@ -101,6 +101,8 @@ class _Picture(NamedTuple):
         value.
         """
         if not self.flags:
+            if self.values.shape[-1] == 1:  # of which percentiles are slow, one by one
+                return np.stack([self.values[..., 0]] * len(_PERCENTILES))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "All-NaN slice")
                 return np.nanpercentile(self.values, _PERCENTILES, axis=-1)

@@ -1,6 +1,7 @@
 """Chunks: the parts of a sweep that are run, written and, if lost, run again."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,14 @@ from .cells import Rows, run_cells
 from .settings import Sweep
 
 
-def run_chunk(sweep: Sweep, grid: Grid, number: int, device: Any = None) -> Rows:
-    """The cells of one chunk."""
+def run_chunk(
+    sweep: Sweep,
+    grid: Grid,
+    number: int,
+    device: Any = None,
+    change: Callable[[Cell], Cell] = lambda cell: cell,
+) -> Rows:
+    """The cells of one chunk, each after a `change`."""
     box = grid.box(number)
     index = np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij")
     flat = [places.ravel() for places in index]
@@ -33,7 +40,8 @@ def run_chunk(sweep: Sweep, grid: Grid, number: int, device: Any = None) -> Rows
     def make(cell: dict[str, Any]) -> Cell:
         numbers = dict(cell)
         mine = numbers.pop("seed", seed)
-        return cell_of(sweep.system, sweep.how, {**fixed, **numbers}, mine, sweep.data)
+        varied = {**fixed, **numbers}
+        return change(cell_of(sweep.system, sweep.how, varied, mine, sweep.data))
 
     room = math.prod(grid.chunk)
     device = jax.local_devices()[0] if device is None else device

@@ -1,12 +1,11 @@
 """Report: a sweep as a page."""
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..disk.description import MARKER
+from ..disk.description import MARKER, config_of
 from ..measures.gap import DEPARTURE
 from ..panels import Panel
 from ..report import Code, Page, Section, Shown, Table, Verdict, share
@@ -124,12 +123,8 @@ def _axes(dataset: "Dataset") -> Rows:
 
 def _settings(dataset: "Dataset") -> Rows:
     """The settings of a sweep, if its store says them."""
-    about: Any = dataset.attrs.get("sweep")
-    if isinstance(about, str):
-        about = json.loads(about)
-    config = about.get("config", {}) if isinstance(about, dict) else {}
     rows = [("setting", "value")]
-    for name, value in config.items():
+    for name, value in config_of(dataset.attrs).items():
         many = value if isinstance(value, dict) else {name: value}
         for key, one in many.items():
             text = str(one)

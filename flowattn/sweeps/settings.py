@@ -320,18 +320,29 @@ def _require_steps(sweep: Sweep) -> None:
     known = {axis.name: axis.values for axis in sweep.axes}
     descent, outputs = sweep.how.descent, sweep.how.outputs
     assert descent is not None
-    end = min(known.get("t1", (sweep.how.t1,)))
     for name in OF_DESCENT:
         for value in known.get(name, ()):
             dataclasses.replace(descent, **{name: value})
-    largest = _largest(sweep)
-    steps = _fastest(descent, largest).steps(end)
+    steps = fewest_steps(sweep)
     if steps < outputs + 1:
+        named = _named(_largest(sweep)) or descent.name
         raise InputError(
-            f"a descent ({_named(largest) or descent.name}) takes {steps} steps to "
-            f"t = {end:g}, of which {outputs + 1} are to be observed; choose fewer "
+            f"a descent ({named}) takes {steps} steps to t = {_first_end(sweep):g}, of "
+            f"which {outputs + 1} are to be observed; choose fewer "
             "outputs, a later t1 or a smaller rate"
         )
+
+
+def fewest_steps(sweep: Sweep) -> int:
+    """The number of steps of the shortest descent of a sweep that has descents."""
+    assert sweep.how.descent is not None
+    return _fastest(sweep.how.descent, _largest(sweep)).steps(_first_end(sweep))
+
+
+def _first_end(sweep: Sweep) -> float:
+    """The earliest end of a cell."""
+    ends = next((a.values for a in sweep.axes if a.name == "t1"), (sweep.how.t1,))
+    return min(ends)
 
 
 def _largest(sweep: Sweep) -> dict[str, Any]:

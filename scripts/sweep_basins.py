@@ -55,7 +55,7 @@ def main() -> None:
     set_precision(None)
     starts = f"-3:3:{100 if arguments.size == 'quick' else 300}"
     vary = {"start_mu": starts, "start_nu": starts, "loss": LOSSES}
-    with watch("sweep") as progress:
+    with Voice().watch("sweep") as progress:
         # The loss is an axis here, and so cannot be observed by its name.
         dataset = fa.sweep(
             fa.systems.Focus(reduced=True),

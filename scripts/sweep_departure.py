@@ -57,7 +57,7 @@ def main() -> None:
         "embedding_scale": f"1e-6:1:{7 if quick else 13}:log",
         "learning_rate": f"0.1:20:{8 if quick else 12}:log",
     }
-    with watch("sweep") as progress:
+    with Voice().watch("sweep") as progress:
         # The largest learning rate makes 25 steps of this time, more than outputs.
         dataset = fa.sweep(
             system,

@@ -49,7 +49,7 @@ def main() -> None:
     """Run the sweep, or what is missing of it, and draw it."""
     arguments = tyro.cli(Arguments)
     set_precision(None)
-    with watch("sweep") as progress:
+    with Voice().watch("sweep") as progress:
         dataset = fa.sweep(
             fa.systems.Copying(length=40, reduced=True),
             {"start": "-1:1:400", "vocabulary": (40, 41, 44, 60)},

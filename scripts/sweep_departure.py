@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 import flowattn as fa
-from flowattn.cli.console import watch
+from flowattn.cli.progress import Voice
 from flowattn.disk.store import staged
 from flowattn.panels import Axis, Curve, Picture
 from flowattn.plotting import draw

@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 import flowattn as fa
-from flowattn.cli.console import watch
+from flowattn.cli.progress import Voice
 from flowattn.disk.store import staged
 from flowattn.panels import Axis, Picture, horizontal
 from flowattn.plotting import draw

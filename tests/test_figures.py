@@ -138,6 +138,7 @@ SENTENCES = """
 """
 
 
+@pytest.mark.paper
 @pytest.mark.slow
 def test_every_figure_of_real_sentences_with_the_authors_protocol(
     tmp_path, monkeypatch

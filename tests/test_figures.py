@@ -138,7 +138,6 @@ SENTENCES = """
 """
 
 
-@pytest.mark.paper
 @pytest.mark.slow
 def test_every_figure_of_real_sentences_with_the_authors_protocol(
     tmp_path, monkeypatch

@@ -238,7 +238,7 @@ def test_a_system_that_is_gone_is_an_error_of_each_click():
     solver = Solver(lambda: Again({"system": {"name": "gone"}}))
     solver.warm(None)
     for _ in range(2):
-        with pytest.raises(InputError, match="system 'gone' is unknown"):
+        with pytest.raises(InputError, match="there is no system 'gone' here"):
             solver.solve((0, 0)).result(timeout=60)
     assert solver.ready
 

@@ -127,6 +127,27 @@ def test_descent_that_leaves():
     assert f"from t = {departure:g} on" in found[0].text
 
 
+def test_a_law_that_the_descent_leaves():
+    """A ✓ for the flow is not one for the descent."""
+    law = fa.Law(lambda x: jnp.stack([x[0] ** 2, -(x[1] ** 2)]), "balance", "exact")
+    problem = fa.Problem(
+        jnp.array([2.0, 0.1]), lambda x: (x[0] * x[1] - 1) ** 2 / 2, laws=[law]
+    )
+    run = fa.run(problem, optimizer=fa.Adam(0.05), t1=2.0)
+    found = {v.text.split(",")[0]: v.mark for v in verdicts(run.summary)}
+    assert run.laws["balance"]["descent_drift"] > 0.05
+    assert found["The descent leaves the law balance"] == "bad"
+
+
+def test_the_observable_with_the_largest_gap_is_named():
+    observables = {"x": lambda x: x[0], "constant": lambda x: x[0] * 0 + 1}
+    problem = fa.Problem(
+        jnp.array([2.0]), lambda x: jnp.sum(x**2), observables=observables
+    )
+    found = verdicts(fa.run(problem, optimizer=fa.SGD(0.01), t1=1.0).summary)
+    assert "of the largest value (in loss, of 3 observables)" in found[0].text
+
+
 def test_past_the_edge():
     found = verdicts(quadratic(rate=2.5, t1=10.0).summary)
     edge = next(v for v in found if "edge of stability" in v.text)
@@ -212,7 +233,7 @@ def test_a_sweep_as_a_page(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.split() == ["s.html"]
     assert sorted(p.name for p in Path().iterdir()) == ["s.html", "s.zarr"]
     read = Read(Path("s.html").read_text())
-    assert "All 12 runs ended as they should have" in read.text
+    assert "All 12 runs reached their end" in read.text
     assert "start_nu -3.0 3.0 4" in read.text
     assert re.search(r"leaves its flow by more than 5 % in \d+ of 12 runs", read.text)
 

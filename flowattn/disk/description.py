@@ -265,6 +265,20 @@ def config_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def origin_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance of a sweep, from the attributes of its data set; empty if they do
+    not say.
+
+    >>> origin_of({"provenance": '{"python": "3.11.7"}'})
+    {'python': '3.11.7'}
+    """
+    try:
+        origin = _unpacked(attrs["provenance"])
+    except (LookupError, TypeError, ValueError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
 def _unpacked(value: Any) -> Any:
     """An attribute that is JSON in a text; stores of 0.1.0 hold the value itself."""
     return json.loads(value) if isinstance(value, str) else value

@@ -33,11 +33,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree, Scalar
 
-from ..errors import InputError, known_zero, whole_number
+from ..errors import InputError, whole_number
 from ..identity import by_identity
 from ..losses import AbstractBatchLoss
 from ..observables import Observable
-from ..optimizers import SGD, AbstractOptimizer, Optax, not_an_optimizer
+from ..optimizers import AbstractOptimizer, Optax, not_an_optimizer
 from ..optimizers.updates import begun, updated
 from ..precision import float_dtype, require_real
 from ..schedules import order_of
@@ -51,13 +51,12 @@ from .edge import (
     warn_of_rounding,
 )
 from .gradient import moving, number_of, others, scaled, settled_rates
+from .memory import faded_after, memory
 from .ripple import DEFECT, LIMIT, defect, ripple
 from .steps import as_floats, require_steps, warn_of_momentum, warn_of_work
 
 # The highest order; the weights of more steps cancel ever more digits.
 _HIGHEST = 6
-# A memory that is this share of itself has faded.
-_FADED = 1e-6
 # Why a schedule that is smooth to some order limits that of its flow.
 _UNEVEN = {1: "its learning rate jumps", 2: "its learning rate has a kink"}
 
@@ -201,10 +200,13 @@ class DescentFlow(AbstractFlow):
                 "(orders measures it)"
             )
         limits = {} if self.smooth is None else {self.smooth: _UNEVEN[self.smooth]}
-        if memory := _memory(optimizer):
-            decay, most = memory
-            if decay**steps > _FADED:
-                limits[most] = "order {} holds once the memory of its start has faded"
+        if kept := memory(optimizer):
+            decay, most = kept
+            if steps < (after := faded_after(decay)):
+                limits[most] = (
+                    f"order {{}} only from step {after} on, when the memory of its "
+                    "start has faded"
+                )
         most = min(limits, default=self.claimed)
         if most >= self.claimed:
             return self.claimed, reason
@@ -464,22 +466,6 @@ class DescentFlow(AbstractFlow):
         if isinstance(loss, AbstractBatchLoss):
             loss = loss.batch(jnp.array(0))
         return jnp.isfinite(loss(params.params))
-
-
-def _memory(optimizer: AbstractOptimizer) -> tuple[float, int] | None:
-    """The decay of an optimiser's memory in a step, and the order that a flow has until
-    it has faded; None for one without.
-    """
-    if isinstance(optimizer, SGD):
-        beta = optimizer.momentum
-        return None if known_zero(beta) else (_number(beta), 3)
-    decays = [getattr(optimizer, name, 0.0) for name in ("b1", "b2", "decay")]
-    return max(map(_number, decays)), 1
-
-
-def _number(value: Any) -> float:
-    """A number, 1 if it is traced."""
-    return 1.0 if isinstance(value, Tracer) else float(value)
 
 
 def _scale(leaf: Array) -> Array:

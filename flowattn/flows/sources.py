@@ -43,9 +43,9 @@ class Source(NamedTuple):
     mean: bool = False
 
 
-def source_of_flow(flow: AbstractFlow) -> Source:
-    """The source of a solve of a flow."""
-    if (shadow := _shadow(flow)) is not None:
+def source_of_flow(flow: AbstractFlow, begin: float = 0.0) -> Source:
+    """The source of a solve of a flow that begins at a time."""
+    if (shadow := _shadow(flow, begin)) is not None:
         return shadow
     legs, switches = _legs(flow)
     if not legs or any(b <= a for a, b in zip(switches, switches[1:], strict=False)):
@@ -57,14 +57,15 @@ def source_of_flow(flow: AbstractFlow) -> Source:
     return Source(losses, rates, switches, None, None, "")
 
 
-def _shadow(flow: AbstractFlow) -> Source | None:
+def _shadow(flow: AbstractFlow, begin: float) -> Source | None:
     """The source of a flow that declares which descent of its `loss` it shadows, and to
     which order; None for any other.
     """
     descent, loss = flow.descent, flow.descended
     if not descent or "optimizer" not in descent or flow.order is None or loss is None:
         return None
-    order, reason = flow.claim()
+    steps = round(begin / float(flow.times(1))) if begin > 0 else 0
+    order, reason = flow.claim(steps)
     switch = descent.get("switch")
     losses = (loss,) if switch is None else (loss, switch.loss)
     return Source(

@@ -194,7 +194,9 @@ def solve(
         if finer is not None:
             finer = finer.raised(finer.result != RESULTS.successful)
             trajectory = trajectory.with_refined(finer)
-    return trajectory if in_trace else trajectory.of(source_of_flow(flow))
+    if in_trace:
+        return trajectory
+    return trajectory.of(source_of_flow(flow, float(trajectory.ts[0])))
 
 
 def started(flow: AbstractFlow, params: PyTree, state: PyTree) -> PyTree:

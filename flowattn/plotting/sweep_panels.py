@@ -126,8 +126,8 @@ def sweep_panel(
       loss, or the first real-valued one); or a variable for curves over `x`, one for
       each value of the axis `color`. None: the second axis, or else the loss.
     - `where`: the values at which other axes are fixed (the nearest; text exactly),
-      by default their first. Further dims of the variable, such as `split` and `time`,
-      are drawn like axes, or fixed here.
+      by default their first, and the last time. Further dims of the variable, such as
+      `split` and `time`, are drawn like axes, or fixed here.
 
     For several seeds the median is drawn, and with curves the band from the 10th to the
     90th percentile, over the runs that ended well and have a value. Cells without such
@@ -219,11 +219,15 @@ def _pictured(dataset: "Dataset", roles: _Roles, where: dict[str, Any]) -> _Pict
             continue
         axis = _axis(dataset, dim)
         if dim not in where and dim not in marker.dims:
-            raise InputError(
-                f"{roles.variable} is of each {dim}: choose one by where, "
-                f"{dim}={_shown(axis)}"
-            )
-        at = _place(axis, where[dim]) if dim in where else np.argmin(axis.order)
+            if dim != "time":
+                raise InputError(
+                    f"{roles.variable} is of each {dim}: choose one by where, "
+                    f"{dim}={_shown(axis)}"
+                )
+        if dim in where:
+            at = _place(axis, where[dim])
+        else:  # the first, and of times the last
+            at = np.argmax(axis.order) if dim == "time" else np.argmin(axis.order)
         fixed[dim] = int(axis.order[at])
         said.append(f"{dim} = {axis.names[at]}")
     seeds = [d for d in ("seed",) if d not in (*drawn, *fixed)]

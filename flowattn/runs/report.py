@@ -177,5 +177,15 @@ def _settings(summary: dict[str, Any]) -> list[Table]:
 
 
 def _pairs(head: str, values: dict[str, Any]) -> Rows:
-    rows = [(k.replace("_", " "), str(v)) for k, v in values.items() if v is not None]
-    return [(head, "value"), *rows]
+    return [
+        (head, "value"),
+        *(
+            (name.replace("_", " "), _shown(x))
+            for name, x in values.items()
+            if x is not None
+        ),
+    ]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -21,7 +21,7 @@ def tables(summary: dict[str, Any]) -> dict[str, Rows]:
     return {name: rows for name, rows in found.items() if len(rows) > 1}
 
 
-_KINDS = {
+KINDS = {
     "modified": "of the loss modified for the optimizer, to order {order}",
     "descent": "of the optimizer's own steps, to order {order}",
     "even": "of every second step of the optimizer, to order {order}",
@@ -59,7 +59,7 @@ def heading(summary: dict[str, Any]) -> str:
         if run is None:
             continue
         lines.append(f"{kind:8} {_cost(run)}{ending(run)}")
-        if of := _KINDS.get(run.get("kind"), ""):
+        if of := KINDS.get(run.get("kind"), ""):
             after = config.get("flow_after")
             later = f", from step {after} on" if after else ""
             lines.append(f"         {of.format(**run)}{later}")
@@ -89,7 +89,8 @@ def heading(summary: dict[str, Any]) -> str:
     lines += _theory(summary) + _blocks(summary["attribution"])
     later = [part for part, end in summary["outcomes"].items() if end == "not begun"]
     if later:
-        lines.append(f"not run  {'; '.join(later)}")
+        words = "; ".join(later).replace(", error estimate", "'s error estimate")
+        lines.append(f"not run  {words}")
     sharp = summary["sharpness"]
     rate, edge = sharp["learning_rate"], sharp["largest_stable_learning_rate"]
     if edge is not None:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ..measures.gap import DEPARTURE
 from ..report import Mark, Verdict, scientific, share
-from .table import ending, measured_in
+from .table import KINDS, ending, measured_in
 
 # A law counts as kept by a flow up to this many times the solver's relative tolerance,
 # and as left from this share of its terms on; what lies between is only reported.
@@ -50,7 +51,8 @@ def _gap(summary: dict[str, Any]) -> Iterator[Verdict]:
     gap, flow = summary["gap"], summary["flow"]
     if gap is None:
         return
-    unit, most = measured_in(gap["scale"]), gap["max_relative"]
+    most = gap["max_relative"]
+    unit = f"{measured_in(gap['scale'])}{_widest(gap)}"
     error, departure = gap["numerical_error"], gap["departure"]
     bar = (
         f"with an unknown numerical error ({gap['numerical_error_missing']})"
@@ -68,31 +70,42 @@ def _gap(summary: dict[str, Any]) -> Iterator[Verdict]:
         yield Verdict(
             "note",
             f"The descent cannot be told from {kind} up to t = {gap['until']:g}: their "
-            f"gap, {share(most)} {unit} at most, is within the numerical error"
+            f"gap, at most {share(most)} {unit}, is within the numerical error"
             + (", which is unknown." if error is None else f" of {share(error)}."),
         )
     elif departure["time"] is None:
         yield Verdict(
             "good",
             f"The descent follows {kind} up to t = {gap['until']:g}: the gap is "
-            f"{share(most)} {unit} at most, {bar}.",
+            f"at most {share(most)} {unit}, {bar}.",
         )
     else:
         yield Verdict(
             "bad",
             f"The descent leaves {kind}: the gap is beyond "
             f"{share(departure['fraction'])} from t = {departure['time']:g} on, and "
-            f"{share(most)} {unit} at most, {bar}.",
+            f"at most {share(most)} {unit}, {bar}.",
         )
     if gap["claim"]:
         yield Verdict("note", _sentence(gap["claim"]))
 
 
+def _widest(gap: dict[str, Any]) -> str:
+    """The observable whose gap is the largest, where there are several."""
+    known = {
+        name: one["relative"]
+        for name, one in gap["observables"].items()
+        if one["relative"] is not None
+    }
+    if len(known) < 2:
+        return "".join(f" (in the {name.replace('_', ' ')})" for name in known)
+    widest = max(known, key=lambda name: known[name])
+    return f" (in {widest.replace('_', ' ')}, of {len(known)} observables)"
+
+
 def _flow_named(flow: dict[str, Any]) -> str:
-    kind = flow["kind"]
-    if kind == "gradient":
-        return "the gradient flow"
-    return f"the flow of kind “{kind}”"
+    of = KINDS.get(flow["kind"], "").format(**flow)
+    return f"the flow {of}" if of else "the gradient flow"
 
 
 def _sentence(text: str) -> str:
@@ -140,14 +153,15 @@ def _laws(summary: dict[str, Any]) -> Iterator[Verdict]:
             drift = law["max_drift_while_smooth"]
             until = f" up to the first kink at t = {smooth:g}"
         parts, mark = [], "note"
+        left = law["descent_drift"]
         if drift is not None:
             parts.append(f"{share(drift)} along the flow{until}")
             if drift <= kept:
                 mark = "good"
             elif drift > _LEFT and law["kind"] == "exact":
                 mark = "bad"
-        if law["descent_drift"] is not None:
-            parts.append(f"{share(law['descent_drift'])} along the descent")
+        if left is not None and left <= DEPARTURE:
+            parts.append(f"{share(left)} along the descent")
         if not parts:
             continue
         what = {"good": "holds: it ", "bad": "does not hold: it "}.get(mark, "")
@@ -156,8 +170,14 @@ def _laws(summary: dict[str, Any]) -> Iterator[Verdict]:
         yield Verdict(
             mark,
             f"The {kind}law {law['name']}{regime} {what}drifts by "
-            f"{' and '.join(parts)}, of its largest term.",
+            f"{' and '.join(parts)}, relative to its largest term.",
         )
+        if left is not None and left > DEPARTURE:
+            yield Verdict(
+                "bad" if law["kind"] == "exact" else "note",
+                f"The descent leaves the law {law['name']}, by {share(left)} of its "
+                "largest term.",
+            )
 
 
 def _theory(summary: dict[str, Any]) -> Iterator[Verdict]:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..disk.description import MARKER, config_of
+from ..disk.description import MARKER, config_of, origin_of
 from ..measures.gap import DEPARTURE
 from ..panels import Panel
 from ..report import Code, Page, Section, Shown, Table, Verdict, share
-from ..report.tables import Rows
+from ..report.tables import UNKNOWN, Rows
 from .run import counted
 
 if TYPE_CHECKING:
@@ -43,14 +43,21 @@ def page_of(dataset: "Dataset", panel: Panel, drawing: Any, command: str) -> Pag
         about = dataset[name].attrs
         units = about.get("units", "1")
         what = str(about.get("long_name", "")) + (f" [{units}]" if units != "1" else "")
-        numbers = (f"{x:.4g}" for x in (least, middle, most))
+        numbers = (f"{x:.4g}" if known.size else UNKNOWN for x in (least, middle, most))
         rows.append((name, what, *numbers, str(values.size - known.size)))
     sections = [
         Section("Picture", [Shown("sweep", drawing, [panel])]),
         Section("Axes", [Table(_axes(dataset))]),
         Section("Numbers of all runs", [Table(rows)]),
         Section("How to repeat it", [Code(command, "In a terminal:")]),
-        Section("Settings", [Table(_settings(dataset))], open=False),
+        Section(
+            "Settings and versions",
+            [
+                Table(_settings(dataset), "Settings"),
+                Table(_versions(dataset), "Versions"),
+            ],
+            open=False,
+        ),
     ]
     return Page(
         str(dataset.attrs.get("title", "sweep")),
@@ -77,7 +84,7 @@ def _verdicts(dataset: "Dataset") -> Iterator[Verdict]:
     counts, size = counted(dataset), dataset[MARKER].size
     well = counts.get("successful", 0)
     if well == size:
-        yield Verdict("good", f"All {size:,} runs ended as they should have.")
+        yield Verdict("good", f"All {size:,} runs reached their end.")
     else:
         others = ", ".join(
             f"{n:,} {name.replace('_', ' ')}"
@@ -132,3 +139,15 @@ def _settings(dataset: "Dataset") -> Rows:
             if one is not None:
                 rows.append((f"{name}: {key}" if many is value else name, short))
     return rows
+
+
+def _versions(dataset: "Dataset") -> Rows:
+    """The software and hardware of a sweep, if its store says them."""
+    rows = [("software or hardware", "value")]
+    origin = origin_of(dataset.attrs)
+    known = {**origin, **origin.get("versions", {})}
+    return rows + [
+        (str(name), str(value))
+        for name, value in known.items()
+        if isinstance(value, str | int | float)
+    ]

@@ -115,8 +115,16 @@ def test_a_configuration_gives_its_sweep_back(basin, descents):
     new = {**config, "system": {**config["system"], "colour": "red"}}
     with pytest.raises(InputError, match="linear-icl has changed since: .*colour"):
         Again(new)
-    with pytest.raises(InputError, match="system 'linear-ic' is unknown"):
+    with pytest.raises(InputError, match="there is no system 'linear-ic' here"):
         Again({**config, "system": {"name": "linear-ic"}})
+
+
+def test_no_module_that_a_store_names_is_imported(basin, tmp_path, monkeypatch):
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config_of(opened_dataset(basin).attrs)
+    with pytest.raises(InputError, match="there is no system 'planted:System' here"):
+        Again({**config, "system": {"name": "planted:System"}})
 
 
 @pytest.mark.parametrize(

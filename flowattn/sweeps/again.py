@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..disk.description import Grid
-from ..errors import InputError
+from ..errors import InputError, quoted
 from ..numerics.programs import make_room
 from ..optimizers import SGD, Adam, RMSProp
-from ..systems.registry import load
+from ..systems.registry import known, load
 from .cell import Cell, cell_of
 from .chunks import run_chunk
 from .rows import Variable, variables_of
@@ -103,6 +103,8 @@ def sweep_of(config: Mapping[str, Any], data: str | None = None) -> Sweep:
     own = dict(config["system"])
     name = own.pop("name")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
+    if name not in known():  # no module that a store names is imported
+        raise InputError(f"there is no system {quoted(name)} here to solve again")
     try:
         system = load(name)(**fields)
     except TypeError as error:  # a field that is not there any more

@@ -114,8 +114,11 @@ def under_transformation() -> bool:
 
 
 def _trace_state() -> Any:
-    name = "get_opaque_trace_state"
-    return getattr(jex if hasattr(jex, name) else jax.core, name)()
+    if hasattr(jex, "get_opaque_trace_state"):
+        return jex.get_opaque_trace_state()
+    from jax import core
+
+    return core.get_opaque_trace_state()
 
 
 @functools.cache

@@ -36,7 +36,7 @@ def results(tmp_path_factory):
 
 
 def test_a_run_leaves_everything(results):
-    names = {"summary.json", "trajectory.zarr"}
+    names = {"report.html", "summary.json", "trajectory.zarr"}
     pictures = {f"{name}.png" for name in ("training", "sen", "gap", "laws")}
     assert {p.name for p in results.iterdir()} == names | pictures
     for picture in pictures:

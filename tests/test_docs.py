@@ -38,7 +38,7 @@ _BLOCK = re.compile(
 _WIDTH = 88
 _NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?")
 # Words of a command that stand for something.
-_OPEN = {"SYSTEM", "NAME", "…", "ADDRESS", "[--paper]", "[--out", "NAME|all"}
+_OPEN = {"SYSTEM", "NAME", "…", "ADDRESS", "[--paper]", "[--out", "[--port", "NAME|all"}
 # Systems of the reader's own, by which pages show how one is run.
 _OPEN |= {"mymodule:MySystem", "score"}
 
@@ -104,14 +104,15 @@ def commands():
         text = page.read_text()
         for block in re.findall(r"```sh\n(.*?)```", text, re.S):
             lines = block.replace("\\\n", "").splitlines()
-            found |= {line.split("#")[0].strip() for line in lines}
+            found |= {re.split("[#>]", line)[0].strip() for line in lines}
         found |= set(re.findall(r"`(flowattn [^`]*)`", text))
     words = sorted(shlex.split(line) for line in found if "flowattn " in line)
     found = [
         each[each.index(start) + 1 :]
         for each in words
         for start in ("flowattn", ".venv/bin/flowattn")
-        if start in each and not _OPEN & set(each) and "--help" not in each
+        if start in each and not _OPEN & set(each)
+        if not any(x in each for x in ("--help", "--tyro-print-completion"))
     ]
     # "flowattn run" in a sentence is no command to be run.
     whole = ("list", "--version")

@@ -21,6 +21,7 @@ def distances(name, steps, rows):
     return {row: measured(row, experiment, descent) for row in rows}
 
 
+@pytest.mark.paper
 def test_an_established_oscillation():
     """Reference A, whose start depends on rounding: the orders of size are its own."""
     found = distances("A", 300, ("gradient", "even1", "even3", "rod", "central1"))
@@ -36,6 +37,7 @@ def test_an_established_oscillation():
     assert work["even1"] < 4 < work["even3"] < 20 < work["central1"] < 300
 
 
+@pytest.mark.paper
 def test_two_unstable_directions():
     """Two directions that beat: the flow of every second step follows the beats."""
     found = distances("beating", 200, ("gradient", "even3", "central2"))

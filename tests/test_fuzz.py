@@ -203,7 +203,7 @@ needs_atheris = pytest.mark.skipif(
 
 
 # How long each reader is fuzzed: every run of the suite draws other files.
-SECONDS = int(os.environ.get("FLOWATTN_FUZZ", "15"))
+SECONDS = int(os.environ.get("FLOWATTN_FUZZ", "10"))
 
 
 def fuzz(reader, sound, folder):

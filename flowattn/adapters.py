@@ -99,10 +99,10 @@ def scan_split(params: Mapping[str, Any]) -> tuple[int, int]:
 def under_transformation() -> bool:
     """Whether a JAX transformation (`jit`, `vmap`, `grad`) is in progress.
 
-    JAX's opaque tracing state (`jax.extend.core`, JAX 0.10), compared with that of a
-    separate thread, where no transformation is in progress. If the two always differed,
-    runs would look for tracers in vain; if they never did, a run that closes over a
-    tracer would be mistaken for a concrete one, and fail.
+    JAX's opaque tracing state (`jax.core` up to JAX 0.9, `jax.extend.core` from 0.10),
+    compared with that of a separate thread, where no transformation is in progress. If
+    the two always differed, runs would look for tracers in vain; if they never did, a
+    run that closes over a tracer would be mistaken for a concrete one, and fail.
 
     >>> import jax
     >>> seen = []
@@ -110,14 +110,22 @@ def under_transformation() -> bool:
     >>> under_transformation(), seen
     (False, [True])
     """
-    return jex.get_opaque_trace_state() != _untransformed()
+    return _trace_state() != _untransformed()
+
+
+def _trace_state() -> Any:
+    if hasattr(jex, "get_opaque_trace_state"):
+        return jex.get_opaque_trace_state()
+    from jax import core
+
+    return core.get_opaque_trace_state()
 
 
 @functools.cache
 def _untransformed() -> Any:
     """JAX's state when no transformation is in progress."""
     found = []
-    look = threading.Thread(target=lambda: found.append(jex.get_opaque_trace_state()))
+    look = threading.Thread(target=lambda: found.append(_trace_state()))
     look.start()
     look.join()
     return found[0]

@@ -294,8 +294,9 @@ def test_output_times_without_checks(times):
         ours = solve(seen, adjoint=numerics.OutputTimes(ts=ts))
         theirs = solve(diffrax.SubSaveAt(ts=ts, fn=seen.fn))
         for x, y in zip((ours.ts, ours.ys), (theirs.ts, theirs.ys), strict=True):
-            np.testing.assert_array_equal(x[0], y[0])
-            np.testing.assert_array_equal(x[1], y[1])
+            # Two programs, whose rounding JAX 0.8 does not make the same.
+            np.testing.assert_allclose(x[0], y[0], rtol=1e-14)
+            np.testing.assert_allclose(x[1], y[1], rtol=1e-14)
         assert len(ours.ts[0]) == len(times)
 
 

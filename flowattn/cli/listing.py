@@ -28,5 +28,5 @@ class List:
         print("\nflowattn run NAME --help lists the fields and options of each.")
         print("\nfigures:")
         for figure in FIGURES.values():
-            print(f"    {figure.name:26}{figure.title} ({figure.source})")
+            print(f"    {figure.name:29}{figure.title} ({figure.source})")
         return 0

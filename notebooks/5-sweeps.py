@@ -67,7 +67,7 @@ ends = fa.sweep(marginal, axes_of, t1=1e4, rtol=rtol)
 print(dict(ends.sizes), "variables:", ", ".join(ends.data_vars))
 print("cells that did not end well:", int((ends.result != 0).sum()))
 
-# %%
+# %% alt="Attention at the end over the starting margins: a region on the left in which it is lost"
 plotting.plot_sweep(ends, "start_mu", "start_nu", "alpha").figure
 
 # %% [markdown]
@@ -111,6 +111,7 @@ except fa.InputError as refused:
 # %%
 again = xr.open_zarr(store)  # later, elsewhere
 print(again.attrs["title"], "|", again.alpha.attrs["long_name"])
+folder.cleanup()
 
 # %% [markdown]
 # ## Seeds
@@ -120,7 +121,7 @@ print(again.attrs["title"], "|", again.alpha.attrs["long_name"])
 # draw? The end of the flow, `t1`, is an axis too. The curve is the median over seeds, and
 # the band reaches from the 10th to the 90th percentile.
 
-# %%
+# %% alt="Attention at the end over the duration: median of the seeds and the band from the 10th to the 90th percentile"
 uneven = fa.systems.Focus(segments=5, classes=5, mosaics=25, balanced=False)
 drawn = fa.sweep(
     uneven,
@@ -151,7 +152,7 @@ descended = fa.sweep(
 print(descended.gap.squeeze("seed").round(4).to_pandas())
 print(f"numerical error at most {float(descended.gap_error.max()):.0e}")
 
-# %%
+# %% alt="Gap over the learning rate for three starts: straight lines of slope 1"
 drawing = plotting.plot_sweep(descended, "learning_rate", "gap", "start_mu")
 drawing.figure.axes[0].set_yscale("log")
 drawing.figure
@@ -169,11 +170,63 @@ drawing.figure
 #
 # ## Exercises
 #
-# 1. Draw the phase diagrams of `loss="soft"` and `loss="hard"`. Which has the largest
-#    basin?
-# 2. Use `t1` as a third axis, `"t1": "1e2,1e3,1e4"`, and draw with
-#    `where={"t1": 1e3}`. Is attention lost, or late?
-# 3. Draw `gradient_evaluations` over the starts. Where are flows hard to solve?
-
-# %%
-folder.cleanup()
+# **1.** Sweep `loss="soft"` and `loss="hard"`, too. Which has the largest basin?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# for loss in ("soft", "hard", "marginal"):
+#     system = fa.systems.Focus(loss=loss, reduced=True)
+#     basin = fa.sweep(system, axes_of, t1=1e4, rtol=rtol, observe=("alpha",))
+#     print(
+#         f"{loss:9} found from {100 * float((basin.alpha > 0.5).mean()):.1f} % of the starts"
+#     )
+# ```
+#
+# ```text
+# @@1
+# ```
+#
+# @@
+#
+# </details>
+#
+# **2.** Use `t1` as a third axis, `"t1": "1e2,1e3,1e4,1e5"`. Is attention lost, or late?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# coarse = {"start_mu": "-4:2:13", "start_nu": "-3:3:13", "t1": "1e2,1e3,1e4,1e5"}
+# later = fa.sweep(marginal, coarse, rtol=rtol, observe=("alpha",))
+# print((later.alpha > 0.5).mean(("start_mu", "start_nu", "seed")).round(3).to_pandas())
+# ```
+#
+# ```text
+# @@2
+# ```
+#
+# @@
+#
+# </details>
+#
+# **3.** Where are flows hard to solve? Look at `gradient_evaluations` over the starts.
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# cost = ends.gradient_evaluations.squeeze("seed")
+# print(
+#     cost.sel(start_mu=[-4, -2, 0, 2], start_nu=[-3, 0, 3], method="nearest").to_pandas()
+# )
+# ```
+#
+# ```text
+# @@3
+# ```
+#
+# @@
+#
+# </details>

@@ -196,7 +196,7 @@ for name, table in tables.items():
     print(f"{name}\n{table}\n")
 
 
-# %%
+# %% alt="Gaps of four flows over the learning rate: lines of slopes 1, 2, 2 and 3"
 def gaps_of(tables):
     curves = []
     for number, (name, table) in enumerate(tables.items()):
@@ -237,7 +237,7 @@ for beta in (0.3, 0.9):
         one = heavy[beta, flow] = run(heavy_ball(rate, beta), flow)
         print(f"    {flow:8}  {one.gap.observables['loss'].absolute[-1]:.1e}")
 
-# %%
+# %% alt="Loss with momentum 0.9 over time: gradient flow misses the swing of the descent, the flow of order 2 follows it"
 panels = []
 for flow, name in [("gradient", "gradient flow"), ("descent", "flow of order 2")]:
     panel = observable_panel("loss", heavy[0.9, flow].flow, heavy[0.9, flow].descent)
@@ -279,7 +279,7 @@ for flow in ("gradient", "descent"):
 # `flow.start(params, steps=…)` in `solve`), at smaller rates as many more as lead to the
 # same time. After 140 steps less than a millionth of the start is left.
 
-# %%
+# %% alt="Gaps of Adam's flow over the learning rate: slope 1 from step 0, slope 2 from step 140"
 adams = {
     f"Adam, from step {before}": fa.orders(
         lambda eta: fa.DescentFlow(loss, adam(eta), order=2),
@@ -358,7 +358,7 @@ for law in laws[1:]:
         row(name, apart(law, name))
 
 
-# %%
+# %% alt="Drift of the query-key law, and its distance between flow and descent, over the learning rate"
 def curves(values_of, style):
     return [
         fa.Curve(name, shown, values_of(laws[1], name), style, number)
@@ -449,8 +449,62 @@ for name, rule in attempts.items():
 #
 # ## Exercises
 #
-# 1. Predict the drift of the query-key law: integrate $\eta\,(g_Q^\top g_Q - g_K^\top g_K)$
-#    along the gradient flow and compare with the descents.
-# 2. Measure the orders 1 to 4 of momentum 0.5 with `fa.orders`. Is an initial layer seen?
-# 3. Repeat the orders of Adam with `eps=1e-8`, and with rates ten times smaller. Is the
-#    slope 2 reached?
+# **1.** Predict the drift of the query-key law: integrate $\eta\,(g_Q^\top g_Q - g_K^\top g_K)$ along the
+# gradient flow, and compare with the descents.
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# def forcing(params):
+#     g = jax.grad(loss)(params)
+#     return g["query"].T @ g["query"] - g["keys"].T @ g["keys"]
+#
+#
+# ts = jnp.linspace(0.0, t1, 241)
+# seen = fa.solve(
+#     fa.GradientFlow(loss), start, ts=ts, rtol=1e-7, observe={"forcing": forcing}
+# )
+# integral = jnp.trapezoid(seen.observed["forcing"], ts, axis=0)
+# begin = jnp.sum(balance_of_scores(start), axis=0)
+# for rate, one in zip(shown, runs["order 1"], strict=True):
+#     moved = jnp.sum(balance_of_scores(one.descent.params), axis=0) - begin
+#     miss = jnp.linalg.norm(moved - rate * integral) / jnp.linalg.norm(moved)
+#     print(f"learning rate {rate:g}: the prediction is off by {100 * float(miss):.1f} %")
+# ```
+#
+# ```text
+# @@1
+# ```
+#
+# @@
+#
+# </details>
+#
+# **2.** Measure the orders 1 and 3 of the flow of momentum 0.5 with `fa.orders`. Is an initial layer
+# seen?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# for order in (1, 3):
+#     table = fa.orders(
+#         lambda eta, order=order: fa.DescentFlow(
+#             loss, heavy_ball(eta, 0.5), order=order
+#         ),
+#         start,
+#         learning_rates=rates / 2,
+#         t1=t1,
+#         rtol=finest,
+#     )
+#     print(f"claimed {order}: slope {table.slope:.2f} ± {table.error:.2f}")
+# ```
+#
+# ```text
+# @@2
+# ```
+#
+# @@
+#
+# </details>

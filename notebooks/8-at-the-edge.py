@@ -103,7 +103,7 @@ problem = fa.Problem(drawn(start_key, 0.5), loss)
 # (A learning rate in an array instead of a number: then all rates share one program.)
 
 
-# %%
+# %% alt="Sharpness over time: gradient flow rises past the edge, the descent stays near it"
 def run(flow, eta=eta, **settings):
     settings = {"steps": steps, "rtol": 1e-6, "max_steps": 20_000} | settings
     settings |= {"solver": "tsit5"}
@@ -129,7 +129,7 @@ plotting.draw(plain.panels()["sharpness"]).figure
 # iterates $\theta_0, \theta_2, \theta_4, \dots$ themselves, with any optimiser and any number
 # of unstable directions.
 
-# %%
+# %% alt="Sharpness, secant sharpness, variance and loss along the descent and the flow of every second step"
 even = run("even")
 print(even)
 plotting.draw(even.panels()["edge"], columns=2).figure
@@ -175,7 +175,7 @@ print(rod, "\n")
 print(central)
 
 
-# %%
+# %% alt="Sharpness, variance and mean loss over time for the descent and three flows at the edge"
 def curves(name, first=0):
     runs = {"every second step": even, "rod": rod, "central": central}
     found = [
@@ -302,9 +302,50 @@ for order, one in wild.items():
 #
 # ## Exercises
 #
-# 1. Begin the flow of every second step after the oscillation has set in
-#    (`flow_after=1200`). How much nearer is it?
-# 2. Find the learning rate at which a second direction comes to the edge
-#    (`sharpness=2`), and compare `directions=1` and `directions=2`.
-# 3. Run Adam at its edge: `fa.run(problem, optimizer=fa.Adam(3e-3, b2=0.99), flow="even",
-#    order=2, flow_after=600, steps=800)`.
+# **1.** Begin the flow of every second step after the oscillation has set in (`flow_after=1200`).
+# How much nearer is it?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# late = run("even", flow_after=1200)
+# for name, one in {"from the start": even, "from step 1200": late}.items():
+#     print(
+#         f"{name}: largest gap of the loss {one.gap.observables['mean_loss'].max_relative:.1e}"
+#     )
+# ```
+#
+# ```text
+# @@1
+# ```
+#
+# @@
+#
+# </details>
+#
+# **2.** Run Adam at its edge: `fa.Adam(3e-3, b2=0.99)`, `flow="even"`, `order=2`, `flow_after=600`,
+# `steps=800`.
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# adam = fa.run(
+#     problem,
+#     optimizer=fa.Adam(3e-3, b2=0.99),
+#     flow="even",
+#     order=2,
+#     flow_after=600,
+#     steps=800,
+# )
+# print(adam)
+# ```
+#
+# ```text
+# @@2
+# ```
+#
+# @@
+#
+# </details>

@@ -83,7 +83,7 @@ print(np.diag(task.population.best).round(3), "against", (1 / task.spectrum).rou
 # Heads with one matrix have $M = \sum_h v_h U_h$; heads of rank 1 with a key and a query,
 # $M = \sum_h v_h k_h q_h^\top$. Both begin near $M = 0$, a saddle.
 
-# %%
+# %% alt="Loss over time: one drop for merged heads, four for separate ones, with the plateaus dotted"
 merged = fa.systems.LinearICL(attention="merged", init=1e-6)
 separate = fa.systems.LinearICL(heads=8, init=0.01)
 ends = {"merged": (merged, 150.0), "separate": (separate, 5000.0)}
@@ -106,7 +106,7 @@ print({name: round(float(t), 1) for name, t in runs["separate"].events.items()})
 # of a model that has learned the first $m$ eigenvectors, principal component regression in
 # context. Between two plateaus one head learns one eigenvector:
 
-# %%
+# %% alt="Learned eigenvectors and values of the heads over time: one after the other"
 figure, axes = plt.subplots(1, 2, figsize=(8, 3))
 for axis, name in zip(axes, ("learned", "value"), strict=True):
     axis.plot(runs["separate"].ts, runs["separate"].observed[name])
@@ -129,7 +129,7 @@ print({name: round(float(t), 3) for name, t in run.flow.events.items()})
 # The waiting time of component $d$ is nearly $1/(\lambda_d^2 v_0)$: a blow-up, not an
 # exponential. What of random starts? `fa.ensemble` solves many side by side.
 
-# %%
+# %% alt="Median time of each drop over 1/init on logarithmic axes: straight lines"
 inits = np.geomspace(1e-2, 1e-1, sizes)
 starts = jr.split(jr.key(0), seeds)
 medians = []
@@ -157,7 +157,7 @@ plt.show()
 # flow. A lazy model would keep its kernel. `fa.kernel_speed` is $\lVert\Theta'\rVert/\lVert\Theta\rVert$,
 # exact, as a derivative along the flow.
 
-# %%
+# %% alt="Loss and speed of the kernel over time: the kernel moves at the drops"
 problem = separate.problem(jr.key(0))
 speed = fa.kernel_speed(problem.outputs, problem.flow)
 change = fa.kernel_change(problem.outputs, problem.params, rates=0.5)
@@ -186,11 +186,64 @@ print(f"full loss at t = 5000: {float(seen.observed['loss'][-1]):.4f}")
 # %% [markdown]
 # ## Exercises
 #
-# 1. Let `rank=2` with four heads. Which plateaus are still seen?
-# 2. Give all tokens the same variance, `spectrum="white"`. How many drops are left with separate
-#    keys and queries, and do they come at one time?
-# 3. Draw `sequences=2000`. Where are the plateaus now, and does the closed form of aligned heads
-#    still hold?
-# 4. Descend with `problem.descend(fa.SGD(0.3947), steps=12_000, every=20)`. By how much is each
-#    drop late? Compare with $\eta\ln(v/v_0)$, the delay of Euler's method for $v' = v^2$.
-# 5. Start merged heads at `init=1e-2`, `1e-4`, `1e-6`. How does the time of their drop grow?
+# **1.** Let `rank=2` with four heads. Which plateaus are still seen?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# def drops(**settings):
+#     problem = fa.systems.LinearICL(**settings).problem(jr.key(0))
+#     events = problem.solve(t1=20_000.0, rtol=rtol).events
+#     return {name: round(float(t)) for name, t in events.items()}
+#
+#
+# for rank in (1, 2):
+#     print(f"rank {rank}:", drops(heads=4, rank=rank, init=0.01))
+# ```
+#
+# ```text
+# @@1
+# ```
+#
+# @@
+#
+# </details>
+#
+# **2.** Give all tokens the same variance, `spectrum="white"`. How many drops are left with separate
+# keys and queries, and do they come at one time?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# print(drops(heads=8, init=0.01, spectrum="white"))
+# ```
+#
+# ```text
+# @@2
+# ```
+#
+# @@
+#
+# </details>
+#
+# **3.** Start merged heads at `init` 1e-2, 1e-4, 1e-6. How does the time of their drop grow?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# for init in (1e-2, 1e-4, 1e-6):
+#     problem = fa.systems.LinearICL(attention="merged", init=init).problem(jr.key(0))
+#     loss = problem.solve(t1=300.0, rtol=rtol).observed["loss"]
+#     print(init, loss[0], loss[-1])
+# ```
+#
+# ```text
+# @@3
+# ```
+#
+# @@
+#
+# </details>

@@ -15,6 +15,8 @@ import nbformat
 from mkdocs.structure.files import File
 from nbformat import NotebookNode
 
+# The picture of a badge would be fetched from elsewhere.
+_BADGE = re.compile(r"\[!\[(?P<text>[^\]]*)\]\(https:[^)]*\)\](?=\()")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -64,8 +66,9 @@ def markdown(notebook: NotebookNode, name: str) -> str:
     parts = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
+            text = _BADGE.sub(r"[\g<text>]", cell.source)
             # Without the attribute, what is folded would not be read as Markdown.
-            parts.append(cell.source.replace("<details>", '<details markdown="1">'))
+            parts.append(text.replace("<details>", '<details markdown="1">'))
             continue
         parts.append(f"```python\n{cell.source}\n```")
         for output in cell.outputs:
@@ -89,4 +92,4 @@ def _text(text: str) -> str:
 def _picture(data: str, about: str, file: str) -> str:
     width, height = struct.unpack(">II", base64.b64decode(data)[16:24])
     size = f'width="{width}" height="{height}" loading="lazy"'
-    return f"![{html.escape(about)}]({file}){{ {size} }}"
+    return f"[![{html.escape(about)}]({file}){{ {size} }}]({file})"

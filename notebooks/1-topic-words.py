@@ -130,7 +130,7 @@ plotting.plot_gap(gap).figure
 # ## Where does descent leave the flow?
 #
 # Vary the learning rate. `departure(0.05)` is the first observed time at which some gap
-# exceeds 5 %. The plot also shows the edge: with the sharpness $\lambda$, the largest
+# exceeds 5 %. The cell also prints the edge: with the sharpness $\lambda$, the largest
 # eigenvalue of the Hessian, descent is unstable if $\eta > 2/\lambda$.
 
 # %%
@@ -205,7 +205,7 @@ small = theory.solve(
     rtol=rtol,
     observe={"topic_score": lambda z: q * z.keys[:, 0]},
 )
-print(theory.kind + ":", theory.scaling)
+print(theory.kind, *theory.scaling.split("; "), sep="\n  ")
 print(f"defect at the end {float(fa.defect(theory, small.params)):.1e}")
 apart = fa.compare(traj, small)
 print(f"gap of the scores {apart.max_relative:.2f} ± {apart.numerical_error:.0e}")

@@ -187,7 +187,8 @@ gap = fa.compare(traj, run)
 when, error = traj.events["attends"], traj.event_error["attends"]
 print(f"half of the attention at t = {float(when):.4f} ± {float(error):.0e}")
 print(f"gap of descent {gap.max_relative:.3f} ± {gap.numerical_error:.0e}")
-print(traj.to_dataset())
+table = traj.to_dataset()[["loss", "attention"]]  # xarray
+print(table.sel(time=[0, 6, 12, 18, 60], method="nearest").to_dataframe().round(4))
 
 # %% alt="Loss and attention on the marked token over time: a plateau, then a sudden rise at the event"
 panels = []

@@ -419,10 +419,14 @@ plotting.draw(fa.Panel("hard attention", "flow time t", "", curves)).figure
 # ```
 #
 # ```text
-# @@1
+# 4 independent laws for every loss, at most 4: complete (brackets to depth 2)
+#   Wo@Wo.T - Wv.T@Wv          3  matrix 2×2  Wo -> exp(S) Wo, Wv -> Wv exp(-S)
+#   norm(Wk)**2 - norm(Wq)**2  1  number      Wk -> exp(s) Wk, Wq -> exp(-s) Wq
 # ```
 #
-# @@
+# One number. Rotations of a pair commute only with rotations and with multiples of the identity, so
+# of the changes $S$ that scores cannot see one is left: what all of $W_k$ gains, all of $W_q$ loses.
+# With more pairs there is such a number for each.
 #
 # </details>
 #
@@ -443,10 +447,15 @@ plotting.draw(fa.Panel("hard attention", "flow time t", "", curves)).figure
 # ```
 #
 # ```text
-# @@2
+# 5 independent laws for every loss, at most 5: complete (brackets to depth 2)
+#   bk                                           2  linear
+#       bk -> bk + c; kept by gradient descent too
+#   Wk.T@Wk - Wo@Wo.T - Wq.T@Wq - outer(bq, bq)  3  matrix 2×2
+#       Wk -> Wk exp(S), Wo -> exp(-S) Wo, Wq -> Wq exp(-S), bq -> exp(-S) bq
 # ```
 #
-# @@
+# Three. $W_k$ now has two partners, $W_q$ and $W_o$, and only the change that suits both is
+# invisible: the two matrix laws become one, of three matrices.
 #
 # </details>
 #
@@ -461,9 +470,12 @@ plotting.draw(fa.Panel("hard attention", "flow time t", "", curves)).figure
 # ```
 #
 # ```text
-# @@3
+# 8 independent laws for every loss, at most 8: complete (brackets to depth 2)
+#   bk                                   2  linear
+#   Wo@Wo.T - Wv.T@Wv                    3  matrix 2×2
+#   4*Wk.T@Wk - Wq.T@Wq - outer(bq, bq)  3  matrix 2×2
 # ```
 #
-# @@
+# Each array enters with the inverse of its rate, so $4\,W_k^\top W_k$. What is linear does not change.
 #
 # </details>

@@ -46,6 +46,7 @@ def made(source: Path) -> NotebookNode:
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
+        cell.metadata.pop("lines_to_next_cell", None)  # the layout of the text
     kernel = notebook.metadata["kernelspec"]
     notebook.metadata.clear()
     notebook.metadata["kernelspec"] = kernel

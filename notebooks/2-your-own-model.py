@@ -286,13 +286,7 @@ plt.show()
 # ```
 #
 # ```text
-# ERROR ns an [39m[33m"[39m
-# [32m    411[39m         [33mf[39m[33m"[39m[33marray of shape [39m[38;5;132;01m{[39;00mvalue.shape[38;5;132;01m}[39;00m[33m: one name is needed for each axis[39m[33m"[39m
-# [32m    412[39m     )
-# [32m    413[39m [38;5;28;01mfor[39;00m dim, size [38;5;129;01min[39;00m [38;5;28mzip[39m(dims, value.shape, strict=[38;5;28;01mFalse[39;00m):
-# [32m    414[39m     require_name([33mf[39m[33m"[39m[33ma dim of [39m[38;5;132;01m{[39;00mname[38;5;132;01m!r}[39;00m[33m,[39m[33m"[39m, dim)
-#
-# [31mInputError[39m: observable 'keys across the query' has 2 dims, ('row', 'column'), and returns an array of shape (6,): one name is needed for each axis
+# @@1
 # ```
 #
 # With $\dot q = 0$ the flow is $\dot K = -q g^\top$: keys change along $q$ only. The balance is lost, but
@@ -311,7 +305,7 @@ plt.show()
 # ```
 #
 # ```text
-# drift along Adam 0.36
+# @@2
 # ```
 #
 # No. Adam divides each entry of the gradient by a scale of its own, so query and keys no longer
@@ -346,8 +340,7 @@ plt.show()
 # ```
 #
 # ```text
-# mark 2: half at t = 13.5, 0.928 at t = 60
-# mark 1: half at t = 23.8, 0.929 at t = 120
+# @@3
 # ```
 #
 # The plateau is almost twice as long, since a weaker mark gives a smaller gradient of the scores.

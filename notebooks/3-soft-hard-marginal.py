@@ -262,9 +262,9 @@ plt.show()
 # ```
 #
 # ```text
-# soft      α = 1/2 by t = 133,257, 0.9861 at the end
-# hard      α = 1/2 by t = 133,257, 0.9995 at the end
-# marginal  α = 1/2 by t = 79,442, 0.9969 at the end
+# soft      α = 1/2 at about t = 129,454, 0.9861 at the end
+# hard      α = 1/2 at about t = 129,639, 0.9995 at the end
+# marginal  α = 1/2 at about t = 78,336, 0.9969 at the end
 # ```
 #
 # Marginal attention is first again. The other two come at about the same time, and in the end

@@ -250,10 +250,13 @@ plt.show()
 # ```
 #
 # ```text
-# @@1
+# vocabulary   50: gap 0.52
+# vocabulary  200: gap 0.34
+# vocabulary 1000: gap 0.34
 # ```
 #
-# @@
+# Few other words are seen often, and move: with 50 of them the gap is largest. Beyond 200 it does
+# not fall further with these 500 sentences.
 #
 # </details>
 #
@@ -273,10 +276,12 @@ plt.show()
 # ```
 #
 # ```text
-# @@2
+# momentum 0:   gap 0.0033
+# momentum 0.9: gap 0.0771
 # ```
 #
-# @@
+# Yes, some twenty times: momentum starts slowly, and its flow is farther from the gradient flow.
+# Notebook 7 has the flow that it follows.
 #
 # </details>
 #
@@ -294,9 +299,11 @@ plt.show()
 # ```
 #
 # ```text
-# @@3
+# laws: sen key_sum
+# reductions: scores per_word logits
 # ```
 #
-# @@
+# The balance of embeddings and classifier disappears: only one of the two moves. The reduction to
+# the word's own logits appears.
 #
 # </details>

@@ -105,8 +105,8 @@ problem = fa.Problem(drawn(start_key, 0.5), loss)
 
 # %% alt="Sharpness over time: gradient flow rises past the edge, the descent stays near it"
 def run(flow, eta=eta, **settings):
-    settings = {"steps": steps, "rtol": 1e-6, "max_steps": 20_000} | settings
-    settings |= {"solver": "tsit5"}
+    settings = {"steps": steps, "outputs": 60, "rtol": 1e-6} | settings
+    settings |= {"solver": "tsit5", "max_steps": 20_000}
     return fa.run(problem, optimizer=fa.SGD(jnp.asarray(eta)), flow=flow, **settings)
 
 
@@ -170,7 +170,7 @@ for name, one in (("flow", even.flow), ("descent", even.descent)):
 
 # %%
 rod = run("rod")
-central = run("central", directions=1, rtol=1e-3, outputs=60)
+central = run("central", directions=1, rtol=1e-3)
 print(rod, "\n")
 print(central)
 

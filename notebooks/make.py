@@ -65,7 +65,7 @@ def executed(notebook: NotebookNode) -> Iterator[NotebookClient]:
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,
-            timeout=240,
+            timeout=900,  # seconds a cell, on a machine with other work
             kernel_manager_class=_ThisPython,
             coalesce_streams=True,
             record_timing=False,  # no times of day

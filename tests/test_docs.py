@@ -150,7 +150,7 @@ def test_notebooks_are_pages_with_their_outputs(site):
         assert len(pictures) >= 3
         for picture in pictures:
             assert (folder / picture).resolve().exists(), picture
-        assert page.count('class="text output') >= 3
+        assert page.count('class="output no-copy highlight"') >= 3
         assert page.count("<summary>Answer</summary>") >= 2
         assert "```" not in page and "![" not in page
 

@@ -1,10 +1,12 @@
 """What mkdocs does besides mkdocs.yml: files and links outside docs/, doctests.
 
 Pages link to files of the repository as GitHub does, relative to themselves. Of what
-lies outside docs/ the READMEs of systems become pages, the pictures in figures/ files
-of the site, their README its gallery, everything else a link to the repository.
+lies outside docs/ the READMEs of systems and the notebooks become pages, the pictures
+in figures/ files of the site, their README its gallery, everything else a link to the
+repository.
 """
 
+import json
 import logging
 import posixpath
 import re
@@ -26,37 +28,41 @@ _PICTURE = re.compile(
 _GALLERY = "gallery.md"
 _CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]*`)", re.M | re.S)
 _PACKAGES = dict.fromkeys(x.place.partition(".")[0] for x in REGISTRY.values())
+_ROOT = Path(__file__).parent.parent
 # The pages that lie elsewhere, and where.
-_ELSEWHERE = {
+_SYSTEMS = {
     f"systems/{name.replace('_', '-')}.md": f"flowattn/systems/{name}/README.md"
     for name in _PACKAGES
-} | {_GALLERY: "figures/README.md"}
+}
+_NOTEBOOKS = {
+    f"notebooks/{file.stem}.md": f"notebooks/{file.name}"
+    for file in sorted((_ROOT / "notebooks").glob("*.ipynb"))
+}
+_ELSEWHERE = _SYSTEMS | _NOTEBOOKS | {_GALLERY: "figures/README.md"}
 
 
 def on_config(config: Any) -> Any:
-    """The pages of systems follow their overview."""
-    root = Path(config.config_file_path).parent
-    pages = [
-        {_title(root / file): page}
-        for page, file in _ELSEWHERE.items()
-        if page != _GALLERY
-    ]
-    for entry in config.nav:
-        if "Systems" in entry:
-            entry["Systems"] += pages
+    """The pages of systems and notebooks follow their overviews."""
+    for title, pages in {"Systems": _SYSTEMS, "Notebooks": _NOTEBOOKS}.items():
+        found = [{_title(_ROOT / file): page} for page, file in pages.items()]
+        for entry in config.nav:
+            if title in entry:
+                entry[title] += found
     return config
 
 
 def _title(file: Path) -> str:
-    return file.read_text().partition("\n")[0].removeprefix("# ")
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".ipynb":
+        text = "".join(json.loads(text)["cells"][0]["source"])
+    return text.partition("\n")[0].removeprefix("# ")
 
 
 def on_files(files: Any, config: Any) -> Any:
     """The pictures of figures/ are files of the site, and some pages lie elsewhere."""
-    root = Path(config.config_file_path).parent
     for page, file in _ELSEWHERE.items():
-        files.append(File.generated(config, page, abs_src_path=str(root / file)))
-    for picture in sorted((root / "figures").glob("*.png")):
+        files.append(File.generated(config, page, abs_src_path=str(_ROOT / file)))
+    for picture in sorted((_ROOT / "figures").glob("*.png")):
         name = f"figures/{picture.name}"
         files.append(File.generated(config, name, abs_src_path=str(picture)))
     return files
@@ -64,7 +70,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links that leave docs/."""
-    root, place = Path(config.config_file_path).parent, page.file.src_uri
+    place = page.file.src_uri
     folder = posixpath.dirname(posixpath.join("docs", place))
     home = posixpath.dirname(_ELSEWHERE.get(place, posixpath.join("docs", place)))
     pages = {file: f"docs/{page}" for page, file in _ELSEWHERE.items()}
@@ -78,9 +84,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         path = pages.get(path, path)
         if path.startswith("docs/"):
             return posixpath.relpath(path, folder) + hash_ + anchor
-        if path.startswith("figures/") and files.get_file_from_path(path):
+        if path.endswith(".png") and files.get_file_from_path(path):
             return posixpath.relpath(path, posixpath.relpath(folder, "docs"))
-        if not (root / path).exists():
+        if not (_ROOT / path).exists():
             _LOG.warning("%s links to %s, which is not there", place, path)
         return f"{config.repo_url}/blob/main/{path}{hash_}{anchor}"
 
@@ -93,11 +99,10 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     """Pictures are fetched when they come into view, in a place of their size, and
     open in full size.
     """
-    del page, files
-    folder = Path(config.config_file_path).parent / "figures"
+    del page, config, files
 
     def sized(match: re.Match) -> str:
-        head = (folder / match["name"]).read_bytes()[16:24]
+        head = (_ROOT / "figures" / match["name"]).read_bytes()[16:24]
         width, height = struct.unpack(">II", head)
         size = f'loading="lazy" width="{width}" height="{height}"'
         return f'<a href="{match["source"]}"><img {size} {match["rest"]}</a>'

@@ -103,7 +103,7 @@ for loss, problem in problems.items():
         observe=problem.observables | problem.laws,
     )
 
-# %%
+# %% alt="Margins and attention of the three losses over time: plateaus, then a rise, marginal attention first"
 origin = 4
 figure, panels = plt.subplots(1, 3, figsize=(10, 3))
 labels = {
@@ -157,7 +157,7 @@ print(
     f"{size} parameters against 2: gap {gap.max_relative:.1e} ± {gap.numerical_error:.0e}"
 )
 
-# %%
+# %% alt="Margins of soft attention over time: the full model's points lie on the lines of the two equations"
 figure, axes = plt.subplots(figsize=(4.8, 3.2))
 for colour, name, text in zip(plotting.COLOURS, names, "μν", strict=False):
     axes.plot(at, small.observed[name], color=colour, label=f"{text}, two equations")
@@ -217,7 +217,7 @@ for loss, flow in flows.items():
 # If $h$ is constant, trajectories are its level sets. The contours of $h$ are drawn from
 # the formula alone, and the flows are those solved above.
 
-# %%
+# %% alt="Phase portraits of the three losses: each flow lies on the level set of the law through its start"
 figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.4), sharey=True)
 mus, nus = jnp.meshgrid(jnp.linspace(-2.6, 5.0, 80), jnp.linspace(-4.0, 4.5, 80))
 for axes, loss in zip(panels, losses, strict=True):
@@ -244,8 +244,80 @@ plt.show()
 #
 # ## Exercises
 #
-# 1. Set `m, C` to 100 and 1000 (pass `segments=m, classes=C` to `Focus`) and `ts` to
-#    $4\cdot10^5$, the paper's larger task. Which loss is first, which last?
-# 2. Use `loss="hybrid", then="hard", switch_time=600.0`. Which law holds when?
-# 3. Print the law's drift along a descent, `problem.descend(fa.SGD(1.0), steps=...)`. How
-#    does it scale with the learning rate?
+# **1.** Take the paper's larger task, $m = 100$ segments and $C = 1000$ classes, to $t = 4\cdot10^5$. Which
+# loss is first, which last?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# late = jnp.append(0.0, jnp.geomspace(1.0, 4e5, 400))
+# for loss in losses:
+#     task = fa.systems.Focus(loss=loss, reduced=True, segments=100, classes=1000)
+#     alpha = task.problem(jr.key(0)).solve(ts=late, rtol=rtol).observed["alpha"]
+#     half = np.interp(0.5, alpha, late)
+#     print(
+#         f"{loss:9} α = 1/2 at about t = {half:,.0f}, {float(alpha[-1]):.4f} at the end"
+#     )
+# ```
+#
+# ```text
+# soft      α = 1/2 at about t = 129,454, 0.9861 at the end
+# hard      α = 1/2 at about t = 129,639, 0.9995 at the end
+# marginal  α = 1/2 at about t = 78,336, 0.9969 at the end
+# ```
+#
+# Marginal attention is first again. The other two come at about the same time, and in the end
+# soft attention has the least focus and hard attention the most.
+#
+# </details>
+#
+# **2.** Use `loss="hybrid", then="hard", switch_time=600.0`. Which law holds when?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# hybrid = fa.systems.Focus(
+#     loss="hybrid", then="hard", switch_time=600.0, reduced=True
+# ).problem(jr.key(0))
+# both = {name: problems[name].laws[f"{name}_focus"] for name in ("soft", "hard")}
+# seen = hybrid.solve(ts=jnp.linspace(0.0, 2000.0, 201), rtol=rtol, observe=both)
+# for name in both:
+#     h = np.asarray(seen.observed[name])
+#     print(f"{name}: {np.ptp(h[:61]):.0e} before t = 600, {np.ptp(h[61:]):.0e} after")
+# ```
+#
+# ```text
+# soft: 9e-09 before t = 600, 2e+02 after
+# hard: 2e+00 before t = 600, 5e-07 after
+# ```
+#
+# The soft law until the switch, the hard law from then on. A hybrid run follows a level set of the
+# first, and continues on the level set of the second through the point that it has reached.
+#
+# </details>
+#
+# **3.** Print the law's drift along descents with learning rates 1, 2 and 4. How does it scale?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# hard = problems["hard"]
+# for rate in (1.0, 2.0, 4.0):
+#     down = hard.descend(fa.SGD(rate), steps=round(1000 / rate), every=10)
+#     print(
+#         f"learning rate {rate:g}: drift {float(fa.drift(hard.laws['hard_focus'], down)):.4f}"
+#     )
+# ```
+#
+# ```text
+# learning rate 1: drift 0.0005
+# learning rate 2: drift 0.0009
+# learning rate 4: drift 0.0018
+# ```
+#
+# In proportion: descent is a method of first order, and the law is not linear.
+#
+# </details>

@@ -94,7 +94,7 @@ print(f"escape, full model {float(when):.6f} ± {float(error):.0e}")
 print(f"escape, reduction  {float(small.events['escape_time']):.6f}")
 print(f"largest gap {fa.compare(full, small).max_relative:.0e}")
 
-# %%
+# %% alt="Probability and attention over time: both rise from the plateau together, full model and reduction alike"
 figure, axes = plt.subplots(figsize=(5, 3.2))
 for colour, name, symbol in zip(plotting.COLOURS, names, "qp", strict=False):
     axes.plot(
@@ -139,7 +139,7 @@ for length in lengths:
         events=one.events,
     )
 
-# %%
+# %% alt="Escape time over n² against ln(1/c): parallel straight lines of slope 1 for three lengths"
 decades = np.log(1 / np.asarray(c))
 figure, axes = plt.subplots(figsize=(5, 3.4))
 for number, (length, ends) in enumerate(found.items()):
@@ -186,7 +186,7 @@ for text, case in cases.items():
     escape = float(runs[text].events["escape_time"]) / case.heads
     print(f"{text}: escape at t / H = {escape:.0f}")
 
-# %%
+# %% alt="Attention of each head and the probability over time, for one good head alone and among eight"
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True)
 for axes, (text, run), case in zip(panels, runs.items(), cases.values(), strict=True):
     attention = np.asarray(run.observed["attention"]).reshape(len(run.ts), -1)
@@ -213,9 +213,85 @@ plt.show()
 #
 # ## Exercises
 #
-# 1. Draw from more words than a sequence has: `vocabulary=60` for `length=40`, `start=0.0`.
-#    Then the origin is not a saddle, since words can be learned before attention forms.
-#    When is the escape?
-# 2. Start on the bad side, `start=-0.01`, for lengths 8, 16, 32, with a long `t1`
-#    ($4 n^3\ln n$). How does the escape time grow with $n$?
-# 3. Give all heads one matrix of words, `shared_values=True`. Is one good head enough?
+# **1.** Draw from more words than a sequence has: `vocabulary=60` for `length=40`, `start=0.0`. When
+# is the escape?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# for size, start in ((40, 0.01), (60, 0.0)):
+#     case = fa.systems.Copying(reduced=True, length=40, vocabulary=size, start=start)
+#     one = case.problem(jr.key(0)).solve(t1=4e4, rtol=rtol, solver="tsit5")
+#     print(
+#         f"{size} words, start {start:g}: escape at {float(one.events['escape_time']):,.0f}"
+#     )
+# ```
+#
+# ```text
+# 40 words, start 0.01: escape at 7,015
+# 60 words, start 0: escape at 4,122
+# ```
+#
+# Sooner, and from the origin itself. A sequence has 40 of the 60 words, so that uniform attention
+# already tells which words are possible: words are learned at once, and attention follows.
+#
+# </details>
+#
+# **2.** Start on the bad side, `start=-0.01`, for lengths 8, 16, 32, with a `t1` of $4n^3\ln n$. How does
+# the escape time grow with $n$?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# times = []
+# for size in (8, 16, 32):
+#     case = fa.systems.Copying(reduced=True, length=size, vocabulary=size, start=-0.01)
+#     one = case.problem(jr.key(0)).solve(t1=4 * size**3 * np.log(size), rtol=rtol)
+#     times.append(float(one.events["escape_time"]))
+#     print(f"n = {size}: escape at {times[-1]:,.0f}")
+# print("exponents:", np.diff(np.log2(times)).round(2))
+# ```
+#
+# ```text
+# n = 8: escape at 1,310
+# n = 16: escape at 13,693
+# n = 32: escape at 136,770
+# exponents: [3.39 3.32]
+# ```
+#
+# Nearly as $n^3\ln n$, whose exponents are 3.42 and 3.32 between these lengths.
+#
+# </details>
+#
+# **3.** Give all heads one matrix of words, `shared_values=True`. Is one good head enough?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# shared = fa.systems.Copying(
+#     reduced=True,
+#     length=10,
+#     vocabulary=10,
+#     start=0.01,
+#     heads=8,
+#     good_heads=1,
+#     shared_values=True,
+# )
+# one = shared.problem(jr.key(0)).solve(t1=40_000.0, rtol=rtol)
+# print(f"escape at t / H = {float(one.events['escape_time']) / 8:.0f}")
+# print("attention of the heads:", np.ravel(one.observed["attention"][-1]).round(2))
+# ```
+#
+# ```text
+# escape at t / H = 499
+# attention of the heads: [0. 0. 0. 0. 0. 0. 0. 0.]
+# ```
+#
+# No: the seven outvote it. The common margin $w$ becomes negative and turns the good head around.
+# The word is found by exclusion, as the one of which attention sees least: the probability is high,
+# and the attention of all heads is 0.
+#
+# </details>

@@ -119,7 +119,7 @@ print(found)
 # their Lie brackets $[F,G]$, $[F,[G,H]]$, …: if these span $r$ of $D$ directions, there are at
 # most $D-r$ laws, polynomial or not.
 
-# %%
+# %% alt="Singular values with a gap of many orders between those of laws and the rest; ranks of brackets by depth"
 spectrum, most = found.spectrum, found.parameters - found.independent
 number = np.arange(1, len(spectrum.values) + 1)
 kept, zero = number <= spectrum.rank, number > spectrum.rank
@@ -224,7 +224,7 @@ for rate in rates:
 for name, values in broken.items():
     print(f"{name:34}", "  ".join(f"{value:.1e}" for value in values))
 
-# %%
+# %% alt="Drift of the laws over the solver's tolerance along the flow, and over the learning rate along descent"
 names = [name for name in found.laws if max(broken[name]) > 1e-12]
 panels = [
     fa.Panel(
@@ -373,7 +373,7 @@ print(fa.discover(plane.flow, plane.params))
 # combination of these functions is conserved. But its flow *separates*: $\log|\mu'/\nu'|$ is a
 # function of $\mu$ plus one of $\nu$, and then quadrature gives a law $A(\mu)+B(\nu)$:
 
-# %%
+# %% alt="The margins and the law A + B along a flow of hard attention: the law stays constant"
 hard = fa.systems.Focus(loss="hard", reduced=True).problem(jr.key(0))
 print(fa.discover(hard.flow, hard.params))
 box = [jax.tree.map(lambda x, to=to: x + to, hard.params) for to in (0.1, 2.0)]
@@ -391,11 +391,91 @@ plotting.draw(fa.Panel("hard attention", "flow time t", "", curves)).figure
 # %% [markdown]
 # ## Exercises
 #
-# 1. Rotate queries and keys by position (RoPE). Of the matrix law of `Wq` and `Wk` something
-#    is left. Guess what, then look.
-# 2. Tie the values to the keys, `v = x @ p["Wk"]`. How many laws are lost, and which one has
-#    three arrays?
-# 3. Give the keys a quarter of the rate: `fa.any_loss(block, sequence, rates=rates)` with
-#    `rates = dict.fromkeys(shapes, 1.0) | {"Wk": 0.25}`. How do the laws change?
-# 4. Check the block's laws at a width of 50, with `found.check(family, larger)`. What does the
-#    certificate say about that size?
+# **1.** Rotate queries and keys by position (RoPE). Of the matrix law of `Wq` and `Wk` something is
+# left. Guess what, then look.
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# def turn(x):
+#     angle = jnp.arange(x.shape[0])[:, None]
+#     pairs = x.reshape(x.shape[0], -1, 2)
+#     even, odd = pairs[..., 0], pairs[..., 1]
+#     turned = [
+#         jnp.cos(angle) * even - jnp.sin(angle) * odd,
+#         jnp.sin(angle) * even + jnp.cos(angle) * odd,
+#     ]
+#     return jnp.stack(turned, axis=-1).reshape(x.shape)
+#
+#
+# def rotated(p, x):
+#     q, k, v = turn(x @ p["Wq"]), turn(x @ p["Wk"]), x @ p["Wv"]
+#     return jax.nn.softmax(q @ k.T / np.sqrt(rank), axis=-1) @ v @ p["Wo"]
+#
+#
+# plain = {name: value for name, value in params.items() if name[0] == "W"}
+# print(fa.discover(fa.any_loss(rotated, sequence), plain))
+# ```
+#
+# ```text
+# 4 independent laws for every loss, at most 4: complete (brackets to depth 2)
+#   Wo@Wo.T - Wv.T@Wv          3  matrix 2×2  Wo -> exp(S) Wo, Wv -> Wv exp(-S)
+#   norm(Wk)**2 - norm(Wq)**2  1  number      Wk -> exp(s) Wk, Wq -> exp(-s) Wq
+# ```
+#
+# One number. Rotations of a pair commute only with rotations and with multiples of the identity, so
+# of the changes $S$ that scores cannot see one is left: what all of $W_k$ gains, all of $W_q$ loses.
+# With more pairs there is such a number for each.
+#
+# </details>
+#
+# **2.** Tie the values to the keys, `v = x @ p["Wk"]`. How many laws are lost, and which one has three
+# arrays?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# def tied(p, x):
+#     q, k = x @ p["Wq"] + p["bq"], x @ p["Wk"] + p["bk"]
+#     return jax.nn.softmax(q @ k.T / np.sqrt(rank), axis=-1) @ x @ p["Wk"] @ p["Wo"]
+#
+#
+# fewer = {name: value for name, value in params.items() if name != "Wv"}
+# print(fa.discover(fa.any_loss(tied, sequence), fewer))
+# ```
+#
+# ```text
+# 5 independent laws for every loss, at most 5: complete (brackets to depth 2)
+#   bk                                           2  linear
+#       bk -> bk + c; kept by gradient descent too
+#   Wk.T@Wk - Wo@Wo.T - Wq.T@Wq - outer(bq, bq)  3  matrix 2×2
+#       Wk -> Wk exp(S), Wo -> exp(-S) Wo, Wq -> Wq exp(-S), bq -> exp(-S) bq
+# ```
+#
+# Three. $W_k$ now has two partners, $W_q$ and $W_o$, and only the change that suits both is
+# invisible: the two matrix laws become one, of three matrices.
+#
+# </details>
+#
+# **3.** Give the keys a quarter of the rate. How do the laws change?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# rates = dict.fromkeys(shapes, 1.0) | {"Wk": 0.25}
+# print(fa.discover(fa.any_loss(block, sequence, rates=rates), params))
+# ```
+#
+# ```text
+# 8 independent laws for every loss, at most 8: complete (brackets to depth 2)
+#   bk                                   2  linear
+#   Wo@Wo.T - Wv.T@Wv                    3  matrix 2×2
+#   4*Wk.T@Wk - Wq.T@Wq - outer(bq, bq)  3  matrix 2×2
+# ```
+#
+# Each array enters with the inverse of its rate, so $4\,W_k^\top W_k$. What is linear does not change.
+#
+# </details>

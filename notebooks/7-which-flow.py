@@ -196,7 +196,7 @@ for name, table in tables.items():
     print(f"{name}\n{table}\n")
 
 
-# %%
+# %% alt="Gaps of four flows over the learning rate: lines of slopes 1, 2, 2 and 3"
 def gaps_of(tables):
     curves = []
     for number, (name, table) in enumerate(tables.items()):
@@ -237,7 +237,7 @@ for beta in (0.3, 0.9):
         one = heavy[beta, flow] = run(heavy_ball(rate, beta), flow)
         print(f"    {flow:8}  {one.gap.observables['loss'].absolute[-1]:.1e}")
 
-# %%
+# %% alt="Loss with momentum 0.9 over time: gradient flow misses the swing of the descent, the flow of order 2 follows it"
 panels = []
 for flow, name in [("gradient", "gradient flow"), ("descent", "flow of order 2")]:
     panel = observable_panel("loss", heavy[0.9, flow].flow, heavy[0.9, flow].descent)
@@ -273,35 +273,11 @@ for flow in ("gradient", "descent"):
     print(f"{flow}: gap {one.gap.max_relative:.1e}; {one.gap.claim}\n")
 
 # %% [markdown]
-# The flow of Adam's own steps holds both moments and the count of their bias corrections. Its
-# order is 2 once the second moment has forgotten its start, and 1 before: an initial layer.
-# `steps_before` begins with exact steps of the descent (`flow_after` does in `fa.run`,
-# `flow.start(params, steps=…)` in `solve`), at smaller rates as many more as lead to the
-# same time. After 140 steps less than a millionth of the start is left.
-
-# %%
-adams = {
-    f"Adam, from step {before}": fa.orders(
-        lambda eta: fa.DescentFlow(loss, adam(eta), order=2),
-        start,
-        learning_rates=rates[:4] / 40,
-        t1=0.5,
-        rtol=finest,
-        steps_before=before,
-    )
-    for before in (0, 140)
-}
-for name, table in adams.items():
-    print(f"{name}\n{table}\n")
-plotting.draw(gaps_of(adams)).figure
-
-# %% [markdown]
-# From step 0 on the slope is 1, from step 140 on it is 2, as claimed: 2 is claimed only
-# once the memory is less than a millionth of itself. But even with
-# its layer the flow is near: above, from the very start, 0.0004 of the largest loss where
-# gradient flow is off by half of it. With optax's default `b2 = 0.999` the memory lasts for
-# thousands of steps. The `eps` of 0.1 keeps Adam's step smooth where a gradient passes
-# through 0; with the default of 1e-8 these rates are too large for a clean power.
+# The flow of Adam's own steps holds both moments and the count of their bias corrections. From
+# the very start it is off by 0.0004 of the largest loss, where gradient flow is off by half of it.
+# Its order is 2 once the second moment has forgotten its start, and 1 before: an initial layer
+# (exercise 2). The `eps` of 0.1 keeps Adam's step smooth where a gradient passes through 0; with
+# the default of 1e-8 these rates are too large for a clean power.
 #
 # ## What is conserved
 #
@@ -358,7 +334,7 @@ for law in laws[1:]:
         row(name, apart(law, name))
 
 
-# %%
+# %% alt="Drift of the query-key law, and its distance between flow and descent, over the learning rate"
 def curves(values_of, style):
     return [
         fa.Curve(name, shown, values_of(laws[1], name), style, number)
@@ -396,26 +372,6 @@ plotting.draw(panels, columns=2).figure
 # solve), and for that very reason it cannot be nearer than $\eta^1$. The modified loss shows why no other can:
 # $\|\nabla L\|^2$ changes under $Q \to QM,\ K \to KM^{-\top}$, which $L$ does not notice.
 #
-# ## A schedule
-#
-# The rate of a schedule is part of the steps, so the flow follows it too. `flow.descent` has
-# the arguments of the descent that a flow follows; here also its clock, in which every step
-# takes the same time, that of the largest rate.
-
-# %%
-cosine = fa.SGD(optax.cosine_decay_schedule(0.2, 60))
-see = {"loss": loss}
-for name, flow in [
-    ("gradient flow", fa.GradientFlow(loss)),
-    ("flow of order 2", fa.DescentFlow(loss, cosine, order=2)),
-]:
-    how = {"optimizer": cosine} | (flow.descent or {})
-    descent = fa.descend(loss, start, **how, steps=50, every=1, observe=see)
-    traj = fa.solve(flow, start, ts=descent.ts, observe=see, error=True)
-    gap = fa.compare(traj, descent)
-    print(f"{name}: gap {gap.max_relative:.1e} ± {gap.numerical_error:.0e}")
-
-# %% [markdown]
 # ## Where it stops
 #
 # An order is a statement about small learning rates. It says nothing past the edge of
@@ -449,8 +405,111 @@ for name, rule in attempts.items():
 #
 # ## Exercises
 #
-# 1. Predict the drift of the query-key law: integrate $\eta\,(g_Q^\top g_Q - g_K^\top g_K)$
-#    along the gradient flow and compare with the descents.
-# 2. Measure the orders 1 to 4 of momentum 0.5 with `fa.orders`. Is an initial layer seen?
-# 3. Repeat the orders of Adam with `eps=1e-8`, and with rates ten times smaller. Is the
-#    slope 2 reached?
+# **1.** Predict the drift of the query-key law: integrate $\eta\,(g_Q^\top g_Q - g_K^\top g_K)$ along the
+# gradient flow, and compare with the descents.
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# def forcing(params):
+#     g = jax.grad(loss)(params)
+#     return g["query"].T @ g["query"] - g["keys"].T @ g["keys"]
+#
+#
+# ts = jnp.linspace(0.0, t1, 241)
+# seen = fa.solve(
+#     fa.GradientFlow(loss), start, ts=ts, rtol=1e-7, observe={"forcing": forcing}
+# )
+# integral = jnp.trapezoid(seen.observed["forcing"], ts, axis=0)
+# begin = jnp.sum(balance_of_scores(start), axis=0)
+# for rate, one in zip(shown, runs["order 1"], strict=True):
+#     moved = jnp.sum(balance_of_scores(one.descent.params), axis=0) - begin
+#     miss = jnp.linalg.norm(moved - rate * integral) / jnp.linalg.norm(moved)
+#     print(f"learning rate {rate:g}: the prediction is off by {100 * float(miss):.1f} %")
+# ```
+#
+# ```text
+# learning rate 0.1: the prediction is off by 10.5 %
+# learning rate 0.05: the prediction is off by 5.4 %
+# learning rate 0.025: the prediction is off by 2.7 %
+# ```
+#
+# It is right to first order: the prediction is off in proportion to the learning rate.
+#
+# </details>
+#
+# **2.** Measure the order of the flow of Adam's steps with `fa.orders`, from step 0 and from step 140
+# (`steps_before=140`).
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# for before in (0, 140):
+#     table = fa.orders(
+#         lambda eta: fa.DescentFlow(loss, adam(eta), order=2),
+#         start,
+#         learning_rates=rates / 40,
+#         t1=0.5,
+#         rtol=finest,
+#         steps_before=before,
+#     )
+#     print(f"Adam, from step {before}\n{table}\n")
+# ```
+#
+# ```text
+# Adam, from step 0
+# learning rate  gap      numerical error  local order
+# 0.0025         1.7e-04  7.9e-10          –
+# 0.00125        8.8e-05  5.0e-10          0.95
+# 0.000625       4.5e-05  3.6e-10          0.96
+# 0.0003125      2.3e-05  8.4e-10          0.98
+# slope 0.96 ± 0.004; order 1 claimed
+#
+# Adam, from step 140
+# learning rate  gap      numerical error  local order
+# 0.0025         2.4e-05  5.8e-10          –
+# 0.00125        5.9e-06  6.2e-10          2.04
+# 0.000625       1.4e-06  7.1e-10          2.05
+# 0.0003125      3.4e-07  8.2e-10          2.08
+# slope 2.05 ± 0.006; order 2 claimed
+# ```
+#
+# From step 0 on the slope is 1, from step 140 on it is 2, as claimed: 2 is claimed only once less
+# than a millionth of the memory's start is left. `steps_before` begins with exact steps of the
+# descent (`flow_after` does in `fa.run`, `flow.start(params, steps=…)` in `solve`), at smaller
+# rates as many more as lead to the same time. With optax's default `b2 = 0.999` the memory lasts
+# for thousands of steps.
+#
+# </details>
+#
+# **3.** Let the learning rate follow a cosine schedule. Does the flow of order 2 follow it, too?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# The rate of a schedule is part of the steps, so it does. `flow.descent` has the arguments of the
+# descent that a flow follows; here also its clock, in which every step takes the same time, that of
+# the largest rate.
+#
+# ```python
+# cosine = fa.SGD(optax.cosine_decay_schedule(0.2, 60))
+# see = {"loss": loss}
+# for name, flow in [
+#     ("gradient flow", fa.GradientFlow(loss)),
+#     ("flow of order 2", fa.DescentFlow(loss, cosine, order=2)),
+# ]:
+#     how = {"optimizer": cosine} | (flow.descent or {})
+#     descent = fa.descend(loss, start, **how, steps=50, every=1, observe=see)
+#     traj = fa.solve(flow, start, ts=descent.ts, observe=see, error=True)
+#     gap = fa.compare(traj, descent)
+#     print(f"{name}: gap {gap.max_relative:.1e} ± {gap.numerical_error:.0e}")
+# ```
+#
+# ```text
+# gradient flow: gap 3.0e-02 ± 1e-07
+# flow of order 2: gap 2.2e-03 ± 5e-08
+# ```
+#
+# </details>

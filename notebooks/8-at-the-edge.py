@@ -103,10 +103,10 @@ problem = fa.Problem(drawn(start_key, 0.5), loss)
 # (A learning rate in an array instead of a number: then all rates share one program.)
 
 
-# %%
+# %% alt="Sharpness over time: gradient flow rises past the edge, the descent stays near it"
 def run(flow, eta=eta, **settings):
-    settings = {"steps": steps, "rtol": 1e-6, "max_steps": 20_000} | settings
-    settings |= {"solver": "tsit5"}
+    settings = {"steps": steps, "outputs": 60, "rtol": 1e-6} | settings
+    settings |= {"solver": "tsit5", "max_steps": 20_000}
     return fa.run(problem, optimizer=fa.SGD(jnp.asarray(eta)), flow=flow, **settings)
 
 
@@ -129,7 +129,7 @@ plotting.draw(plain.panels()["sharpness"]).figure
 # iterates $\theta_0, \theta_2, \theta_4, \dots$ themselves, with any optimiser and any number
 # of unstable directions.
 
-# %%
+# %% alt="Sharpness, secant sharpness, variance and loss along the descent and the flow of every second step"
 even = run("even")
 print(even)
 plotting.draw(even.panels()["edge"], columns=2).figure
@@ -170,12 +170,12 @@ for name, one in (("flow", even.flow), ("descent", even.descent)):
 
 # %%
 rod = run("rod")
-central = run("central", directions=1, rtol=1e-3, outputs=60)
+central = run("central", directions=1, rtol=1e-3)
 print(rod, "\n")
 print(central)
 
 
-# %%
+# %% alt="Sharpness, variance and mean loss over time for the descent and three flows at the edge"
 def curves(name, first=0):
     runs = {"every second step": even, "rod": rod, "central": central}
     found = [
@@ -302,9 +302,72 @@ for order, one in wild.items():
 #
 # ## Exercises
 #
-# 1. Begin the flow of every second step after the oscillation has set in
-#    (`flow_after=1200`). How much nearer is it?
-# 2. Find the learning rate at which a second direction comes to the edge
-#    (`sharpness=2`), and compare `directions=1` and `directions=2`.
-# 3. Run Adam at its edge: `fa.run(problem, optimizer=fa.Adam(3e-3, b2=0.99), flow="even",
-#    order=2, flow_after=600, steps=800)`.
+# **1.** Which flow finds the mean loss of the plateau, and which its sharpness? Compare their gaps at the
+# end.
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# for name, one in {"every second step": even, "rod": rod, "central": central}.items():
+#     loss_gap, sharp = (one.gap.observables[x] for x in ("mean_loss", "sharpness"))
+#     print(
+#         f"{name}: mean loss {loss_gap.absolute[-1]:.1e}, sharpness {sharp.absolute[-1]:.1e}"
+#     )
+# ```
+#
+# ```text
+# every second step: mean loss 1.6e-06, sharpness 2.6e-03
+# rod: mean loss 2.7e-05, sharpness 1.4e-03
+# central: mean loss 2.3e-04, sharpness 3.2e-01
+# ```
+#
+# All three find the loss to a part in three hundred or better. Rod and the flow of every second step
+# find the sharpness, too; central holds it at the edge, which is 0.32 lower.
+#
+# </details>
+#
+# **2.** Follow Adam by the flow of every second step: `fa.Adam(3e-3, b2=0.99)`, `order=2`,
+# `flow_after=600`, `steps=800`. How nearly does it, and does Adam oscillate?
+#
+# <details>
+# <summary>Answer</summary>
+#
+# ```python
+# adam = fa.run(
+#     problem,
+#     optimizer=fa.Adam(3e-3, b2=0.99),
+#     flow="even",
+#     order=2,
+#     flow_after=600,
+#     steps=800,
+# )
+# print(adam)
+# ```
+#
+# ```text
+# problem · float64
+# flow     6520 gradients to t = 2.4 (tsit5, 257 steps, 14 rejected)
+#          of every second step of the optimizer, to order 2, from step 600 on
+# descent  800 gradients to t = 2.4 (adam, 800 steps)
+# gap      5.5e-04 of the largest value at most, numerical error 1.3e-07
+#          no order is claimed: at the edge of stability no learning rate is small
+# edge     sharpness at the start 1.88
+#          largest sharpness of the flow 11.84
+#          largest sharpness of the descent 11.84
+#
+# observable        flow            descent  gap      relative  at the end  numerical error
+# ─────────────────────────────────────────────────────────────────────────────────────────
+# centre            -2.123 … 2.619  –        –        –         –           8.4e-09
+# loss              0.04057         0.04058  1.6e-05  2.5e-04   1.5e-05     8.4e-11
+# mean_loss         0.04051         –        –        –         –           8.4e-11
+# ripple            0.0001675       –        –        –         –           1.3e-08
+# secant_sharpness  0.04287         –        –        –         –           9.0e-06
+# sharpness         11.84           11.84    6.5e-03  5.5e-04   5.6e-04     1.5e-06
+# variance          1.413e-10       –        –        –         –           3.0e-14
+# ```
+#
+# To less than a part in a thousand. The variance says that Adam hardly oscillates in these steps,
+# with a sharpness of almost 12: its edge is that of its own, scaled steps.
+#
+# </details>

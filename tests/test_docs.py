@@ -143,6 +143,20 @@ def test_the_site_builds_strictly(site):
 
 
 @pytest.mark.slow
+def test_notebooks_are_pages_with_their_outputs(site):
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        folder = site / "notebooks" / notebook.stem
+        page = (folder / "index.html").read_text()
+        pictures = re.findall(r'<img alt="[^"]{16,}"[^>]* src="([^"]*)"', page)
+        assert len(pictures) >= 3
+        for picture in pictures:
+            assert (folder / picture).resolve().exists(), picture
+        assert page.count('class="output no-copy highlight"') >= 3
+        assert page.count("<summary>Answer</summary>") >= 2
+        assert "```" not in page and "![" not in page
+
+
+@pytest.mark.slow
 def test_no_public_name_is_missing_from_the_inventory(site):
     packed = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     entries = zlib.decompress(packed).decode().splitlines()

@@ -125,9 +125,9 @@ plot {store} extra
 figure
 figure keyword-phas
 figure all extra
-figure keyword-phase --paper maybe
-figure --paper
 figure keyword-phase --size 3
+figure --size paper
+figure keyword-phase --size
 sweep focus --vary
 sweep focus --vary start_mu=1,2 --seeds x --out s
 sweep focus --vary start_mu=1,2 --workers two --out s

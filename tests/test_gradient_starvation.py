@@ -339,6 +339,7 @@ def test_the_lazy_flow_ends_where_theory_says_and_the_model_does_not():
             "penalty must be positive with decoupled",
         ),
         ({"dimension": 1}, "dimension must be at least 2, got 1"),
+        ({"dimension": 10**8}, "law of unseen parameters, dimension² at 100 times"),
         ({"init": -1.0}, "init must be 0 or more, got -1.0"),
     ],
 )

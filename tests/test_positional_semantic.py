@@ -441,6 +441,8 @@ def test_sweeps_trace_what_is_drawn():
 
 BAD = [
     ({"alpha": 0.001}, "0.001 × 200 rounds to 0"),
+    ({"alpha": 1e8}, "the pairs, 2 alpha × dimension², would hold 8e+12 numbers"),
+    ({"dimension": 10**8}, "the pairs, 2 alpha × dimension², would hold 3e+16"),
     ({"alpha": -1.0}, "alpha must be positive, got -1.0"),
     ({"sigma": 0.0}, "sigma must be positive, got 0.0"),
     ({"omega": 1.2}, "omega must be from 0 to 1, got 1.2"),

@@ -12,6 +12,8 @@ from scipy.optimize import fsolve
 
 import flowattn as fa
 from flowattn.cli.main import main
+from flowattn.runs.table import table
+from flowattn.runs.verdicts import verdicts
 from flowattn.systems.gradient_starvation import theory
 from flowattn.systems.gradient_starvation.attention import keywords
 
@@ -325,6 +327,15 @@ def test_the_lazy_flow_ends_where_theory_says_and_the_model_does_not():
     # It attends to the weak keyword, and learns it far better.
     assert abs(float(jnp.mean(made.held_out(full))) - 5.2052) < 1e-3
     assert float(jnp.mean(made.attention(full)[:, :2])) > 0.8
+
+
+def test_a_start_without_residuals_has_an_undefined_defect():
+    """All σ(−u) are 0 or 1, from which u cannot be told."""
+    summary = fa.run(Starvation(init=1e4), t1=1.0, outputs=2, descent=False).summary
+    assert summary["reductions"][-1]["defect"] is None
+    assert "residuals (exact, defect –)" in table(summary)
+    texts = [one.text for one in verdicts(summary)]
+    assert "The exact reduction residuals has an undefined defect." in texts
 
 
 @pytest.mark.parametrize(

@@ -218,16 +218,12 @@ run focus --start-nu nan
 run focus --start-nu 1e400
 run gradient-starvation --strength 1e200
 run gradient-starvation --strength 1e-200
-run gradient-starvation --weak 1e200
 run gradient-starvation --penalty 1e200
 run gradient-starvation --init 1e200
-run token-selection --signal 1e200
 run token-selection --rho 1e200
 run positional-semantic --sigma 1e200
 run positional-semantic --penalty 1e200
 run linear-icl --init 1e200
-run copying --start 1e200
-run topic-words --embedding-scale 1e200
 run keyword --beta0 1e200
 run keyword --beta0 1e-200
 run linear-icl --heads 100000000

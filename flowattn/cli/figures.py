@@ -39,7 +39,7 @@ class Figure:
     out: PathText = "figures"
     """Folder for the pictures; earlier ones are replaced, other files stay."""
     size: Size = "quick"
-    """Sizes that take minutes, or the paper's, where these take longer."""
+    """Quick sizes, or the paper's where these take longer."""
     data: str | None = None
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 

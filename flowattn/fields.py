@@ -19,6 +19,9 @@ from .errors import InputError, quoted, unknown
 # Array sizes are at most this: if the product of two sizes overflows, XLA ends the
 # process.
 _MOST = 10**8
+# Real numbers, unless 0, are at most that in size and at least this: the squares and
+# products of them are then finite, and not 0, in single precision.
+_LEAST = 1e-18
 
 _WORDS = {
     SupportsFloat: "a number",
@@ -144,18 +147,43 @@ def _is_one_number(value: Any) -> bool:
 
 def require_fields(instance: Any) -> None:
     """Raise `InputError` for the first field that does not match its annotation, and
-    for numbers that are not finite or larger than any size.
+    for numbers that are not finite, larger than any size or all but 0.
     """
     for name, kind in kinds(type(instance)).items():
         value = getattr(instance, name)
         require_kind(name, value, kind)
         if isinstance(value, int | np.integer) and abs(value) > _MOST:
             raise InputError(f"{name} must be at most {_MOST}, got {quoted(value)}")
-        if isinstance(value, Tracer):
-            continue
-        real = isinstance(value, float | np.floating) or _is_one_number(value)
-        if real and not math.isfinite(value):
-            raise InputError(f"{name} must be finite, got {value}")
+        for item in value if isinstance(value, tuple) else (value,):
+            _require_size(name, item)
+
+
+def _require_size(name: str, value: Any) -> None:
+    """Raise `InputError` for a real number that is known and of no usable size."""
+    real = isinstance(value, float | np.floating) or _is_one_number(value)
+    if isinstance(value, Tracer) or not real:
+        return
+    if not math.isfinite(value):
+        raise InputError(f"{name} must be finite, got {value}")
+    if abs(value) > _MOST:
+        raise InputError(f"{name} must be at most {_MOST:g} in size, got {value}")
+    if 0 < abs(value) < _LEAST:
+        raise InputError(
+            f"{name} must be at least {_LEAST:g} in size unless it is 0, got {value}"
+        )
+
+
+def require_room(what: str, *sizes: int | float) -> None:
+    """Raise `InputError` for an array of too many numbers.
+
+    >>> require_room("the start, heads × dimension", 10**5, 10**4)
+    Traceback (most recent call last):
+    flowattn.errors.InputError: the start, heads × dimension, would hold 1e+09 \
+numbers: at most 1e+08
+    """
+    numbers = math.prod(map(float, sizes))
+    if numbers > _MOST:
+        raise InputError(f"{what}, would hold {numbers:.3g} numbers: at most {_MOST:g}")
 
 
 def require_acting(

@@ -125,9 +125,9 @@ plot {store} extra
 figure
 figure keyword-phas
 figure all extra
-figure keyword-phase --paper maybe
-figure --paper
 figure keyword-phase --size 3
+figure --size paper
+figure keyword-phase --size
 sweep focus --vary
 sweep focus --vary start_mu=1,2 --seeds x --out s
 sweep focus --vary start_mu=1,2 --workers two --out s
@@ -216,6 +216,19 @@ run focus --loss hybrid --switch-time 30 --t1 20
 run focus --start-mu inf
 run focus --start-nu nan
 run focus --start-nu 1e400
+run gradient-starvation --strength 1e200
+run gradient-starvation --strength 1e-200
+run gradient-starvation --penalty 1e200
+run gradient-starvation --init 1e200
+run token-selection --rho 1e200
+run positional-semantic --sigma 1e200
+run positional-semantic --penalty 1e200
+run linear-icl --init 1e200
+run keyword --beta0 1e200
+run keyword --beta0 1e-200
+run linear-icl --heads 100000000
+run linear-icl --dimension 100000
+run positional-semantic --alpha 1e9
 run focus --batch 0
 run focus --batch -1
 run focus --batch 3 --reduced

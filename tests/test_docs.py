@@ -38,7 +38,7 @@ _BLOCK = re.compile(
 _WIDTH = 88
 _NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?")
 # Words of a command that stand for something.
-_OPEN = {"SYSTEM", "NAME", "…", "ADDRESS", "[--paper]", "[--out", "[--port", "NAME|all"}
+_OPEN = {"SYSTEM", "NAME", "…", "ADDRESS", "[--out", "[--port", "NAME|all"}
 # Systems of the reader's own, by which pages show how one is run.
 _OPEN |= {"mymodule:MySystem", "score"}
 

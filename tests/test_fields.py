@@ -1,5 +1,7 @@
 """Fields of systems: of what type they are, and that they act where they are given."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -19,6 +21,7 @@ from flowattn.systems import (
     Focus,
     FocusImages,
     Keyword,
+    LinearICL,
     TopicWords,
     load,
 )
@@ -56,6 +59,11 @@ def _no_types(monkeypatch):
         (Focus, dict(start_nu=jnp.ones((2, 2))), "got an array of shape (2, 2)"),
         (Focus, dict(start_nu=np.float32("nan")), "must be finite, got nan"),
         (Focus, dict(start_nu=jnp.array(jnp.inf)), "must be finite, got inf"),
+        (Focus, dict(start_nu=1e200), "must be at most 1e+08 in size, got 1e+200"),
+        (Focus, dict(start_nu=-1e9), "must be at most 1e+08 in size, got -1000000000"),
+        (Focus, dict(start_mu=1e-200), "must be at least 1e-18 in size unless it is"),
+        (LinearICL, dict(scales=(1.0, 1e200)), "must be at most 1e+08 in size, got"),
+        (LinearICL, dict(spectrum=(math.inf, 1.0)), "must be finite, got inf"),
         (Keyword, dict(beta0=[3]), "must be a number, got [3]"),
         (Keyword, dict(logits=True), "True is unknown; choose from: 1, 2"),
         (Copying, dict(length=2.5), "must be a whole number or none, got 2.5"),

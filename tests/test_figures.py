@@ -154,7 +154,7 @@ def test_every_figure_of_real_sentences_with_the_authors_protocol(
     monkeypatch.setattr(corpora, "_PATIENCE", 5)
     monkeypatch.setattr(corpora, "_MOST_EPOCHS", {"fixed": 40, "linear": 40})
     monkeypatch.setattr(corpora, "_VALIDATE_FROM", {"fixed": 0, "linear": 20})
-    runs = Runs(paper=True, data=str(tmp_path))
+    runs = Runs("paper", data=str(tmp_path))
     assert len(corpora.PICTURES) > 4
     for picture in corpora.PICTURES.values():
         drawing = draw(picture(runs))

@@ -373,8 +373,12 @@ def test_descent_on_moments_is_descent_on_sequences(count):
         ({"start": "aligned", "scales": (1.0, 2.0)}, "scales must be 4 positive"),
         (
             {"start": "aligned", "scales": (1.0, 2.0, 3.0, math.nan)},
-            "scales must be 4 positive",
+            "scales must be finite, got nan",
         ),
+        ({"heads": 10**8}, "heads × rank² at 100 times, would hold 1e.10 numbers"),
+        ({"heads": 5000, "attention": "merged"}, "heads² at 100 times, would hold"),
+        ({"dimension": 100_000}, "dimension must be at most 200, got 100000"),
+        ({"dimension": 150, "sequences": 9}, "moments of sequences, dimension⁴, would"),
         ({"whiten": True}, "needs sequences"),
         ({"whiten": True, "sequences": 4}, "more sequences than the dimension 4"),
     ],

@@ -14,7 +14,7 @@ from ..disk.paths import path_of, require_folder
 from ..disk.provenance import provenance
 from ..disk.store import staged, write_json
 from ..errors import InputError
-from ..figures.base import Runs, missing
+from ..figures.base import Runs, Size, missing
 from ..figures.registry import FIGURES
 from ..figures.registry import Figure as FigureOf
 from ..numerics.programs import clear_caches_if_many
@@ -38,8 +38,8 @@ class Figure:
     """Which figure; all: every one whose data are available."""
     out: PathText = "figures"
     """Folder for the pictures; earlier ones are replaced, other files stay."""
-    paper: bool = False
-    """Use the paper's sizes in place of smaller, quick ones."""
+    size: Size = "quick"
+    """Quick sizes, or the paper's where these take longer."""
     data: str | None = None
     """Folder of the named corpora; None: the environment's FLOWATTN_DATA."""
 
@@ -48,7 +48,7 @@ class Figure:
         if data is not None:
             data = str(require_folder("--data", data))
         set_up()
-        runs = Runs(self.paper, data, process.say)
+        runs = Runs(self.size, data, process.say)
         for figure in FIGURES.values() if self.name == "all" else [FIGURES[self.name]]:
             absent = missing(figure, data)
             if absent is not None:
@@ -63,7 +63,7 @@ class Figure:
                 drawing = draw(shown)
                 for picture in pictures:
                     drawing.save(stage / picture)
-                content = _as_data(figure, shown, self.paper)
+                content = _as_data(figure, shown, self.size)
                 write_json(stage / texts[0], content)
                 with (stage / texts[1]).open("w", newline="") as file:
                     csv.writer(file).writerows(_rows(content["curves"]))
@@ -72,7 +72,7 @@ class Figure:
         return 0
 
 
-def _as_data(figure: FigureOf, shown: Picture, paper: bool) -> dict[str, Any]:
+def _as_data(figure: FigureOf, shown: Picture, size: Size) -> dict[str, Any]:
     """The numbers of a figure, and their origin."""
     curves = {
         name: {"x": _defined(x), "y": _defined(y)}
@@ -81,7 +81,7 @@ def _as_data(figure: FigureOf, shown: Picture, paper: bool) -> dict[str, Any]:
     about = {"name": figure.name, "title": figure.title, "source": figure.source}
     about["caption"] = shown.caption
     precision = "float64" if jax.config.read("jax_enable_x64") else "float32"
-    origin = {"paper_size": paper, "provenance": provenance(precision)}
+    origin = {"size": size, "provenance": provenance(precision)}
     return {**about, **origin, "curves": curves}
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -37,6 +37,7 @@ from .registry import Figure
 
 # The time axis of all figures.
 TIME = Axis(TIME_LABEL, TIME_UNITS)
+Size = Literal["quick", "paper"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +73,22 @@ class Seeds(NamedTuple):
 class Runs:
     """Runs from which figures are drawn, each executed once.
 
-    `paper` selects the paper's sizes in place of the quick, smaller ones; `data` is the
-    folder of named corpora; `tell` is called with a line before each run.
+    `size` is the paper's, or a quick, smaller one; `data` is the folder of named
+    corpora; `tell` is called with a line before each run.
     """
 
-    paper: bool = False
+    size: Size = "quick"
     data: str | None = None
     tell: Callable[[str], None] = lambda line: None
 
     def __post_init__(self):
         self._made: dict[Any, Any] = {}
         self._given_up = threading.Event()
+
+    @property
+    def paper(self) -> bool:
+        """Whether the sizes are the paper's."""
+        return self.size == "paper"
 
     def together(self, *tasks: Callable[[], Any]) -> list[Any]:
         """The values of some functions, run in parallel.

@@ -313,7 +313,7 @@ def _heads(runs: Runs) -> Picture:
 
 
 def _models(runs: Runs) -> Picture:
-    system = CopyingModels(size="paper" if runs.paper else "quick")
+    system = CopyingModels(size=runs.size)
     panels = accuracy_panels(runs.survey(system))
     caption = "An LSTM with one attention head, trained by Adam on fresh sequences."
     return Picture(panels, "copying by a sequence model", caption, columns=2)

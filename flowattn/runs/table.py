@@ -152,7 +152,8 @@ def _theory(summary) -> list[str]:
     """Reductions and closed forms, compared with the full model."""
     lines = []
     for one in summary["reductions"]:
-        line = f"theory   {one['name']} ({one['kind']}, defect {one['defect']:.1e})"
+        line = f"theory   {one['name']} ({one['kind']}, defect "
+        line += f"{_number(one['defect'], '.1e')})"
         if one["max_relative"] is not None:
             line += f": {one['max_relative']:.1e} of the largest value at most from the"
             line += (

@@ -184,8 +184,11 @@ def _theory(summary: dict[str, Any]) -> Iterator[Verdict]:
     met = _KEPT * summary["config"]["rtol"]
     for one in summary["reductions"]:
         apart = one["max_relative"]
-        text = f"The {one['kind']} reduction {one['name']} has a defect of "
-        text += share(one["defect"])
+        defect = one["defect"]
+        known = (
+            "an undefined defect" if defect is None else f"a defect of {share(defect)}"
+        )
+        text = f"The {one['kind']} reduction {one['name']} has {known}"
         mark: Mark = "note"
         if apart is not None:
             error = one["numerical_error"]

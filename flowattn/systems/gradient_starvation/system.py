@@ -21,6 +21,7 @@ from ...errors import (
     require_from_0,
     require_positive,
 )
+from ...fields import require_room
 from ...flows import GradientFlow
 from ...laws import Law
 from ...observables import Observable
@@ -86,6 +87,8 @@ class GradientStarvation(AbstractSystem):
                 )
         if self.dimension < 2:
             raise InputError(f"dimension must be at least 2, got {self.dimension}")
+        law = 100, self.dimension, self.dimension
+        require_room("the law of unseen parameters, dimension² at 100 times", *law)
         require_from_0(init=self.init)
 
     @property

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import laws
 from ...errors import InputError, known_numbers, quoted
+from ...fields import require_room
 from ...flows import GradientFlow
 from ...models import AbstractLinearHeads, MergedHeads, SeparateHeads
 from ...optimizers import SGD
@@ -49,6 +50,8 @@ from .reduced import (
 )
 
 _HALF = 0.5
+# Each component has an event, and programs with more of them take minutes to compile.
+_COMPONENTS = 200
 _MISALIGNED = "misalignment as init^(1 − (λ₂/λ₁)²)"
 _OF_INIT = "time of the drop as init"
 _OF_SEQUENCES = "as 1/√sequences"
@@ -107,6 +110,10 @@ class LinearICL(AbstractSystem):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
+        if self.dimension > _COMPONENTS:
+            raise InputError(
+                f"dimension must be at most {_COMPONENTS}, got {self.dimension}"
+            )
         if self.rank > self.dimension:
             raise InputError(
                 f"rank must be at most the dimension {self.dimension}, got {self.rank}"
@@ -116,6 +123,13 @@ class LinearICL(AbstractSystem):
             raise InputError(
                 f"init must be positive, got {self.init}: a start at 0 never moves"
             )
+        size, text = self.rank**2, "heads × rank²"
+        if self.attention == "merged":
+            size, text = self.heads, "heads²"
+        law = 100, self.heads, size
+        require_room(f"the balance of heads, {text} at 100 times", *law)
+        if self.sequences is not None:
+            require_room("the moments of sequences, dimension⁴", self.dimension**4)
         if self.whiten and self.sequences is not None:
             if self.sequences <= self.dimension:
                 raise InputError(

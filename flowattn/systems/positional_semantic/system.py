@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from ...errors import InputError, known_numbers
+from ...fields import require_room
 from ...flows import GradientFlow
 from ...laws import Law
 from ...models import TiedHead
@@ -147,6 +148,8 @@ class PositionalSemantic(AbstractSystem):
                 f"alpha × dimension is the number of pairs: {self.alpha} × "
                 f"{self.dimension} rounds to 0"
             )
+        pairs = 2, self.alpha * self.dimension, self.dimension
+        require_room("the pairs, 2 alpha × dimension²", *pairs)
         for name, low, high, text in (
             ("omega", 0, 1, "from 0 to 1"),
             ("penalty", 0, math.inf, "0 or more"),

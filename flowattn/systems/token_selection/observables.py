@@ -97,7 +97,8 @@ def observables(
 
 
 def events(loss: SelectionLoss, noisy: bool) -> dict[str, Any]:
-    """What is waited for.
+    """What is waited for, each a change of sign: without flipped labels, even attention
+    usually has all samples right from the start, and then `fits` never occurs.
 
     Args:
         loss: of the training samples.

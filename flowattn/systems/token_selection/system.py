@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ...errors import InputError, known_numbers, require_positive
+from ...fields import require_room
 from ...flows import GradientFlow
 from ...laws import Law
 from ...models import SelectionHead
@@ -107,6 +108,12 @@ class TokenSelection(AbstractSystem):
             raise InputError(
                 f"signal must be at most {_STRONGEST:g}, got {self.signal}"
             )
+        if self.form == "small":
+            stored = 2, self.test, self.tokens, min(self._size, self.dimension)
+            require_room("test samples, 2 test × tokens × (samples × tokens)", *stored)
+        else:
+            stored = self.test + self.samples, self.tokens, self.dimension
+            require_room("samples, (test + samples) × tokens × dimension", *stored)
         if self.form == "small" and self._size > self.dimension:
             raise InputError(
                 f"the small form has samples × tokens = {self._size} numbers a token; "

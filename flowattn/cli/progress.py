@@ -14,8 +14,6 @@ from tqdm import tqdm
 from ..errors import InputError
 from .process import say
 
-# Where there is no terminal, a part that takes longer to begin is said to compile.
-_PATIENCE = 5.0
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
 
 
@@ -86,23 +84,20 @@ def _shown(label: str) -> Iterator[Callable[[Any], None]]:
         last = percent
 
     begun = threading.Event()
-    words = (label, begun, bar if terminal else None)
-    waiting = threading.Thread(target=_compiling, args=words, daemon=True)
-    waiting.start()
+    waiting = threading.Thread(target=_compiling, args=(label, begun, bar), daemon=True)
+    if terminal:
+        waiting.start()
     try:
         yield update
     finally:
         begun.set()
-        waiting.join()
+        if terminal:
+            waiting.join()
         bar.close()
 
 
 def _compiling(label: str, begun: threading.Event, bar: Any) -> None:
     """Until the first step, say that and how long it compiles."""
-    if bar is None:
-        if not begun.wait(_PATIENCE):
-            say(f"{label}: compiling")
-        return
     begin = time.monotonic()
     while not begun.wait(1.0):
         bar.set_description(f"{label}: compiling … {time.monotonic() - begin:.0f} s")

@@ -102,7 +102,7 @@ def test_the_full_model_lands_on_the_reduction(loss):
 def test_each_law_of_a_hybrid_has_its_time():
     """Soft's until the switch, hard's from there on, and neither beyond."""
     problem, full = full_run("hybrid")
-    soft, hard = (problem.laws[f"{name}-focus"] for name in ("soft", "hard"))
+    soft, hard = (problem.laws[f"{name}_focus"] for name in ("soft", "hard"))
     assert soft.until == hard.since == 200.0
     before, after = full.ts <= 200.0, full.ts >= 200.0
     for law, seen in ((soft, before), (hard, after)):

@@ -23,7 +23,7 @@ def memory(optimizer: AbstractOptimizer) -> tuple[float, int] | None:
     return max(map(_number, decays)), 1
 
 
-def faded_after(decay: float) -> float:
+def faded_after(decay: float) -> int | float:
     """The number of steps after which a memory that decays so has faded.
 
     >>> faded_after(0.9), faded_after(0.999)

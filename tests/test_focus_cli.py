@@ -109,7 +109,7 @@ def test_digits(tmp_path, capsys):
     [
         (["--segments", 1], "segments must be at least 2, got 1"),
         (["--classes", 1], "classes must be at least 2, got 1"),
-        (["--fixed-focus", 0], "fixed_focus must be in (0, 1], got 0"),
+        (["--fixed-focus", 0], "fixed_focus must be in (0, 1], got 0.0"),
         (["--fixed-focus", 1.5], "fixed_focus must be in (0, 1], got 1.5"),
     ],
 )

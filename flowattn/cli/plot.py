@@ -54,7 +54,7 @@ class Plot:
     """Array to colour by, or axis whose values are curves; None: the loss, or none."""
     where: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """AXIS=VALUE (the nearest), for axes that are not drawn; default: the first
-    value.
+    value, and the last time.
     """
     out: PathText | None = None
     """The picture, .png, .pdf or .svg; None: named after the store. For all pictures of

@@ -100,7 +100,7 @@ def write_runs(
 
 # The codecs of what `write_runs` writes. Others are not run on files from elsewhere.
 _CODECS = {"bytes", "vlen-utf8", "zstd", "crc32c"}
-# What a store may hold, in bytes: this, or so many times the size of its files.
+# What a store may hold, in bytes: this, or this multiple of the size of its files.
 _FREE, _TIMES = 2**30, 1000
 
 
@@ -183,7 +183,11 @@ def read_netcdf(path: Path) -> "xr.Dataset":
     except Exception as error:  # a damaged file may fail in any way
         with path.open("rb") as file:
             hdf5 = file.read(4) == b"\x89HDF"
-        lacks = "; NetCDF-4 files need h5netcdf, pip install h5netcdf" if hdf5 else ""
+        lacks = (
+            "; NetCDF-4 files need h5netcdf and h5py, pip install h5netcdf h5py"
+            if hdf5
+            else ""
+        )
         reason = f"{path} cannot be read as NetCDF{lacks}: {_reason(error)}"
         raise InputError(reason) from None
 

@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
 
 def source_of_flow(flow: AbstractFlow, begin: float = 0.0) -> Source:
-    """The source of a solve of a flow that begins at a time."""
+    """The source of a solve of a flow, from the state that it has after a time."""
     if (shadow := _shadow(flow, begin)) is not None:
         return shadow
     legs, switches = _legs(flow)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 # A gap counts if it is this many times its numerical error.
-_RESOLVED = 2.0
+RESOLVED = 2.0
 # A gap beyond this share of an observable's largest value counts as a departure.
 DEPARTURE = 0.05
 
@@ -150,7 +150,7 @@ class Gap(eqx.Module):
         error = self.numerical_error
         if error is None or self.exceeded:
             return None if error is None else False
-        return self.max_relative > _RESOLVED * error
+        return self.max_relative > RESOLVED * error
 
     def departure(self, fraction: float) -> float | None:
         """The first common time at which a relative gap exceeds a fraction.
@@ -166,7 +166,7 @@ class Gap(eqx.Module):
         beyond = np.zeros(self.ts.shape, bool)
         for gap in self.observables.values():
             error = gap.relative_error
-            floor = 0.0 if error is None else _RESOLVED * error
+            floor = 0.0 if error is None else RESOLVED * error
             beyond |= (gap.relative > fraction) & (gap.relative > floor)
         return float(self.ts[np.argmax(beyond)]) if beyond.any() else None
 

@@ -196,7 +196,9 @@ def solve(
             trajectory = trajectory.with_refined(finer)
     if in_trace:
         return trajectory
-    return trajectory.of(source_of_flow(flow, float(trajectory.ts[0])))
+    # A flow without a state to begin from has its memory of a start at rest.
+    begin = 0.0 if state is None else float(trajectory.ts[0])
+    return trajectory.of(source_of_flow(flow, begin))
 
 
 def started(flow: AbstractFlow, params: PyTree, state: PyTree) -> PyTree:

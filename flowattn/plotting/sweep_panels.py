@@ -218,12 +218,11 @@ def _pictured(dataset: "Dataset", roles: _Roles, where: dict[str, Any]) -> _Pict
         if dim in drawn or (dim == "seed" and dim not in where):
             continue
         axis = _axis(dataset, dim)
-        if dim not in where and dim not in marker.dims:
-            if dim != "time":
-                raise InputError(
-                    f"{roles.variable} is of each {dim}: choose one by where, "
-                    f"{dim}={_shown(axis)}"
-                )
+        if dim not in (*where, *marker.dims, "time"):
+            raise InputError(
+                f"{roles.variable} is of each {dim}: choose one by where, "
+                f"{dim}={_shown(axis)}"
+            )
         if dim in where:
             at = _place(axis, where[dim])
         else:  # the first, and of times the last

@@ -13,7 +13,7 @@ NOT_BEGUN, SUCCESSFUL, UNDEFINED = "not begun", "successful", "undefined"
 # Ends of a part that can be resumed.
 UNFINISHED = ("interrupted", "max_steps_reached", NOT_BEGUN)
 # Ends that count as success.
-_WELL = (SUCCESSFUL, "out_of_patience")
+WELL = (SUCCESSFUL, "out_of_patience")
 
 
 class Outcomes(dict[str, str]):
@@ -43,7 +43,7 @@ class Outcomes(dict[str, str]):
 
 def status(outcomes: dict[str, str]) -> int:
     """The exit status of parts: 0, or 1 if one did not end as it should have."""
-    return int(any(end not in _WELL for end in outcomes.values()))
+    return int(any(end not in WELL for end in outcomes.values()))
 
 
 def unfinished(outcomes: dict[str, str]) -> bool:

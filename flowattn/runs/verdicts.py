@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..measures.gap import DEPARTURE
+from ..measures.gap import DEPARTURE, RESOLVED
 from ..report import Mark, Verdict, scientific, share
+from .outcomes import WELL
 from .table import KINDS, ending, measured_in
 
 # A law counts as kept by a flow up to this many times the solver's relative tolerance,
-# and as left from this share of its terms on; what lies between is only reported.
+# and as left from this share of its terms on; what lies between is only reported. An
+# exact reduction and a closed form count as met likewise.
 _KEPT, _LEFT = 1e3, 1e-2
-# A reduction or closed form counts as met likewise.
-_WELL = ("successful", "out_of_patience")
 
 
 def verdicts(summary: dict[str, Any]) -> list[Verdict]:
@@ -36,7 +36,7 @@ def verdicts(summary: dict[str, Any]) -> list[Verdict]:
 def _endings(summary: dict[str, Any]) -> Iterator[Verdict]:
     """Parts that did not end as they should have, or were not begun."""
     for part, end in summary["outcomes"].items():
-        if end in _WELL:
+        if end in WELL:
             continue
         run = summary.get(part) if part in ("flow", "descent") else None
         how = end.replace("_", " ") if run is None else ending(run).strip("; ")
@@ -66,16 +66,17 @@ def _gap(summary: dict[str, Any]) -> Iterator[Verdict]:
             f"The gap between the descent and {kind} has no bound in this unit: an "
             "observable is 0 or changes sign.",
         )
-    elif not gap["resolved"]:
+    elif error is not None and most <= RESOLVED * error:
         yield Verdict(
             "note",
-            f"The descent cannot be told from {kind} up to t = {gap['until']:g}: their "
-            f"gap, at most {share(most)} {unit}, is within the numerical error"
-            + (", which is unknown." if error is None else f" of {share(error)}."),
+            f"The descent cannot be distinguished from {kind} up to "
+            f"t = {gap['until']:g}: their gap, at most {share(most)} {unit}, is within "
+            f"twice the numerical error of {share(error)}.",
         )
     elif departure["time"] is None:
+        # Not good where the error is unknown, or the flow warns of itself.
         yield Verdict(
-            "good",
+            "good" if gap["resolved"] else "caution",
             f"The descent follows {kind} up to t = {gap['until']:g}: the gap is "
             f"at most {share(most)} {unit}, {bar}.",
         )
@@ -162,16 +163,15 @@ def _laws(summary: dict[str, Any]) -> Iterator[Verdict]:
                 mark = "bad"
         if left is not None and left <= DEPARTURE:
             parts.append(f"{share(left)} along the descent")
-        if not parts:
-            continue
         what = {"good": "holds: it ", "bad": "does not hold: it "}.get(mark, "")
         regime = f" ({law['regime']})" if law["regime"] else ""
         kind = "" if law["kind"] == "exact" else f"{law['kind']} "
-        yield Verdict(
-            mark,
-            f"The {kind}law {law['name']}{regime} {what}drifts by "
-            f"{' and '.join(parts)}, relative to its largest term.",
-        )
+        if parts:
+            yield Verdict(
+                mark,
+                f"The {kind}law {law['name']}{regime} {what}drifts by "
+                f"{' and '.join(parts)}, relative to its largest term.",
+            )
         if left is not None and left > DEPARTURE:
             yield Verdict(
                 "bad" if law["kind"] == "exact" else "note",
@@ -193,8 +193,8 @@ def _theory(summary: dict[str, Any]) -> Iterator[Verdict]:
         if apart is not None:
             error = one["numerical_error"]
             known = "" if error is None else f" (numerical error {share(error)})"
-            text += f", and its solution is within {share(apart)} of the largest value "
-            text += f"at most from the full flow{known}"
+            text += ", and its solution differs from the full flow by at most "
+            text += f"{share(apart)} of the largest value{known}"
             if one["kind"] == "exact":
                 mark = "good" if apart <= max(met, 10 * (error or 0.0)) else "bad"
         yield Verdict(mark, text + ".")

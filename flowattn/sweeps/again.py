@@ -18,8 +18,8 @@ from .chunks import run_chunk
 from .rows import Variable, variables_of
 from .settings import SETTINGS, Sweep, fewest_steps, settled
 
-# Times between start and end: so many equally spaced, and so many by equal ratios from
-# this share of the end on, since a flow to late times may move early.
+# Numbers of times between start and end, equally spaced and by equal ratios; the latter
+# from this share of the end on, since a flow to late times may move early.
 _OUTPUTS, _EARLY, _FIRST = 200, 200, 1e-6
 _RULES: dict[str, Any] = {"sgd": SGD, "adam": Adam, "rmsprop": RMSProp}
 

@@ -154,11 +154,35 @@ def test_past_the_edge():
     assert edge.mark == "bad" and "2.5 is past" in edge.text
 
 
+def verdict_of(gap):
+    """Of the run above, with other findings on its gap."""
+    summary = quadratic().summary
+    return verdicts({**summary, "gap": {**summary["gap"], **gap}})[0]
+
+
 def test_a_gap_within_the_error():
-    found = verdicts(quadratic(rate=1e-4, t1=0.01, rtol=1e-3).summary)
-    gap = quadratic(rate=1e-4, t1=0.01, rtol=1e-3).summary["gap"]
-    told = "cannot be told" in found[0].text
-    assert told is not gap["resolved"]
+    most = quadratic().summary["gap"]["max_relative"]
+    found = verdict_of({"numerical_error": most, "resolved": False})
+    assert found.mark == "note" and "cannot be distinguished" in found.text
+
+
+@pytest.mark.parametrize(
+    "gap",
+    [
+        {"numerical_error": None, "numerical_error_missing": "no", "resolved": None},
+        {"resolved": False},  # a flow that warns of itself
+    ],
+)
+def test_what_is_not_known_is_not_called_good(gap):
+    found = verdict_of(gap)
+    assert found.mark == "caution" and "follows the gradient flow" in found.text
+
+
+def test_a_law_along_a_descent_alone():
+    law = fa.Law(lambda x: jnp.stack([x[0], x[1]]), "sum", "exact")
+    problem = fa.Problem(jnp.ones(2), lambda x: 0.5 * jnp.sum(x**2), laws=[law])
+    found = verdicts(fa.run(problem, steps=20, flow=False).summary)
+    assert any("The descent leaves the law sum" in v.text for v in found)
 
 
 def test_a_law_that_does_not_hold():

@@ -119,6 +119,20 @@ def test_json_alone_is_printed(tmp_path, capsys):
     assert "focus" in json.loads(capsys.readouterr().out)["systems"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "orders focus --reduced --loss soft --t1 5 --halvings 1",
+        "laws focus --reduced --loss soft --t1 5",
+    ],
+)
+def test_a_page_is_no_part_of_json(line, tmp_path, capsys):
+    out = tmp_path / "a.html"
+    assert main([*line.split(), "--json", "--html", str(out)]) == 0
+    got = capsys.readouterr()
+    assert json.loads(got.out) and str(out) in got.err
+
+
 def test_quiet_and_verbose(capsys):
     assert main([*RUN.split(), "-q"]) == 0
     assert capsys.readouterr().err == ""

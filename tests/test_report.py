@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import jax.numpy as jnp
+import optax
 import pytest
 
 import flowattn as fa
@@ -228,6 +229,31 @@ def test_the_same_run_gives_the_same_page():
         return Page("", "", [], [Section("", [shown])], {}).html()
 
     assert page() == page()
+
+
+def equations(run):
+    page = run.page()
+    return [x.latex for s in page.sections for x in s.parts if isinstance(x, Formula)]
+
+
+def test_equations_are_said_of_what_they_are_of():
+    start, rates = jnp.ones(2), jnp.array([1.0, 2.0])
+    scaled = fa.Problem(start, lambda x: jnp.sum(x**2), rates=rates)
+    flow, step = equations(fa.run(scaled, t1=1.0))
+    assert r"-R\,\nabla L" in flow and r"\eta\,R\,\nabla L" in step
+    plain = fa.Problem(start, lambda x: jnp.sum(x**2))
+    assert equations(fa.run(plain, t1=1.0, flow="descent")) == []
+    assert len(equations(fa.run(plain, optimizer=fa.Adam(0.1), t1=1.0))) == 1
+
+
+def test_calls_hold_what_can_be_written():
+    problem = fa.Problem(jnp.ones(2), lambda x: jnp.sum(x**2))
+    rate = fa.run(problem, optimizer=fa.SGD(jnp.array(0.125)), t1=1.0)
+    assert "fa.SGD(learning_rate=0.125)" in called(rate.plan)
+    rule = fa.Optax(optax.sgd(0.1), 0.1)
+    assert "optimizer=optimizer," in called(
+        fa.run(problem, optimizer=rule, t1=1.0).plan
+    )
 
 
 def test_the_call_repeats_the_run():

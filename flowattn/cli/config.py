@@ -13,6 +13,7 @@ import tyro
 from ..disk.paths import path_of
 from ..errors import InputError, quoted
 from ..systems import AbstractSetting
+from .commands import COMMANDS, command_of
 from .console import PathText
 
 _FLAG, _PRINT = "--config", "--print-config"
@@ -48,11 +49,14 @@ def expanded(arguments: Sequence[str]) -> list[str]:
             given = value if equals else next(words, None)
             if given is None:
                 raise InputError(f"{_FLAG} needs a file")
-    if given is None:
+    if given is None or command[0] not in COMMANDS:
         return list(arguments)
     settings = _read(given)
     system = settings.pop("system", None)
-    flags = [text for name, value in settings.items() for text in _flags(name, value)]
+    kind = command_of(command[0])
+    flags = [
+        text for name, value in settings.items() for text in _flags(kind, name, value)
+    ]
     if system is None:
         # A system stands in front of its flags.
         first, rest = rest[:1], rest[1:]
@@ -78,21 +82,22 @@ def _read(given: str) -> dict[str, Any]:
         raise InputError(f"{_FLAG} {path} is not a file of TOML: {error}") from None
 
 
-def _flags(name: str, value: Any) -> list[str]:
-    """A setting as flags."""
+def _flags(kind: Any, name: str, value: Any) -> list[str]:
+    """A setting of a command as flags."""
     flag = f"--{name.replace('_', '-')}"
     match value:
         case True:
             return [flag]
         case False:
             # Off is the default of flags that have no opposite.
-            return [] if name in _ONE_WAY else [f"--no-{flag[2:]}"]
+            one_way = name in _marked(kind, tyro.conf.FlagCreatePairsOff)
+            return [] if one_way else [f"--no-{flag[2:]}"]
         case str() | int() | float():
             return [f"{flag}={value}"]
         case dict():
             pairs = [f"{key}={_text(item)}" for key, item in value.items()]
             return [f"{flag}={pair}" for pair in pairs]
-        case list() if name in _REPEATED:
+        case list() if name in _marked(kind, tyro.conf.UseAppendAction):
             return [f"{flag}={_text(item)}" for item in value]
         case list():
             return [flag, *map(_text, value)]
@@ -106,9 +111,17 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-# Flags that may be given several times, and those without an opposite.
-_REPEATED = ("vary", "observe", "where")
-_ONE_WAY = ("no_flow", "discover", "json", "quiet", "verbose", "print_config")
+def _marked(kind: Any, marker: Any) -> set[str]:
+    """The flags of a command, or of a part of one, that carry a marker of tyro's."""
+    found = set()
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        markers = getattr(hint, "__metadata__", ())
+        plain = getattr(hint, "__origin__", hint) if markers else hint
+        if any(one is marker for one in markers):
+            found.add(name)
+        elif dataclasses.is_dataclass(plain) and isinstance(plain, type):
+            found |= _marked(plain, marker)
+    return found
 
 
 def settings_of(command: Any, name: str | None) -> str:
@@ -122,8 +135,10 @@ def settings_of(command: Any, name: str | None) -> str:
         Lines of TOML.
     """
     lines = [] if name is None else [f"system = {_toml(name)}"]
+    one_way = _marked(type(command), tyro.conf.FlagCreatePairsOff)
     for key, value in _flat(command):
-        lines.append(f"{key} = {_toml(value)}")
+        if key not in one_way or value:  # off, they have no flag
+            lines.append(f"{key} = {_toml(value)}")
     return "\n".join(lines)
 
 
@@ -131,8 +146,6 @@ def _flat(part: Any) -> typing.Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if isinstance(value, ConfigFlags) or value is None or value == ():
-            continue
-        if field.name in _ONE_WAY and value is False:
             continue
         if dataclasses.is_dataclass(value) or isinstance(value, AbstractSetting):
             yield from _flat(value)

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,11 +59,11 @@ def page_path(flag: str, out: str) -> Path:
     return path
 
 
-def write_page(page: Page, path: Path) -> None:
-    """Write a page whole, and print its path."""
+def write_page(page: Page, path: Path, tell: Callable[[str], None] = print) -> None:
+    """Write a page whole, and print its path by `tell`."""
     with staged(path.parent) as stage:
         written(page, stage / path.name)
-    print(path)
+    tell(str(path))
 
 
 def command_line() -> str:

@@ -134,14 +134,18 @@ class Orders:
         print(json.dumps(table.summary, indent=2) if self.json else table)
         for line in dict.fromkeys(str(one.message) for one in said):
             process.say(f"flowattn: {line}")
+        if out is None and html is None:
+            return 0
         title = f"{self.system.name}: {first.name} and {_FLOWS[self.flow]}"
         caption = f"Largest distance of all parameters up to t = {t1:g}."
         picture = Picture([table.panel()], title, caption)
+        drawing, tell = draw(picture), process.say if self.json else print
         if out is not None:
             with staged(out.parent) as stage:
-                draw(picture).save(stage / out.name)
-            process.say(str(out)) if self.json else print(out)
+                drawing.save(stage / out.name)
+            tell(str(out))
         if html is not None:
             about = self.system.citation
-            write_page(orders_page(table, picture, about, command_line()), html)
+            page = orders_page(table, picture, drawing, about, command_line())
+            write_page(page, html, tell)
         return 0

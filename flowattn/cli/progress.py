@@ -12,6 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..runs.run import silent
 from .process import say
 
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
@@ -42,7 +43,7 @@ class Voice:
         a callback for progress: any object with `done` and a text form.
         """
         begin, first = time.perf_counter(), None
-        with _silence() if self.quiet else _shown(label) as show:
+        with (silent if self.quiet else _shown)(label) as show:
 
             def update(progress: Any) -> None:
                 nonlocal first
@@ -54,11 +55,6 @@ class Voice:
             seconds = time.perf_counter() - begin
             before = "" if first is None else f", {first:.1f} s before the first step"
             say(f"{label}: {seconds:.1f} s{before}")
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[Callable[[Any], None]]:
-    yield lambda progress: None
 
 
 @contextlib.contextmanager

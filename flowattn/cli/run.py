@@ -226,7 +226,7 @@ class Laws:
                     verdicts=[verdict, *page.verdicts],
                     sections=[section, *page.sections],
                 )
-            write_page(page, html)
+            write_page(page, html, process.say if self.json else print)
         return status(result.outcomes)
 
 

@@ -78,6 +78,16 @@ class Orders:
         return len(last) == 2 and bool(abs(last[1] - last[0]) <= _SETTLED)
 
     @property
+    def as_claimed(self) -> bool | None:
+        """Whether the exponent is that of the claimed order, up to its error; a steeper
+        one is no fault unless it is far steeper. None if no order is claimed.
+        """
+        if self.expected is None:
+            return None
+        least, most = self.expected - _AMISS, self.expected + _TOO_STEEP
+        return bool(least < self.slope + 3 * self.error and self.slope < most)
+
+    @property
     def summary(self) -> dict[str, Any]:
         """The table ready for JSON, None where a number is undefined."""
         columns = {
@@ -257,9 +267,7 @@ def orders(
             "changes at the smallest learning rates",
             stacklevel=2,
         )
-    elif expected is not None and not (
-        expected - _AMISS < slope + 3 * error and slope < expected + _TOO_STEEP
-    ):
+    elif table.as_claimed is False:
         warnings.warn(
             f"the measured slope {slope:.2f} is not the claimed order {expected}: the "
             "rates may be too large, or the loss not smooth",

@@ -2,35 +2,29 @@
 
 from typing import Any
 
-_FLOWS = {
-    "gradient": r"\frac{d\theta}{dt} = -\nabla L(\theta)",
-    "scaled": r"\frac{d\theta}{dt} = -R\,\nabla L(\theta)",
-}
 
-
-def flow_formula(kind: str, scaled: bool) -> str | None:
-    """The equation of a flow.
+def flow_formula(scaled: bool) -> str:
+    """The equation of a gradient flow.
 
     Args:
-        kind: of the flow.
         scaled: whether parts of the parameters have rates of their own, the diagonal R.
 
     Returns:
-        LaTeX; None for flows whose equation is not a line.
+        LaTeX.
 
-    >>> print(flow_formula("gradient", scaled=False))
+    >>> print(flow_formula(scaled=False))
     \\frac{d\\theta}{dt} = -\\nabla L(\\theta)
     """
-    if kind != "gradient":
-        return None
-    return _FLOWS["scaled" if scaled else "gradient"]
+    rates = r"R\," if scaled else ""
+    return rf"\frac{{d\theta}}{{dt}} = -{rates}\nabla L(\theta)"
 
 
-def step_formula(optimizer: dict[str, Any]) -> str | None:
+def step_formula(optimizer: dict[str, Any], scaled: bool = False) -> str | None:
     """The step of a descent.
 
     Args:
         optimizer: its configuration, as in `summary["config"]["optimizer"]`.
+        scaled: as for `flow_formula`.
 
     Returns:
         LaTeX; None for optimisers whose step is not known.
@@ -44,6 +38,7 @@ def step_formula(optimizer: dict[str, Any]) -> str | None:
     decay = optimizer.get("weight_decay") or 0.0
     shrunk = rf" - {eta}\lambda\theta_k" if decay else ""
     values = [] if varies else [rf"\eta = {rate:g}"]
+    eta += r"\,R" if scaled else ""
     beta = optimizer.get("momentum") or 0.0
     if name == "sgd" and not beta:
         step = rf"\theta_{{k+1}} = \theta_k - {eta}\,\nabla L(\theta_k){shrunk}"

@@ -1,6 +1,7 @@
 """Pages of other results: orders in the learning rate, and discovered laws."""
 
 import math
+from typing import Any
 
 from ..measures.orders import Orders
 from ..panels import Picture
@@ -9,42 +10,34 @@ from ..report.tables import UNKNOWN
 from .discovered import Discovered, discovered_notes, discovered_rows
 
 
-def orders_page(measured: Orders, picture: Picture, about: str, command: str) -> Page:
+def orders_page(
+    measured: Orders, picture: Picture, drawing: Any, about: str, command: str
+) -> Page:
     """A measured order as a page.
 
     Args:
         measured: what `orders` returned.
         picture: of it, with a title and a caption.
+        drawing: the same, drawn.
         about: what was measured, in a line.
         command: what repeats it.
 
     Returns:
         The page.
     """
-    slope = f"{measured.slope:.2f} ± {measured.error:.1g}"
-    claimed = measured.expected
-    mark: Mark = "note"
-    text = f"The gap falls as the learning rate to the power {slope}"
+    claimed, agrees = measured.expected, measured.as_claimed
     if math.isnan(measured.slope):
-        mark, text = (
-            "caution",
-            "The gap is not resolved at two rates: no power is known",
-        )
-    elif claimed is not None:
-        text += f"; the flow claims order {claimed}"
-        agrees = abs(measured.slope - claimed) <= max(0.3, 3 * measured.error)
-        mark = "good" if agrees else "bad"
-    verdicts = [Verdict(mark, text + ".")]
-    if not measured.asymptotic:
-        verdicts.append(
-            Verdict(
-                "caution",
-                "The power still changes between the last rates: it is not asymptotic.",
-            )
-        )
-    from ..plotting import draw
-
-    drawing = draw(picture)
+        text = "The gap is not resolved at two rates, so that no power is known."
+        verdicts = [Verdict("caution", text)]
+    else:
+        slope = f"{measured.slope:.2f} ± {measured.error:.1g}"
+        text = f"The gap falls as the learning rate to the power {slope}"
+        text += "." if claimed is None else f"; the flow claims order {claimed}."
+        mark: Mark = "note" if agrees is None else "good" if agrees else "bad"
+        verdicts = [Verdict(mark, text)]
+        if len(measured.learning_rates) > 2 and not measured.asymptotic:
+            text = "The power has not settled between the last rates: "
+            verdicts.append(Verdict("caution", text + "it is not asymptotic."))
     shown = Shown("orders", drawing, picture.panels, picture.caption)
     rows = [("learning rate", "gap", "numerical error", "local order")]
     for row, rate in enumerate(measured.learning_rates):

@@ -6,7 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..optimizers import AbstractOptimizer
+import numpy as np
+
+from ..flows import GradientFlow
+from ..losses import AbstractBatchLoss
+from ..optimizers import AbstractOptimizer, Optax
 from ..panels import Panel
 from ..problem import Problem
 from ..report import Code, Formula, Page, Section, Shown, Table
@@ -87,17 +91,19 @@ def page_of(run: Any, panels: Panels, drawings: Mapping[str, Any]) -> Page:
 
 
 def _equations(summary: dict[str, Any], problem: Problem | None) -> list[Formula]:
-    found, flow = [], summary["flow"]
-    if flow is not None:
-        scaled = problem is not None and problem.followed.get("rates") is not None
-        formula = flow_formula(flow["kind"], scaled)
-        if formula is not None:
-            rates = ", with the diagonal R of the parts' rates" if scaled else ""
-            found.append(Formula(formula, f"The flow{rates}:"))
-    if summary["descent"] is not None:
-        formula = step_formula(summary["config"]["optimizer"])
-        if formula is not None:
-            found.append(Formula(formula, "The descent:"))
+    """The equations of a gradient flow and of its descent, where they are these: not of
+    flows of another kind, nor of steps on batches.
+    """
+    if problem is None or type(problem.flow) is not GradientFlow:
+        return []
+    found, scaled = [], problem.followed.get("rates") is not None
+    if summary["flow"] is not None:
+        rates = ", with the diagonal R of the parts' rates" if scaled else ""
+        found.append(Formula(flow_formula(scaled), f"The flow{rates}:"))
+    batches = isinstance(problem.loss, AbstractBatchLoss)
+    if summary["descent"] is not None and not batches:
+        formula = step_formula(summary["config"]["optimizer"], scaled)
+        found += [] if formula is None else [Formula(formula, "The descent:")]
     return found
 
 
@@ -124,7 +130,12 @@ def called(plan: Plan) -> str:
         options = [x for x in options if not x.startswith("t1=")]
         options.append(f"ts={plan.ts.tolist()}")
     what = "problem" if system is None else _constructed(system)
-    optimizer = f"optimizer={_constructed(plan.optimizer)}" if plan.descent else ""
+    optimizer = ""
+    if plan.descent:
+        # A transformation of optax cannot be written out.
+        lost = isinstance(plan.optimizer, Optax)
+        made = "optimizer" if lost else _constructed(plan.optimizer)
+        optimizer = f"optimizer={made}"
     arguments = [x for x in (what, optimizer, *options) if x]
     call = f"run = fa.run({', '.join(arguments)})"
     if len(call) > _WIDTH:
@@ -154,7 +165,10 @@ def _changed(instance: Any) -> list[str]:
 def _literal(name: str, value: Any) -> str:
     if callable(value):
         return name
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    one = hasattr(value, "item") and np.ndim(value) == 0  # a number in an array
+    return repr(value.item() if one else value)
 
 
 def _same(one: Any, two: Any) -> bool:

@@ -63,8 +63,8 @@ def page_of(dataset: "Dataset", panel: Panel, drawing: Any, command: str) -> Pag
         str(dataset.attrs.get("title", "sweep")),
         str(dataset.attrs.get("source", "")),
         list(_verdicts(dataset)),
-        [section for section in sections if section.parts],
-        {"settings": {name: value for name, value in _settings(dataset)[1:]}},
+        sections,
+        {"settings": config_of(dataset.attrs)},
     )
 
 

@@ -204,7 +204,7 @@ def test_small_instances_are_what_was_asked_for():
 def test_the_verdict_is_on_all_that_may_be_drawn(form, verdict):
     found = discovered(small_instance(Balance(form=form), seed=0))
     first, second, kinked, *_, law = discovered_table(found).splitlines()
-    assert first == "discovered, of all of it: 4 parameters"
+    assert first == "discovered, of the whole system: 4 parameters"
     assert verdict in second
     assert (form == "kinked") == kinked.startswith("(the loss has kinks")
     assert law.startswith("diag(") and law.endswith("  known, contains first")
@@ -229,9 +229,9 @@ def test_the_command_prints_what_it_discovered(capsys):
     assert main(arguments) == 0
     printed = capsys.readouterr()
     _, after = printed.out.split("flow's drift")
-    head, rule, row = after.split("discovered, of all of it: 2 parameters\n")[1].split(
-        "\n"
-    )[2:5]
+    head, rule, row = after.split("discovered, of the whole system: 2 parameters\n")[
+        1
+    ].split("\n")[2:5]
     assert head.split("  ")[0] == "law" and head.endswith("known as")
     assert set(rule) == {"─"} and row.endswith("soft_focus")
     assert printed.err.splitlines()[-1].startswith("discovering laws: ")

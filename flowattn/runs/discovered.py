@@ -50,7 +50,7 @@ class Discovered(NamedTuple):
     def of(self) -> str:
         """What they are the laws of, in words."""
         differs = self.instance.differs
-        return f"a small instance ({differs})" if differs else "all of it"
+        return f"a small instance ({differs})" if differs else "the whole system"
 
     @property
     def verdict(self) -> str:
